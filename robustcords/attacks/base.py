@@ -1,0 +1,116 @@
+"""What every attack shares: the template that keeps its promises, and how it asks for a gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcords.config import Component
+from robustcords.precision import full_precision
+from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
+
+Model = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1] to logits (B, classes); usually a module."""
+
+Start = Literal["uniform", "gaussian"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an attack makes as large as it can.
+
+    Attributes:
+        value: logits (B, classes), float32, to one number per example (B,).
+        start: where this objective wants a random start: ``"uniform"`` in the ball, or ``"gaussian"`` close to the image,
+            for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself.
+    """
+
+    value: Callable[[Tensor], Tensor]
+    start: Start = "uniform"
+
+
+@contextmanager
+def evaluation_mode(model: Model) -> Iterator[None]:
+    """Puts every submodule into eval mode and afterwards back into the mode it had, each on its own."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
+    """Returns d(sum of objective)/dx, (B, C, H, W). Parameters get no gradient, and none is computed for them.
+
+    Args:
+        model: as `Model`.
+        objective: of the logits, which are handed over in float32 whatever precision the model runs in.
+        x: (B, C, H, W).
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        total = objective.value(full_precision(model(x))).sum()
+    return torch.autograd.grad(total, x)[0]
+
+
+class Attack(Component, ABC):
+    """Finds a perturbation inside a threat model. Subclasses write `search`; calling an attack keeps these promises:
+
+    the result is inside the ball and inside [0, 1]; it carries no graph; the model's train and eval modes, its BatchNorm
+    buffers and its parameters' ``.grad`` are what they were; the same noise gives the same result; at epsilon 0 and for
+    an empty batch the result is the input.
+
+    Args:
+        threat: the allowed perturbations.
+        options: the fields of the attack's ``Config``.
+    """
+
+    def __init__(self, threat: ThreatModel, **options: Any) -> None:
+        super().__init__(**options)
+        self.threat = threat
+
+    def __call__(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
+        """Returns adversarial examples (B, C, H, W) of the dtype and device of ``x``.
+
+        Args:
+            model: as `Model`; run in eval mode.
+            x: (B, C, H, W) in [0, 1].
+            objective: what to maximise; it knows the batch's labels.
+            noise: for random starts, keyed by example.
+        """
+        if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
+            return x.detach()
+        with evaluation_mode(model):
+            return self.threat.project(self.search(model, x.detach(), objective, noise), x).detach()
+
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """How many forward and backward passes one call takes; 0 leaves the images as they are."""
+
+    @abstractmethod
+    def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
+        """Returns candidates (B, C, H, W), which the caller projects once more."""
+
+    @abstractmethod
+    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
+        """Returns the same attack with another number of steps, and another step size where one is given.
+
+        This is what Bullet-Train varies from example to example. 0 steps return the image unchanged. An attack that has no
+        steps to vary (a single-step one) returns itself for any other number.
+        """
+
+    def at(self, epsilon: float) -> Attack:
+        """Returns the same attack with another radius."""
+        return type(self)(self.threat.at(epsilon), **dict(self.config))

@@ -1,0 +1,82 @@
+"""What every table of a recipe shares: a strict base class, radii written as fractions, and named components."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
+
+
+def parse_radius(value: Any) -> Any:
+    """Turns ``"8/255"`` into ``8 / 255``; leaves everything else to the field's own validation.
+
+    Raises:
+        ValueError: for a string that is neither a number nor a fraction with a positive denominator.
+    """
+    if not isinstance(value, str):
+        return value
+    fraction = _FRACTION.fullmatch(value)
+    if fraction and float(fraction[2]) > 0:
+        return float(fraction[1]) / float(fraction[2])
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a number or a fraction such as '8/255'") from None
+
+
+def format_radius(value: float) -> str:
+    """Writes a radius the way people do: ``"8/255"`` where it is a whole number of pixel steps, ``"0.15"`` elsewhere."""
+    pixels = round(value * 255)
+    if pixels and abs(value * 255 - pixels) < 1e-9:
+        return f"{pixels}/255"
+    return repr(float(value))
+
+
+def _dump_radius(value: float) -> str | float:
+    return text if "/" in (text := format_radius(value)) else value
+
+
+Radius = Annotated[
+    float,
+    BeforeValidator(parse_radius),
+    PlainSerializer(_dump_radius),
+    Field(ge=0, allow_inf_nan=False),
+]
+"""A radius or step in pixel space, where 1 is the whole range: a number >= 0, or a fraction such as ``"8/255"``."""
+
+
+class Table(BaseModel):
+    """A table of a recipe: unknown keys and wrong types are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class ComponentConfig(Table):
+    """The table of a component that a recipe names: its name, and the options that its own subclass declares."""
+
+    name: str
+
+    def options(self) -> dict[str, Any]:
+        """Returns the component's keyword arguments: every field but the name, as Python values."""
+        return {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+
+
+class Component:
+    """A part that a recipe names. Its nested ``Config`` owns the options, their ranges and their defaults.
+
+    A component is built as ``Class(*context, **options)``; the options are validated in the constructor, so Python users
+    meet the same checks as recipes.
+
+    Raises:
+        pydantic.ValidationError: for an option that ``Config`` does not accept.
+    """
+
+    class Config(ComponentConfig):
+        """No options."""
+
+    def __init__(self, **options: Any) -> None:
+        """Validates the options against ``Config``."""
+        self.config = self.Config(name=options.pop("name", type(self).__name__), **options)

@@ -1,0 +1,30 @@
+"""Errors that a user can cause, and how they are worded: what, where, what is allowed, the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's input is at fault. The message is one line; the command line prints it and exits with status 2."""
+
+
+class RunError(Exception):
+    """A run had to stop for a reason that is not the user's input. The command line prints it and exits with status 1."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns the end of an error message that says which names are allowed and which one was probably meant.
+
+    Args:
+        name: what the user wrote.
+        valid: the names that would have been accepted.
+
+    Returns:
+        For example ``"; did you mean 'mart'? (one of: mart, sat, trades)"``.
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"; did you mean '{close[0]}'?" if close else ";"
+    return f"{guess} (one of: {', '.join(names)})" if names else ""

@@ -1,0 +1,65 @@
+"""What every loss shares: which passes it needs, its value per example, and what its attack maximises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcords.config import Component, ComponentConfig
+from robustcords.precision import full_precision
+
+
+class LossConfig(ComponentConfig):
+    """Options that every loss has.
+
+    Attributes:
+        label_smoothing: the share of a label's probability that is spread over all classes, in [0, 1). It acts on the
+            cross-entropy of the update, never on the attack's objective.
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Loss(Component, ABC):
+    """A training loss: logits of the passes it needs and labels in, one number per example out.
+
+    Attributes:
+        passes: the forward passes of an update, in this order: ``"clean"``, ``"adversarial"``, or both.
+        start: the random start that its attack wants, see `robustcords.attacks.base.Objective`.
+        anchored: whether `objective` compares with the clean logits, which are then computed once per batch in eval mode.
+    """
+
+    Config = LossConfig
+    config: LossConfig
+    passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
+    start: ClassVar[str] = "uniform"
+    anchored: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+        """Returns the loss of every example (B,), in float32, differentiable in every pass's logits.
+
+        Args:
+            logits: one (B, classes) tensor for each of `passes`.
+            y: (B,) int64 labels.
+        """
+
+    def objective(self, y: Tensor, clean: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Returns what the attack maximises, as a function of logits (B, classes) that gives (B,): cross-entropy.
+
+        Args:
+            y: (B,) int64 labels.
+            clean: (B, classes) eval-mode logits of the images as they are; needed where `anchored`.
+        """
+        del clean
+        return lambda logits: F.cross_entropy(logits, y, reduction="none")
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Returns (B,) cross-entropy in float32 with this loss's label smoothing."""
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(full_precision(logits), y, reduction="none", label_smoothing=smoothing)

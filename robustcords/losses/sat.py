@@ -1,0 +1,17 @@
+"""Standard adversarial training."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustcords.losses.base import Loss
+
+
+class SAT(Loss):
+    """Cross-entropy on adversarial examples (Madry et al. 2018; Li et al. 2023, Eq. 1)."""
+
+    passes = ("adversarial",)
+
+    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+        """Returns ``CE(z', y)`` (B,)."""
+        return self.cross_entropy(logits[0], y)

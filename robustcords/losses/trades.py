@@ -1,0 +1,56 @@
+"""TRADES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcords.losses.base import Loss, LossConfig
+from robustcords.precision import full_precision
+
+
+def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """Returns ``KL(softmax(target) || softmax(logits))`` per example (B,), in float32, from logits (B, classes).
+
+    In log space throughout, so a probability that underflows to zero contributes zero and not NaN.
+    """
+    log_p, log_q = (F.log_softmax(full_precision(z), dim=1) for z in (target, logits))
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+class TRADES(Loss):
+    """``CE(z, y) + beta * KL(p || p')`` (Zhang et al. 2019, Eq. 5). Neither term is detached in the update.
+
+    The attack maximises ``KL(p || p')`` with p of the clean images fixed; it starts at ``x + 0.001 N(0, 1)``, since the
+    gradient is zero at x itself.
+    """
+
+    class Config(LossConfig):
+        """Options of TRADES.
+
+        Attributes:
+            beta: weight of the robustness term (1 / lambda in the TRADES paper), >= 0.
+        """
+
+        name: str = "trades"
+        beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
+
+    config: TRADES.Config
+    start = "gaussian"
+    anchored = True
+
+    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+        """Returns the loss (B,) of clean and adversarial logits."""
+        clean, adversarial = logits
+        return self.cross_entropy(clean, y) + self.config.beta * kl_divergence(clean, adversarial)
+
+    def objective(self, y: Tensor, clean: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Returns ``KL(p || p')`` as a function of the adversarial logits."""
+        if clean is None:
+            raise ValueError("TRADES' objective compares with the clean logits: objective(y, clean)")
+        target = clean.detach()
+        return lambda logits: kl_divergence(target, logits)
