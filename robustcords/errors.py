@@ -28,3 +28,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"; did you mean '{close[0]}'?" if close else ";"
     return f"{guess} (one of: {', '.join(names)})" if names else ""
+
+
+class Interrupted(Exception):  # noqa: N818 -- nothing went wrong: the user asked for it
+    """A signal asked the run to stop; what was done so far is in a checkpoint.
+
+    Attributes:
+        number: the signal's number; the exit status is 128 more.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,3 +11,16 @@ from torch import Tensor
 def full_precision(logits: Tensor) -> Tensor:
     """Returns logits in float32, whatever precision the model ran in; float64 stays what it is."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def fastest(device: torch.device) -> Literal["bf16", "fp32"]:
+    """Returns what ``precision = "auto"`` means on a device: bf16 where there are instructions for it, else float32.
+
+    A CPU without AVX512-BF16 or AMX emulates bf16 and is slower with it; so is a GPU older than Ampere.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if device.type == "cpu":
+        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if capable else "fp32"
+    return "fp32"

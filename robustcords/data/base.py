@@ -32,6 +32,24 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     labels: Tensor
     classes: tuple[str, ...]
 
+    @classmethod
+    def from_dataset(cls, dataset: Any, classes: Sequence[str] | None = None) -> ImageSet:
+        """Reads a whole dataset into memory.
+
+        Args:
+            dataset: a map-style torch ``Dataset`` of pairs (image, label). An image is a PIL image or a uint8 tensor
+                (kept as uint8), or a float tensor in [0, 1] (kept as float32, four times the memory); tensors are
+                (C, H, W).
+            classes: the classes' names; left out, ``dataset.classes`` or else the labels' numbers.
+
+        Raises:
+            UserError: an image or label cannot be used, or sizes differ; the message names the row. Floats outside
+                [0, 1] are refused: normalisation belongs in the model.
+        """
+        from robustcords.data.decoding import from_dataset
+
+        return from_dataset(dataset, classes)
+
     def __len__(self) -> int:
         """Returns N."""
         return len(self.labels)
@@ -82,7 +100,7 @@ class DataConfig(ComponentConfig):
         flip: random horizontal flips; left out, what is usual for the data set.
     """
 
-    path: str | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     crop: Annotated[int, Field(ge=0, le=64)] | None = None
     flip: bool | None = None

@@ -1,0 +1,70 @@
+"""From a training batch to its adversarial examples: the loss's objective, the attack, and how much effort each example gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode
+from robustcords.losses.base import Loss
+from robustcords.precision import full_precision
+from robustcords.rng import Noise
+
+
+@dataclass(frozen=True)
+class AdversarialBatch:
+    """Adversarial examples and what was learnt about them on the way.
+
+    Attributes:
+        images: (B, C, H, W) in [0, 1], inside the threat model.
+        counts: how many examples of this process's share were ``outlier``, ``boundary`` and ``robust``; empty where the
+            adversary does not tell them apart.
+    """
+
+    images: Tensor
+    counts: dict[str, int]
+
+
+class Adversary:
+    """Attacks every example of a batch with the same effort.
+
+    Args:
+        attack: the attack.
+        loss: says what the attack maximises.
+    """
+
+    def __init__(self, attack: Attack, loss: Loss) -> None:
+        self.attack = attack
+        self.loss = loss
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
+        """Returns adversarial examples for a process's share of a global batch.
+
+        Args:
+            model: maps images to logits; run in eval mode and given back in the mode it had.
+            x: (B, C, H, W) in [0, 1].
+            y: (B,) int64 labels.
+            noise: keyed by example.
+        """
+        clean = clean_logits(model, x) if self.loss.anchored else None
+        return AdversarialBatch(self.attack(model, x, self.objective(y, clean), noise), {})
+
+    def objective(self, y: Tensor, clean: Tensor | None) -> Objective:
+        """Returns the loss's objective for these labels and, where the loss needs them, clean logits."""
+        return Objective(self.loss.objective(y, clean), self.loss.start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint has to keep."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+def clean_logits(model: Model, x: Tensor) -> Tensor:
+    """Returns (B, classes) float32 logits of the images as they are, in eval mode and without a graph."""
+    with evaluation_mode(model), torch.no_grad():
+        return full_precision(model(x))

@@ -1,0 +1,164 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Robust image classifiers by adversarial training on small, periodically re-selected subsets.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
+]
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    set_: Set = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>, -2, -3, ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+) -> None:
+    """Train, evaluate and report."""
+    from robustcords import experiment, recipe as recipes
+    from robustcords.report.tables import print_report
+
+    path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume)
+    if _is_main():
+        print_report(report)
+        typer.echo(f"\n{path}")
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose weights to evaluate.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="With --weights: the recipe that the weights belong to.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="With --recipe: a safetensors file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="First N test images; 0 for all.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="pgd or autoattack; may be repeated.")] = None,
+    epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
+    set_: Set = None,
+) -> None:
+    """Evaluate the weights of a run, or a recipe with a weights file."""
+    from robustcords import commands
+    from robustcords.report.tables import print_report
+
+    choice = commands.Choice(limit, attack or (), epsilon or ())
+    report = commands.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
+    if _is_main():
+        print_report(report)
+
+
+@app.command()
+def select(
+    recipe: Recipe,
+    weights: Annotated[Path, typer.Option(help="Weights to select with: a safetensors file.")],
+    output: Annotated[Path, typer.Option(help="Where indices and weights go: a new .npz file.")],
+    set_: Set = None,
+) -> None:
+    """Select one subset with given weights, and write its indices and weights."""
+    from robustcords import commands, recipe as recipes
+
+    summary = commands.select(recipes.load(recipe, set_ or []), weights, output)
+    if _is_main():
+        typer.echo(summary)
+
+
+@app.command()
+def validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")]) -> None:
+    """Check recipes without running them."""
+    from robustcords import recipe
+
+    for source in recipes:
+        recipe.load(source)
+        typer.echo(f"{source}: valid")
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="data, model, attack, loss, ... or recipe.")] = None) -> None:
+    """List what a recipe can name."""
+    from robustcords import scaffold
+
+    for name, entries in scaffold.listing(kind).items():
+        typer.echo(f"{name}:")
+        width = max(map(len, entries), default=0)
+        for entry, description in entries.items():
+            typer.echo(f"  {entry:{width}}  {description}")
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The recipe to write; must not exist.")],
+    data: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
+    loss: Annotated[str, typer.Option(help="Loss.")] = "trades",
+    selector: Annotated[str, typer.Option(help="Selector, or none for full data.")] = "adv-glister",
+    fraction: Annotated[float, typer.Option(help="Share of the training set to select, in (0, 1].")] = 0.3,
+    bullet: Annotated[bool, typer.Option("--bullet", help="Attack steps by kind of example.")] = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    from robustcords import scaffold
+
+    scaffold.write(file, data=data, loss=loss, selector=selector, fraction=fraction, bullet=bullet)
+    typer.echo(f"{file}: written; robustcords run {file}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what works, and what to do about the rest."""
+    from robustcords.doctor import examine, print_findings
+
+    findings = examine()
+    print_findings(findings)
+    if not all(finding.works for finding in findings if finding.needed):
+        raise typer.Exit(1)
+
+
+def _run_name(source: str) -> str:
+    """Returns what a run is called: its recipe's name, or for a run's own recipe.toml the name of that run."""
+    path = Path(source)
+    return path.parent.name if path.stem == "recipe" and path.parent.name else path.stem
+
+
+def _is_main() -> bool:
+    """Returns whether this process prints; the launcher says so before torch is imported."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def main() -> None:
+    """Runs the command line. Exit status: 0 done, 2 the input is at fault, 1 anything else, 128 + signal if stopped."""
+    from robustcords.errors import Interrupted, RunError, UserError
+
+    try:
+        status = app(standalone_mode=False)
+    except typer._click.exceptions.ClickException as error:
+        _fail(error.format_message(), 2)
+    except typer.Abort:
+        sys.exit(130)
+    except UserError as error:
+        _fail(str(error), 2)
+    except RunError as error:
+        _fail(str(error), 1)
+    except Interrupted as error:
+        _fail(f"{error}; go on with --resume", 128 + error.number)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    if _is_main():
+        typer.echo(f"error: {message}", err=True)
+    sys.exit(status)

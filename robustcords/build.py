@@ -1,0 +1,226 @@
+"""From a recipe to the objects that it names."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustcords.adversary import Adversary
+from robustcords.attacks.base import Attack
+from robustcords.attacks.pgd import PGD
+from robustcords.bullet import BulletAdversary
+from robustcords.data.base import DataSource, ImageSet
+from robustcords.data.split import stratified_split
+from robustcords.errors import UserError, nearest
+from robustcords.interruption import Interruption
+from robustcords.losses.base import Loss
+from robustcords.precision import fastest
+from robustcords.progress import Display
+from robustcords.recipe import Recipe, find
+from robustcords.run_directory import RunDirectory
+from robustcords.selection import SubsetSelector
+from robustcords.trainer import Trainer
+
+# Sets up to this size live on the accelerator as a whole; larger ones stay in main memory and travel batch by batch.
+_RESIDENT_BYTES = 4 * 1024**3
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run.
+
+    Attributes:
+        source: where they come from, and how they are augmented.
+        train: the training split.
+        validation: the validation split, or None.
+        test: the test set.
+        numbers: (N,) int64, the training split's rows in the full training set.
+        mean: (C,) of the training split's pixels.
+        std: (C,) of the training split's pixels.
+    """
+
+    source: DataSource
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    numbers: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def component(kind: str, config: Any, *context: Any) -> Any:
+    """Returns the component that a recipe's table names, built from its options."""
+    return find(kind, config.name)(*context, name=config.name, **config.options())
+
+
+def accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
+    """Starts Accelerate with the recipe's precision, accumulation and trackers; the recipe wins over the launcher.
+
+    Args:
+        recipe: ``train.precision`` may be ``"auto"``.
+        folder: where trackers keep their files.
+    """
+    # Accelerate keeps the first Accelerator's precision for the whole process; a second recipe has its own.
+    AcceleratorState._reset_state(reset_partial_state=False)
+    device = Accelerator().device
+    AcceleratorState._reset_state(reset_partial_state=False)
+    chosen = recipe.train.precision
+    precision = fastest(device) if chosen == "auto" else chosen
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError('train.precision = "fp16" needs a GPU; on a CPU use "bf16", "fp32" or "auto"')
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_steps=recipe.train.accumulation,
+        log_with=recipe.logging.trackers or None,  # type: ignore[arg-type]
+        project_dir=folder,
+    )
+
+
+def resolved(recipe: Recipe, started: Accelerator) -> Recipe:
+    """Returns the recipe with ``precision = "auto"`` replaced by what it stands for on this machine."""
+    precision = "fp32" if started.mixed_precision == "no" else started.mixed_precision
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+
+
+def data(recipe: Recipe) -> Data:
+    """Loads the images and splits off the validation set."""
+    source: DataSource = component("data", recipe.data)
+    splits = source.load()
+    numbers, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
+    train = splits.train.subset(numbers)
+    validation = splits.train.subset(held_out) if len(held_out) else None
+    mean, std = channel_statistics(train)
+    return Data(source, train, validation, splits.test, numbers, mean, std)
+
+
+def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Returns mean and standard deviation (C,) of the pixels in [0, 1], in float64 sums, without a float copy of the set."""
+    total = torch.zeros(images.images.shape[1], dtype=torch.float64)
+    square = torch.zeros_like(total)
+    for rows in torch.arange(len(images)).split(4096):
+        x = images.batch(rows)[0].double()
+        total += x.sum(dim=(0, 2, 3))
+        square += x.square().sum(dim=(0, 2, 3))
+    count = images.images.numel() / images.images.shape[1]
+    mean = total / count
+    std = (square / count - mean.square()).clamp(min=0).sqrt()
+    # A channel that never changes carries nothing; dividing it by 1 leaves it at zero.
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+
+
+def model(recipe: Recipe, images: Data) -> nn.Module:
+    """Returns the network with its initial weights, normalisation in front."""
+    channels, _, width = images.train.images.shape[1:]
+    network: nn.Module = component("model", recipe.model).build(
+        channels, width, len(images.train.classes), images.mean, images.std, seed=recipe.seed
+    )
+    if recipe.train.compile:
+        if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+            raise UserError("train.compile = true needs a C++ compiler and found none; install one or set it to false")
+        network.compile()
+    return network
+
+
+def attack(recipe: Recipe) -> Attack:
+    """Returns the training attack."""
+    built: Attack = component("attack", recipe.attack, recipe.threat)
+    return built
+
+
+def adversary(recipe: Recipe, loss: Loss) -> Adversary:
+    """Returns what makes the adversarial examples: Bullet-Train where the recipe has it, uniform steps otherwise."""
+    if recipe.bullet is None:
+        return Adversary(attack(recipe), loss)
+    return BulletAdversary(attack(recipe), loss, recipe.bullet)
+
+
+def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
+    """Returns the subset selector, or None for full data."""
+    if recipe.selector is None:
+        return None
+    return SubsetSelector(
+        find("selector", recipe.selector.name),
+        recipe.selector,
+        images.train,
+        images.validation,
+        loss=component("loss", recipe.loss),
+        attack=attack(recipe),
+        epochs=recipe.train.epochs,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+    )
+
+
+def trainer(
+    recipe: Recipe,
+    images: Data,
+    started: Accelerator,
+    *,
+    run: RunDirectory | None = None,
+    display: Display | None = None,
+    interruption: Interruption | None = None,
+) -> Trainer:
+    """Returns a trainer that is ready to fit."""
+    loss: Loss = component("loss", recipe.loss)
+    network = model(recipe, images).to(started.device)
+    train = resident(images.train, started.device)
+    return Trainer(
+        network,
+        loss,
+        adversary(recipe, loss),
+        train,
+        component("optimizer", recipe.optimizer).build(network.parameters()),
+        recipe.train,
+        schedule=component("schedule", recipe.schedule),
+        selector=selector(recipe, images),
+        validation=images.validation,
+        # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
+        validation_attack=PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4),
+        numbers=images.numbers,
+        crop=images.source.crop,
+        flip=images.source.flip,
+        seed=recipe.seed,
+        accelerator=started,
+        run=run,
+        display=display,
+        interruption=interruption,
+    )
+
+
+def resident(images: ImageSet, device: torch.device) -> ImageSet:
+    """Returns the images on the device if they are small enough to stay there."""
+    return images.to(device) if images.images.nbytes <= _RESIDENT_BYTES else images
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Loads a state dict from a safetensors file; nothing in it can run code.
+
+    Raises:
+        UserError: the file is missing, is not safetensors, or has other names or shapes than the model.
+    """
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"weights {path}: there is no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {path}: not a safetensors file ({error})") from error
+    expected = network.state_dict()
+    for name, value in expected.items():
+        if name not in state:
+            raise UserError(f"weights {path}: no {name!r}, which this model has{nearest(name, state)[:200]}")
+        if state[name].shape != value.shape:
+            shapes = f"{tuple(state[name].shape)}, not {tuple(value.shape)}"
+            raise UserError(f"weights {path}: {name!r} has shape {shapes}: another model, data set or width")
+    extra = sorted(set(state) - set(expected))
+    if extra:
+        raise UserError(f"weights {path}: {extra[0]!r} is not in this model ({len(extra)} such)")
+    network.load_state_dict(state)

@@ -1,0 +1,187 @@
+"""What the ``evaluate`` and ``select`` commands do."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from robustcords import build, processes
+from robustcords.config import parse_radius
+from robustcords.data.base import ImageSet
+from robustcords.errors import UserError, nearest
+from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
+from robustcords.experiment import environment, plain, session, test
+from robustcords.files import write_atomic, write_json
+from robustcords.inference import Inference
+from robustcords.recipe import Recipe, load
+from robustcords.report.summary import summarise
+from robustcords.run_directory import RunDirectory
+from robustcords.selection import Subset
+
+_ATTACKS = ("autoattack", "pgd")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to evaluate, where it differs from the recipe.
+
+    Attributes:
+        limit: the first so many test images; None as the recipe says, 0 all.
+        attacks: of ``"pgd"`` and ``"autoattack"``; empty as the recipe says.
+        epsilons: radii for all of them; empty as the recipe says.
+    """
+
+    limit: int | None = None
+    attacks: Sequence[str] = ()
+    epsilons: Sequence[str] = ()
+
+    def apply(self, config: EvaluationConfig) -> EvaluationConfig:
+        """Returns a recipe's evaluation table with these changes.
+
+        Raises:
+            UserError: an attack or a radius that there is not.
+        """
+        for name in self.attacks:
+            if name not in _ATTACKS:
+                raise UserError(f"--attack {name}: unknown{nearest(name, _ATTACKS)}")
+        chosen = dict(config)
+        if self.limit is not None:
+            chosen["limit"] = self.limit
+        if self.attacks:
+            chosen["pgd"] = (config.pgd or PGDEvaluation()) if "pgd" in self.attacks else None
+            wanted = "autoattack" in self.attacks
+            chosen["autoattack"] = (config.autoattack or AutoAttackEvaluation()) if wanted else None
+        try:
+            if self.epsilons:
+                radii = [parse_radius(text) for text in self.epsilons]
+                for name in _ATTACKS:
+                    if chosen[name]:
+                        chosen[name] = type(chosen[name])(**{**dict(chosen[name]), "epsilons": radii})
+            return EvaluationConfig(**chosen)
+        except (ValidationError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
+
+
+def evaluate(
+    run_dir: Path | None,
+    recipe: str | None,
+    weights: Path | None,
+    overrides: Sequence[str],
+    choice: Choice,
+    output: Path | None,
+) -> dict[str, Any]:
+    """Evaluates a run's weights, or a recipe with a weights file; returns a report and writes it where asked.
+
+    Args:
+        run_dir: a run directory; its own report.json is left alone unless ``output`` names it.
+        recipe: with ``weights``, instead of ``run_dir``.
+        weights: a safetensors file.
+        overrides: ``KEY=VALUE`` changes of the recipe.
+        choice: what to evaluate.
+        output: where the report goes, or None.
+
+    Raises:
+        UserError: anything of this cannot be used.
+    """
+    if (run_dir is None) == (recipe is None and weights is None) or (recipe is None) != (weights is None):
+        raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights")
+    _refuse_foreign(output)
+    directory = RunDirectory(run_dir, writes=False) if run_dir else None
+    if directory and not directory.recipe.exists():
+        raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
+    loaded = load(directory.recipe if directory else str(recipe), overrides)
+    config = choice.apply(loaded.evaluation)
+    files = _weights(directory, weights, config)
+    with session(loaded) as work:
+        images = build.data(loaded)
+        model = build.model(loaded, images)
+        results = {}
+        for name, path in files.items():
+            build.load_weights(model, path)
+            results[name] = test(model, images, loaded, config, work, label=f"{name} weights")
+        around = directory.environment() if directory else environment(loaded, work.accelerator)
+    rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
+    report = summarise(plain(loaded), around, rows, selections, results)
+    if output and processes.is_main():
+        write_json(output, report)
+    return report
+
+
+def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
+    if directory is None:
+        return {"weights": weights} if weights else {}
+    found = {which: directory.weights(which) for which in config.checkpoints if directory.weights(which).exists()}
+    if not found:
+        raise UserError(f"{directory.path}: no {' or '.join(config.checkpoints)} weights yet; has the run finished?")
+    return found
+
+
+def _refuse_foreign(output: Path | None) -> None:
+    """Checks that ``--output`` overwrites nothing but an earlier report."""
+    if output is None or not output.exists():
+        return
+    try:
+        earlier = "evaluation" in json.loads(output.read_text())
+    except (OSError, ValueError, TypeError):
+        earlier = False
+    if not earlier:
+        raise UserError(f"--output {output}: exists and is not a report; name another file")
+
+
+def select(recipe: Recipe, weights: Path, output: Path) -> str:
+    """Selects one subset with given weights, writes it, and returns a description.
+
+    The file holds ``indices`` (k,) int64 in the full training set's numbering and ``weights`` (k,) float32.
+
+    Raises:
+        UserError: the recipe has no selector, the weights do not fit its model, or the file exists.
+    """
+    if output.exists():
+        raise UserError(f"--output {output}: exists; name another file")
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    with session(recipe) as work:
+        images = build.data(recipe)
+        selector = build.selector(recipe, images)
+        if selector is None:
+            raise UserError("the recipe has no [selector] table, so there is nothing to select")
+        model = build.model(recipe, images).to(work.accelerator.device)
+        build.load_weights(model, weights)
+        start = time.perf_counter()
+        with work.display.task("selection") as update:
+
+            def on_batch(done: int, total: int) -> None:
+                update(done, total)
+                work.interruption.check()
+
+            subset = selector.select(0, Inference(model, work.accelerator.autocast), on_batch)
+        seconds = time.perf_counter() - start
+    if processes.is_main():
+        content = io.BytesIO()
+        np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
+        write_atomic(output, content.getvalue())
+    return _describe(subset, images.train, seconds, output)
+
+
+def _describe(subset: Subset, train: ImageSet, seconds: float, output: Path) -> str:
+    size, weights = len(subset.indices), subset.weights
+    per_class = torch.bincount(train.labels[subset.indices], minlength=len(train.classes)).tolist()
+    balance = ", ".join(f"{name} {count}" for name, count in zip(train.classes, per_class, strict=True))
+    return "\n".join(
+        [
+            f"{size} of {len(train)} training images in {seconds:.1f} s",
+            f"classes: {balance}",
+            f"weights: {weights.min():.3g} to {weights.max():.3g}, mean {weights.mean():.3g}",
+            str(output),
+        ]
+    )

@@ -1,0 +1,196 @@
+"""Decoding: whole splits to one array each, once, with errors that name the file or row.
+
+A data set in which every image is grey has one channel; any other has three, and its grey images are repeated in each
+(`robustcords.data.pictures` says what counts as grey).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.data.base import DataConfig, ImageSet, Splits
+from robustcords.data.pictures import to_array, to_label
+from robustcords.errors import UserError
+
+CHUNK = 1024
+"""Rows that are held encoded at once."""
+
+_BLOCK = 64  # rows that a thread takes at once: enough to hide the cost of handing work over
+
+
+class ImageConfig(DataConfig):
+    """Options of data sets whose images may have any size.
+
+    Attributes:
+        image_size: side of the square that every image is made: the shorter side is resized (bilinear, antialiased),
+            the longer one cropped around the centre. Left out, images keep their size, which has to be the same for
+            all.
+    """
+
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split that is not decoded yet.
+
+    Attributes:
+        name: what to call it in messages.
+        count: number of rows.
+        chunks: the rows in order, some at a time.
+        where: names a row (counted from 0) in messages.
+        read: gives a row's picture (see `robustcords.data.pictures.to_array`) and label.
+        threads: how many threads may read and decode.
+    """
+
+    name: str
+    count: int
+    chunks: Iterable[Sequence[Any]]
+    where: Callable[[int], str]
+    read: Callable[[Any], tuple[Any, Any]]
+    threads: int
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an exception's message on one line, at most 300 characters; its type where it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def dataset_rows(dataset: Any, name: str, threads: int = 1) -> Rows:
+    """Returns the rows of a map-style dataset of (picture, label) pairs."""
+
+    def read(row: int) -> tuple[Any, Any]:
+        item = dataset[row]
+        if not (isinstance(item, tuple | list) and len(item) == 2):
+            raise ValueError("the dataset does not give pairs (image, label)")
+        return item[0], item[1]
+
+    count = len(dataset)
+    chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+    return Rows(name, count, chunks, lambda row: f"{name}, row {row}", read, threads)
+
+
+def from_dataset(dataset: Any, classes: Sequence[str] | None = None) -> ImageSet:
+    """Returns a map-style dataset in memory; see `ImageSet.from_dataset`."""
+    name = type(dataset).__name__
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UserError(f"{name}: not a map-style dataset; it needs __len__ and __getitem__")
+    rows = dataset_rows(dataset, name)
+    given = getattr(dataset, "classes", None) if classes is None else classes
+    images, labels = _decode(rows, None, len(given) if given else None)
+    return ImageSet(images, labels, tuple(map(str, given)) if given else _numbered(rows, labels))
+
+
+def splits(train: Rows, test: Rows, classes: Sequence[str] | None = None, image_size: int | None = None) -> Splits:
+    """Decodes a training and a test set; both get the same number of channels.
+
+    Args:
+        train: the training set.
+        test: the test set.
+        classes: the classes' names; left out, they are the numbers from 0 to the largest training label.
+        image_size: see `ImageConfig`.
+
+    Raises:
+        UserError: an image or label cannot be used, sizes differ, a split is empty, or there is only one class.
+    """
+    train_images, train_labels = _decode(train, image_size, len(classes) if classes else None)
+    if len(train_labels.unique()) < 2:
+        raise UserError(f"{train.name}: every label is {int(train_labels[0])}; training needs at least two classes")
+    named = tuple(classes) if classes else _numbered(train, train_labels)
+    test_images, test_labels = _decode(test, image_size, len(named))
+    if train_images.shape[2:] != test_images.shape[2:]:
+        raise UserError(_other_size(test.where(0), test_images.shape, "the training images are", train_images.shape))
+    channels = {train_images.shape[1], test_images.shape[1]}
+    if len(channels) > 1 and channels != {1, 3}:
+        raise UserError(f"{test.name}: {test_images.shape[1]} channels, but {train_images.shape[1]} in training")
+    pair = ((train_images, train_labels), (test_images, test_labels))
+    return Splits(*(ImageSet(_widen(images, max(channels)), labels, named) for images, labels in pair))
+
+
+def _widen(images: Tensor, channels: int) -> Tensor:
+    """Returns images (N, C, H, W) with grey ones repeated to this number of channels."""
+    return images if images.shape[1] == channels else images.repeat(1, channels, 1, 1)
+
+
+def _numbered(rows: Rows, labels: Tensor) -> tuple[str, ...]:
+    """Returns the names of classes that have none: their numbers."""
+    largest = int(labels.max())
+    if largest >= len(labels):
+        where = rows.where(int(labels.argmax()))
+        raise UserError(
+            f"{where}: the label {largest} is out of range: classes without names are numbered from 0 without gaps, "
+            f"and there are {len(labels)} images"
+        )
+    return tuple(map(str, range(largest + 1)))
+
+
+def _decode(rows: Rows, size: int | None, classes: int | None) -> tuple[Tensor, Tensor]:
+    """Returns images (N, C, H, W) and labels (N,) of a split."""
+    if not rows.count:
+        raise UserError(f"{rows.name}: there are no images in it")
+    images: NDArray[Any] | None = None
+    labels = np.empty(rows.count, dtype=np.int64)
+    for row, (image, label) in enumerate(_read(rows, size, classes)):
+        labels[row] = label
+        if images is None:
+            images = np.empty((rows.count, *image.shape), dtype=image.dtype)
+        elif len(image) == 3 and images.shape[1] == 1:
+            images = np.repeat(images, 3, axis=1)
+        _check(rows, row, image, images)
+        images[row] = image
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _check(rows: Rows, row: int, image: NDArray[Any], images: NDArray[Any]) -> None:
+    """Refuses an image that does not fit in with those before it."""
+    if image.shape[1:] != images.shape[2:]:
+        raise UserError(_other_size(rows.where(row), image.shape, "those before it are", images.shape))
+    if len(image) != images.shape[1] and (len(image), images.shape[1]) != (1, 3):
+        raise UserError(f"{rows.where(row)}: {len(image)} channels, but {images.shape[1]} in the images before it")
+    if image.dtype != images.dtype:
+        raise UserError(f"{rows.where(row)}: {image.dtype} pixels, but {images.dtype} in the images before it")
+
+
+def _other_size(where: str, shape: Sequence[int], others: str, expected: Sequence[int]) -> str:
+    sizes = [f"{width} x {height}" for height, width in (shape[-2:], expected[-2:])]
+    return f"{where}: the image is {sizes[0]} pixels, {others} {sizes[1]}; set data.image_size to make all one size"
+
+
+def _read(rows: Rows, size: int | None, classes: int | None) -> Iterator[tuple[NDArray[Any], int]]:
+    """Yields every row's image (C, H, W) and label, in order."""
+    start = 0
+    with ThreadPoolExecutor(rows.threads) as pool:
+        for chunk in rows.chunks:
+            blocks = range(0, len(chunk), _BLOCK)
+            read = partial(_read_block, rows, size, classes)
+            # One thread means the caller's own: not every dataset may be read from another.
+            parts = (map if rows.threads == 1 else pool.map)(
+                read, (start + at for at in blocks), (chunk[at : at + _BLOCK] for at in blocks)
+            )
+            for part in parts:
+                yield from part
+            start += len(chunk)
+
+
+def _read_block(
+    rows: Rows, size: int | None, classes: int | None, start: int, block: Sequence[Any]
+) -> list[tuple[NDArray[Any], int]]:
+    """Returns consecutive rows' images and labels. Whatever a decoder raises is the fault of the file it was given."""
+    done = []
+    for row, item in enumerate(block, start):
+        try:
+            picture, label = rows.read(item)
+            done.append((to_array(picture, size), to_label(label, classes)))
+        except Exception as error:
+            raise UserError(f"{rows.where(row)}: {one_line(error)}") from error
+    return done

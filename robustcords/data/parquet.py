@@ -1,0 +1,254 @@
+"""Parquet files as Hugging Face writes them, in a local folder or on the hub."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcords.data.base import DataSource, Splits
+from robustcords.data.decoding import CHUNK, ImageConfig, Rows, one_line, splits
+from robustcords.data.folder import existing_folder
+from robustcords.errors import UserError, nearest
+
+_IMAGE_NAMES = ("img", "image")
+_LABEL_NAMES = ("label", "labels", "fine_label")
+_TEST_NAMES = ("test", "validation", "valid", "val")
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+
+
+class ParquetConfig(ImageConfig):
+    """Options of parquet files.
+
+    Attributes:
+        image_column: the column of encoded images; left out, the only column of images, or the one called img or image.
+        label_column: the column of integer labels; left out, the only column of class labels, or the one called label,
+            labels or fine_label.
+        test_split: the split that is tested on; left out, test, or validation where there is no test.
+        subset: for a hub id with several configurations, which one.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    test_split: str | None = None
+    subset: str | None = None
+
+
+class Parquet(DataSource):
+    """A folder of parquet files (``train-*.parquet``, ``test-*.parquet``, or ``train/*.parquet`` ...), or a hub id.
+
+    ``name`` is the folder or the id; with ``path``, the folder is read and ``name`` is only what the set is called.
+    Local files are read in place and nothing is written beside them; sets from the hub are kept in Hugging Face's own
+    cache. Nothing is cropped or flipped unless asked.
+    """
+
+    Config = ParquetConfig
+    config: ParquetConfig
+
+    def load(self) -> Splits:
+        """Returns the decoded training and test sets."""
+        if self.config.path is not None or Path(self.config.name).expanduser().is_dir():
+            return read_parquet(existing_folder(self.config), self.config)
+        return _read_hub(self.config)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Returns the parquet files in a folder and in the folders in it."""
+    return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+
+
+def read_parquet(folder: Path, config: ParquetConfig) -> Splits:
+    """Returns the decoded sets of a folder of parquet files.
+
+    Raises:
+        UserError: a split or column is missing, or a file, image or label cannot be read.
+    """
+    by_split: dict[str, list[Path]] = {}
+    for file in parquet_files(folder):
+        if split := _split_of(file.relative_to(folder)):
+            by_split.setdefault(split, []).append(file)
+    if not by_split:
+        raise UserError(f"{folder}: no parquet files called train-*.parquet and test-*.parquet")
+    test = _test_split(str(folder), list(by_split), config.test_split)
+    parts = [_local_rows(by_split[split], f"{folder}, {split} split", config) for split in ("train", test)]
+    return _splits(parts, config)
+
+
+def _split_of(file: Path) -> str | None:
+    """Returns the split that a file's name, or else its folder's, says it is of."""
+    for part in reversed(file.parts):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if word in _SPLIT_WORDS:
+                return _SPLIT_WORDS[word]
+    return None
+
+
+def _test_split(name: str, present: Sequence[str], wanted: str | None) -> str:
+    """Returns the split to test on, after checking that it and the training split are there."""
+    if "train" not in present:
+        raise UserError(f"{name}: there is no train split (splits: {', '.join(present)})")
+    if wanted is not None and wanted not in present:
+        raise UserError(f"{name}: there is no split {wanted!r}{nearest(wanted, present)}")
+    test = wanted or next((split for split in _TEST_NAMES if split in present), None)
+    if test is None:
+        raise UserError(f"{name}: there is no test split (splits: {', '.join(present)}); set data.test_split")
+    return test
+
+
+def _local_rows(files: list[Path], name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:
+    """Returns one split of local files and its classes' names.
+
+    Pyarrow reads them in place. ``load_dataset`` would first copy them into a cache, take paths for patterns, and call
+    a server of Hugging Face's that counts downloads.
+    """
+    opened = [_open(file) for file in files]
+    features = [features for _, features in opened]
+    ends = list(itertools.accumulate(parquet.metadata.num_rows for parquet, _ in opened))
+
+    def batches(columns: list[str]) -> Iterator[Any]:
+        for (parquet, own), file in zip(opened, files, strict=True):
+            if any(own.get(column) != features[0][column] for column in columns):
+                raise UserError(f"{file}: columns {', '.join(columns)} are not of the same types as in {files[0]}")
+            yield from parquet.iter_batches(CHUNK, columns=columns)
+
+    def where(row: int) -> str:
+        number = bisect.bisect_right(ends, row)
+        return f"{files[number]}, row {row - (ends[number - 1] if number else 0)}"
+
+    return _rows(
+        features[0], batches, Rows(name, ends[-1], (), where, _pair(files[0].parent), torch.get_num_threads()), config
+    )
+
+
+def _open(file: Path) -> tuple[Any, Any]:
+    """Returns a parquet file, of which only the end has been read, and its columns as Hugging Face's features."""
+    import datasets
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+    try:
+        parquet = ParquetFile(file)
+        return parquet, datasets.Features.from_arrow_schema(parquet.schema_arrow)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not a readable parquet file: {one_line(error)}") from error
+
+
+def _read_hub(config: ParquetConfig) -> Splits:
+    """Returns the decoded sets of a hub id."""
+    import datasets
+
+    name = config.name
+    try:
+        found = datasets.load_dataset(name, config.subset)
+    except Exception as error:
+        raise UserError(
+            f"data {name!r}: cannot be loaded from the Hugging Face hub: {one_line(error)}; data.path can name a "
+            "folder with its parquet files"
+        ) from error
+    test = _test_split(f"data {name!r}", list(found), config.test_split)
+    return _splits([_hub_rows(found[split], f"{name}, {split} split", config) for split in ("train", test)], config)
+
+
+def _splits(parts: list[tuple[Rows, Sequence[str] | None]], config: ParquetConfig) -> Splits:
+    (train, classes), (test, test_classes) = parts
+    if classes and test_classes and list(classes) != list(test_classes):
+        raise UserError(f"{test.name}: the classes are not those of the train split, or not in the same order")
+    return splits(train, test, classes, config.image_size)
+
+
+def _hub_rows(table: Any, name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:
+    """Returns one split of a hub id and its classes' names."""
+
+    def batches(columns: list[str]) -> Iterator[Any]:
+        yield from table.select_columns(columns).with_format("arrow").iter(batch_size=CHUNK)
+
+    rows = Rows(name, len(table), (), lambda row: f"{name}, row {row}", _pair(Path()), torch.get_num_threads())
+    return _rows(table.features, batches, rows, config)
+
+
+def _rows(
+    features: Any, batches: Callable[[list[str]], Iterator[Any]], rows: Rows, config: ParquetConfig
+) -> tuple[Rows, Sequence[str] | None]:
+    """Returns rows completed with their chunks and, where the label column has them, the classes' names.
+
+    Args:
+        features: the columns.
+        batches: gives Arrow tables of some columns.
+        rows: everything else.
+        config: which columns.
+    """
+    image, label = _image_column(features, rows.name, config), _label_column(features, rows.name, config)
+
+    def chunks() -> Iterator[list[tuple[Any, Any]]]:
+        try:
+            for part in batches([image, label]):
+                yield list(zip(part.column(image).to_pylist(), part.column(label).to_pylist(), strict=True))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{rows.name}: cannot be read: {one_line(error)}") from error
+
+    return replace(rows, chunks=chunks()), getattr(features[label], "names", None)
+
+
+def _pair(folder: Path) -> Callable[[tuple[Any, Any]], tuple[Any, Any]]:
+    """Returns what gives a row's picture and label; relative paths of pictures start from a folder."""
+
+    def read(item: tuple[Any, Any]) -> tuple[Any, Any]:
+        picture, label = item
+        if isinstance(picture, dict):
+            inside, path = picture.get("bytes"), picture.get("path")
+            picture = inside if inside is not None or path is None else folder / path
+        return picture, label
+
+    return read
+
+
+def _image_column(features: Any, name: str, config: ParquetConfig) -> str:
+    import datasets
+
+    images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    encoded = [key for key, feature in features.items() if _may_hold_images(feature)]
+    return _pick("image", features, images, [*images, *encoded], _IMAGE_NAMES, config.image_column, name)
+
+
+def _may_hold_images(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return getattr(feature, "dtype", None) in {"binary", "large_binary"}
+
+
+def _label_column(features: Any, name: str, config: ParquetConfig) -> str:
+    import datasets
+
+    labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    integers = [
+        key for key, feature in features.items() if re.fullmatch(r"u?int\d+", str(getattr(feature, "dtype", "")))
+    ]
+    return _pick("label", features, labels, [*labels, *integers], _LABEL_NAMES, config.label_column, name)
+
+
+def _pick(
+    kind: str, features: Any, sure: list[str], possible: list[str], usual: Sequence[str], wanted: str | None, name: str
+) -> str:
+    """Returns the column to read: the one that was asked for, the only sure one, or one with a usual name."""
+    option, columns = f"data.{kind}_column", ", ".join(features)
+    if wanted is not None and wanted not in features:
+        raise UserError(f"{name}: {option}: there is no column {wanted!r}{nearest(wanted, features)}")
+    if wanted is None and len(sure) == 1:
+        return sure[0]
+    column = wanted or next((key for key in usual if key in features), None)
+    if column is None:
+        raise UserError(f"{name}: no {kind} column found (columns: {columns}); set {option}")
+    if column not in possible:
+        kinds = "encoded images" if kind == "image" else "integers"
+        held = getattr(features[column], "dtype", None) or type(features[column]).__name__
+        raise UserError(f"{name}: column {column!r} holds {held}, not {kinds} (columns: {columns}); set {option}")
+    return column

@@ -1,0 +1,119 @@
+"""One picture, in any form that a data set holds it in, to one array.
+
+The rule for colour. Grey pictures (1, 8 or 16 bits, with or without alpha) give one channel. 16-bit grey is divided by
+257 and rounded, so that 65535 becomes 255. Everything else (palette, RGBA, CMYK, YCbCr) becomes RGB as Pillow converts
+it; alpha is dropped, not blended. The EXIF orientation of pictures that are decoded here is applied.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+_GREY = {"1", "L", "LA", "La"}
+_COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"}
+
+
+def to_array(picture: Any, size: int | None = None) -> NDArray[Any]:
+    """Returns a picture as (C, H, W) uint8, or float32 in [0, 1] where it is a floating-point tensor.
+
+    Args:
+        picture: a path, encoded bytes, a PIL image, or a tensor (C, H, W) of uint8 or of floats in [0, 1].
+        size: side of the square that it is resized and cropped to; not for tensors.
+
+    Raises:
+        ValueError, OSError: the picture cannot be read, or its values or shape cannot be used; one line says why.
+    """
+    if isinstance(picture, Tensor):
+        return _from_tensor(picture)
+    if isinstance(picture, Image.Image):
+        return _from_pil(picture, size)
+    if picture is None:
+        raise ValueError("there is no image")
+    if not isinstance(picture, str | Path | bytes):
+        raise ValueError(f"{type(picture).__name__} is not an image; give a PIL image or a tensor (C, H, W)")  # noqa: TRY004
+    if isinstance(picture, bytes) and not picture:
+        raise ValueError("the image has no bytes")
+    if not isinstance(picture, bytes) and not Path(picture).stat().st_size:
+        raise ValueError("the file is empty")
+    with _open(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture)) as image:
+        if size:
+            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the side keeps what the resizing needs.
+            image.draft(None, (2 * size, 2 * size))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _from_pil(image, size)
+
+
+def _open(file: io.BytesIO | Path) -> Image.Image:
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        raise ValueError("not an image, or of a kind that Pillow does not know") from None
+
+
+def _from_pil(image: Image.Image, size: int | None) -> NDArray[Any]:
+    image = _eight_bits(image)
+    if size and image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Returns the image in mode L or RGB."""
+    if image.mode in {"L", "RGB"}:
+        return image
+    if image.mode in _GREY:
+        return image.convert("L")
+    if image.mode in _COLOUR:
+        return image.convert("RGB")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("grey values beyond 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    raise ValueError(f"images of mode {image.mode!r} are not supported; convert them to 8-bit grey or RGB")
+
+
+def _from_tensor(tensor: Tensor) -> NDArray[Any]:
+    if tensor.ndim != 3:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is not an image (C, H, W)")
+    if tensor.dtype == torch.uint8:
+        return tensor.numpy(force=True)
+    if not tensor.is_floating_point():
+        raise ValueError(f"a tensor of {tensor.dtype} is not an image; give uint8, or floats in [0, 1]")
+    low, high = tensor.min().item(), tensor.max().item()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"pixel values from {low:.4g} to {high:.4g} are outside [0, 1]; normalisation belongs in the model, as its "
+            "first layer, and not in the data"
+        )
+    return tensor.float().numpy(force=True)
+
+
+def to_label(label: Any, classes: int | None) -> int:
+    """Returns a label as an int.
+
+    Args:
+        label: an integer of Python, NumPy or torch.
+        classes: how many classes there are; None where that is not known yet.
+
+    Raises:
+        ValueError: it is missing, not an integer, negative or too large; one line says which.
+    """
+    if label is None:
+        raise ValueError("there is no label")
+    value = label.item() if isinstance(label, Tensor | np.generic) and np.ndim(label) == 0 else label
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"the label {value!r} is not an integer")  # noqa: TRY004
+    if value < 0 or (classes is not None and value >= classes):
+        allowed = "0 and up" if classes is None else f"0 to {classes - 1}"
+        raise ValueError(f"the label {value} is out of range (allowed: {allowed})")
+    return value

@@ -1,0 +1,266 @@
+"""How accurate a model is on images as they are, under PGD, and under AutoAttack.
+
+An example counts as robust only if the model classifies it correctly as it is and after every attack; one that is
+misclassified as it is counts as broken, and no attack is spent on it. Logits that are no numbers are a wrong answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from robustcords import __version__, autoattack, chunks, processes
+from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode
+from robustcords.attacks.pgd import PGD
+from robustcords.config import Table, format_radius
+from robustcords.data.base import ImageSet
+from robustcords.errors import UserError
+from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
+from robustcords.inference import Autocast, Inference
+from robustcords.precision import full_precision
+from robustcords.rng import Noise, derive
+from robustcords.threat import ThreatModel
+
+_BATCH = 256
+
+
+def evaluate(
+    model: nn.Module,
+    data: ImageSet,
+    config: EvaluationConfig,
+    norm: str,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    store: Path | None = None,
+    on_progress: chunks.Progress | None = None,
+) -> dict[str, Any]:
+    """Measures clean accuracy, and robust accuracy under the attacks of ``config``, in float32.
+
+    The work is cut into chunks that depend on the number of examples alone and shared out over the processes, so any
+    number of processes gives the same result (with the same number of threads in each).
+
+    Args:
+        model: images in [0, 1] to logits, on ``device``, not wrapped for data parallelism; run in eval mode.
+        data: the test set; the first ``config.limit`` images of it are evaluated.
+        config: which attacks, at which radii.
+        norm: ``"linf"`` or ``"l2"``.
+        seed: of the random starts, which are keyed by an example's number in ``data``.
+        device: where the model is.
+        store: folder for finished chunks. A second call with the same weights, images and settings goes on from there;
+            what the folder knows of others is not used.
+        on_progress: called as ``on_progress(what, done, total)``, on every process alike.
+
+    Returns:
+        JSON values; accuracies are fractions in [0, 1], radii are written as by `robustcords.config.format_radius`:
+        ``clean``, ``examples``; with PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with AutoAttack
+        ``autoattack`` (radius to accuracy), ``autoattack_examples``, ``autoattack_version`` (says what could not run),
+        ``autoattack_attacks``, ``autoattack_after`` (radius to the accuracy after each attack) and
+        ``autoattack_warnings``.
+
+    Raises:
+        UserError: there is no image.
+    """
+    count = min(config.limit or len(data), len(data))
+    if count == 0:
+        raise UserError("evaluation: the test set has no images")
+    device = torch.device(device)
+    identity = _identity(model, data, count) if store is not None and processes.is_main() else {}
+    session = _Session(model, data, count, norm, seed, device, store, identity, on_progress)
+    with evaluation_mode(model), torch.autocast(device.type, enabled=False):
+        clean = session.clean()
+        report = {"clean": _mean(clean), "examples": count}
+        if config.pgd is not None:
+            report |= session.pgd(config.pgd, clean)
+        if config.autoattack is not None:
+            report |= session.autoattack(config.autoattack)
+    return report
+
+
+def robust_accuracy(
+    model: nn.Module,
+    data: ImageSet,
+    attack: Attack,
+    *,
+    seed: int,
+    batch_size: int = 256,
+    autocast: Autocast = nullcontext,
+) -> tuple[float, float]:
+    """Returns clean and robust accuracy under one attack on cross-entropy, for choosing among checkpoints.
+
+    Batches are shared out over the processes; every process returns the same two fractions.
+
+    Args:
+        model: images in [0, 1] to logits, not wrapped for data parallelism; run in eval mode.
+        data: the validation set.
+        attack: for example PGD-10 at the training radius.
+        seed: of random starts, keyed by an example's number in ``data``. The same seed gives every checkpoint the same.
+        batch_size: images a forward pass.
+        autocast: makes the precision that the forwards run in.
+
+    Raises:
+        UserError: there is no image.
+    """
+    if len(data) == 0:
+        raise UserError("validation: the validation set has no images")
+    parameter = next(model.parameters(), None)
+    device = data.images.device if parameter is None else parameter.device
+    inference = Inference(model, autocast)
+    clean = robust = 0
+    with evaluation_mode(model):
+        for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):
+            if number % processes.world_size() == processes.rank():
+                x, y = data.batch(rows, device)
+                noise = Noise(derive(seed, "validation"), rows.to(device))
+                correct = _correct(inference, x, y)
+                clean += int(correct.sum())
+                robust += int(_withstands(inference, x, y, noise, correct, attack, restarts=1).sum())
+    total = processes.sum_over([clean, robust], device if processes.world_size() > 1 else "cpu")
+    return total[0] / len(data), total[1] / len(data)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One evaluation: what all of its attacks share."""
+
+    model: nn.Module
+    data: ImageSet
+    count: int
+    norm: str
+    seed: int
+    device: torch.device
+    store: Path | None
+    identity: dict[str, Any]
+    on_progress: chunks.Progress | None
+
+    def clean(self) -> Tensor:
+        """Returns (count,) bool, which images are classified correctly as they are."""
+
+        def work(rows: Tensor) -> tuple[Tensor, list[str]]:
+            parts = [_correct(self.model, *self.data.batch(part, self.device)) for part in rows.split(_BATCH)]
+            return torch.cat(parts).long(), []
+
+        return self._run("clean", {}, self.count, work)[0] > 0
+
+    def pgd(self, config: PGDEvaluation, clean: Tensor) -> dict[str, Any]:
+        """Returns the entries of PGD at each radius."""
+        accuracies = {}
+        for epsilon in config.epsilons:
+            radius = format_radius(epsilon)
+            attack = PGD(self._threat(epsilon), steps=config.steps, step_size=config.step_size, random_start="uniform")
+            settings = {"attack": _settings(config), "epsilon": radius}
+
+            def work(rows: Tensor, attack: PGD = attack) -> tuple[Tensor, list[str]]:
+                x, y = self.data.batch(rows, self.device)
+                noise = Noise(derive(self.seed, "evaluation"), rows.to(self.device))
+                alive = clean[rows].to(self.device)
+                return _withstands(self.model, x, y, noise, alive, attack, config.restarts).long(), []
+
+            accuracies[radius] = _mean(self._run(f"PGD {radius}", settings, self.count, work)[0] > 0)
+        return {"pgd": accuracies, "pgd_attack": f"PGD-{config.steps}-{config.restarts}"}
+
+    def autoattack(self, config: AutoAttackEvaluation) -> dict[str, Any]:
+        """Returns the entries of AutoAttack at each radius."""
+        count = min(config.limit or self.count, self.count)
+        x, _ = self.data.batch(torch.arange(1), self.device)
+        with torch.no_grad():
+            classes = self.model(x).shape[1]
+        variant = autoattack.variant(config.version, self.norm, classes, min(x.shape[-2:]))
+        after, messages = {}, list[str]()
+        for epsilon in config.epsilons:
+            radius = format_radius(epsilon)
+            settings = {"attack": variant.name, "epsilon": radius}
+
+            def work(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
+                return self._autoattack_chunk(rows, epsilon, config.version)
+
+            withstood, warnings = self._run(f"AutoAttack {radius}", settings, count, work)
+            after[radius] = {name: _mean(withstood > number) for number, name in enumerate(variant.attacks)}
+            messages += warnings + autoattack.square_warning(after[radius])
+        return {
+            "autoattack": {radius: accuracies[variant.attacks[-1]] for radius, accuracies in after.items()},
+            "autoattack_examples": count,
+            "autoattack_version": variant.name,
+            "autoattack_attacks": list(variant.attacks),
+            "autoattack_after": after,
+            "autoattack_warnings": list(dict.fromkeys(messages)),
+        }
+
+    def _autoattack_chunk(self, rows: Tensor, epsilon: float, version: str) -> tuple[Tensor, list[str]]:
+        found, messages = [], list[str]()
+        for part in rows.split(_BATCH):
+            x, y = self.data.batch(part, self.device)
+            seed = derive(self.seed, "autoattack", int(part[0]))
+            withstood, warnings = autoattack.run(
+                self.model, x, y, norm=self.norm, epsilon=epsilon, version=version, seed=seed
+            )
+            found.append(withstood)
+            messages += warnings
+        return torch.cat(found), messages
+
+    def _threat(self, epsilon: float) -> ThreatModel:
+        return ThreatModel(norm=cast("Any", self.norm), epsilon=epsilon)
+
+    def _run(self, name: str, settings: dict[str, Any], count: int, work: chunks.Work) -> tuple[Tensor, list[str]]:
+        common = {"what": name, "norm": self.norm, "seed": self.seed, "count": count}
+        ledger = chunks.Ledger(self.store, {**common, **settings, **self.identity})
+        return chunks.run(name, count, work, ledger=ledger, device=self.device, on_progress=self.on_progress)
+
+
+def _withstands(
+    model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, attack: Attack, restarts: int
+) -> Tensor:
+    """Returns (B,) bool: which of the examples ``alive`` are classified correctly after every restart's last iterate.
+
+    Broken examples are dropped between restarts and the others closed up into full batches.
+    """
+    alive = alive.clone()
+    for restart in range(restarts):
+        for rows in alive.nonzero().flatten().split(_BATCH):
+            if len(rows) == 0:
+                return alive
+            x_adv = attack(model, x[rows], _objective(y[rows]), noise.restart(restart)[rows])
+            alive[rows] = _correct(model, x_adv, y[rows])
+    return alive
+
+
+def _objective(y: Tensor) -> Objective:
+    return Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
+
+
+def _correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Returns (B,) bool."""
+    with torch.no_grad():
+        logits = full_precision(model(x))
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
+def _mean(flags: Tensor) -> float:
+    return int(flags.sum()) / len(flags)
+
+
+def _settings(config: Table) -> dict[str, Any]:
+    """Returns an attack's options without the list of radii, which each have a file of their own."""
+    return {key: value for key, value in dict(config).items() if key != "epsilons"}
+
+
+def _identity(model: nn.Module, data: ImageSet, count: int) -> dict[str, Any]:
+    """Returns what tells this model and these images from others."""
+    weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    images = {"images": data.images[:count], "labels": data.labels[:count]}
+    return {"robustcords": __version__, "weights": _sha256(weights), "images": _sha256(images)}
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

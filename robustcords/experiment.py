@@ -1,0 +1,230 @@
+"""A recipe from beginning to end: train, evaluate, report, in a run directory."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from robustcords import build, processes, run_directory
+from robustcords.errors import UserError
+from robustcords.evaluation import evaluate
+from robustcords.evaluation_config import EvaluationConfig
+from robustcords.files import write_atomic, write_json
+from robustcords.interruption import Interruption
+from robustcords.progress import Display
+from robustcords.recipe import Recipe, dump, load
+from robustcords.report.summary import summarise
+from robustcords.report.tables import markdown
+from robustcords.run_directory import RunDirectory
+
+_PACKAGES = ("robustcords", "torch", "torchvision", "accelerate", "cords", "numpy", "pyautoattack", "safetensors")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every command works with.
+
+    Attributes:
+        accelerator: the processes, device and precision.
+        display: where progress goes.
+        interruption: whether a signal came.
+    """
+
+    accelerator: Accelerator
+    display: Display
+    interruption: Interruption
+
+
+@contextmanager
+def session(recipe: Recipe, folder: Path | None = None) -> Iterator[Session]:
+    """Starts the processes, the display and the signal handlers, and ends them again."""
+    accelerator = build.accelerator(recipe, folder)
+    with Display(visible=accelerator.is_main_process) as display, Interruption() as interruption:
+        yield Session(accelerator, display, interruption)
+
+
+def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Trains, evaluates and reports; returns the run directory and the report.
+
+    Args:
+        recipe: what to do.
+        name: what a run directory is called where ``output`` names none.
+        output: the run directory; None for ``runs/NAME``, or the next free of ``runs/NAME-2``, ``-3``, ...
+        resume: go on with the run that is there, if one is; a finished one is left as it is.
+
+    Raises:
+        UserError: the directory holds another run, or the recipe's data cannot be used.
+        Interrupted: a signal asked to stop; ``resume`` goes on from there.
+        RunError: the loss is not finite.
+    """
+    with session(recipe, output or Path("runs") / name) as work:
+        recipe = build.resolved(recipe, work.accelerator)
+        path = _together(lambda: _existing(recipe, name, output, resume))
+        if path and RunDirectory(path).finished:
+            work.display.say(f"{path} is finished; nothing to do")
+            return path, RunDirectory(path).read_report()
+        with work.accelerator.main_process_first():
+            images = build.data(recipe)
+        path = path or _together(lambda: run_directory.create(output, name))
+        directory = RunDirectory(
+            path, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
+        )
+        if not directory.recipe.exists():
+            directory.start(dump(recipe), environment(recipe, work.accelerator))
+        processes.barrier()
+        return path, _run_in(directory, recipe, images, work)
+
+
+def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, work: Session) -> dict[str, Any]:
+    """Trains, evaluates and reports in a directory that is ready for it; returns the report."""
+    work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images")
+    trainer = build.trainer(
+        recipe, images, work.accelerator, run=directory, display=work.display, interruption=work.interruption
+    )
+    if recipe.logging.trackers:
+        work.accelerator.init_trackers(directory.path.name, config=dict(_flat(plain(recipe))))
+    trainer.fit()
+    work.accelerator.end_training()
+    processes.barrier()
+    results = {}
+    for which in recipe.evaluation.checkpoints:
+        if directory.weights(which).exists():
+            build.load_weights(trainer.model, directory.weights(which))
+            store = directory.path / "evaluation" / which
+            results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
+    report = summarise(plain(recipe), directory.environment(), directory.rows(), directory.selections(), results)
+    if work.accelerator.is_main_process:
+        write_atomic(directory.path / "report.md", markdown(report))
+        write_json(directory.report, report)
+    processes.barrier()
+    return report
+
+
+def test(
+    model: nn.Module,
+    images: build.Data,
+    recipe: Recipe,
+    config: EvaluationConfig,
+    work: Session,
+    store: Path | None = None,
+    label: str = "evaluation",
+) -> dict[str, Any]:
+    """Returns clean, PGD and AutoAttack accuracy of a model on the test set, showing progress."""
+    with work.display.task(label) as update:
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            update(done, total, what)
+            work.interruption.check()
+
+        return evaluate(
+            model.to(work.accelerator.device),
+            images.test,
+            config,
+            recipe.threat.norm,
+            seed=recipe.seed,
+            store=store,
+            on_progress=on_progress,
+            device=work.accelerator.device,
+        )
+
+
+def environment(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+    """Returns what a run was made with: versions, device, source, processes, threads, seed and precision."""
+    device = accelerator.device
+    return {
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "git_commit": _git_commit(),
+        "world_size": processes.world_size(),
+        "threads": torch.get_num_threads(),
+        "seed": recipe.seed,
+        "precision": recipe.train.precision,
+    }
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe as the tables that its TOML has."""
+    return tomllib.loads(dump(recipe))
+
+
+def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> Path | None:
+    """Returns the directory of the run to go on with, or None for a new run.
+
+    Raises:
+        UserError: there is a run that may not be touched, or it has another recipe.
+    """
+    if not resume:
+        if output is not None:
+            run_directory.refuse_taken(output)
+        return None
+    path = output or run_directory.newest(name)
+    if path is None or not (path / "recipe.toml").exists():
+        return None
+    before, now = dict(_flat(plain(load(path / "recipe.toml")))), dict(_flat(plain(recipe)))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise UserError(f"--resume {path}: that run has another recipe; what differs: {', '.join(changed)}")
+    return path
+
+
+def _together(decide: Callable[[], Path | None]) -> Path | None:
+    """Lets the main process decide, and gives every process its answer, or its error."""
+    answer: list[Any] = [None, None]
+    if processes.is_main():
+        try:
+            answer[0] = decide()
+        except UserError as error:
+            answer[1] = str(error)
+    if processes.world_size() > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    path: Path | None = answer[0]
+    return path
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted keys and values; lists as text, which is all that trackers can keep."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value) if isinstance(value, Sequence) else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Returns the processor's name, from where Linux keeps it, or what torch knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"CPU, {names[0] if names else torch.backends.cpu.get_cpu_capability()}"
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout that this package runs from, or None."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

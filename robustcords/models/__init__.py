@@ -1,0 +1,54 @@
+"""Models: image classifiers whose first layer is normalisation and whose last is linear."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustcords import components
+
+if TYPE_CHECKING:
+    from robustcords.models.base import ModelSource
+
+MODELS = {
+    "preactresnet18": "robustcords.models.preact_resnet:PreActResNet",
+    "resnet8": "robustcords.models.resnet:ResNet",
+    "resnet10": "robustcords.models.resnet:ResNet",
+    "resnet14": "robustcords.models.resnet:ResNet",
+    "resnet18": "robustcords.models.resnet:ResNet",
+    "resnet20": "robustcords.models.resnet:ResNet",
+    "resnet32": "robustcords.models.resnet:ResNet",
+    "resnet34": "robustcords.models.resnet:ResNet",
+    "resnet56": "robustcords.models.resnet:ResNet",
+    "wrn-28-10": "robustcords.models.wide_resnet:WideResNet",
+    "wrn-34-10": "robustcords.models.wide_resnet:WideResNet",
+}
+
+PREFIXES = {
+    "timm:": "robustcords.models.external:TimmModel",
+    "torchvision:": "robustcords.models.external:TorchvisionModel",
+}
+"""Name prefix -> the class for every model of another library. They win over ``"package.module:Class"``."""
+
+
+def source(name: str) -> type[ModelSource]:
+    """Returns the class that builds the model of a name; construct it with ``source(name)(name=name, **options)``.
+
+    Args:
+        name: a registered name; ``"torchvision:NAME"`` or ``"timm:NAME"``; or ``"package.module:Class"``, a
+            `ModelSource`, or any ``nn.Module`` class or function that takes ``num_classes`` (see
+            `robustcords.models.custom`). The last form imports, and so executes, that module.
+
+    Raises:
+        UserError: the name is unknown, or what it names cannot be imported.
+    """
+    from robustcords.models.base import ModelSource
+    from robustcords.models.custom import wrap
+    from robustcords.models.external import ExternalModel
+
+    target = next((target for prefix, target in PREFIXES.items() if name.startswith(prefix)), name)
+    found = components.find("model", target)
+    if not (isinstance(found, type) and issubclass(found, ModelSource)):
+        return wrap(name, found)
+    if issubclass(found, ExternalModel):
+        found.check(name)
+    return found

@@ -1,0 +1,163 @@
+"""What every model shares: normalisation in front, reproducible weights, and how one is built."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustcords import rng
+from robustcords.config import Component, ComponentConfig
+from robustcords.errors import UserError
+
+Statistics = Sequence[float] | Tensor
+"""One number per channel, (C,)."""
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` per channel: the first layer of every model, so that attacks see pixels in [0, 1].
+
+    Args:
+        mean: (C,) in pixel space.
+        std: (C,) in pixel space, > 0.
+
+    Raises:
+        UserError: a standard deviation is 0, negative or not finite.
+        ValueError: ``mean`` and ``std`` differ in length.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Statistics, std: Statistics) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).detach().clone())
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).detach().clone())
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
+            raise ValueError(f"mean and std need one number per channel: {self.mean.shape} and {self.std.shape}")
+        for channel, deviation in enumerate(self.std.tolist()):
+            if not (deviation > 0 and math.isfinite(deviation)):
+                raise UserError(f"channel {channel} of the images has standard deviation {deviation}; it must be > 0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns normalised images (B, C, H, W)."""
+        return (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+
+class Classifier(nn.Module):
+    """Images (B, C, H, W) in [0, 1] to logits (B, classes): ``normalize``, then ``network``.
+
+    Args:
+        normalize: the first layer.
+        network: normalised images to logits.
+    """
+
+    def __init__(self, normalize: Normalize, network: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits (B, classes)."""
+        logits: Tensor = self.network(self.normalize(x))
+        return logits
+
+
+class ModelConfig(ComponentConfig):
+    """Options that every model has: none but its name."""
+
+
+class ModelSource(Component, ABC):
+    """A kind of model that a recipe names. Subclasses write `network`; `build` does what all of them share."""
+
+    Config = ModelConfig
+    config: ModelConfig
+
+    def build(
+        self, channels: int, image_size: int, num_classes: int, mean: Statistics, std: Statistics, seed: int
+    ) -> Classifier:
+        """Returns the model on the CPU, in train mode. The same seed gives the same weights.
+
+        No global random state is changed.
+
+        Args:
+            channels: of the images, >= 1.
+            image_size: height and width of the images in pixels.
+            num_classes: number of logits, >= 2.
+            mean: (channels,) mean of the training pixels.
+            std: (channels,) standard deviation of the training pixels, > 0.
+            seed: the run's seed.
+
+        Raises:
+            UserError: the model cannot be built for such images.
+            ValueError: ``mean`` does not have one number per channel.
+        """
+        # The default generator alone is seeded: torch.manual_seed would reseed the accelerators' as well.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(rng.derive(seed, "weights"))
+            network = self.network(channels, image_size, num_classes)
+            normalize = Normalize(*self.statistics(network, mean, std))
+        if len(normalize.mean) != channels:
+            raise ValueError(f"mean and std have {len(normalize.mean)} numbers for images of {channels} channels")
+        return Classifier(normalize, network)
+
+    @abstractmethod
+    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
+        """Returns the module from normalised images (B, C, H, W) to logits (B, classes), freshly initialised."""
+
+    def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
+        """Returns the mean and standard deviation to normalise with: the data's.
+
+        Networks with weights trained elsewhere return what those were trained with.
+        """
+        del network
+        return mean, std
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Returns a convolution that keeps the image size at stride 1 and has no bias, as BatchNorm follows it."""
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def initialise(network: nn.Module) -> None:
+    """Draws convolution weights from ``N(0, 2 / fan_out)`` (He et al. 2015, section 2.2) and zeroes linear biases.
+
+    The rest keeps torch's defaults: BatchNorm starts at scale 1 and shift 0, linear weights are uniform in
+    ``+-1 / sqrt(inputs)``.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def probe(name: str, network: nn.Module, channels: int, image_size: int, num_classes: int) -> None:
+    """Passes one black image through a network of unknown making, in eval mode.
+
+    Raises:
+        UserError: the network cannot take such images, or its output is not a logits tensor (1, num_classes).
+    """
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, channels, image_size, image_size))
+    except Exception as error:
+        images = f"images of {channels} x {image_size} x {image_size}"
+        raise UserError(f"model {name!r} cannot take {images}: {reason(error)}") from error
+    finally:
+        for module in training:
+            module.training = True
+    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise UserError(f"model {name!r} returns {what} for one image; it must return logits (1, {num_classes})")
+
+
+def reason(error: BaseException) -> str:
+    """Returns an exception's type and the first line of its message, for an error of one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,235 @@
+"""Models of torchvision and timm."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from robustcords.errors import UserError
+from robustcords.models.base import ModelConfig, ModelSource, Statistics, probe, reason
+from robustcords.models.last_layer import find_head
+
+
+class ExternalModel(ModelSource):
+    """A classifier of another library.
+
+    Attributes:
+        prefix: what its names start with.
+        package: what has to be installed.
+        hint: what to do where it is not.
+
+    Raises:
+        UserError: the name is not one of the library's, or the library is missing.
+    """
+
+    class Config(ModelConfig):
+        """Options of torchvision's and timm's models.
+
+        Attributes:
+            pretrained: start from the library's published weights, which are downloaded once, and normalise images of 3
+                channels as they were trained. The linear head is new unless the number of classes is the same.
+        """
+
+        pretrained: bool = False
+
+    config: ExternalModel.Config
+    prefix: ClassVar[str]
+    package: ClassVar[str]
+    hint: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.check(self.config.name)
+
+    @classmethod
+    def library(cls) -> Any:
+        """Returns the library's module.
+
+        Raises:
+            UserError: it is not installed, or cannot be imported.
+        """
+        try:
+            return importlib.import_module(cls.package)
+        except ImportError as error:
+            raise UserError(f"models named '{cls.prefix}...' need {cls.hint} ({reason(error)})") from error
+
+    @classmethod
+    def check(cls, name: str) -> None:
+        """Makes sure that the library has a model of this name, prefix included.
+
+        Raises:
+            UserError: it has not; the message names the nearest one.
+        """
+        wanted = name.removeprefix(cls.prefix)
+        if cls.knows(wanted):
+            return
+        names = cls.available()
+        close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+        guess = f"; did you mean '{cls.prefix}{close[0]}'?" if close else ""
+        raise UserError(f"unknown model {name!r}{guess} ({cls.package} lists {len(names)} classifiers)")
+
+    @classmethod
+    @abstractmethod
+    def available(cls) -> list[str]:
+        """Returns the library's names, without the prefix."""
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Returns whether the library has a classifier of this name, without the prefix."""
+        return name in cls.available()
+
+    @abstractmethod
+    def create(self, name: str, channels: int, image_size: int, num_classes: int) -> nn.Module:
+        """Returns the library's model; what it raises becomes one line."""
+
+    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
+        """Returns the library's model for these images.
+
+        Raises:
+            UserError: the weights cannot be had, or the model does not take such images.
+        """
+        name = self.config.name
+        try:
+            network = self.create(name.removeprefix(self.prefix), channels, image_size, num_classes)
+        except UserError:
+            raise
+        except Exception as error:
+            what = "cannot be built with pretrained = true" if self.config.pretrained else "cannot be built"
+            images = f"images of {channels} x {image_size} x {image_size}"
+            raise UserError(f"model {name!r} {what} for {images}: {reason(error)}") from error
+        probe(name, network, channels, image_size, num_classes)
+        return network
+
+
+class TorchvisionModel(ExternalModel):
+    """``torchvision:NAME``: a classifier of torchvision.
+
+    Auxiliary heads (GoogLeNet, Inception) are left out, so that the output is plain logits in train mode too. Where
+    images do not have 3 channels the first convolution is replaced.
+    """
+
+    prefix = "torchvision:"
+    package = "torchvision"
+    hint = "torchvision: pip install torchvision"
+
+    @classmethod
+    def available(cls) -> list[str]:
+        """Returns the names of torchvision's classifiers."""
+        models = cls.library().models
+        names: list[str] = models.list_models(module=models)
+        return names
+
+    def create(self, name: str, channels: int, image_size: int, num_classes: int) -> nn.Module:
+        """Returns torchvision's model with its first and last layer made for these images and classes."""
+        models, pretrained = self.library().models, self.config.pretrained
+        options: dict[str, Any] = {}
+        if name in {"googlenet", "inception_v3"}:
+            options = {"aux_logits": False, "init_weights": not pretrained}
+        elif name.startswith("vit_"):
+            options = {"image_size": image_size}
+        elif name.startswith("maxvit"):
+            options = {"input_size": (image_size, image_size)}
+        if not pretrained:
+            network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+        else:
+            network = models.get_model(name, weights="DEFAULT", **options)
+            replace_head(network, num_classes)
+        if channels != 3:
+            replace_stem(network, channels, pretrained)
+        return network
+
+    def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
+        """Returns the data's, or for pretrained weights on images of 3 channels what those were trained with."""
+        if not self.config.pretrained or len(mean) != 3:
+            return mean, std
+        name = self.config.name.removeprefix(self.prefix)
+        transforms = self.library().models.get_model_weights(name).DEFAULT.transforms()
+        return transforms.mean, transforms.std
+
+
+class TimmModel(ExternalModel):
+    """``timm:NAME``: a classifier of timm. Models that are built for one image size are built for the data's."""
+
+    prefix = "timm:"
+    package = "timm"
+    hint = "timm: pip install timm"
+
+    @classmethod
+    def available(cls) -> list[str]:
+        """Returns the names of timm's architectures."""
+        names: list[str] = cls.library().list_models()
+        return names
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Returns whether timm has this architecture; a tag behind a dot names one of its pretrained weights."""
+        known: bool = cls.library().is_model(name)
+        return known
+
+    def create(self, name: str, channels: int, image_size: int, num_classes: int) -> nn.Module:
+        """Returns timm's model for these channels, classes and, where it matters to the model, image size."""
+        options = {"pretrained": self.config.pretrained, "in_chans": channels, "num_classes": num_classes}
+        try:
+            network: nn.Module = self.library().create_model(name, img_size=image_size, **options)
+        except TypeError as error:
+            # timm has no list of the architectures that are built for one size; the others refuse the argument.
+            if "img_size" not in str(error):
+                raise
+            network = self.library().create_model(name, **options)
+        return network
+
+    def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
+        """Returns the data's, or for pretrained weights on images of 3 channels what those were trained with."""
+        if not self.config.pretrained or len(mean) != 3:
+            return mean, std
+        trained: Any = network.pretrained_cfg
+        return trained["mean"], trained["std"]
+
+
+def replace_head(network: nn.Module, num_classes: int) -> None:
+    """Puts a new linear layer in place of the last one, unless it has this number of classes already.
+
+    Raises:
+        UserError: the network has no linear layer.
+    """
+    head = find_head(network)
+    if head.out_features != num_classes:
+        _replace(network, head, nn.Linear(head.in_features, num_classes, bias=head.bias is not None))
+
+
+def replace_stem(network: nn.Module, channels: int, keep: bool) -> None:
+    """Puts a convolution for another number of channels in place of the network's first.
+
+    Args:
+        network: its first convolution is the first that it registers.
+        channels: of the images.
+        keep: spread the old weights' sum over the new channels, so that a grey image gives what three equal channels
+            gave; otherwise the weights are new, normal with the old ones' standard deviation.
+
+    Raises:
+        UserError: the network has no convolution.
+    """
+    old = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if old is None:
+        raise UserError(f"{type(network).__name__} has no convolution to adapt to {channels} channels; use timm:NAME")
+    shape: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+    new = nn.Conv2d(channels, old.out_channels, **shape, bias=old.bias is not None)
+    with torch.no_grad():
+        if keep:
+            new.weight.copy_(old.weight.sum(dim=1, keepdim=True) / channels)
+        else:
+            new.weight.normal_(std=float(old.weight.std()))
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias)
+    _replace(network, old, new)
+
+
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    path = next(path for path, module in network.named_modules() if module is old)
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, new)

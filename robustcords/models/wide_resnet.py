@@ -1,0 +1,62 @@
+"""Wide residual networks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from robustcords.models.base import ModelConfig, ModelSource
+from robustcords.models.preact_resnet import PreActNetwork
+from robustcords.models.resnet import fill
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "wrn-28-10": {"depth": 28, "widen_factor": 10},
+    "wrn-34-10": {"depth": 34, "widen_factor": 10},
+}
+"""Name -> what it stands for, unless an option says otherwise."""
+
+
+class WideResNet(ModelSource):
+    """Wide residual network (Zagoruyko and Komodakis 2016) of pre-activation blocks.
+
+    The stem has 16 channels, the three stages 16, 32 and 64 times the widening factor. TRADES and MART report on
+    ``wrn-34-10``; their scripts hold one more stage of weights that no image passes through, which is left out here.
+    """
+
+    class Config(ModelConfig):
+        """Options of WideResNet.
+
+        Attributes:
+            depth: number of layers, ``6 n + 4`` for n blocks a stage, 10 to 1000. Left out, the name's.
+            widen_factor: how many times wider than a ResNet of width 16, 1 to 64. Left out, the name's.
+            dropout: probability of dropping an activation between a block's convolutions in train mode, in [0, 1);
+                drawn from torch's global generator.
+        """
+
+        name: str = "wrn-28-10"
+        depth: Annotated[int, Field(ge=10, le=1000)] = 28
+        widen_factor: Annotated[int, Field(ge=1, le=64)] = 10
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+        @model_validator(mode="before")
+        @classmethod
+        def _fill(cls, values: dict[str, Any]) -> dict[str, Any]:
+            return fill(values, PRESETS, "depth")
+
+        @field_validator("depth")
+        @classmethod
+        def _whole_blocks(cls, depth: int) -> int:
+            if (depth - 4) % 6:
+                raise ValueError(f"must be 6 n + 4 for n blocks in a stage: 10, 16, 22, 28, 34, ..., not {depth}")
+            return depth
+
+    config: WideResNet.Config
+
+    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
+        """Returns the network; it takes images of any size."""
+        del image_size
+        blocks = (self.config.depth - 4) // 6
+        widths = [16 * self.config.widen_factor * 2**stage for stage in range(3)]
+        return PreActNetwork(channels, num_classes, 16, widths, [blocks] * 3, self.config.dropout)

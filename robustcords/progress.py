@@ -1,0 +1,103 @@
+"""Progress of long work: live bars with an ETA on a terminal, plain lines elsewhere, nothing from helper processes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+
+
+class Update(Protocol):
+    """Reports progress of one task."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Says how much is done, of how much, with a short note such as the current loss."""
+
+
+class Display:
+    """Where a run's progress goes; a context manager.
+
+    Args:
+        visible: False shows nothing at all, as every process but the main one does.
+        console: where to; standard error by default, so that standard output holds results alone.
+    """
+
+    def __init__(self, visible: bool = True, console: Console | None = None) -> None:
+        self.visible = visible
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self._bars: Progress | None = None
+
+    def __enter__(self) -> Display:
+        """Starts the live display where there is a terminal."""
+        if self.visible and self.console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the live display."""
+        if self._bars:
+            self._bars.stop()
+            self._bars = None
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        if self.visible:
+            self.console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def task(self, label: str) -> Iterator[Update]:
+        """Gives a function that reports progress of one piece of work, for as long as the block lasts."""
+        bars = self._bars
+        if bars is None:
+            yield self._lines(label) if self.visible else _silent
+            return
+        number = bars.add_task(label, total=None, note="")
+        try:
+            yield lambda done, total, note="": bars.update(number, completed=done, total=total, note=note)
+        finally:
+            bars.remove_task(number)
+
+    def _lines(self, label: str) -> Update:
+        """Returns a reporter that prints a line now and then, so that a log of days stays readable."""
+        start = printed = time.monotonic()
+
+        def update(done: int, total: int, note: str = "") -> None:
+            nonlocal printed
+            now = time.monotonic()
+            if now - printed < LINE_EVERY_S or not 0 < done < total:
+                return
+            printed = now
+            remaining = duration((now - start) / done * (total - done))
+            self.say(f"{label}: {done} of {total}, {remaining} to go{'  ' + note if note else ''}")
+
+        return update
+
+
+def _silent(done: int, total: int, note: str = "") -> None:
+    """Reports nothing."""
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as ``"7 s"``, ``"3:05"`` or ``"2:03:05"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""A run's results, for programs and for people."""

@@ -1,0 +1,156 @@
+"""A report for a person: report.md, and a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from robustcords.progress import duration
+
+Report = Mapping[str, Any]
+"""What `robustcords.report.summary.summarise` returns."""
+
+_UNIT = "accuracy in percent"
+
+
+def markdown(report: Report) -> str:
+    """Returns report.md: what was trained, how accurate it is, where the time went, and what it ran on."""
+    parts = [f"# {title(report)}", _list(_recipe(report["recipe"])), "## Test accuracy", *_accuracy(report)]
+    if report["training"]["epochs"]:
+        parts += ["## Training", *_training(report["training"])]
+    if report["environment"]:
+        parts += ["## Environment", _environment(report["environment"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def rich_table(report: Report) -> Table:
+    """Returns the accuracies as a table for the terminal."""
+    header, *rows = accuracy_rows(report)
+    table = Table(title=escape(title(report)), caption=_UNIT, title_justify="left", caption_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=number > 0)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Prints the table, AutoAttack's warnings and the training time to the terminal."""
+    console = console or Console()
+    console.print(rich_table(report))
+    lines = [*_warnings(report), *([_time(report["training"])] if report["training"]["epochs"] else [])]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def title(report: Report) -> str:
+    """Returns one line that names a run, such as ``"mart on digits, cnn, adv-glister 30 %, Bullet"``."""
+    recipe = report["recipe"]
+    parts = [f"{recipe['loss']['name']} on {recipe['data']['name']}", recipe["model"]["name"]]
+    if selector := recipe.get("selector"):
+        parts.append(f"{selector['name']} {_share(selector)}")
+    if recipe.get("bullet"):
+        parts.append("Bullet")
+    return ", ".join(parts)
+
+
+def accuracy_rows(report: Report) -> list[list[str]]:
+    """Returns the table of accuracies, head first: a row for each measure, a column for each set of weights."""
+    evaluation = report["evaluation"]
+    measures = {key: None for result in evaluation.values() for key in _measures(result)}
+    rows = [["attack", "radius", "images", *evaluation]]
+    for attack, radius, images in measures:
+        found = [_measures(result).get((attack, radius, images)) for result in evaluation.values()]
+        rows.append([attack, radius, str(images), *("" if value is None else f"{value:.2%}"[:-1] for value in found)])
+    return rows
+
+
+def _measures(result: Report) -> dict[tuple[str, str, int], float]:
+    """Returns accuracies by attack, radius and number of images."""
+    examples = result["examples"]
+    found = {("none", "", examples): result["clean"]}
+    for radius, value in result.get("pgd", {}).items():
+        found[result["pgd_attack"], radius, examples] = value
+    for radius, value in result.get("autoattack", {}).items():
+        found[f"AutoAttack {result['autoattack_version']}", radius, result["autoattack_examples"]] = value
+    return found
+
+
+def _accuracy(report: Report) -> list[str]:
+    header, *rows = accuracy_rows(report)
+    table = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    notes = _warnings(report)
+    return [f"Test {_UNIT}; an example counts only if it withstands the whole attack.", _table(table), *notes]
+
+
+def _warnings(report: Report) -> list[str]:
+    return [
+        f"AutoAttack warns ({name}): {text}"
+        for name, result in report["evaluation"].items()
+        for text in result.get("autoattack_warnings", [])
+    ]
+
+
+def _recipe(recipe: Report) -> list[str]:
+    """Returns one line for each thing that makes the run what it is."""
+    train, threat, bullet = recipe["train"], recipe["threat"], recipe.get("bullet")
+    effort = ", ".join(f"{kind} {steps}" for kind, steps in bullet["steps"].items()) if bullet else ""
+    return [
+        *(f"{kind}: {_component(recipe[kind])}" for kind in ("data", "model")),
+        f"threat: {threat['norm']}, radius {threat['epsilon']}",
+        *(f"{kind}: {_component(recipe[kind])}" for kind in ("attack", "loss")),
+        f"selector: {_component(recipe['selector'])}" if recipe.get("selector") else "selector: none, full data",
+        f"Bullet: attack steps {effort}" if bullet else "Bullet: none, the same attack for every image",
+        *(f"{kind}: {_component(recipe[kind])}" for kind in ("optimizer", "schedule")),
+        f"{train['epochs']} epochs, batches of {train['batch_size']}, precision {train['precision']}, "
+        f"seed {recipe['seed']}",
+    ]
+
+
+def _component(table: Report) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in table.items() if key != "name")
+    return f"{table['name']} ({options})" if options else str(table["name"])
+
+
+def _share(selector: Report) -> str:
+    return f"{selector['fraction'] * 100:g} %"
+
+
+def _training(training: Report) -> list[str]:
+    seconds = {phase: value for phase, value in training["seconds"].items() if phase != "total"}
+    total = training["seconds"]["total"]
+    rows = [[phase, f"{value:.1f}", f"{value / total:.1%}"[:-1]] for phase, value in seconds.items()]
+    table = _table([["phase", "seconds", "percent"], [":--", "--:", "--:"], *rows])
+    return [f"The run {_time(training)}.", table]
+
+
+def _time(training: Report) -> str:
+    """Returns how long training took, and how often a subset was selected."""
+    text = f"trained {training['epochs']} epochs in {duration(training['seconds']['total'])}"
+    selections = training["selections"]
+    if not selections:
+        return text
+    sizes = sorted({selection["size"] for selection in selections})
+    size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f"{text}, on {len(selections)} subset{'s' if len(selections) > 1 else ''} of {size} images"
+
+
+def _environment(environment: Report) -> str:
+    """Returns the environment in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
+    count, threads = environment["world_size"], environment["threads"]
+    processes = f"{count} process{'es' if count > 1 else ''} of {threads} thread{'s' if threads > 1 else ''}"
+    commit = f", commit {environment['git_commit']}" if environment["git_commit"] else ""
+    return f"{environment['device']}, {processes}, {environment['precision']}; {versions}{commit}"
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

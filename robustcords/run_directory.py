@@ -1,0 +1,163 @@
+"""The directory of one run: its recipe, environment, metrics, selections, checkpoints, weights and report."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from robustcords.checkpoint import Checkpoints
+from robustcords.errors import UserError
+from robustcords.files import write_atomic, write_json
+
+
+class RunDirectory:
+    """The files of one run; see the docs for what each one holds.
+
+    Only the main process writes. Made with `create` or `reopen`, which never touch a run that is there already.
+
+    Args:
+        path: the directory.
+        writes: whether this process may write.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True, keep_checkpoints: int = 2) -> None:
+        self.path = path
+        self.writes = writes
+        self.checkpoints = Checkpoints(path / "checkpoints", keep_checkpoints)
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, one line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The results."""
+        return self.path / "report.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its report, the last file that is written."""
+        return self.report.exists()
+
+    def weights(self, which: str) -> Path:
+        """Returns where the ``best`` or the ``last`` weights are."""
+        return self.path / "weights" / f"{which}.safetensors"
+
+    def start(self, recipe: str, environment: dict[str, Any]) -> None:
+        """Writes the resolved recipe and the environment."""
+        if self.writes:
+            for folder in ("checkpoints", "weights", "selections"):
+                (self.path / folder).mkdir(exist_ok=True)
+            write_json(self.path / "environment.json", environment)
+            write_atomic(self.recipe, recipe)
+
+    def read_report(self) -> dict[str, Any]:
+        """Returns the finished run's report."""
+        return dict(json.loads(self.report.read_text()))
+
+    def environment(self) -> dict[str, Any]:
+        """Returns what `start` was told."""
+        return dict(json.loads((self.path / "environment.json").read_text()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the epochs' metrics; a last line that a crash cut short is left out."""
+        rows = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+            try:
+                rows.append(dict(json.loads(line)))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Appends one epoch's metrics."""
+        if self.writes:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def keep_rows(self, epoch: int) -> None:
+        """Drops the metrics of an epoch and of all later ones: a resumed run writes them again."""
+        if self.writes and self.metrics.exists():
+            kept = [row for row in self.rows() if row["epoch"] < epoch]
+            write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def save_selection(self, epoch: int, indices: Tensor, weights: Tensor) -> None:
+        """Writes ``selections/epoch_NNNN.npz``: indices (k,) int64 in the full training set, weights (k,) float32."""
+        if self.writes:
+            content = io.BytesIO()
+            np.savez(content, indices=indices.numpy().astype(np.int64), weights=weights.numpy().astype(np.float32))
+            write_atomic(self.path / "selections" / f"epoch_{epoch:04d}.npz", content.getvalue())
+
+    def selections(self) -> list[dict[str, int]]:
+        """Returns the epoch and size of every selection that was written, in order."""
+        found = []
+        for path in sorted((self.path / "selections").glob("epoch_*.npz")):
+            with np.load(path, allow_pickle=False) as content:
+                found.append({"epoch": int(path.stem.removeprefix("epoch_")), "size": len(content["indices"])})
+        return found
+
+
+def refuse_taken(output: Path) -> None:
+    """Checks that a directory that the user named is free.
+
+    Raises:
+        UserError: it is a file, or has something in it.
+    """
+    if output.is_dir() and any(output.iterdir()):
+        kind = "already holds a run" if (output / "recipe.toml").exists() else "is not empty"
+        raise UserError(f"--output {output}: the directory {kind}; name another, or go on with --resume")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: that is a file, not a directory")
+
+
+def create(output: Path | None, name: str) -> Path:
+    """Makes the directory of a new run and returns it.
+
+    Args:
+        output: where the user wants it; None for ``runs/NAME``, or ``runs/NAME-2``, ``-3`` ... if that is taken.
+        name: the recipe's name.
+
+    Raises:
+        UserError: `output` has something in it, or cannot be made.
+    """
+    try:
+        if output is not None:
+            refuse_taken(output)
+            output.mkdir(parents=True, exist_ok=True)
+            return output
+        Path("runs").mkdir(exist_ok=True)
+        for number in range(1, 1_000_000):
+            path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise UserError(f"cannot make the run directory {error.filename}: {error.strerror}") from error
+    raise UserError(f"runs/{name}: no free number is left")
+
+
+def newest(name: str) -> Path | None:
+    """Returns the newest of ``runs/NAME``, ``runs/NAME-2``, ..., which `create` gave out, or None."""
+    numbered = {1: Path("runs") / name}
+    for path in Path("runs").glob(f"{name}-*"):
+        suffix = path.name.removeprefix(f"{name}-")
+        if suffix.isdecimal():
+            numbered[int(suffix)] = path
+    existing = [number for number, path in numbered.items() if path.is_dir()]
+    return numbered[max(existing)] if existing else None

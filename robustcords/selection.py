@@ -1,0 +1,180 @@
+"""When a subset is selected, how large it is, and what it is selected with."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from robustcords import processes
+from robustcords.attacks.base import Attack
+from robustcords.data.base import ImageSet
+from robustcords.errors import RunError, UserError
+from robustcords.losses.base import Loss
+from robustcords.rng import derive, generator
+from robustcords.strategies.base import SelectionContext, StrategyConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What an epoch trains on.
+
+    Attributes:
+        indices: (k,) int64, unique, in the numbering of the training split.
+        weights: (k,) float32, >= 0.
+        selected_at: the epoch it was selected in; None where nothing was selected (full data, or the initial random subset).
+    """
+
+    indices: Tensor
+    weights: Tensor
+    selected_at: int | None = None
+
+
+def everything(size: int) -> Subset:
+    """Returns the whole training split with weight 1."""
+    return Subset(torch.arange(size), torch.ones(size))
+
+
+class SubsetSelector:
+    """Chooses the subset of every epoch with a strategy.
+
+    As in CORDS, training starts from a random subset and selects at every multiple of `select_every`; a new strategy
+    object is built each time, so a selection depends on the weights, the seed and the epoch alone. Usable without the
+    trainer: call `subset` at the start of each epoch of any loop.
+
+    Args:
+        strategy: a class with ``from_context(config, context)`` and ``needs_validation``, see `robustcords.strategies`.
+        config: the strategy's options.
+        train: the training split.
+        validation: the validation split; some strategies need none.
+        loss: the training loss.
+        attack: the training attack.
+        epochs: length of the training, for the warm start.
+        batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
+        seed: the run's seed.
+
+    Raises:
+        UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        config: StrategyConfig,
+        train: ImageSet,
+        validation: ImageSet | None,
+        *,
+        loss: Loss,
+        attack: Attack,
+        epochs: int,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        if strategy.needs_validation and not validation:
+            raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
+        self.strategy = strategy
+        self.config = config
+        self.train = train
+        self.validation = validation
+        self.loss = loss
+        self.attack = attack
+        self.batch_size = batch_size
+        self.seed = seed
+        warm = int(config.warm_start * epochs)
+        self.full_until = math.ceil(config.fraction * warm)
+        self.first = warm
+        self.current: Subset | None = None
+
+    @property
+    def budget(self) -> int:
+        """How many examples a subset has: the fraction of the training split, rounded, at least 1."""
+        return max(1, round(self.config.fraction * len(self.train)))
+
+    def skips(self, epoch: int) -> bool:
+        """Returns whether an epoch is left out: the warm start on full data has already spent its time (CORDS' kappa)."""
+        return self.full_until <= epoch < self.first
+
+    def selects(self, epoch: int) -> bool:
+        """Returns whether a new subset is selected at the start of an epoch (from 0)."""
+        if epoch <= self.first:
+            return epoch == self.first and self.config.select_first
+        return epoch % self.config.select_every == 0
+
+    def subset(self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None) -> Subset:
+        """Returns the subset that an epoch trains on, selecting it now where it is time to.
+
+        Args:
+            epoch: from 0.
+            model: the model as it is now; its weights and mode are left alone.
+            on_batch: called with (done, total) batches of the adversarial pass.
+
+        Raises:
+            RunError: the strategy returned something that is not a subset.
+        """
+        if epoch < self.full_until:
+            return everything(len(self.train))
+        if self.selects(epoch):
+            self.current = self.select(epoch, model, on_batch)
+        elif self.current is None:
+            order = torch.randperm(len(self.train), generator=generator(self.seed, "initial-subset"))
+            self.current = Subset(order[: self.budget].sort().values, torch.ones(self.budget))
+        return self.current
+
+    def select(self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None) -> Subset:
+        """Returns the subset that the strategy selects with these weights."""
+        device = next(model.parameters()).device
+        context = SelectionContext(
+            train_loader=self._loader(self.train),
+            val_loader=self._loader(self.validation) if self.validation else None,
+            model=model,
+            loss=self.loss,
+            attack=self.attack,
+            num_classes=len(self.train.classes),
+            device=device,
+            seed=derive(self.seed, "selection", epoch),
+            logger=log,
+            on_batch=on_batch,
+        )
+        strategy = self.strategy.from_context(self.config, context)
+        indices, weights = strategy.select(self.budget, model.state_dict())
+        chosen = torch.as_tensor(np.asarray(indices), dtype=torch.int64).to(device)
+        weight = torch.as_tensor(weights, dtype=torch.float32).to(device)
+        self._check(chosen, weight)
+        return Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
+
+    def _loader(self, images: ImageSet) -> DataLoader[tuple[Tensor, int]]:
+        return DataLoader(images, batch_size=self.batch_size, shuffle=False)
+
+    def _check(self, indices: Tensor, weights: Tensor) -> None:
+        problem = None
+        if len(indices) != self.budget or len(weights) != self.budget:
+            problem = f"{len(indices)} indices and {len(weights)} weights for a budget of {self.budget}"
+        elif len(indices.unique()) != self.budget or indices.min() < 0 or indices.max() >= len(self.train):
+            problem = "indices that are not unique rows of the training split"
+        elif not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
+            problem = "weights that are not finite, not negative and not all zero"
+        if problem:
+            raise RunError(f"strategy {self.strategy.__name__} returned {problem}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the current subset."""
+        if self.current is None:
+            return {}
+        return {
+            "indices": self.current.indices,
+            "weights": self.current.weights,
+            "selected_at": self.current.selected_at,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back the current subset."""
+        self.current = Subset(**state) if state else None

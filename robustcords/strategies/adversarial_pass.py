@@ -1,0 +1,146 @@
+"""The pass over the data that a selection costs: attack every example, keep the factors of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from robustcords import processes
+from robustcords.attacks.base import Attack, Objective, evaluation_mode
+from robustcords.errors import UserError
+from robustcords.losses.base import Loss
+from robustcords.models.last_layer import LastLayer
+from robustcords.precision import full_precision
+from robustcords.rng import Noise
+from robustcords.strategies.gradients import LastLayerGradients, logit_gradients
+
+OnBatch = Callable[[int, int], None]
+"""Is told how many batches are done, and how many there are."""
+
+
+def batches_of(loader: DataLoader[Any]) -> list[list[int]]:
+    """Returns the rows of the loader's data set in each of its batches.
+
+    Raises:
+        UserError: the loader makes no batches of numbered rows, has none, or does not go through its rows in order.
+    """
+    if loader.batch_sampler is None:
+        raise UserError("selection needs a loader that makes batches: DataLoader(dataset, batch_size=...)")
+    batches = [list(batch) for batch in loader.batch_sampler]
+    rows = [row for batch in batches for row in batch]
+    if not rows:
+        raise UserError("selection needs at least one example, and the loader has none")
+    if any(later <= earlier for earlier, later in zip(rows, rows[1:], strict=False)):
+        raise UserError("selection needs a loader that goes through its data set in order: shuffle=False")
+    return batches
+
+
+def adversarial_pass(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    loss: Loss,
+    attack: Attack | None,
+    *,
+    seed: int,
+    num_classes: int,
+    device: torch.device | str,
+    on_batch: OnBatch | None = None,
+) -> LastLayerGradients:
+    """Returns the gradient of the loss at adversarial examples, for every example of a loader and in its order.
+
+    The model runs in eval mode, and neither its modes, buffers and ``.grad`` nor any global random state change. Under
+    several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the result
+    is the same for any number of them: batches stay what they are, and noise is keyed by the data set's row.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] to logits, ending in a linear layer.
+        loader: batches of (images, labels), in order.
+        loss: its ``passes`` decide which forwards are made and how many terms a gradient has.
+        attack: finds the adversarial examples; with None they are the images themselves.
+        seed: of the attack's random starts.
+        num_classes: number of logits.
+        device: where the model is; the factors stay there.
+        on_batch: called after each batch.
+
+    Raises:
+        UserError: for a loader that `batches_of` does not take, or a model that does not end in a linear layer.
+    """
+    batches = batches_of(loader)
+    last_layer = _last_layer(model, num_classes)
+    attack = attack if "adversarial" in loss.passes else None
+    world, rank = processes.world_size(), processes.rank()
+    mine = batches[rank::world]
+    columns: list[list[Tensor]] = []
+    with evaluation_mode(model):
+        for done, (rows, x, y) in enumerate(_fetch(loader, mine, device), start=1):
+            noise = Noise(seed, rows)
+            columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise)])
+            if on_batch:
+                on_batch(min(done * world, len(batches)), len(batches))
+    whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
+    order = whole[0].argsort()
+    _, y, *factors = (column[order] for column in whole)
+    features, logits = tuple(factors[0::2]), tuple(factors[1::2])
+    return LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits)
+
+
+def _factors(
+    model: nn.Module, last_layer: LastLayer, x: Tensor, y: Tensor, loss: Loss, attack: Attack | None, noise: Noise
+) -> Iterator[Tensor]:
+    """Yields features (B, E) and logits (B, C) of each of the loss's passes in turn."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    anchor = None
+    with torch.no_grad():
+        if "clean" in loss.passes:
+            found["clean"] = last_layer.features_and_logits(x)
+            anchor = found["clean"][1]
+        elif loss.anchored:
+            anchor = full_precision(model(x))
+    x_adv = attack(model, x, Objective(loss.objective(y, anchor), loss.start), noise) if attack else x
+    with torch.no_grad():
+        if "adversarial" in loss.passes:
+            found["adversarial"] = last_layer.features_and_logits(x_adv)
+    for name in loss.passes:
+        yield from found[name]
+
+
+def _fetch(
+    loader: DataLoader[Any], batches: list[list[int]], device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields rows (B,), images and labels of some of a loader's batches, with its own workers and collation."""
+    part = DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        generator=torch.Generator(),  # without one of its own a loader draws from the global generator
+    )
+    for rows, (x, y, *_) in zip(batches, part, strict=True):
+        yield torch.tensor(rows, device=device), x.to(device), y.to(device).view(-1)
+
+
+def _last_layer(model: nn.Module, num_classes: int) -> LastLayer:
+    try:
+        return LastLayer(model, num_classes)
+    except ValueError as error:
+        raise UserError(f"selection needs the gradients of a last linear layer: {error}") from error
+
+
+def _empty(last_layer: LastLayer, classes: int, passes: int, device: torch.device | str) -> list[Tensor]:
+    """Returns the columns of no batches at all, for a process that there are too few batches for."""
+    kind = full_precision(last_layer.head.weight.new_zeros(0)).dtype
+    pair = [torch.zeros((0, width), dtype=kind, device=device) for width in (last_layer.head.in_features, classes)]
+    numbers = torch.zeros(0, dtype=torch.int64, device=device)
+    return [numbers, numbers, *(pair * passes)]
+
+
+def _gather(columns: list[list[Tensor]], empty: list[Tensor]) -> list[Tensor]:
+    """Returns every column over all batches of all processes."""
+    parts = zip(empty, *columns, strict=True)
+    return [torch.cat(processes.gather_rows(torch.cat(part))) for part in parts]

@@ -1,0 +1,381 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save as serialise_tensors
+from torch import Tensor, nn
+
+from robustcords import processes
+from robustcords.adversary import Adversary
+from robustcords.attacks.base import Attack
+from robustcords.averaging import Averaging
+from robustcords.batches import Batch, BatchLoader
+from robustcords.checkpoint import restore_optimizer
+from robustcords.data.base import ImageSet
+from robustcords.errors import Interrupted, RunError
+from robustcords.evaluation import robust_accuracy
+from robustcords.files import write_atomic
+from robustcords.inference import Inference
+from robustcords.interruption import Interruption
+from robustcords.losses.base import Loss
+from robustcords.optimization import Schedule
+from robustcords.progress import Display, duration
+from robustcords.training_config import TrainConfig
+from robustcords.rng import derive
+from robustcords.run_directory import RunDirectory
+from robustcords.selection import Subset, SubsetSelector, everything
+from robustcords.timing import Stopwatch
+
+
+@dataclass
+class Progress:
+    """How far training has come; all of it is in every checkpoint.
+
+    Attributes:
+        epoch: the epoch that is running, from 0.
+        step: optimiser steps done in it.
+        steps: optimiser steps done altogether.
+        loss: sum over the epoch's examples of weight times loss.
+        weight: sum of the epoch's weights.
+        counts: the epoch's examples by kind, where the adversary tells them apart.
+        best: the highest validation PGD accuracy so far, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    best: float | None = None
+
+
+class _Passes(nn.Module):
+    """Runs all passes of a step in one forward, which is what distributed wrappers expect of a step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        """Returns the logits of each input; every pass is a forward of its own, with its own BatchNorm statistics."""
+        return [self.model(x) for x in inputs]
+
+
+class Trainer:
+    """Trains a model on adversarial examples, on all the data or on subsets that a selector chooses.
+
+    Nothing here depends on which loss, attack, strategy or model it is given. Every random draw is keyed by (seed,
+    purpose, epoch, example), so the same call gives the same run, resumed or not, on one process or several (up to the
+    rounding of sums, and BatchNorm's statistics, which are those of each process's share).
+
+    Args:
+        model: gives logits of images in [0, 1].
+        loss: what is minimised.
+        adversary: makes the adversarial examples.
+        train: the training split.
+        optimizer: over the model's parameters; its learning rates are the peak ones.
+        settings: epochs, batch size and so on.
+        schedule: the learning rate over the run; None keeps it.
+        selector: chooses each epoch's subset; None trains on everything.
+        validation: the validation split, which `best` is chosen on.
+        validation_attack: the attack that it is chosen with.
+        numbers: (N,) the training split's rows in the full training set; None where they are the same.
+        crop: pixels of padding for random crops.
+        flip: whether to flip at random.
+        seed: of every random draw.
+        accelerator: the processes, device and precision; None for Accelerate's defaults.
+        run: where checkpoints, metrics and weights go; None keeps nothing.
+        display: where progress is shown; None shows nothing.
+        interruption: asked after each step whether to stop.
+
+    Raises:
+        UserError: a batch cannot be divided over the processes and accumulation steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        adversary: Adversary,
+        train: ImageSet,
+        optimizer: torch.optim.Optimizer,
+        settings: TrainConfig,
+        *,
+        schedule: Schedule | None = None,
+        selector: SubsetSelector | None = None,
+        validation: ImageSet | None = None,
+        validation_attack: Attack | None = None,
+        numbers: Tensor | None = None,
+        crop: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+        accelerator: Accelerator | None = None,
+        run: RunDirectory | None = None,
+        display: Display | None = None,
+        interruption: Interruption | None = None,
+    ) -> None:
+        self.accelerator = accelerator or Accelerator()
+        self.accelerator.gradient_accumulation_steps = settings.accumulation
+        self.device = self.accelerator.device
+        self.model = model.to(self.device)
+        self.passes, self.optimizer = self.accelerator.prepare(_Passes(self.model), optimizer)
+        self.inference = Inference(self.model, self.accelerator.autocast)
+        self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
+        self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
+        self.validation, self.validation_attack = validation, validation_attack
+        self.numbers = torch.arange(len(train)) if numbers is None else numbers
+        self.train, self.settings, self.seed = train, settings, seed
+        self.loader = BatchLoader(
+            train,
+            self.numbers,
+            batch_size=settings.batch_size,
+            crop=crop,
+            flip=flip,
+            seed=seed,
+            device=self.device,
+            memory_format=settings.memory_format,
+        )
+        self.model.to(memory_format=self.loader.memory_format)
+        self.loader.check(selector.budget if selector else len(train), settings.accumulation)
+        self.run, self.display = run, display or Display(visible=False)
+        self.interruption = interruption or Interruption()
+        self.stopwatch = Stopwatch(self.device)
+        self.progress = Progress()
+        self.stopping = False
+
+    def fit(self) -> None:
+        """Trains to the last epoch, from the newest checkpoint where the run has one.
+
+        Raises:
+            Interrupted: a signal asked to stop; a checkpoint has been written.
+            RunError: the loss is not finite.
+        """
+        self.restore()
+        while self.progress.epoch < self.settings.epochs:
+            epoch = self.progress.epoch
+            if self.selector is None or not self.selector.skips(epoch):
+                subset = self.subset(epoch)
+                self.train_epoch(epoch, subset)
+                self.finish_epoch(epoch, subset)
+            self.progress = Progress(epoch=epoch + 1, steps=self.progress.steps, best=self.progress.best)
+            if (epoch + 1) % self.settings.checkpoint_every == 0 or epoch + 1 == self.settings.epochs:
+                self.save_checkpoint()
+        self.save_weights("last")
+
+    def train_epoch(self, epoch: int, subset: Subset) -> None:
+        """Takes the epoch's remaining steps."""
+        batches = self.loader.order(epoch, len(subset.indices))
+        with self.display.task(f"epoch {epoch + 1}/{self.settings.epochs}") as update:
+            for step in range(self.progress.step, len(batches)):
+                self.set_learning_rate(epoch + step / len(batches))
+                with self.stopwatch.phase("data"):
+                    batch = self.loader.load(batches[step], subset, epoch)
+                self.train_step(batch)
+                if self.averaging:
+                    self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
+                update(step + 1, len(batches), f"loss {self.progress.loss / self.progress.weight:.3f}")
+                self.stop_if_asked()
+
+    def train_step(self, batch: Batch) -> None:
+        """Attacks a batch, updates the weights, and adds up what the metrics need.
+
+        Minimises ``sum w_i loss_i / sum w_i`` over the global batch: all processes, all accumulation steps.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        torch.manual_seed(derive(self.seed, "dropout", self.progress.steps, processes.rank()))
+        counts: dict[str, int] = {}
+        inputs = {"clean": batch.x}
+        with self.stopwatch.phase("attack"), self.accelerator.autocast():
+            if "adversarial" in self.loss.passes:
+                adversarial = self.adversary(self.inference, batch.x, batch.y, batch.noise)
+                inputs["adversarial"], counts = adversarial.images, adversarial.counts
+        with self.stopwatch.phase("update"):
+            share = sum(self.update(batch, inputs, part) for part in self.micro_batches(len(batch.y)))
+            asked = int(self.interruption.requested > 0)
+            loss, asked_of, *totals = processes.sum_over([float(share), asked, *counts.values()], device=self.device)
+        if not math.isfinite(loss):
+            raise self.not_finite(batch)
+        self.progress.loss += loss * batch.total
+        self.progress.weight += batch.total
+        for kind, total in zip(counts, totals, strict=True):
+            self.progress.counts[kind] = self.progress.counts.get(kind, 0) + int(total)
+        self.progress.step += 1
+        self.progress.steps += 1
+        self.stopping = asked_of > 0
+
+    def update(self, batch: Batch, inputs: dict[str, Tensor], part: slice) -> Tensor:
+        """Runs one micro-batch forward and backward, and steps after the last; returns its share of the mean loss."""
+        with self.accelerator.accumulate(self.passes):
+            logits = self.passes(*(inputs[name][part] for name in self.loss.passes))
+            share = (self.loss(logits, batch.y[part]) * batch.weights[part]).sum() / batch.total
+            # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
+            self.accelerator.backward(share * self.settings.accumulation * processes.world_size())
+            if self.accelerator.sync_gradients and self.settings.clip_gradient:
+                self.accelerator.clip_grad_norm_(self.passes.parameters(), self.settings.clip_gradient)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return share.detach()
+
+    def subset(self, epoch: int) -> Subset:
+        """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
+        if self.selector is None:
+            return everything(len(self.train))
+        if self.progress.step:  # an epoch that was interrupted goes on with the subset it had
+            return self.selector.current or everything(len(self.train))
+        before = self.selector.current
+        with self.stopwatch.phase("selection"), self.display.task("selection") as update:
+
+            def on_batch(done: int, total: int) -> None:
+                update(done, total)
+                self.interruption.check()
+
+            subset = self.selector.subset(epoch, self.inference, on_batch)
+        if self.run and self.selector.current is not before:
+            self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
+        return subset
+
+    def micro_batches(self, size: int) -> Iterator[slice]:
+        """Yields the accumulation steps' parts of a share of a batch."""
+        edges = [round(size * number / self.settings.accumulation) for number in range(self.settings.accumulation + 1)]
+        yield from (slice(start, end) for start, end in itertools.pairwise(edges))
+
+    def set_learning_rate(self, epoch: float) -> None:
+        """Sets the learning rates of a moment in the run, in epochs."""
+        if self.schedule:
+            factor = self.schedule.factor(epoch, self.settings.epochs)
+            for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+                group["lr"] = peak * factor
+
+    def finish_epoch(self, epoch: int, subset: Subset) -> None:
+        """Validates where it is time to, and writes the epoch's line of metrics."""
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "train_loss": self.progress.loss / self.progress.weight,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "subset_size": len(subset.indices),
+        }
+        due = (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs
+        if due and self.validation and self.validation_attack:
+            row["validation"] = self.validate(self.validation, self.validation_attack)
+        seconds = self.stopwatch.seconds()
+        busy = seconds["attack"] + seconds["update"] + seconds["data"]
+        row |= {
+            "images_per_second": len(subset.indices) / busy,
+            "seconds": seconds,
+            "counts": self.progress.counts or None,
+        }
+        if self.run:
+            self.run.add_row(row)
+        self.stopwatch.restart()
+        figures = {"train_loss": row["train_loss"], "lr": row["lr"], **row.get("validation", {})}
+        self.accelerator.log(figures, step=epoch)
+        self.display.say(describe(row, self.settings.epochs))
+
+    def validate(self, validation: ImageSet, attack: Attack) -> dict[str, float]:
+        """Returns clean and PGD accuracy on the validation split, and keeps the weights if they are the best yet."""
+        with self.stopwatch.phase("validation"):
+            model = Inference(self.evaluated, self.accelerator.autocast)
+            clean, robust = robust_accuracy(model, validation, attack, seed=self.seed)
+        if self.progress.best is None or robust > self.progress.best:
+            self.progress.best = robust
+            with self.stopwatch.phase("checkpoint"):
+                self.save_weights("best")
+        return {"clean": clean, "robust": robust}
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose weights are the result: the averaged one where there is averaging."""
+        return self.averaging.model if self.averaging else self.model
+
+    def save_weights(self, which: str) -> None:
+        """Writes the ``best`` or the ``last`` weights: a plain state dict."""
+        if self.run and self.run.writes:
+            state = {name: value.contiguous() for name, value in self.evaluated.state_dict().items()}
+            write_atomic(self.run.weights(which), serialise_tensors(state))
+
+    def save_checkpoint(self) -> None:
+        """Writes everything that the rest of the run depends on."""
+        with self.stopwatch.phase("checkpoint"):
+            if self.run and self.run.writes:
+                self.run.checkpoints.save(self.progress.steps, self.state_dict())
+            processes.barrier()
+
+    def stop_if_asked(self) -> None:
+        """Ends the run with a checkpoint if any process was asked to.
+
+        Raises:
+            Interrupted: with the signal's number.
+        """
+        if self.stopping:
+            self.save_checkpoint()
+            raise Interrupted(self.interruption.requested or signal.SIGTERM)
+
+    def not_finite(self, batch: Batch) -> RunError:
+        """Returns the error for a loss that is NaN or infinite: which batch, and what is left."""
+        numbers = ", ".join(map(str, batch.noise.keys[:8].tolist()))
+        kept = self.run.checkpoints.paths() if self.run else []
+        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        return RunError(
+            f"the loss is not finite in epoch {self.progress.epoch}, step {self.progress.step} "
+            f"(training examples {numbers}, ...); {good}; lower optimizer.lr or set train.clip_gradient"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the rest of the run depends on, as `checkpoint.pack` takes it."""
+        return {
+            "progress": asdict(self.progress),
+            "seconds": self.stopwatch.seconds(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "averaging": self.averaging.state_dict() if self.averaging else None,
+            "selector": self.selector.state_dict() if self.selector else None,
+            "adversary": self.adversary.state_dict(),
+        }
+
+    def restore(self) -> None:
+        """Goes on from the run's newest whole checkpoint, if it has one."""
+        found = self.run.checkpoints.latest() if self.run else None
+        if found is None or self.run is None:
+            return
+        path, state = found
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        restore_optimizer(self.optimizer.optimizer, state["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.averaging:
+            self.averaging.load_state_dict(state["averaging"])
+        if self.selector:
+            self.selector.load_state_dict(state["selector"])
+        self.adversary.load_state_dict(state["adversary"])
+        self.stopwatch.restart(state["seconds"])
+        self.run.keep_rows(self.progress.epoch)
+        self.display.say(f"resumed from {path}")
+
+
+def describe(row: dict[str, Any], epochs: int) -> str:
+    """Returns one epoch's metrics as a line for a person."""
+    parts = [
+        f"epoch {row['epoch'] + 1}/{epochs}",
+        f"loss {row['train_loss']:.3f}",
+        f"{row['subset_size']} images",
+        f"{row['images_per_second']:.0f} images/s",
+        duration(row["seconds"]["total"]),
+    ]
+    if "validation" in row:
+        parts.append(f"validation {row['validation']['clean']:.1%} clean, {row['validation']['robust']:.1%} PGD")
+    return "  ".join(parts)

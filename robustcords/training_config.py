@@ -1,0 +1,68 @@
+"""What the ``[train]`` and ``[logging]`` tables of a recipe may say. Free of torch, so that checking is quick."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
+
+from robustcords.config import Table
+from robustcords.errors import nearest
+
+if TYPE_CHECKING:
+    from robustcords.averaging import AveragingConfig
+else:  # importing it imports torch; `recipe.assemble` hands over an instance
+    AveragingConfig = Table
+
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+"""The trackers that Accelerate knows."""
+
+
+def _off(value: Any) -> Any:
+    return None if value is False else value
+
+
+def _tracker(name: str) -> str:
+    if name not in TRACKERS:
+        raise ValueError(f"unknown tracker{nearest(name, TRACKERS)}")
+    return name
+
+
+class TrainConfig(Table):
+    """The ``[train]`` table: how long, in what portions and how exactly to train.
+
+    Attributes:
+        epochs: passes over the selected subset, or over the full training set without a selector.
+        batch_size: images per optimiser step, over all processes and accumulation steps together.
+        accumulation: micro-batches that one optimiser step is computed in; more take less memory.
+        precision: of the forward and backward passes; ``"auto"`` takes bf16 where the hardware is faster with it.
+        compile: compile the model with ``torch.compile``.
+        memory_format: layout of images and convolutions in memory.
+        validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
+        checkpoint_every: epochs between checkpoints.
+        keep_checkpoints: how many of the newest checkpoints to keep.
+        clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
+        averaging: table of weight averaging; left out or ``false``, none.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+    compile: bool = False
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    validate_every: Annotated[int, Field(ge=1)] = 5
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
+    averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
+
+
+class LoggingConfig(Table):
+    """The ``[logging]`` table.
+
+    Attributes:
+        trackers: experiment trackers to report to, beside metrics.jsonl; each needs its own package.
+    """
+
+    trackers: list[Annotated[str, AfterValidator(_tracker)]] = Field(default_factory=list)

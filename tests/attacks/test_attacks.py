@@ -1,0 +1,180 @@
+"""One table of attacks; every promise is checked for every row."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from robustcords.attacks.base import Objective, evaluation_mode, input_gradient
+from robustcords.attacks.fgsm import FGSM
+from robustcords.attacks.pgd import PGD
+from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
+
+ATTACKS = [
+    pytest.param(FGSM, {"random_start": "uniform"}, id="fgsm-rs"),
+    pytest.param(FGSM, {"random_start": "none"}, id="fgsm"),
+    pytest.param(FGSM, {"step_size": 0.2}, id="fgsm-step"),
+    pytest.param(PGD, {"steps": 3, "step_size": 0.02}, id="pgd"),
+    pytest.param(PGD, {"steps": 3, "step_size": 0.02, "random_start": "none"}, id="pgd-none"),
+    pytest.param(PGD, {"steps": 3, "step_size": 0.02, "random_start": "uniform"}, id="pgd-uniform"),
+    pytest.param(PGD, {"steps": 2, "step_size": 10.0, "random_start": "gaussian"}, id="pgd-gaussian-huge-step"),
+]
+NORMS = ["linf", "l2"]
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((6, 3, 5, 5), generator=generator)
+    x[0], x[1] = 0.0, 1.0  # images on the bounds
+    return x, torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+@pytest.fixture
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, 4)
+        )
+
+
+def cross_entropy(y):
+    return Objective(lambda z: F.cross_entropy(z, y, reduction="none"))
+
+
+def noise(count, seed=5):
+    return Noise(seed, torch.arange(count))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+def test_stays_inside_ball_and_bounds(attack, options, norm, model, images):
+    x, y = images
+    threat = ThreatModel(norm=norm, epsilon=0.1)
+    x_adv = attack(threat, **options)(model, x, cross_entropy(y), noise(6))
+    delta = (x_adv - x).flatten(1)
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert size.max() <= 0.1 + 1e-6
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert size.max() > 0.01
+    assert not x_adv.requires_grad
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+def test_objective_rises_on_a_linear_model(attack, options, norm, images):
+    x, y = images
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(75, 4))
+    attacked = attack(ThreatModel(norm=norm, epsilon=0.1), **options)(linear, x, cross_entropy(y), noise(6))
+    with torch.no_grad():
+        before, after = (F.cross_entropy(linear(images_), y, reduction="none") for images_ in (x, attacked))
+    if options.get("step_size") != 10.0:  # a step across the whole ball may come back on the other side
+        assert (after >= before - 1e-6).all()
+    assert after.sum() > before.sum()
+
+
+@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+def test_no_radius_no_batch_no_change(attack, options, model, images):
+    x, y = images
+    nothing = attack(ThreatModel(epsilon=0.0), **options)
+    assert torch.equal(nothing(model, x, cross_entropy(y), noise(6)), x)
+    empty = attack(ThreatModel(epsilon=0.1), **options)(model, x[:0], cross_entropy(y[:0]), noise(0))
+    assert empty.shape == x[:0].shape
+
+
+@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+def test_leaves_the_model_as_it_was(attack, options, model, images):
+    x, y = images
+    model.train()
+    model[3].eval()
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    attack(ThreatModel(epsilon=0.1), **options)(model, x, cross_entropy(y), noise(6))
+    assert [module.training for module in model] == [True, True, True, False, True, True]
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+def test_is_reproducible_and_independent_of_batching(attack, options, model, images):
+    x, y = images
+    search = attack(ThreatModel(epsilon=0.1), **options)
+    state = torch.get_rng_state()
+    whole = search(model, x, cross_entropy(y), noise(6))
+    assert torch.equal(whole, search(model, x, cross_entropy(y), noise(6)))
+    rows = torch.tensor([4, 1])
+    part = search(model, x[rows], cross_entropy(y[rows]), noise(6)[rows])
+    torch.testing.assert_close(part, whole[rows])
+    assert torch.equal(torch.get_rng_state(), state)
+    if options.get("random_start") != "none" and options.get("step_size") != 10.0:
+        assert not torch.equal(whole, search(model, x, cross_entropy(y), noise(6, seed=6)))
+
+
+def test_pgd_follows_the_formula():
+    """Eq. (2) in NumPy float64, on a linear model whose gradient is known."""
+    rng = np.random.default_rng(0)
+    weight, x, y = rng.normal(size=(3, 4)), rng.uniform(size=(5, 4)), np.array([0, 1, 2, 0, 1])
+    epsilon, step, expected = 0.1, 0.03, x.copy()
+    for _ in range(4):
+        logits = expected @ weight.T
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        gradient = (p - np.eye(3)[y]) @ weight
+        expected = np.clip(np.clip(expected + step * np.sign(gradient), x - epsilon, x + epsilon), 0, 1)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)).double()
+    linear[1].weight.data = torch.from_numpy(weight)
+    attack = PGD(ThreatModel(epsilon=epsilon), steps=4, step_size=step, random_start="none")
+    result = attack(linear, torch.from_numpy(x).view(5, 1, 2, 2), cross_entropy(torch.from_numpy(y)), noise(5))
+    np.testing.assert_allclose(result.view(5, 4).numpy(), expected, atol=1e-12)
+
+
+def test_l2_step_goes_along_the_normalised_gradient():
+    threat = ThreatModel(norm="l2", epsilon=1.0)
+    x, gradient = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, 1, 2, 2)
+    gradient[0, 0, 0] = torch.tensor([3.0, 4.0])
+    moved = threat.ascend(x, gradient, 0.5)
+    torch.testing.assert_close(moved[0, 0, 0], torch.tensor([0.8, 0.9]))
+    assert torch.equal(moved[1], x[1])  # a zero gradient has no direction
+
+
+def test_input_gradient_matches_autograd_and_leaves_no_graph(model, images):
+    x, y = images
+    model.eval()
+    gradient = input_gradient(model, cross_entropy(y), x)
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(model(leaf), y, reduction="sum").backward()
+    torch.testing.assert_close(gradient, leaf.grad)
+    assert gradient.grad_fn is None
+
+
+def test_effort_replaces_steps(model, images):
+    x, y = images
+    threat = ThreatModel(epsilon=0.1)
+    pgd = PGD(threat, steps=7, step_size=0.01)
+    assert pgd.with_effort(2, 0.05).config.steps == 2
+    assert pgd.with_effort(2, 0.05).config.step_size == 0.05
+    assert pgd.with_effort(2).config.step_size == 0.01
+    assert torch.equal(pgd.with_effort(0)(model, x, cross_entropy(y), noise(6)), x)
+    assert torch.equal(FGSM(threat).with_effort(0)(model, x, cross_entropy(y), noise(6)), x)
+    assert FGSM(threat).with_effort(5).passes == 1
+    assert pgd.at(0.3).threat.epsilon == 0.3
+
+
+def test_modes_come_back_after_an_error(model):
+    model.train()
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
+        assert not model[1].training
+        raise RuntimeError("inside")
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "key"),
+    [(PGD, {"steps": -1}, "steps"), (PGD, {"step_size": "2/0"}, "step_size"), (FGSM, {"stepsize": 1.0}, "stepsize")],
+)
+def test_bad_options_are_named(attack, options, key):
+    with pytest.raises(ValueError, match=key):
+        attack(ThreatModel(), **options)

@@ -1,0 +1,92 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustcords import data
+from robustcords.errors import UserError
+
+
+def load(root, **options):
+    return data.source(str(root))(name=str(root), **options).load()
+
+
+def test_reads_class_folders(class_folders, pixels):
+    splits = load(class_folders)
+    expected = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    assert torch.equal(splits.train.images, expected[:6])
+    assert torch.equal(splits.test.images, expected[6:])
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert splits.test.labels.tolist() == [0, 0, 1, 1]
+    assert splits.train.classes == splits.test.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_other_names_of_the_test_set(class_folders, name):
+    (class_folders / "test").rename(class_folders / name)
+    assert len(load(class_folders).test) == 4
+
+
+def test_passes_over_hidden_files_and_reads_deeper_ones(class_folders):
+    (class_folders / "train" / ".cache").mkdir()
+    (class_folders / "train" / "cat" / ".DS_Store").write_bytes(b"x")
+    (class_folders / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
+    (class_folders / "train" / "dog" / "more").mkdir()
+    (class_folders / "train" / "dog" / "2.png").rename(class_folders / "train" / "dog" / "more" / "2.png")
+    assert load(class_folders).train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_both_splits_are_colour_where_one_is(class_folders, pixels):
+    for file in (class_folders / "train").rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    splits = load(class_folders)
+    assert splits.train.images.shape[1] == splits.test.images.shape[1] == 3
+    grey = np.asarray(Image.fromarray(pixels[0]).convert("L"))
+    assert np.array_equal(splits.train.images[0].numpy(), np.stack([grey] * 3))
+
+
+def test_image_size_makes_one_size(class_folders):
+    file = class_folders / "train" / "dog" / "1.png"
+    Image.new("RGB", (40, 30)).save(file)
+    with pytest.raises(UserError, match=r"dog/1\.png: the image is 40 x 30 .* 6 x 5; set data\.image_size"):
+        load(class_folders)
+    assert load(class_folders, image_size=4).train.images.shape == (6, 3, 4, 4)
+
+
+def test_test_images_of_another_size(class_folders):
+    for file in (class_folders / "test").rglob("*.png"):
+        Image.new("RGB", (7, 7)).save(file)
+    with pytest.raises(UserError, match=r"test/cat/0\.png: the image is 7 x 7 .*training images are 6 x 5"):
+        load(class_folders)
+
+
+def truncate(root):
+    file = root / "train" / "dog" / "1.png"
+    file.write_bytes(file.read_bytes()[:60])
+
+
+def extra_test_class(root):
+    (root / "test" / "fox").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "train" / "dog" / "1.png").write_bytes(b""), r"train/dog/1\.png: the file is empty"),
+        (lambda root: (root / "train" / "cat" / "notes.txt").write_text("hi"), r"cat/notes\.txt: not an image"),
+        (truncate, r"train/dog/1\.png: "),
+        (lambda root: (root / "train" / "fox").mkdir(), "train/fox: there are no images of this class"),
+        (extra_test_class, r"test/fox: there is no such class in training \(classes: cat, dog\)"),
+        (lambda root: shutil.rmtree(root / "test"), r"no folder test .*it holds: train"),
+        (lambda root: shutil.rmtree(root / "train" / "dog"), "test/dog: there is no such class"),
+        (lambda root: [shutil.rmtree(root / split / "dog") for split in ("train", "test")], "at least two classes"),
+        (lambda root: [shutil.rmtree(root / "test" / name) for name in ("cat", "dog")], "test: there are no images"),
+    ],
+)
+def test_bad_folders(class_folders, damage, message):
+    damage(class_folders)
+    with pytest.raises(UserError, match=message) as error:
+        load(class_folders)
+    assert "\n" not in str(error.value)

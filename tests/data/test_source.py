@@ -1,0 +1,72 @@
+import subprocess
+import sys
+
+import pytest
+
+from robustcords import data
+from robustcords.data.base import DataSource
+from robustcords.data.digits import Digits
+from robustcords.data.folder import Folder
+from robustcords.data.parquet import Parquet
+from robustcords.data.vision import Vision
+from robustcords.errors import UserError
+
+
+@pytest.mark.parametrize("name", data.DATA)
+def test_every_registered_name_is_a_source(name):
+    cls = data.source(name)
+    assert issubclass(cls, DataSource)
+    assert cls(name=name).config.name == name
+
+
+def test_names_outside_the_registry(class_folders, tmp_path, monkeypatch):
+    assert data.source("digits") is Digits
+    assert data.source("robustcords.data.vision:Vision") is Vision
+    assert data.source("owner/data-set_1.0") is Parquet
+    assert data.source(str(class_folders)) is Folder
+    (tmp_path / "tables" / "train").mkdir(parents=True)
+    (tmp_path / "tables" / "train" / "0.parquet").write_bytes(b"")
+    assert data.source(str(tmp_path / "tables")) is Parquet
+    # A folder that exists wins over a hub id of the same form, and a registered name over a folder.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    class_folders.rename(tmp_path / "owner" / "set")
+    assert data.source("owner/set") is Folder
+    (tmp_path / "owner" / "set").rename(tmp_path / "digits")
+    assert data.source("digits") is Digits
+    assert data.source("./digits") is Folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar", "unknown data 'cifar'; did you mean 'cifar10'"),
+        ("/no/such/folder", "no such folder"),
+        ("./absent", "no such folder"),
+        ("a/b/c", "no such folder"),
+        ("no_such_module:Class", "cannot import 'no_such_module'"),
+        ("robustcords.data.vision:Visoin", "has no 'Visoin'; did you mean 'Vision'"),
+        ("robustcords.rng:Noise", "not a subclass of robustcords.data.base:DataSource"),
+    ],
+)
+def test_names_that_are_none(name, message):
+    with pytest.raises(UserError, match=message) as error:
+        data.source(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(UserError, match=r"holds neither parquet files .* nor class folders"):
+        data.source(str(tmp_path))
+
+
+def test_names_and_options_are_known_without_the_libraries():
+    program = """
+import sys
+from robustcords import data
+assert "torch" not in sys.modules
+data.source("cifar10").Config(name="cifar10"), data.source("digits").Config(name="digits"), data.source("a/b")
+heavy = {"torchvision", "datasets", "sklearn", "pyarrow", "pandas"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

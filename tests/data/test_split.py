@@ -1,0 +1,64 @@
+from fractions import Fraction
+
+import pytest
+import torch
+
+from robustcords.data.split import stratified_split
+
+
+def labels_with(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(7))]
+
+
+@pytest.mark.parametrize("counts", [[50] * 10, [100, 37, 3, 2, 1], [7, 7, 7], [0, 5, 9], [1, 1, 1, 40]])
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.25, 0.5, 0.7])
+def test_is_a_stratified_partition(counts, fraction):
+    labels = labels_with(counts)
+    train, held_out = stratified_split(labels, fraction, seed=3)
+    assert torch.equal(torch.cat([train, held_out]).sort().values, torch.arange(len(labels)))
+    assert torch.equal(train, train.sort().values)
+    assert torch.equal(held_out, held_out.sort().values)
+    assert train.dtype == held_out.dtype == torch.int64
+    assert len(held_out) == round(fraction * len(labels))
+    kept = labels[train].bincount(minlength=len(counts))
+    for count, left in zip(counts, kept.tolist(), strict=True):
+        quota = Fraction(count * len(held_out), len(labels))
+        if count >= 2:
+            assert left >= 1
+            # Within one of the exact share, and one more where classes of one example are passed over.
+            assert abs(count - left - quota) < 2
+
+
+def test_largest_remainders_get_the_rest():
+    # Quotas for 5 of 20: 2.25, 1.75, 1.0; the one left over goes to the second class.
+    _, held_out = stratified_split(labels_with([9, 7, 4]), 0.25, seed=0)
+    assert labels_with([9, 7, 4])[held_out].bincount().tolist() == [2, 2, 1]
+
+
+def test_a_fraction_near_one_leaves_an_example_of_every_class():
+    labels = labels_with([10, 5, 2])
+    train, held_out = stratified_split(labels, 0.99, seed=0)
+    assert labels[train].bincount().tolist() == [1, 1, 1]
+    assert len(held_out) == 14
+
+
+def test_depends_on_the_seed_alone():
+    labels = labels_with([100] * 5)
+    before = torch.random.get_rng_state()
+    first, again, other = (stratified_split(labels, 0.2, seed)[1] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_every_example_is_held_out_by_some_seed():
+    labels = labels_with([6, 6])
+    seen = torch.cat([stratified_split(labels, 0.25, seed)[1] for seed in range(60)])
+    assert seen.unique().numel() == 12
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_refuses_impossible_fractions(fraction):
+    with pytest.raises(ValueError, match="outside"):
+        stratified_split(torch.zeros(3, dtype=torch.int64), fraction, seed=0)

@@ -1,0 +1,142 @@
+import inspect
+import struct
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+from torchvision import datasets
+
+from robustcords.data.catalogue import SETS
+from robustcords.data.vision import Vision, cache_folder
+from robustcords.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def write_idx(file, array):
+    """Writes an array of bytes as the MNIST files are (LeCun et al. 1998)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    file.write_bytes(header + array.tobytes())
+
+
+def write_mnist(root, images, labels, prefixes=("train", "t10k")):
+    for prefix in prefixes:
+        write_idx(root / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(root / f"{prefix}-labels-idx1-ubyte", labels)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_entry_is_one_of_torchvisions(name):
+    usual = SETS[name]
+    cls = getattr(datasets, usual.cls)
+    accepts_download = False
+    for owner in cls.__mro__[:-1]:
+        parameters = inspect.signature(owner.__init__).parameters
+        accepts_download |= "download" in parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    for arguments in usual.splits:
+        inspect.signature(cls.__init__).bind(None, "root", **arguments)
+    assert usual.splits[0] != usual.splits[1]
+    assert usual.cls in {"ImageNet"} or accepts_download == usual.download
+
+
+def test_reads_torchvisions_files_from_path(tmp_path, images, capsys):
+    labels = np.arange(12, dtype=np.uint8) % 10
+    write_mnist(tmp_path / "files" / "FashionMNIST" / "raw", images, labels)
+    splits = Vision(name="fashion_mnist", path=str(tmp_path / "files")).load()
+    for part in (splits.train, splits.test):
+        assert torch.equal(part.images, torch.from_numpy(images).unsqueeze(1))
+        assert part.labels.tolist() == labels.tolist()
+        assert part.classes[9] == "Ankle boot"
+    assert capsys.readouterr().out == ""
+
+
+def test_reads_torchvisions_files_from_the_cache(images):
+    labels = np.arange(12, dtype=np.uint8) % 10
+    write_mnist(cache_folder() / "mnist" / "MNIST" / "raw", images, labels)
+    assert Vision(name="mnist").load().train.labels.tolist() == labels.tolist()
+
+
+def test_labels_that_start_at_one(tmp_path, images):
+    raw = tmp_path / "EMNIST" / "raw"
+    letters = np.arange(12, dtype=np.uint8) * 2 + 1
+    write_mnist(raw, images, letters, prefixes=("emnist-letters-train", "emnist-letters-test"))
+    train = Vision(name="emnist_letters", path=str(tmp_path)).load().train
+    assert train.labels.tolist() == list(range(0, 24, 2))
+    assert train.classes == tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+def test_reads_class_folders_at_path(class_folders):
+    assert Vision(name="cifar10", path=str(class_folders)).load().train.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_failed_download_is_one_line(tmp_path, given, capfd):
+    root = tmp_path / "files"
+    root.mkdir()
+    with pytest.raises(UserError) as error:
+        Vision(name="mnist", path=str(root) if given else None).load()
+    message = str(error.value)
+    where = root if given else cache_folder() / "mnist"
+    assert message.startswith(f"data 'mnist': not usable in {where}, and downloading it failed: ")
+    assert "data.path can name a folder" in message
+    assert "\n" not in message
+    assert capfd.readouterr().out == ""
+
+
+def test_a_set_that_cannot_be_downloaded():
+    with pytest.raises(UserError, match=r"'fer2013': not usable in .* and torchvision cannot download it"):
+        Vision(name="fer2013").load()
+
+
+def test_damaged_files_are_one_line(tmp_path, images):
+    raw = tmp_path / "MNIST" / "raw"
+    write_mnist(raw, images, np.arange(12, dtype=np.uint8) % 10)
+    (raw / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03")
+    with pytest.raises(UserError, match="'mnist': not usable in") as error:
+        Vision(name="mnist", path=str(tmp_path)).load()
+    assert "\n" not in str(error.value)
+
+
+def test_path_has_to_exist(tmp_path):
+    with pytest.raises(UserError, match=r"data\.path: '.*absent' does not exist"):
+        Vision(name="cifar10", path=str(tmp_path / "absent")).load()
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "crop", "flip"),
+    [("cifar10", 4, True), ("cifar100", 4, True), ("svhn", 4, False), ("mnist", 0, False), ("fashion_mnist", 0, False)],
+)
+def test_usual_augmentation(name, crop, flip):
+    assert (Vision(name=name).crop, Vision(name=name).flip) == (crop, flip)
+    changed = Vision(name=name, crop=7, flip=not flip)
+    assert (changed.crop, changed.flip) == (7, not flip)
+
+
+def test_refuses_names_that_torchvision_has_not():
+    with pytest.raises(pydantic.ValidationError, match="unknown torchvision set 'cifar11'; did you mean 'cifar10'"):
+        Vision(name="cifar11")
+
+
+def test_cache_folder_is_an_absolute_one(monkeypatch, tmp_path):
+    assert cache_folder() == tmp_path / "cache" / "robustcords"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == tmp_path / ".cache" / "robustcords"

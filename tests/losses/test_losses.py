@@ -1,0 +1,127 @@
+"""Losses against NumPy float64 from the papers' formulas."""
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from robustcords.losses.mart import MART
+from robustcords.losses.sat import SAT
+from robustcords.losses.standard import Standard
+from robustcords.losses.trades import TRADES, kl_divergence
+
+
+def softmax(z):
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def numpy_loss(name, clean, adversarial, y, beta=0.0, smoothing=0.0):
+    rows, classes = np.arange(len(y)), clean.shape[1]
+    target = np.full_like(clean, smoothing / classes)
+    target[rows, y] += 1 - smoothing
+    p, q = softmax(clean), softmax(adversarial)
+    ce, ce_adv = -(target * np.log(p)).sum(1), -(target * np.log(q)).sum(1)
+    kl = (p * np.log(p / q)).sum(1)
+    if name == "standard":
+        return ce
+    if name == "sat":
+        return ce_adv
+    if name == "trades":
+        return ce + beta * kl
+    wrong = q.copy()
+    wrong[rows, y] = -1
+    return ce_adv - np.log(1 - wrong.max(1)) + beta * kl * (1 - p[rows, y])
+
+
+LOSSES = [
+    ("standard", Standard, {}),
+    ("sat", SAT, {}),
+    ("trades", TRADES, {"beta": 6.0}),
+    ("mart", MART, {"beta": 5.0}),
+]
+
+
+def logits_of(loss, clean, adversarial):
+    return [{"clean": clean, "adversarial": adversarial}[name] for name in loss.passes]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
+def test_equals_the_formula(name, kind, options, classes, smoothing):
+    rng = np.random.default_rng(classes)
+    clean, adversarial = rng.normal(size=(2, 16, classes)) * 3
+    y = rng.integers(classes, size=16)
+    loss = kind(**options, label_smoothing=smoothing)
+    expected = numpy_loss(name, clean, adversarial, y, smoothing=smoothing, **options)
+    tensors = logits_of(loss, torch.from_numpy(clean), torch.from_numpy(adversarial))
+    np.testing.assert_allclose(loss(tensors, torch.from_numpy(y)).numpy(), expected, rtol=1e-10)
+    single = [z.float() for z in tensors]
+    assert loss(single, torch.from_numpy(y)).dtype == torch.float32
+    np.testing.assert_allclose(loss(single, torch.from_numpy(y)).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_by_hand():
+    """Two classes, clean p = (0.5, 0.5), adversarial p' = (0.25, 0.75), label 0."""
+    clean, adversarial, y = torch.zeros(1, 2), torch.tensor([[0.0, np.log(3.0)]]), torch.tensor([0])
+    kl = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+    assert TRADES(beta=2.0)([clean, adversarial], y).item() == pytest.approx(np.log(2) + 2 * kl, rel=1e-6)
+    boosted = -np.log(0.25) - np.log(1 - 0.75)
+    assert MART(beta=2.0)([clean, adversarial], y).item() == pytest.approx(boosted + 2 * kl * 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
+def test_gradients(name, kind, options):
+    """No term is detached: the gradient with respect to both passes is that of the whole formula."""
+    loss, y = kind(**options), torch.tensor([0, 2, 1])
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn((3, 4), generator=generator, dtype=torch.float64, requires_grad=True) for _ in loss.passes]
+    assert gradcheck(lambda *z: loss(list(z), y), inputs)
+    total = torch.autograd.grad(loss(inputs, y).sum(), inputs)
+    assert all(gradient.abs().max() > 1e-3 for gradient in total)
+    for gradient in total:  # a shift of all logits changes nothing, so every row sums to zero
+        torch.testing.assert_close(gradient.sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 50.0, 1e4])
+@pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
+def test_extreme_logits_stay_finite(name, kind, options, scale):
+    loss = kind(**options)
+    clean = (torch.eye(4) * scale).requires_grad_()
+    adversarial = (-torch.eye(4) * scale).requires_grad_()
+    used = logits_of(loss, clean, adversarial)
+    value = loss(used, torch.arange(4))
+    assert value.isfinite().all()
+    for gradient in torch.autograd.grad(value.sum(), used):
+        assert gradient.isfinite().all()
+
+
+def test_confidently_wrong_mart_is_finite():
+    wrong = torch.tensor([[0.0, 1000.0, 0.0]], requires_grad=True)
+    value = MART()([torch.zeros(1, 3), wrong], torch.tensor([0]))
+    assert value.isfinite().all()
+    assert torch.autograd.grad(value.sum(), wrong)[0].isfinite().all()
+
+
+def test_objectives():
+    clean, adversarial, y = torch.randn(3, 5, 4)[0], torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    expected = -np.log(softmax(adversarial.double().numpy()))[np.arange(5), y.numpy()]
+    for loss in (Standard(), SAT(label_smoothing=0.2), MART()):
+        np.testing.assert_allclose(loss.objective(y)(adversarial).numpy(), expected, rtol=1e-5)
+    p, q = softmax(clean.double().numpy()), softmax(adversarial.double().numpy())
+    divergence = TRADES().objective(y, clean)(adversarial).numpy()
+    np.testing.assert_allclose(divergence, (p * np.log(p / q)).sum(1), rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="clean logits"):
+        TRADES().objective(y)
+
+
+def test_kl_of_a_zero_target_is_not_nan():
+    target = torch.tensor([[0.0, -200.0]])  # the second probability underflows in float32
+    assert kl_divergence(target, torch.tensor([[0.0, 0.0]])).item() == pytest.approx(np.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"beta": -1.0}, {"beta": float("nan")}, {"label_smoothing": 1.0}, {"gamma": 1.0}])
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TRADES(**options)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from robustcords import recipe
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+FILES = sorted(FOLDER.rglob("*.toml"))
+PAPER = {
+    f"cifar10_{loss}{way}{bullet}"
+    for loss in ("trades", "mart")
+    for way in ("", "_glister", "_gradmatch")
+    for bullet in ("", "_bullet")
+}
+
+
+def test_there_are_recipes() -> None:
+    assert FILES
+    assert set(recipe.shipped()) == {file.relative_to(FOLDER).with_suffix("").as_posix() for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_validates_and_survives_being_written_out(file: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(file)
+    (tmp_path / "recipe.toml").write_text(recipe.dump(loaded), encoding="utf-8")
+    assert recipe.load(tmp_path / "recipe.toml") == loaded
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_opens_with_a_comment_and_names_no_place_on_a_disk(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert "path" not in tomllib.loads(text).get("data", {})
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_the_papers_own_settings(name: str) -> None:
+    loaded = recipe.load(name)
+    mart, glister, gradmatch = "_mart" in name, "_glister" in name, "_gradmatch" in name
+    assert (loaded.model.name, loaded.train.epochs) == ("resnet18", 100)
+    options = loaded.optimizer.options()
+    assert (options["momentum"], options["weight_decay"]) == (0.9, 3.5e-3 if mart else 2e-4)
+    assert options["lr"] == (0.02 if glister else 0.01 if gradmatch or mart else 0.1)
+    assert loaded.data.validation_fraction == (0.1 if glister else 0)
+    assert (loaded.bullet is not None) == name.endswith("_bullet")
+    assert loaded.evaluation.pgd is not None
+    assert (loaded.evaluation.pgd.steps, loaded.evaluation.pgd.restarts) == (50, 10)
+    assert loaded.evaluation.pgd.epsilons == [4 / 255, 8 / 255, 16 / 255]
+    if glister or gradmatch:
+        assert loaded.selector is not None
+        assert loaded.selector.name == ("adv-glister" if glister else "adv-gradmatch")
+        assert (loaded.selector.fraction, loaded.selector.select_every) == (0.3, 20)
+    else:
+        assert loaded.selector is None
+
+
+def test_small_recipes_differ_in_method_alone() -> None:
+    small = {name: recipe.load(name) for name in recipe.shipped() if name.startswith("cifar10_small_")}
+    assert len(small) == 17
+    first = small["cifar10_small_trades"]
+    for each in small.values():
+        assert (each.model, each.threat, each.attack) == (first.model, first.threat, first.attack)
+        assert (each.optimizer, each.schedule, each.train, each.evaluation) == (
+            first.optimizer,
+            first.schedule,
+            first.train,
+            first.evaluation,
+        )

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from robustcords.report.tables import accuracy_rows, markdown, print_report
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    shared = {"examples": 1000, "pgd_attack": "PGD-50-10", "autoattack_examples": 200, "autoattack_version": "standard"}
+    best = {"clean": 0.8125, "pgd": {"4/255": 0.7, "8/255": 0.51234}, "autoattack": {"8/255": 0.425}, **shared}
+    last = {"clean": 1.0, "pgd": {"4/255": 0.6, "8/255": 0.0}, **shared, "autoattack_warnings": ["zero gradients [x]"]}
+    seconds = {"total": 200.0, "attack": 150.0, "update": 40.0, "selection": 10.0}
+    return {
+        "recipe": {
+            "seed": 7,
+            "data": {"name": "cifar10"},
+            "model": {"name": "resnet18", "width": 64},
+            "threat": {"norm": "linf", "epsilon": "8/255"},
+            "attack": {"name": "pgd", "steps": 10},
+            "loss": {"name": "mart", "beta": 5.0},
+            "selector": {"name": "adv-glister", "fraction": 0.3, "select_every": 20},
+            "bullet": {"steps": {"outlier": 0, "robust": 2, "boundary": 10}},
+            "optimizer": {"name": "sgd", "lr": 0.02},
+            "schedule": {"name": "step"},
+            "train": {"epochs": 2, "batch_size": 128, "precision": "bf16"},
+        },
+        "environment": {
+            "versions": {"torch": "2.9.0"},
+            "device": "a processor",
+            "git_commit": None,
+            "world_size": 2,
+            "threads": 1,
+        }
+        | {"precision": "bf16", "seed": 7},
+        "training": {"epochs": 2, "seconds": seconds, "selections": [{"epoch": 0, "size": 13500}]},
+        "evaluation": {"best": best, "last": last},
+    }
+
+
+def test_accuracies_are_percentages_with_two_decimals(report: dict[str, Any]):
+    assert accuracy_rows(report) == [
+        ["attack", "radius", "images", "best", "last"],
+        ["none", "", "1000", "81.25", "100.00"],
+        ["PGD-50-10", "4/255", "1000", "70.00", "60.00"],
+        ["PGD-50-10", "8/255", "1000", "51.23", "0.00"],
+        ["AutoAttack standard", "8/255", "200", "42.50", ""],
+    ]
+
+
+def test_markdown_tells_what_was_trained_and_how_well_it_did(report: dict[str, Any]):
+    text = markdown(report)
+    for line in (
+        "# mart on cifar10, resnet18, adv-glister 30 %, Bullet",
+        "- loss: mart (beta 5.0)",
+        "- selector: adv-glister (fraction 0.3, select_every 20)",
+        "- Bullet: attack steps outlier 0, robust 2, boundary 10",
+        "- threat: linf, radius 8/255",
+        "- 2 epochs, batches of 128, precision bf16, seed 7",
+        "| PGD-50-10 | 8/255 | 1000 | 51.23 | 0.00 |",
+        "AutoAttack warns (last): zero gradients [x]",
+        "| attack | 150.0 | 75.0 |",
+        "The run trained 2 epochs in 3:20, on 1 subset of 13500 images.",
+        "a processor, 2 processes of 1 thread, bf16; torch 2.9.0",
+    ):
+        assert line in text.splitlines()
+
+
+def test_markdown_of_full_data_training_without_bullet(report: dict[str, Any]):
+    del report["recipe"]["bullet"], report["recipe"]["selector"]
+    report["training"]["selections"] = []
+    text = markdown(report)
+    assert text.startswith("# mart on cifar10, resnet18\n")
+    assert "- selector: none, full data" in text
+    assert "- Bullet: none" in text
+    assert "in 3:20.\n" in text
+
+
+def test_markdown_without_a_run(report: dict[str, Any]):
+    report |= {"environment": {}, "training": {"epochs": 0, "seconds": {}, "selections": []}}
+    text = markdown(report)
+    assert "## Training" not in text
+    assert "## Environment" not in text
+    assert "| 81.25 |" in text
+
+
+def test_terminal_shows_every_number_on_80_columns(report: dict[str, Any]):
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=80))
+    text = stream.getvalue()
+    for row in accuracy_rows(report)[1:]:
+        assert any(all(cell in line for cell in row) for line in text.splitlines())
+    assert "AutoAttack warns (last): zero gradients [x]" in text
+    assert "trained 2 epochs in 3:20" in text

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+import torch
+
+from robustcords.checkpoint import Checkpoints, pack, restore_optimizer, unpack
+
+STATE = {
+    "number": 1,
+    "half": 0.5,
+    "none": None,
+    "names": ["a", "b"],
+    "weights": {"w": torch.arange(6.0).view(2, 3).t(), "n": torch.tensor(3)},
+    "by_index": {0: {"momentum": torch.ones(2)}, 1: {"momentum": torch.zeros(2)}},
+}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return a == b
+
+
+def test_state_comes_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(7, STATE)
+    path, state = checkpoints.latest()
+    assert path.name == "step_00000007"
+    assert same(STATE, state)
+
+
+def test_only_plain_values_are_kept():
+    with pytest.raises(TypeError, match="/a/0: a checkpoint cannot keep a set"):
+        pack({"a": [{1}]}, {})
+    tensors = {}
+    assert unpack(pack((1, [2]), tensors), tensors) == [1, [2]]
+
+
+def test_last_ones_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 30):
+        checkpoints.save(step, {"step": step})
+    assert [path.name for path in checkpoints.paths()] == ["step_00000002", "step_00000030"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def damage_truncate(path):
+    file = path / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def damage_flip(path):
+    content = bytearray((path / "state.json").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "state.json").write_bytes(bytes(content))
+
+
+def damage_remove(path):
+    (path / "tensors.safetensors").unlink()
+
+
+def damage_manifest(path):
+    (path / "manifest.json").write_text("{")
+
+
+def damage_manifest_list(path):
+    (path / "manifest.json").write_text(json.dumps([1]))
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_remove, damage_manifest, damage_manifest_list])
+def test_damaged_checkpoints_are_skipped_and_named(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, STATE)
+    damage(checkpoints.save(2, STATE))
+    with pytest.warns(UserWarning, match="step_00000002 is damaged"):
+        path, _ = checkpoints.latest()
+    assert path.name == "step_00000001"
+
+
+def test_an_unfinished_one_is_not_seen(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / ".step_00000003").mkdir()
+    assert checkpoints.latest() is None
+    checkpoints.save(3, STATE)
+    assert checkpoints.latest()[0].name == "step_00000003"
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), lambda p: torch.optim.AdamW(p, lr=0.1)]
+)
+def test_an_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, kind):
+    def made():
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return layer, kind(layer.parameters())
+
+    def step(layer, optimizer, seed):
+        x = torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
+        layer(x).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with torch.random.fork_rng():
+        layer, optimizer = made()
+        resumed, resumed_optimizer = made()
+    step(layer, optimizer, 1)
+    Checkpoints(tmp_path).save(1, {"model": layer.state_dict(), "optimizer": optimizer.state_dict()})
+    step(layer, optimizer, 2)
+    _, state = Checkpoints(tmp_path).latest()
+    resumed.load_state_dict(state["model"])
+    restore_optimizer(resumed_optimizer, state["optimizer"])
+    step(resumed, resumed_optimizer, 2)
+    assert torch.equal(layer.weight, resumed.weight)
+    buffers = [value for values in resumed_optimizer.state.values() for value in values.values() if value.dim() == 4]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in buffers)
