@@ -1,4 +1,4 @@
-"""From a training batch to its adversarial examples: the loss's objective, the attack, and how much effort each example gets."""
+"""From a training batch to its adversarial examples: the loss's objective, the attack, and each example's effort."""
 
 from __future__ import annotations
 

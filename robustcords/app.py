@@ -32,7 +32,8 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
 ) -> None:
     """Train, evaluate and report."""
-    from robustcords import experiment, recipe as recipes
+    from robustcords import experiment
+    from robustcords import recipe as recipes
     from robustcords.report.tables import print_report
 
     path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume)
@@ -72,7 +73,8 @@ def select(
     set_: Set = None,
 ) -> None:
     """Select one subset with given weights, and write its indices and weights."""
-    from robustcords import commands, recipe as recipes
+    from robustcords import commands
+    from robustcords import recipe as recipes
 
     summary = commands.select(recipes.load(recipe, set_ or []), weights, output)
     if _is_main():

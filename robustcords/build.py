@@ -103,7 +103,7 @@ def data(recipe: Recipe) -> Data:
 
 
 def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation (C,) of the pixels in [0, 1], in float64 sums, without a float copy of the set."""
+    """Returns mean and standard deviation (C,) of the pixels in [0, 1], summed in float64 portion by portion."""
     total = torch.zeros(images.images.shape[1], dtype=torch.float64)
     square = torch.zeros_like(total)
     for rows in torch.arange(len(images)).split(4096):

@@ -64,14 +64,14 @@ class BulletConfig(Table):
 
 
 class BulletAdversary(Adversary):
-    """Sorts a batch into outlier, boundary and robust examples and attacks each kind with its own steps (Hua et al. 2021).
+    """Sorts a batch into outlier, boundary and robust examples; each kind gets its own steps (Hua et al. 2021).
 
-    One clean forward in eval mode gives every example the score ``s = std(softmax(z))``, negated where the prediction is
-    wrong; it is the same forward that TRADES' objective is anchored at. Outliers have ``s < 0``; with
-    ``threshold = max(0, quantile(s, 1 - reference))``, robust examples have ``s > threshold`` and boundary examples lie
-    between. One more eval forward, of the adversarial examples, gives the batch's robust accuracy, and then
-    ``reference <- momentum * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the accuracy
-    are those of the global batch, over all processes.
+    One clean forward in eval mode gives every example the score ``s = std(softmax(z))``, negated where the prediction
+    is wrong; it is the same forward that TRADES' objective is anchored at. Outliers have ``s < 0``; with ``threshold =
+    max(0, quantile(s, 1 - reference))``, robust examples have ``s > threshold`` and boundary examples lie between. One
+    more eval forward, of the adversarial examples, gives the batch's robust accuracy, and then ``reference <- momentum
+    * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the accuracy are those of the
+    global batch, over all processes.
 
     Each kind is attacked as a batch of its own, so fewer steps take less time.
 

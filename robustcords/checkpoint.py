@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, everything else as JSON, whole or not there at all.
 
-A checkpoint is a folder ``checkpoints/step_00000042`` with ``state.json``, ``tensors.safetensors`` and ``manifest.json``,
-which has the SHA-256 of the other two. Nothing in it is unpickled when it is read.
+A checkpoint is a folder ``checkpoints/step_00000042`` with ``state.json``, ``tensors.safetensors`` and
+``manifest.json``, which has the SHA-256 of the other two. Nothing in it is unpickled when it is read.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step_*"))
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Returns the newest whole checkpoint and its state, or None; damaged ones are named in a warning and passed over."""
+        """Returns the newest whole checkpoint and its state, or None; a warning names damaged ones."""
         for path in reversed(self.paths()):
             try:
                 return path, read(path)

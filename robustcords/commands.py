@@ -120,7 +120,9 @@ def evaluate(
 def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
     if directory is None:
         return {"weights": weights} if weights else {}
-    found = {which: directory.weights(which) for which in config.checkpoints if directory.weights(which).exists()}
+    found: dict[str, Path] = {
+        which: directory.weights(which) for which in config.checkpoints if directory.weights(which).exists()
+    }
     if not found:
         raise UserError(f"{directory.path}: no {' or '.join(config.checkpoints)} weights yet; has the run finished?")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -28,11 +28,12 @@ def parse_radius(value: Any) -> Any:
 
 
 def format_radius(value: float) -> str:
-    """Writes a radius the way people do: ``"8/255"`` where it is a whole number of pixel steps, ``"0.15"`` elsewhere."""
+    """Writes a radius as people do: ``"0.15"`` where that is short, else ``"8/255"`` for whole pixel steps."""
+    decimal = repr(float(value))
     pixels = round(value * 255)
-    if pixels and abs(value * 255 - pixels) < 1e-9:
+    if len(decimal) > 6 and pixels and abs(value * 255 - pixels) < 1e-9:
         return f"{pixels}/255"
-    return repr(float(value))
+    return decimal
 
 
 def _dump_radius(value: float) -> str | float:
@@ -67,15 +68,15 @@ class ComponentConfig(Table):
 class Component:
     """A part that a recipe names. Its nested ``Config`` owns the options, their ranges and their defaults.
 
-    A component is built as ``Class(*context, **options)``; the options are validated in the constructor, so Python users
-    meet the same checks as recipes.
+    A component is built as ``Class(*context, **options)``; the options are validated in the constructor, so Python
+    users meet the same checks as recipes.
 
     Raises:
         pydantic.ValidationError: for an option that ``Config`` does not accept.
     """
 
-    class Config(ComponentConfig):
-        """No options."""
+    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    config: ComponentConfig
 
     def __init__(self, **options: Any) -> None:
         """Validates the options against ``Config``."""

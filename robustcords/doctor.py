@@ -78,7 +78,7 @@ def _torch() -> str:
 def _accelerate() -> str:
     import accelerate
 
-    return accelerate.__version__
+    return str(accelerate.__version__)
 
 
 def _cords() -> str:

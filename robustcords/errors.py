@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run had to stop for a reason that is not the user's input. The command line prints it and exits with status 1."""
+    """A run had to stop, and not because of the user's input. The command line prints why and exits with status 1."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +27,8 @@ from robustcords.recipe import Recipe, dump, load
 from robustcords.report.summary import summarise
 from robustcords.report.tables import markdown
 from robustcords.run_directory import RunDirectory
+
+T = TypeVar("T")
 
 _PACKAGES = ("robustcords", "torch", "torchvision", "accelerate", "cords", "numpy", "pyautoattack", "safetensors")
 
@@ -76,14 +78,14 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
             return path, RunDirectory(path).read_report()
         with work.accelerator.main_process_first():
             images = build.data(recipe)
-        path = path or _together(lambda: run_directory.create(output, name))
+        chosen = path or _together(lambda: run_directory.create(output, name))
         directory = RunDirectory(
-            path, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
+            chosen, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
         )
         if not directory.recipe.exists():
             directory.start(dump(recipe), environment(recipe, work.accelerator))
         processes.barrier()
-        return path, _run_in(directory, recipe, images, work)
+        return chosen, _run_in(directory, recipe, images, work)
 
 
 def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, work: Session) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, work: S
     trainer.fit()
     work.accelerator.end_training()
     processes.barrier()
-    results = {}
+    results: dict[str, Any] = {}
     for which in recipe.evaluation.checkpoints:
         if directory.weights(which).exists():
             build.load_weights(trainer.model, directory.weights(which))
@@ -178,7 +180,7 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     return path
 
 
-def _together(decide: Callable[[], Path | None]) -> Path | None:
+def _together(decide: Callable[[], T]) -> T:
     """Lets the main process decide, and gives every process its answer, or its error."""
     answer: list[Any] = [None, None]
     if processes.is_main():
@@ -190,8 +192,8 @@ def _together(decide: Callable[[], Path | None]) -> Path | None:
         broadcast_object_list(answer)
     if answer[1] is not None:
         raise UserError(answer[1])
-    path: Path | None = answer[0]
-    return path
+    decided: T = answer[0]
+    return decided
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

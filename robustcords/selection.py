@@ -31,7 +31,8 @@ class Subset:
     Attributes:
         indices: (k,) int64, unique, in the numbering of the training split.
         weights: (k,) float32, >= 0.
-        selected_at: the epoch it was selected in; None where nothing was selected (full data, or the initial random subset).
+        selected_at: the epoch it was selected in; None where nothing was selected (full data, or the initial random
+            subset).
     """
 
     indices: Tensor
@@ -100,7 +101,7 @@ class SubsetSelector:
         return max(1, round(self.config.fraction * len(self.train)))
 
     def skips(self, epoch: int) -> bool:
-        """Returns whether an epoch is left out: the warm start on full data has already spent its time (CORDS' kappa)."""
+        """Returns whether an epoch is left out, its time spent by the warm start on full data (CORDS' kappa)."""
         return self.full_until <= epoch < self.first
 
     def selects(self, epoch: int) -> bool:

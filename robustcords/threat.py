@@ -14,7 +14,7 @@ _TINY = 1e-12  # keeps a division by the norm of a zero gradient finite
 
 
 class ThreatModel(Table):
-    """The set of allowed perturbations: ``||delta||_p <= epsilon`` with ``x + delta`` in [0, 1] (Li et al. 2023, Eq. 1).
+    """The allowed perturbations: ``||delta||_p <= epsilon`` with ``x + delta`` in [0, 1] (Li et al. 2023, Eq. 1).
 
     Attributes:
         norm: ``"linf"`` or ``"l2"``, over all pixels and channels of one image.
@@ -31,7 +31,7 @@ class ThreatModel(Table):
         return ThreatModel(norm=self.norm, epsilon=epsilon)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Returns the point of the allowed set around ``x`` that is nearest to ``x_adv`` (for l2: ball first, then box).
+        """Returns the point of the allowed set around ``x`` next to ``x_adv`` (for l2: ball first, then box).
 
         Args:
             x_adv: (B, C, H, W) any values.
@@ -78,4 +78,5 @@ class ThreatModel(Table):
 
 def _norms(delta: Tensor) -> Tensor:
     """Returns (B, 1, 1, 1): each image's l2 norm, never zero."""
-    return delta.flatten(1).norm(dim=1).clamp(min=_TINY).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return norms.clamp(min=_TINY).view(-1, 1, 1, 1)

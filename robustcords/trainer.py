@@ -29,11 +29,11 @@ from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
 from robustcords.progress import Display, duration
-from robustcords.training_config import TrainConfig
 from robustcords.rng import derive
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import Subset, SubsetSelector, everything
 from robustcords.timing import Stopwatch
+from robustcords.training_config import TrainConfig
 
 
 @dataclass
@@ -130,7 +130,6 @@ class Trainer:
         self.model = model.to(self.device)
         self.passes, self.optimizer = self.accelerator.prepare(_Passes(self.model), optimizer)
         self.inference = Inference(self.model, self.accelerator.autocast)
-        self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
@@ -147,6 +146,7 @@ class Trainer:
             memory_format=settings.memory_format,
         )
         self.model.to(memory_format=self.loader.memory_format)
+        self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         self.loader.check(selector.budget if selector else len(train), settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()

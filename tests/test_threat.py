@@ -21,7 +21,8 @@ def test_bad_radii_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(8 / 255, "8/255"), (0.15, "0.15"), (16 / 255, "16/255"), (1.0, "255/255"), (0.5, "0.5")]
+    ("value", "text"),
+    [(8 / 255, "8/255"), (0.15, "0.15"), (16 / 255, "16/255"), (1.0, "1.0"), (0.2, "0.2"), (0.5, "0.5")],
 )
 def test_radii_are_written_as_people_write_them(value, text):
     assert format_radius(value) == text

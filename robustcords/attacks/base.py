@@ -28,8 +28,8 @@ class Objective:
 
     Attributes:
         value: logits (B, classes), float32, to one number per example (B,).
-        start: where this objective wants a random start: ``"uniform"`` in the ball, or ``"gaussian"`` close to the image,
-            for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself.
+        start: where this objective wants a random start: ``"uniform"`` in the ball, or ``"gaussian"`` close to the
+            image, for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -65,11 +65,13 @@ def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
 
 
 class Attack(Component, ABC):
-    """Finds a perturbation inside a threat model. Subclasses write `search`; calling an attack keeps these promises:
+    """Finds a perturbation inside a threat model.
 
-    the result is inside the ball and inside [0, 1]; it carries no graph; the model's train and eval modes, its BatchNorm
-    buffers and its parameters' ``.grad`` are what they were; the same noise gives the same result; at epsilon 0 and for
-    an empty batch the result is the input.
+    Subclasses write `search`. Calling an attack keeps these promises:
+
+    the result is inside the ball and inside [0, 1]; it carries no graph; the model's train and eval modes, its
+    BatchNorm buffers and its parameters' ``.grad`` are what they were; the same noise gives the same result; at epsilon
+    0 and for an empty batch the result is the input.
 
     Args:
         threat: the allowed perturbations.
@@ -107,8 +109,8 @@ class Attack(Component, ABC):
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
         """Returns the same attack with another number of steps, and another step size where one is given.
 
-        This is what Bullet-Train varies from example to example. 0 steps return the image unchanged. An attack that has no
-        steps to vary (a single-step one) returns itself for any other number.
+        This is what Bullet-Train varies from example to example. 0 steps return the image unchanged. An attack that
+        has no steps to vary (a single-step one) returns itself for any other number.
         """
 
     def at(self, epsilon: float) -> Attack:

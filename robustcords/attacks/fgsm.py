@@ -15,16 +15,16 @@ from robustcords.rng import Noise
 class FGSM(Attack):
     """One gradient step (Goodfellow et al. 2015), by default from a uniform random start as in Wong et al. 2020.
 
-    From a random start Wong et al. step 1.25 epsilon and project; from the image itself the step is epsilon. Under l2 the
-    step goes along the gradient divided by its length.
+    From a random start Wong et al. step 1.25 epsilon and project; from the image itself the step is epsilon. Under l2
+    the step goes along the gradient divided by its length.
     """
 
     class Config(ComponentConfig):
         """Options of FGSM.
 
         Attributes:
-            random_start: ``"uniform"`` in the ball (FGSM-RS), or ``"none"``. From ``"none"`` the gradient of TRADES' objective
-                is zero, and the attack does nothing.
+            random_start: ``"uniform"`` in the ball (FGSM-RS), or ``"none"``. From ``"none"`` the gradient of TRADES'
+                objective is zero, and the attack does nothing.
             step_size: length of the step; left out, 1.25 epsilon from a random start and epsilon from none.
         """
 

@@ -25,8 +25,8 @@ class PGD(Attack):
         Attributes:
             steps: number of gradient steps, 0 to 10,000.
             step_size: length of a step in the threat's norm.
-            random_start: ``"auto"`` starts where the objective wants it (uniform in the ball, or ``x + 0.001 N(0, 1)`` for
-                TRADES and MART); ``"uniform"``, ``"gaussian"`` and ``"none"`` overrule it.
+            random_start: ``"auto"`` starts where the objective wants it (uniform in the ball, or ``x + 0.001 N(0, 1)``
+                for TRADES and MART); ``"uniform"``, ``"gaussian"`` and ``"none"`` overrule it.
         """
 
         name: str = "pgd"

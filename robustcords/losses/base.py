@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -31,13 +31,14 @@ class Loss(Component, ABC):
     Attributes:
         passes: the forward passes of an update, in this order: ``"clean"``, ``"adversarial"``, or both.
         start: the random start that its attack wants, see `robustcords.attacks.base.Objective`.
-        anchored: whether `objective` compares with the clean logits, which are then computed once per batch in eval mode.
+        anchored: whether `objective` compares with the clean logits, which are then computed once per batch in eval
+            mode.
     """
 
-    Config = LossConfig
+    Config: ClassVar[type[LossConfig]] = LossConfig
     config: LossConfig
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
-    start: ClassVar[str] = "uniform"
+    start: ClassVar[Literal["uniform", "gaussian"]] = "uniform"
     anchored: ClassVar[bool] = False
 
     @abstractmethod

@@ -21,8 +21,8 @@ class MART(Loss):
     ``BCE = -log p'_y - log(1 - max_{k != y} p'_k)``. Nothing is detached in the update. The attack maximises the
     cross-entropy, from ``x + 0.001 N(0, 1)``.
 
-    The second logarithm is computed as ``logsumexp(z') - logsumexp(z' without the strongest wrong class)``, which is the
-    same number and stays finite where the authors' script adds 1e-4 inside it.
+    The second logarithm is computed as ``logsumexp(z') - logsumexp(z' without the strongest wrong class)``, which is
+    the same number and stays finite where the authors' script adds 1e-4 inside it.
     """
 
     class Config(LossConfig):

@@ -8,7 +8,7 @@ from robustcords.losses.base import Loss
 
 
 class Standard(Loss):
-    """Cross-entropy on the images as they are: no attack, no robustness. The baseline that defences are measured against."""
+    """Cross-entropy on the images as they are: no attack, no robustness; what defences are compared with."""
 
     passes = ("clean",)
 

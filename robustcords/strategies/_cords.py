@@ -1,8 +1,8 @@
 """CORDS' strategies, imported past what keeps the package from importing (Killamsetty et al.; version 0.0.4).
 
 ``cords.selectionstrategies.SL`` imports every strategy it has, and with them ``sklearn.datasets.load_boston`` and
-apricot. A stand-in for that package, put into ``sys.modules`` first, has the same modules and finds the same names, each
-when it is asked for. CORDS' own data loaders, which import their strategies from there, work with it too.
+apricot. A stand-in for that package, put into ``sys.modules`` first, has the same modules and finds the same names,
+each when it is asked for. CORDS' own data loaders, which import their strategies from there, work with it too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _StandIn(ModuleType):
 
 
 def _import(module: str) -> ModuleType:
-    """Imports a module of CORDS, whose solvers run ``np.seterr(all="raise")`` for the whole process, and undoes that."""
+    """Imports a module of CORDS and undoes its ``np.seterr(all="raise")``, which is for the whole process."""
     before = np.geterr()
     try:
         return importlib.import_module(module)
@@ -60,7 +60,8 @@ def _import(module: str) -> ModuleType:
 def _unavailable(name: str, cause: ImportError) -> type:
     """Returns a class that says, when it is used, what CORDS' class of that name could not import.
 
-    CORDS' data loaders are one package and import all strategies, so one that cannot be imported must not stop the others.
+    CORDS' data loaders are one package and import all strategies, so one that cannot be imported must not stop the
+    others.
     """
 
     def refuse(self: object, *args: object, **kwargs: object) -> None:

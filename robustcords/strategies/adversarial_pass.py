@@ -17,26 +17,10 @@ from robustcords.models.last_layer import LastLayer
 from robustcords.precision import full_precision
 from robustcords.rng import Noise
 from robustcords.strategies.gradients import LastLayerGradients, logit_gradients
+from robustcords.strategies.groups import batches_of, fetch
 
 OnBatch = Callable[[int, int], None]
 """Is told how many batches are done, and how many there are."""
-
-
-def batches_of(loader: DataLoader[Any]) -> list[list[int]]:
-    """Returns the rows of the loader's data set in each of its batches.
-
-    Raises:
-        UserError: the loader makes no batches of numbered rows, has none, or does not go through its rows in order.
-    """
-    if loader.batch_sampler is None:
-        raise UserError("selection needs a loader that makes batches: DataLoader(dataset, batch_size=...)")
-    batches = [list(batch) for batch in loader.batch_sampler]
-    rows = [row for batch in batches for row in batch]
-    if not rows:
-        raise UserError("selection needs at least one example, and the loader has none")
-    if any(later <= earlier for earlier, later in zip(rows, rows[1:], strict=False)):
-        raise UserError("selection needs a loader that goes through its data set in order: shuffle=False")
-    return batches
 
 
 def adversarial_pass(
@@ -53,8 +37,8 @@ def adversarial_pass(
     """Returns the gradient of the loss at adversarial examples, for every example of a loader and in its order.
 
     The model runs in eval mode, and neither its modes, buffers and ``.grad`` nor any global random state change. Under
-    several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the result
-    is the same for any number of them: batches stay what they are, and noise is keyed by the data set's row.
+    several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the
+    result is the same for any number of them: batches stay what they are, and noise is keyed by the data set's row.
 
     Args:
         model: images (B, C, H, W) in [0, 1] to logits, ending in a linear layer.
@@ -76,9 +60,9 @@ def adversarial_pass(
     mine = batches[rank::world]
     columns: list[list[Tensor]] = []
     with evaluation_mode(model):
-        for done, (rows, x, y) in enumerate(_fetch(loader, mine, device), start=1):
-            noise = Noise(seed, rows)
-            columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise)])
+        for done, batch in enumerate(fetch(loader, mine), start=1):
+            rows, x, y = (part.to(device) for part in batch)
+            columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, Noise(seed, rows))])
             if on_batch:
                 on_batch(min(done * world, len(batches)), len(batches))
     whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
@@ -106,23 +90,6 @@ def _factors(
             found["adversarial"] = last_layer.features_and_logits(x_adv)
     for name in loss.passes:
         yield from found[name]
-
-
-def _fetch(
-    loader: DataLoader[Any], batches: list[list[int]], device: torch.device | str
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields rows (B,), images and labels of some of a loader's batches, with its own workers and collation."""
-    part = DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        worker_init_fn=loader.worker_init_fn,
-        generator=torch.Generator(),  # without one of its own a loader draws from the global generator
-    )
-    for rows, (x, y, *_) in zip(batches, part, strict=True):
-        yield torch.tensor(rows, device=device), x.to(device), y.to(device).view(-1)
 
 
 def _last_layer(model: nn.Module, num_classes: int) -> LastLayer:

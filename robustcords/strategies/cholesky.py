@@ -20,9 +20,9 @@ class GrowingCholesky:
     """Solves ``(G + ridge I) x = c`` for a symmetric G that grows by a row at a time and whose unknowns come and go.
 
     The factor ``R^T R = G + ridge I`` is packed column by column, so a new unknown appends m + 1 numbers and each
-    triangular solve reads half a matrix. To drop an unknown is to *suspend* it: it stays in the factor, and solutions are
-    held at ``x_p = 0`` by taking their component along ``R^-T e_p`` away, at O(m) each; `compact` makes a factor without
-    the suspended ones, which is needed only once every `SUSPENDED` times.
+    triangular solve reads half a matrix. To drop an unknown is to *suspend* it: it stays in the factor, and solutions
+    are held at ``x_p = 0`` by taking their component along ``R^-T e_p`` away, at O(m) each; `compact` makes a factor
+    without the suspended ones, which is needed only once every `SUSPENDED` times.
 
     Args:
         capacity: the largest number of unknowns, suspended ones included.

@@ -1,10 +1,10 @@
 """Gradients of the last layer, one an example, kept as factors and never multiplied out.
 
-With h the input of the final linear layer and delta = dloss/dlogits, an example's gradient of that layer's bias and weight
-is a sum of outer products, ``sum_t delta_t (x) [1, h_t]``: one term for a loss of one forward pass, two for TRADES and
-MART. Products of gradients follow from products of factors,
-``<g_i, g_j> = sum_{t,u} (delta_it . delta_ju) (1 + h_it . h_ju)``, where the 1 is the bias. Keeping the factors takes
-``N (C + E)`` numbers a term instead of ``N C E``.
+With h the input of the final linear layer and delta = dloss/dlogits, an example's gradient of that layer's bias and
+weight is a sum of outer products, ``sum_t delta_t (x) [1, h_t]``: one term for a loss of one forward pass, two for
+TRADES and MART. Products of gradients follow from products of factors, ``<g_i, g_j> = sum_{t,u} (delta_it . delta_ju)
+(1 + h_it . h_ju)``, where the 1 is the bias. Keeping the factors takes ``N (C + E)`` numbers a term instead of ``N C
+E``.
 
 A *direction* is a tensor (C, 1 + E) in the space of these gradients: column 0 the bias, the others the weight.
 """

@@ -1,10 +1,10 @@
 """Non-negative orthogonal matching pursuit on products of gradients.
 
-The problem is ``min || sum_S w_i g_i - b ||^2 + lam ||w||^2`` over w >= 0 and ``|S| <= k`` (Killamsetty et al. 2021, Alg. 2;
-Li et al. 2023, Eq. 6). The path is the one of CORDS' ``OrthogonalMP_REG_Parallel_V1``: take the gradient that correlates
-most with the residual, solve, drop the most negative weight and solve again while there is one. It differs where that
-solver goes wrong: a held gradient is never taken again, and the search goes on until k are held or none correlates
-positively.
+The problem is ``min || sum_S w_i g_i - b ||^2 + lam ||w||^2`` over w >= 0 and ``|S| <= k`` (Killamsetty et al. 2021,
+Alg. 2; Li et al. 2023, Eq. 6). The path is the one of CORDS' ``OrthogonalMP_REG_Parallel_V1``: take the gradient that
+correlates most with the residual, solve, drop the most negative weight and solve again while there is one. It differs
+where that solver goes wrong: a held gradient is never taken again, and the search goes on until k are held or none
+correlates positively.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def match(
     """Returns the gradients whose weighted sum comes near a target, and their weights.
 
     Where the pursuit ends early (the rank is reached, the residual is below the tolerance, or no gradient points the
-    target's way any more), the other places go to the gradients that correlate most with what is left, with weight 0: any
-    other weight would move the sum away from the one that was found.
+    target's way any more), the other places go to the gradients that correlate most with what is left, with weight 0:
+    any other weight would move the sum away from the one that was found.
 
     Args:
         gradients: N candidates.

@@ -57,8 +57,8 @@ class Products(ABC):
 class GramProducts(Products):
     """Products from the whole Gram matrix: for up to some thousands of gradients, such as those of one class.
 
-    Correlations come from one pass over a float32 copy of the held columns. The pass carries only what changed since they
-    were last computed in float64, so its rounding is relative to that change and not to b.
+    Correlations come from one pass over a float32 copy of the held columns. The pass carries only what changed since
+    they were last computed in float64, so its rounding is relative to that change and not to b.
 
     Args:
         gradients: N gradients.

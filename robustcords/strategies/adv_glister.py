@@ -1,0 +1,125 @@
+"""Adv-GLISTER."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.losses.base import Loss
+from robustcords.losses.sat import SAT
+from robustcords.strategies._cords import GLISTERStrategy
+from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
+from robustcords.strategies.base import SelectionContext
+from robustcords.strategies.gradients import Gradients
+from robustcords.strategies.greedy import Method, ValidationGradient, taylor_greedy
+
+
+class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
+    """Keeps the examples that lower the adversarial validation loss most (Li et al. 2023, Eq. 5).
+
+    Candidates have the gradient of the training loss at adversarial examples; the validation loss is the cross-entropy
+    at adversarial examples of the validation split, whose perturbations stay fixed within a selection. All weights are 1.
+
+    The constructor is CORDS' own, so the class can take ``GLISTERStrategy``'s place. One thing differs: CORDS' eta
+    multiplies the *sum* of the chosen gradients, so its step grows with the budget; here the sum is divided by the (group's)
+    budget, and eta is the learning rate of one step on the subset's mean loss. ``eta = eta_cords * budget`` is the same.
+
+    Args:
+        trainloader: training examples, in order.
+        valloader: validation examples, in order.
+        model: images in [0, 1] to logits, ending in a linear layer.
+        loss_func: a loss of this package, or a torch loss with ``reduction="none"``, which then serves validation too.
+        eta: learning rate of the step, >= 0.
+        device: where the model is.
+        num_classes: number of logits.
+        linear_layer: use the gradients of weight and bias; otherwise those of the bias alone.
+        selection_type: CORDS' name of the granularity.
+        greedy: see `robustcords.strategies.greedy.taylor_greedy`.
+        logger: as in CORDS.
+        r: rounds of RGreedy.
+        attack: finds the adversarial examples; None leaves the images as they are.
+        normalise: divide the sum of gradients by the budget; False is CORDS' eta.
+        options: see `AdversarialStrategy`.
+    """
+
+    class Config(AdversarialConfig):
+        """Options of Adv-GLISTER.
+
+        Attributes:
+            eta: learning rate of the one step on the subset's mean loss that the gain looks ahead.
+            greedy: ``"RGreedy"`` (r rounds), ``"Stochastic"`` or ``"Naive"`` (one example at a time).
+            r: rounds of RGreedy; the validation gradient is found anew after each.
+            linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
+        """
+
+        name: str = "adv-glister"
+        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+        greedy: Method = "RGreedy"
+        r: Annotated[int, Field(ge=1)] = 15
+        linear_layer: bool = True
+
+    needs_validation = True
+
+    def __init__(
+        self,
+        trainloader: Any,
+        valloader: Any,
+        model: Any,
+        loss_func: Any,
+        eta: float,
+        device: Any,
+        num_classes: int,
+        linear_layer: bool,
+        selection_type: str,
+        greedy: Method,
+        logger: Any,
+        r: int = 15,
+        *,
+        attack: Attack | None = None,
+        normalise: bool = True,
+        **options: Any,
+    ) -> None:
+        upstream = (trainloader, valloader, model, loss_func, eta, device, num_classes, linear_layer, selection_type)
+        super().__init__(*upstream, greedy, logger, r, attack=attack, **options)
+        self.normalise = normalise
+
+    @classmethod
+    def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
+        """Returns the positional arguments of CORDS' ``GLISTERStrategy``."""
+        return (
+            context.train_loader,
+            context.val_loader or context.train_loader,
+            context.model,
+            context.loss,
+            config.eta,
+            context.device,
+            context.num_classes,
+            config.linear_layer,
+            SELECTION_TYPES[config.granularity],
+            config.greedy,
+            context.logger,
+            config.r,
+        )
+
+    @property
+    def validation_loss(self) -> Loss:
+        """Cross-entropy at adversarial examples; as in CORDS the training loss, where that is a loss of torch."""
+        return SAT() if isinstance(self.loss, Loss) else self.adversarial_loss
+
+    def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns the greedy choice, with weight 1."""
+        assert self.validation is not None
+        rows = taylor_greedy(
+            gradients,
+            ValidationGradient(self.validation, self.validation_loss),
+            budget,
+            step_size=self.eta / budget if self.normalise else self.eta,
+            method=self.greedy,
+            rounds=self.r or budget,
+            generator=generator,
+        )
+        return rows, torch.ones(budget)

@@ -1,0 +1,110 @@
+"""What every strategy shares: its options, what it is given, and what it gives back."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from robustcords.attacks.base import Attack
+from robustcords.config import ComponentConfig
+from robustcords.losses.base import Loss
+
+Granularity = Literal["per_class", "per_batch", "per_gradient", "full"]
+"""What a strategy chooses from at a time.
+
+``per_class``: the examples of one class, each class with its share of the budget. ``per_gradient``: the same, by the gradient
+of that class's own output alone. ``per_batch``: whole batches, by their mean gradients. ``full``: all examples at once.
+"""
+
+
+class StrategyConfig(ComponentConfig):
+    """Options that every strategy has.
+
+    Attributes:
+        fraction: share of the training set that an epoch trains on, in (0, 1]; 30 % in Li et al. 2023.
+        select_every: epochs from one selection to the next, >= 1; 20 in Li et al. 2023.
+        granularity: see `Granularity`.
+        warm_start: CORDS' kappa, in [0, 1): that share of the epochs is replaced by the fewer full-data epochs that cost
+            the same.
+        select_first: select at the first epoch too, where CORDS starts from a random subset.
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    select_every: Annotated[int, Field(ge=1)] = 20
+    granularity: Granularity = "per_class"
+    warm_start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    select_first: bool = False
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """What one selection is made with.
+
+    Attributes:
+        train_loader: (images, labels) of the training split, in order.
+        val_loader: the same of the validation split; None where there is none.
+        model: images in [0, 1] to logits; strategies leave its weights and modes alone.
+        loss: the training loss.
+        attack: the training attack; None for clean gradients.
+        num_classes: number of logits.
+        device: where the model is.
+        seed: of this selection; another for every epoch.
+        logger: for what a person may want to know.
+        on_batch: called with (done, total) batches of a pass over the data.
+    """
+
+    train_loader: DataLoader[Any]
+    val_loader: DataLoader[Any] | None
+    model: nn.Module
+    loss: Loss
+    attack: Attack | None
+    num_classes: int
+    device: torch.device
+    seed: int = 0
+    logger: logging.Logger = logging.getLogger(__name__)
+    on_batch: Callable[[int, int], None] | None = None
+
+
+class Strategy(ABC):
+    """Chooses examples and their weights. Built for one selection, so that a selection depends on its context alone.
+
+    Attributes:
+        Config: the options; a subclass of `StrategyConfig`.
+        needs_validation: whether it cannot do without a validation split.
+    """
+
+    Config: ClassVar[type[StrategyConfig]] = StrategyConfig
+    needs_validation: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy for one selection.
+
+        Args:
+            config: an instance of `Config`.
+            context: what to select with.
+        """
+
+    @abstractmethod
+    def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
+        """Returns what to train on, as CORDS' strategies do.
+
+        Args:
+            budget: k, from 1 to N; with N, all examples with weight 1.
+            model_params: a state dictionary that is loaded into the model first.
+
+        Returns:
+            k unique rows of the training loader's data set, and their weights (k,) float32, finite and >= 0.
+
+        Raises:
+            UserError: for a budget that there are too few examples for.
+        """
