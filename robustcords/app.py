@@ -11,7 +11,6 @@ import typer
 
 app = typer.Typer(
     help="Robust image classifiers by adversarial training on small, periodically re-selected subsets.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -146,7 +145,7 @@ def main() -> None:
     from robustcords.errors import Interrupted, RunError, UserError
 
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer._click.exceptions.ClickException as error:
         _fail(error.format_message(), 2)
     except typer.Abort:

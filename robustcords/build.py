@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -62,13 +63,19 @@ def component(kind: str, config: Any, *context: Any) -> Any:
     return find(kind, config.name)(*context, name=config.name, **config.options())
 
 
-def accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
+def accelerator(recipe: Recipe) -> Accelerator:
     """Starts Accelerate with the recipe's precision, accumulation and trackers; the recipe wins over the launcher.
 
     Args:
         recipe: ``train.precision`` may be ``"auto"``.
-        folder: where trackers keep their files.
+
+    Raises:
+        UserError: the precision needs other hardware, or a tracker's package is not installed.
     """
+    available = {tracker.value for tracker in get_available_trackers()}
+    for tracker in recipe.logging.trackers:
+        if tracker not in available:
+            raise UserError(f"logging.trackers: {tracker!r} needs the package of that name, which is not installed")
     # Accelerate keeps the first Accelerator's precision for the whole process; a second recipe has its own.
     AcceleratorState._reset_state(reset_partial_state=False)
     device = Accelerator().device
@@ -81,7 +88,8 @@ def accelerator(recipe: Recipe, folder: Path | None = None) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=recipe.train.accumulation,
         log_with=recipe.logging.trackers or None,  # type: ignore[arg-type]
-        project_dir=folder,
+        # Trackers with files get the run's directory when there is one; Accelerate asks for a place at once.
+        project_dir=Path("runs"),
     )
 
 

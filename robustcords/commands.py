@@ -110,10 +110,10 @@ def evaluate(
             build.load_weights(model, path)
             results[name] = test(model, images, loaded, config, work, label=f"{name} weights")
         around = directory.environment() if directory else environment(loaded, work.accelerator)
-    rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
-    report = summarise(plain(loaded), around, rows, selections, results)
-    if output and processes.is_main():
-        write_json(output, report)
+        rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
+        report = summarise(plain(loaded), around, rows, selections, results)
+        if output and processes.is_main():
+            write_json(output, report)
     return report
 
 
@@ -130,7 +130,10 @@ def _weights(directory: RunDirectory | None, weights: Path | None, config: Evalu
 
 def _refuse_foreign(output: Path | None) -> None:
     """Checks that ``--output`` overwrites nothing but an earlier report."""
-    if output is None or not output.exists():
+    if output is None:
+        return
+    _refuse_nowhere(output)
+    if not output.exists():
         return
     try:
         earlier = "evaluation" in json.loads(output.read_text())
@@ -138,6 +141,11 @@ def _refuse_foreign(output: Path | None) -> None:
         earlier = False
     if not earlier:
         raise UserError(f"--output {output}: exists and is not a report; name another file")
+
+
+def _refuse_nowhere(output: Path) -> None:
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
 
 
 def select(recipe: Recipe, weights: Path, output: Path) -> str:
@@ -150,8 +158,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> str:
     """
     if output.exists():
         raise UserError(f"--output {output}: exists; name another file")
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    _refuse_nowhere(output)
     with session(recipe) as work:
         images = build.data(recipe)
         selector = build.selector(recipe, images)
@@ -168,10 +175,10 @@ def select(recipe: Recipe, weights: Path, output: Path) -> str:
 
             subset = selector.select(0, Inference(model, work.accelerator.autocast), on_batch)
         seconds = time.perf_counter() - start
-    if processes.is_main():
-        content = io.BytesIO()
-        np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
-        write_atomic(output, content.getvalue())
+        if processes.is_main():
+            content = io.BytesIO()
+            np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
+            write_atomic(output, content.getvalue())
     return _describe(subset, images.train, seconds, output)
 
 

@@ -72,7 +72,8 @@ def _torch() -> str:
     import torch
 
     torch.ones(2, 2) @ torch.ones(2, 2)
-    return f"{torch.__version__}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{torch.__version__}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _accelerate() -> str:

@@ -27,6 +27,7 @@ from robustcords.recipe import Recipe, dump, load
 from robustcords.report.summary import summarise
 from robustcords.report.tables import markdown
 from robustcords.run_directory import RunDirectory
+from robustcords.trainer import Trainer
 
 T = TypeVar("T")
 
@@ -49,11 +50,16 @@ class Session:
 
 
 @contextmanager
-def session(recipe: Recipe, folder: Path | None = None) -> Iterator[Session]:
+def session(recipe: Recipe) -> Iterator[Session]:
     """Starts the processes, the display and the signal handlers, and ends them again."""
-    accelerator = build.accelerator(recipe, folder)
+    accelerator = build.accelerator(recipe)
     with Display(visible=accelerator.is_main_process) as display, Interruption() as interruption:
-        yield Session(accelerator, display, interruption)
+        try:
+            yield Session(accelerator, display, interruption)
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+    accelerator.state.destroy_process_group()
 
 
 def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -70,7 +76,7 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
         Interrupted: a signal asked to stop; ``resume`` goes on from there.
         RunError: the loss is not finite.
     """
-    with session(recipe, output or Path("runs") / name) as work:
+    with session(recipe) as work:
         recipe = build.resolved(recipe, work.accelerator)
         path = _together(lambda: _existing(recipe, name, output, resume))
         if path and RunDirectory(path).finished:
@@ -78,26 +84,27 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
             return path, RunDirectory(path).read_report()
         with work.accelerator.main_process_first():
             images = build.data(recipe)
+        # What cannot be built is said before there is a directory.
+        trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
         chosen = path or _together(lambda: run_directory.create(output, name))
         directory = RunDirectory(
             chosen, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
         )
-        if not directory.recipe.exists():
-            directory.start(dump(recipe), environment(recipe, work.accelerator))
+        directory.start(dump(recipe), environment(recipe, work.accelerator))
         processes.barrier()
-        return chosen, _run_in(directory, recipe, images, work)
+        trainer.run = directory
+        return chosen, _run_in(directory, recipe, images, trainer, work)
 
 
-def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, work: Session) -> dict[str, Any]:
+def _run_in(
+    directory: RunDirectory, recipe: Recipe, images: build.Data, trainer: Trainer, work: Session
+) -> dict[str, Any]:
     """Trains, evaluates and reports in a directory that is ready for it; returns the report."""
     work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images")
-    trainer = build.trainer(
-        recipe, images, work.accelerator, run=directory, display=work.display, interruption=work.interruption
-    )
     if recipe.logging.trackers:
+        work.accelerator.project_configuration.logging_dir = str(directory.path)
         work.accelerator.init_trackers(directory.path.name, config=dict(_flat(plain(recipe))))
     trainer.fit()
-    work.accelerator.end_training()
     processes.barrier()
     results: dict[str, Any] = {}
     for which in recipe.evaluation.checkpoints:
@@ -127,7 +134,7 @@ def test(
 
         def on_progress(what: str, done: int, total: int) -> None:
             update(done, total, what)
-            work.interruption.check()
+            work.interruption.check_together(work.accelerator.device)
 
         return evaluate(
             model.to(work.accelerator.device),

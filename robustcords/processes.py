@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 def world_size() -> int:
@@ -63,3 +63,16 @@ def broadcast(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         distributed.broadcast(tensor, src=0)
     return tensor
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Gives every process the main one's buffers, such as BatchNorm's statistics of its own share of the batches."""
+    if world_size() == 1:
+        return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in module.buffers():
+        kinds.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in kinds.values():
+        whole = broadcast(torch.cat([buffer.flatten() for buffer in buffers]))
+        for buffer, part in zip(buffers, whole.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(part.view_as(buffer))

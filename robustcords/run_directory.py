@@ -56,12 +56,14 @@ class RunDirectory:
         return self.path / "weights" / f"{which}.safetensors"
 
     def start(self, recipe: str, environment: dict[str, Any]) -> None:
-        """Writes the resolved recipe and the environment."""
+        """Writes the resolved recipe and the environment; of a run that goes on, only what a crash kept it from."""
         if self.writes:
+            if not self.recipe.exists():  # first, as this is what makes the directory a run
+                write_atomic(self.recipe, recipe)
             for folder in ("checkpoints", "weights", "selections"):
                 (self.path / folder).mkdir(exist_ok=True)
-            write_json(self.path / "environment.json", environment)
-            write_atomic(self.recipe, recipe)
+            if not (self.path / "environment.json").exists():
+                write_json(self.path / "environment.json", environment)
 
     def read_report(self) -> dict[str, Any]:
         """Returns the finished run's report."""
@@ -118,8 +120,9 @@ def refuse_taken(output: Path) -> None:
         UserError: it is a file, or has something in it.
     """
     if output.is_dir() and any(output.iterdir()):
-        kind = "already holds a run" if (output / "recipe.toml").exists() else "is not empty"
-        raise UserError(f"--output {output}: the directory {kind}; name another, or go on with --resume")
+        if (output / "recipe.toml").exists():
+            raise UserError(f"--output {output}: already holds a run; name another, or go on with --resume")
+        raise UserError(f"--output {output}: the directory is not empty; name another")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: that is a file, not a directory")
 

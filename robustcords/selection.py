@@ -106,9 +106,9 @@ class SubsetSelector:
 
     def selects(self, epoch: int) -> bool:
         """Returns whether a new subset is selected at the start of an epoch (from 0)."""
-        if epoch <= self.first:
-            return epoch == self.first and self.config.select_first
-        return epoch % self.config.select_every == 0
+        if epoch == self.first and self.config.select_first:
+            return True
+        return epoch > 0 and epoch >= self.first and epoch % self.config.select_every == 0
 
     def subset(self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None) -> Subset:
         """Returns the subset that an epoch trains on, selecting it now where it is time to.

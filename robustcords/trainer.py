@@ -147,7 +147,8 @@ class Trainer:
         )
         self.model.to(memory_format=self.loader.memory_format)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
-        self.loader.check(selector.budget if selector else len(train), settings.accumulation)
+        for size in self.sizes():
+            self.loader.check(size, settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()
         self.stopwatch = Stopwatch(self.device)
@@ -159,7 +160,7 @@ class Trainer:
 
         Raises:
             Interrupted: a signal asked to stop; a checkpoint has been written.
-            RunError: the loss is not finite.
+            RunError: the loss or a weight is not finite.
         """
         self.restore()
         while self.progress.epoch < self.settings.epochs:
@@ -173,8 +174,18 @@ class Trainer:
                 self.save_checkpoint()
         self.save_weights("last")
 
+    def sizes(self) -> list[int]:
+        """Returns how many examples an epoch may have."""
+        if self.selector is None:
+            return [len(self.train)]
+        return [self.selector.budget, *([len(self.train)] if self.selector.full_until else [])]
+
     def train_epoch(self, epoch: int, subset: Subset) -> None:
-        """Takes the epoch's remaining steps."""
+        """Takes the epoch's remaining steps.
+
+        Raises:
+            RunError: a weight is not finite afterwards.
+        """
         batches = self.loader.order(epoch, len(subset.indices))
         with self.display.task(f"epoch {epoch + 1}/{self.settings.epochs}") as update:
             for step in range(self.progress.step, len(batches)):
@@ -183,9 +194,11 @@ class Trainer:
                     batch = self.loader.load(batches[step], subset, epoch)
                 self.train_step(batch)
                 if self.averaging:
-                    self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
+                    with self.stopwatch.phase("update"):
+                        self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
                 update(step + 1, len(batches), f"loss {self.progress.loss / self.progress.weight:.3f}")
                 self.stop_if_asked()
+        self.check_weights()
 
     def train_step(self, batch: Batch) -> None:
         """Attacks a batch, updates the weights, and adds up what the metrics need.
@@ -206,8 +219,11 @@ class Trainer:
             share = sum(self.update(batch, inputs, part) for part in self.micro_batches(len(batch.y)))
             asked = int(self.interruption.requested > 0)
             loss, asked_of, *totals = processes.sum_over([float(share), asked, *counts.values()], device=self.device)
+            processes.share_buffers(self.model)
         if not math.isfinite(loss):
-            raise self.not_finite(batch)
+            numbers = ", ".join(map(str, batch.noise.keys[:8].tolist()))
+            where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers}, ...)"
+            raise self.not_finite("the loss is not finite", where)
         self.progress.loss += loss * batch.total
         self.progress.weight += batch.total
         for kind, total in zip(counts, totals, strict=True):
@@ -240,7 +256,9 @@ class Trainer:
 
             def on_batch(done: int, total: int) -> None:
                 update(done, total)
-                self.interruption.check()
+                # Several processes are not at the same batch here: they stop together, after the next step.
+                self.stopping = self.interruption.requested > 0 and processes.world_size() == 1
+                self.stop_if_asked()
 
             subset = self.selector.subset(epoch, self.inference, on_batch)
         if self.run and self.selector.current is not before:
@@ -320,18 +338,25 @@ class Trainer:
             Interrupted: with the signal's number.
         """
         if self.stopping:
+            self.check_weights()
             self.save_checkpoint()
             raise Interrupted(self.interruption.requested or signal.SIGTERM)
 
-    def not_finite(self, batch: Batch) -> RunError:
-        """Returns the error for a loss that is NaN or infinite: which batch, and what is left."""
-        numbers = ", ".join(map(str, batch.noise.keys[:8].tolist()))
+    def check_weights(self) -> None:
+        """Checks what a checkpoint is about to keep.
+
+        Raises:
+            RunError: a weight is NaN or infinite.
+        """
+        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
+            where = f"in epoch {self.progress.epoch} after step {self.progress.step - 1}"
+            raise self.not_finite("the weights are not finite", where)
+
+    def not_finite(self, what: str, where: str) -> RunError:
+        """Returns the error for numbers that are NaN or infinite: where they came up, and what is left."""
         kept = self.run.checkpoints.paths() if self.run else []
         good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return RunError(
-            f"the loss is not finite in epoch {self.progress.epoch}, step {self.progress.step} "
-            f"(training examples {numbers}, ...); {good}; lower optimizer.lr or set train.clip_gradient"
-        )
+        return RunError(f"{what} {where}; {good}; lower optimizer.lr or set train.clip_gradient")
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, as `checkpoint.pack` takes it."""

@@ -30,7 +30,7 @@ def markdown(report: Report) -> str:
 def rich_table(report: Report) -> Table:
     """Returns the accuracies as a table for the terminal."""
     header, *rows = accuracy_rows(report)
-    table = Table(title=escape(title(report)), caption=_UNIT, title_justify="left", caption_justify="left")
+    table = Table()
     for number, name in enumerate(header):
         table.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=number > 0)
     for row in rows:
@@ -41,6 +41,8 @@ def rich_table(report: Report) -> Table:
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints the table, AutoAttack's warnings and the training time to the terminal."""
     console = console or Console()
+    # Not the table's own title: that would be wrapped to the table's width.
+    console.print(f"{title(report)}: {_UNIT}", markup=False, highlight=False, soft_wrap=True)
     console.print(rich_table(report))
     lines = [*_warnings(report), *([_time(report["training"])] if report["training"]["epochs"] else [])]
     for line in lines:

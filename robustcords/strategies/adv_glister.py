@@ -22,11 +22,12 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
     """Keeps the examples that lower the adversarial validation loss most (Li et al. 2023, Eq. 5).
 
     Candidates have the gradient of the training loss at adversarial examples; the validation loss is the cross-entropy
-    at adversarial examples of the validation split, whose perturbations stay fixed within a selection. All weights are 1.
+    at adversarial examples of the validation split, whose perturbations stay fixed within a selection. Weights are 1.
 
     The constructor is CORDS' own, so the class can take ``GLISTERStrategy``'s place. One thing differs: CORDS' eta
-    multiplies the *sum* of the chosen gradients, so its step grows with the budget; here the sum is divided by the (group's)
-    budget, and eta is the learning rate of one step on the subset's mean loss. ``eta = eta_cords * budget`` is the same.
+    multiplies the *sum* of the chosen gradients, so its step grows with the budget; here the sum is divided by the
+    (group's) budget, and eta is the learning rate of one step on the subset's mean loss. The two are the same with
+    ``eta = eta_cords * budget``.
 
     Args:
         trainloader: training examples, in order.

@@ -1,4 +1,4 @@
-"""CORDS' strategies on adversarial gradients: the hook, and the base of strategies of one's own."""
+"""The base of strategies on adversarial gradients, this package's and one's own."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcords import processes
-from robustcords.attacks.base import Attack
 from robustcords.config import Radius
-from robustcords.errors import RunError, UserError
-from robustcords.losses.base import Loss
-from robustcords.rng import derive, generator
+from robustcords.errors import UserError
+from robustcords.rng import generator
 from robustcords.strategies._cords import DataSelectionStrategy
-from robustcords.strategies.adversarial_pass import OnBatch, adversarial_pass
+from robustcords.strategies.adversarial_gradients import AdversarialGradients
 from robustcords.strategies.base import Granularity, SelectionContext, Strategy, StrategyConfig
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
 from robustcords.strategies.groups import apportion, batches_of, check_budget
-from robustcords.strategies.torch_loss import as_loss
 
 SELECTION_TYPES: dict[Granularity, str] = {
     "per_class": "PerClass",
@@ -50,120 +47,13 @@ class AdversarialConfig(StrategyConfig):
         return self
 
 
-class AdversarialGradients:
-    """The hook: put in front of a CORDS strategy, it computes that strategy's gradients at adversarial examples.
-
-    ``class Mine(AdversarialGradients, GradMatchStrategy)`` is upstream's strategy with upstream's constructor, whose
-    ``compute_gradients`` gives the gradients of the whole training loss, both terms of TRADES and MART. They are kept as
-    factors; upstream's code, which reads ``grads_per_elem`` and ``val_grads_per_elem``, gets them written out.
-
-    Args:
-        args: CORDS' own arguments. The loss may be one of `robustcords.losses` or a torch loss with ``reduction="none"``.
-        attack: finds the adversarial examples; None leaves the images as they are.
-        seed: of the attack's random starts.
-        on_batch: called with (done, total) batches of a pass over the data.
-        options: CORDS' own keyword arguments.
-
-    Attributes:
-        gradients: of the training examples, after `compute_gradients`.
-        validation_gradients: of the validation examples, after ``compute_gradients(valid=True)``.
-    """
-
-    model: nn.Module
-    loss: Any
-    trainloader: Any
-    valloader: Any
-    linear_layer: bool
-    num_classes: int
-    device: Any
-    logger: Any
-    gradients: LastLayerGradients
-    validation_gradients: LastLayerGradients
-
-    def __init__(
-        self, *args: Any, attack: Attack | None = None, seed: int = 0, on_batch: OnBatch | None = None, **options: Any
-    ) -> None:
-        self.attack, self.seed, self.on_batch = attack, seed, on_batch
-        self._written_out: dict[str, Tensor | None] = {}
-        super().__init__(*args, **options)
-        self.adversarial_loss: Loss = as_loss(self.loss, adversarial=attack is not None)
-
-    @property
-    def validation_loss(self) -> Loss:
-        """The loss whose gradient is computed on validation examples: as in CORDS, the same."""
-        return self.adversarial_loss
-
-    def compute_gradients(self, valid: bool = False, perBatch: bool = False, perClass: bool = False) -> None:
-        """Attacks the examples and keeps their gradients.
-
-        Args:
-            valid: compute those of the validation examples too.
-            perBatch: write out means over batches.
-            perClass: use upstream's loaders of one class, ``pctrainloader`` and ``pcvalloader``.
-        """
-        if perBatch and perClass:
-            raise ValueError("perBatch and perClass exclude each other")
-        train = self.pctrainloader if perClass else self.trainloader  # type: ignore[attr-defined]
-        self.gradients = self._pass(train, self.adversarial_loss, "training")
-        self._written_out = {"train": None}
-        self._sizes = {"train": [len(batch) for batch in batches_of(train)] if perBatch else None}
-        if valid:
-            validation = self.pcvalloader if perClass else self.valloader  # type: ignore[attr-defined]
-            self.validation_gradients = self._pass(validation, self.validation_loss, "validation")
-            self._written_out["validation"] = None
-            self._sizes["validation"] = [len(batch) for batch in batches_of(validation)] if perBatch else None
-
-    @property
-    def grads_per_elem(self) -> Tensor | None:
-        """(N, C) or (N, C + C*E), or a row a batch: written out when it is read; None before `compute_gradients`."""
-        return self._write_out("train")
-
-    @grads_per_elem.setter
-    def grads_per_elem(self, value: Tensor | None) -> None:
-        self._written_out["train"] = value
-
-    @property
-    def val_grads_per_elem(self) -> Tensor | None:
-        """The same of the validation examples."""
-        return self._write_out("validation")
-
-    @val_grads_per_elem.setter
-    def val_grads_per_elem(self, value: Tensor | None) -> None:
-        self._written_out["validation"] = value
-
-    def _pass(self, loader: Any, loss: Loss, what: str) -> LastLayerGradients:
-        gradients = adversarial_pass(
-            self.model,
-            loader,
-            loss,
-            self.attack,
-            seed=derive(self.seed, what),
-            num_classes=self.num_classes,
-            device=self.device,
-            on_batch=self.on_batch,
-        )
-        broken = sum((~delta.isfinite()).any(dim=1) for delta in gradients.deltas)
-        if broken := int(torch.as_tensor(broken).sum()):
-            raise RunError(f"selection: the gradients of {broken} of {len(gradients)} {what} examples are not finite")
-        return gradients
-
-    def _write_out(self, which: str) -> Tensor | None:
-        source = {"train": "gradients", "validation": "validation_gradients"}[which]
-        if self._written_out.get(which) is None and hasattr(self, source):
-            gradients: LastLayerGradients = getattr(self, source)
-            gradients = gradients if self.linear_layer else gradients.bias_only()
-            sizes = self._sizes[which]
-            self._written_out[which] = (gradients.means(sizes) if sizes else gradients).dense()
-        return self._written_out.get(which)
-
-
 class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy):
     """The base of strategies on adversarial gradients: subclasses write `pick`, and nothing else.
 
     `select` makes the adversarial pass (shared by all processes), divides examples and budget by granularity (shares by
-    class size and largest remainder), calls `pick` for each group in the main process alone, and checks what it returns.
-    With ``per_batch`` a group's rows are the mean gradients of the loader's batches; whole batches are taken in the order of
-    `pick` until the budget is reached, and the last one is cut. Should all weights be 0, all become 1.
+    class size and largest remainder), calls `pick` for each group in the main process alone, and checks what it gives
+    back. With ``per_batch`` the candidates are the mean gradients of the loader's batches: as few batches are picked as
+    hold the budget, and the last one in the order of `pick` is cut. Should all weights be 0, all become 1.
 
     Args:
         args: the arguments of the CORDS strategy that it extends; of `DataSelectionStrategy` where there is none.
@@ -172,8 +62,8 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         options: see `AdversarialGradients`.
 
     Attributes:
-        validation: during `pick`, the validation examples' gradients (of the same class and outputs as the candidates; of
-            all classes where validation has none of that one), or None if `uses_validation` is false.
+        validation: during `pick`, the validation examples' gradients (of the same class and outputs as the candidates;
+            of all classes where validation has none of that one), or None if `uses_validation` is false.
     """
 
     Config: ClassVar[type[StrategyConfig]] = AdversarialConfig

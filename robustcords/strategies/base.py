@@ -17,11 +17,14 @@ from robustcords.attacks.base import Attack
 from robustcords.config import ComponentConfig
 from robustcords.losses.base import Loss
 
+_log = logging.getLogger(__name__)
+
 Granularity = Literal["per_class", "per_batch", "per_gradient", "full"]
 """What a strategy chooses from at a time.
 
-``per_class``: the examples of one class, each class with its share of the budget. ``per_gradient``: the same, by the gradient
-of that class's own output alone. ``per_batch``: whole batches, by their mean gradients. ``full``: all examples at once.
+``per_class``: the examples of one class, each class with its share of the budget. ``per_gradient``: the same, by the
+gradient of that class's own output alone. ``per_batch``: whole batches, by their mean gradients. ``full``: all examples
+at once.
 """
 
 
@@ -32,8 +35,8 @@ class StrategyConfig(ComponentConfig):
         fraction: share of the training set that an epoch trains on, in (0, 1]; 30 % in Li et al. 2023.
         select_every: epochs from one selection to the next, >= 1; 20 in Li et al. 2023.
         granularity: see `Granularity`.
-        warm_start: CORDS' kappa, in [0, 1): that share of the epochs is replaced by the fewer full-data epochs that cost
-            the same.
+        warm_start: CORDS' kappa, in [0, 1): that share of the epochs is replaced by the fewer full-data epochs that
+            cost the same.
         select_first: select at the first epoch too, where CORDS starts from a random subset.
     """
 
@@ -69,7 +72,7 @@ class SelectionContext:
     num_classes: int
     device: torch.device
     seed: int = 0
-    logger: logging.Logger = logging.getLogger(__name__)
+    logger: logging.Logger = _log
     on_batch: Callable[[int, int], None] | None = None
 
 

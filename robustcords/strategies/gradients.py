@@ -198,7 +198,7 @@ class MeanGradients(Gradients):
         """Returns the weighted sum."""
         if weights is None:
             return self.values.sum(dim=0, dtype=torch.float64)
-        return torch.tensordot(weights.double(), self.values.double(), dims=1)
+        return (weights.double().view(-1, 1, 1) * self.values).sum(dim=0)
 
     def inner(self, direction: Tensor) -> Tensor:
         """Returns (N,)."""

@@ -64,8 +64,8 @@ def taylor_greedy(
 ) -> Tensor:
     """Returns the rows (k,) that lower the validation loss most, one after the other, in the order they were taken.
 
-    The gain of an example is ``<g_i, grad_V>``. After each round grad_V is that of the layer moved by ``-step_size`` times
-    the sum of all gradients chosen so far.
+    The gain of an example is ``<g_i, grad_V>``. After each round grad_V is that of the layer moved by ``-step_size``
+    times the sum of all gradients chosen so far.
 
     Args:
         gradients: N candidates.

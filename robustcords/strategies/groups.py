@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def batches_of(loader: DataLoader[Any]) -> list[list[int]]:
     rows = [row for batch in batches for row in batch]
     if not rows:
         raise UserError("selection needs at least one example, and the loader has none")
-    if any(later <= earlier for earlier, later in zip(rows, rows[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(rows)):
         raise UserError("selection needs a loader that goes through its data set in order: shuffle=False")
     return batches
 
@@ -48,7 +49,7 @@ def fetch(loader: DataLoader[Any], batches: list[list[int]]) -> Iterator[tuple[T
 
 
 def labels_of(loader: DataLoader[Any]) -> Tensor:
-    """Returns the labels (N,) of a loader's examples in its order: the data set's own where it has them, else by reading."""
+    """Returns the labels (N,) of a loader's examples in its order: the data set's own, or by reading them."""
     batches = batches_of(loader)
     known = getattr(loader.dataset, "labels", getattr(loader.dataset, "targets", None))
     if known is None:

@@ -15,7 +15,7 @@ from robustcords.strategies.groups import apportion, batches_of, check_budget, l
 class RandomSubset(Strategy):
     """A uniform random subset with weights 1, drawn anew at every selection. The model is not looked at.
 
-    ``per_class`` draws from every class in proportion to its size, and so does ``per_gradient``, as nothing here depends on
+    ``per_class`` draws from every class in proportion to its size, and so does ``per_gradient``, as nothing depends on
     gradients; ``full`` draws from all examples at once; ``per_batch`` draws whole batches and cuts the last one.
     """
 

@@ -1,0 +1,79 @@
+"""GRAD-MATCH, as CORDS has it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from robustcords.strategies._cords import GradMatchStrategy
+from robustcords.strategies.adv_gradmatch import AdvGradMatchStrategy
+from robustcords.strategies.adversarial import SELECTION_TYPES
+from robustcords.strategies.base import Granularity, Strategy, StrategyConfig
+from robustcords.strategies.groups import labels_of
+from robustcords.strategies.upstream import UpstreamStrategy
+
+
+class GradMatch(UpstreamStrategy):
+    """CORDS' ``GradMatchStrategy`` on clean images (Killamsetty et al. 2021), by default with its CIFAR-10 settings.
+
+    CORDS has no full form, and cannot finish where the training split lacks a class: there `AdvGradMatchStrategy`
+    serves.
+    Its solver gives wrong weights where it takes a gradient that it already holds, which is what it is compared for.
+    """
+
+    class Config(StrategyConfig):
+        """Options of GRAD-MATCH.
+
+        Attributes:
+            granularity: ``"per_gradient"`` is CORDS' PerClassPerGradient.
+            lam: ridge on the weights, >= 0.
+            eps: tolerance on the residual, as a share of the target's length.
+        """
+
+        name: str = "gradmatch"
+        granularity: Granularity = "per_gradient"
+        lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+        eps: Annotated[float, Field(ge=0, lt=1)] = 1e-100
+
+    def upstream(self, model: nn.Module, budget: int) -> Any | None:
+        """Returns CORDS' GRAD-MATCH, or None."""
+        del budget
+        if self.config.granularity == "full":
+            return None
+        if self.config.granularity != "per_batch":
+            members = labels_of(self.context.train_loader).bincount(minlength=self.context.num_classes)
+            if not members.all():
+                return None
+        return GradMatchStrategy(*self._arguments(model))
+
+    def own(self) -> Strategy:
+        """Returns this package's GRAD-MATCH, with the same options and no attack."""
+        context = self.context
+        return AdvGradMatchStrategy(
+            *self._arguments(context.model),
+            granularity=self.config.granularity,
+            seed=context.seed,
+            on_batch=context.on_batch,
+        )
+
+    def _arguments(self, model: nn.Module) -> tuple[Any, ...]:
+        context, config = self.context, self.config
+        return (
+            context.train_loader,
+            context.val_loader or context.train_loader,
+            model,
+            self.loss,
+            0.0,
+            torch.device(context.device),  # the string "cpu" would select a solver that ignores lam and eps
+            context.num_classes,
+            True,
+            SELECTION_TYPES[config.granularity],
+            context.logger,
+            False,
+            True,
+            config.lam,
+            config.eps,
+        )

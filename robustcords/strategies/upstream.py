@@ -1,0 +1,107 @@
+"""Running CORDS' own strategies as they are, inside the promises that every strategy here keeps."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustcords import processes
+from robustcords.attacks.base import evaluation_mode
+from robustcords.models.last_layer import CordsModel
+from robustcords.rng import derive, generator
+from robustcords.strategies.base import SelectionContext, Strategy
+from robustcords.strategies.groups import batches_of, check_budget
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators of Python, NumPy and torch's CPU, and afterwards gives them back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(derive(seed, "python"))
+        np.random.seed(derive(seed, "numpy") % 2**32)
+        torch.default_generator.manual_seed(derive(seed, "torch"))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class UpstreamStrategy(Strategy):
+    """A strategy of CORDS on clean images and cross-entropy, with CORDS' own gradients and solver.
+
+    What CORDS returns is brought to exactly the budget: repeated indices are left out, a uniform random part is kept of
+    too many, and too few are filled up with random ones of weight 1, as CORDS fills up. Its draws from global
+    generators are seeded, and those generators are given back as they were. Where CORDS has no such form or cannot
+    finish, the strategy of this package serves, with no attack and cross-entropy.
+    """
+
+    def __init__(self, config: Any, context: SelectionContext) -> None:
+        self.config = config
+        self.context = context
+        self.loss = nn.CrossEntropyLoss(reduction="none")
+
+    @classmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy for one selection."""
+        return cls(config, context)
+
+    @abstractmethod
+    def upstream(self, model: nn.Module, budget: int) -> Any | None:
+        """Returns CORDS' strategy, or None where CORDS cannot do what is asked.
+
+        Args:
+            model: the model with the interface that CORDS wants.
+            budget: k.
+        """
+
+    @abstractmethod
+    def own(self) -> Strategy:
+        """Returns this package's strategy that serves instead."""
+
+    def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
+        """Returns exactly ``budget`` rows of the training loader's data set, and their weights (k,) float32."""
+        rows = [row for batch in batches_of(self.context.train_loader) for row in batch]
+        check_budget(budget, len(rows))
+        if budget == len(rows):
+            return rows, torch.ones(budget)
+        model = CordsModel(self.context.model, self.context.num_classes)
+        strategy = self.upstream(model, budget)
+        if strategy is None:
+            return self.own().select(budget, model_params)
+        chosen, weights = torch.zeros(budget, dtype=torch.int64), torch.zeros(budget)
+        if processes.is_main():
+            with evaluation_mode(self.context.model), seeded(self.context.seed), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
+                indices, gammas = strategy.select(budget, model_params)
+            chosen, weights = self._exactly(budget, indices, gammas.tolist(), rows)
+        device = self.context.device
+        chosen, weights = (processes.broadcast(part.to(device)).cpu() for part in (chosen, weights))
+        return chosen.tolist(), weights
+
+    def _exactly(
+        self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns ``budget`` unique indices and their weights."""
+        source = generator(self.context.seed, "fill")
+        # GLISTER gives more indices than weights where its rounds overshoot; all its weights are 1.
+        given = [*gammas, *[1.0] * (len(indices) - len(gammas))]
+        weights = dict(zip(map(int, indices), given, strict=False))
+        kept = list(weights)
+        if len(kept) > budget:
+            order = torch.randperm(len(kept), generator=source)[:budget].sort().values
+            kept = [kept[place] for place in order.tolist()]
+        rest = sorted(set(rows) - weights.keys())
+        order = torch.randperm(len(rest), generator=source)[: budget - len(kept)]
+        kept += [rest[place] for place in order.tolist()]
+        found = torch.tensor([weights.get(row, 1.0) for row in kept]).nan_to_num(0, 0, 0).clamp_(min=0)
+        return torch.tensor(kept), found if found.any() else torch.ones(budget)

@@ -1,0 +1,93 @@
+"""Reading the documentation: its code blocks, its tables of keys, its links and its command lines."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+_FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*(?:uv run )?(?:robustcords|accelerate launch .*?cli\.py) ")
+_PLACEHOLDER = re.compile(r"\.\.\.|[A-Z][A-Z_]+")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the file that its first line (a comment) says it is."""
+
+    page: str
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        found = _FILE.match(self.text)
+        return found[1] if found else None
+
+
+def blocks(page: Path, language: str | None = None) -> list[Block]:
+    found = [Block(page.name, *match.groups()) for match in _BLOCK.finditer(page.read_text())]
+    return [block for block in found if language in {None, block.language}]
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Writes every block of a page that says which file it is, and makes the checkout's recipes reachable."""
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).write_text(block.text)
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Returns the arguments of every ``robustcords`` command line of a page, in blocks and in the text."""
+    text = page.read_text()
+    lines = [line for block in blocks(page) for line in block.text.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text))
+    found = []
+    for line in lines:
+        if start := _COMMAND.match(line):
+            arguments = shlex.split(line[start.end() :], comments=True)
+            if not any(_PLACEHOLDER.fullmatch(part) or "..." in part for word in arguments for part in word.split("=")):
+                found.append(arguments)
+    return found
+
+
+def links(page: Path) -> list[str]:
+    """Returns the targets of a page's links that point into the checkout."""
+    text = _BLOCK.sub("", page.read_text())
+    return [target for target in _LINK.findall(text) if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading's own table of keys (key to its cells "allowed" and "default") and the names that it is about."""
+
+    keys: dict[str, tuple[str, str]]
+    names: tuple[str, ...]
+
+
+def sections(page: Path) -> dict[str, Section]:
+    """Returns every section of a page by its path of headings, such as ``"[loss]/MART"``, without backticks."""
+    found, path = {}, [""]
+    for part in re.split(r"^(?=##+ )", page.read_text(), flags=re.M)[1:]:
+        head, _, body = part.partition("\n")
+        marks, _, title = head.replace("`", "").partition(" ")
+        path = [*path[: len(marks) - 2], title]
+        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body.splitlines() if "|" in line]
+        keys = {row[0].strip("`"): (row[1], row[2]) for row in rows if len(row) == 4 and re.fullmatch(r"`\w+`", row[0])}
+        named = re.search(r"^Names: (.*)$", body, re.M)
+        names = tuple(re.findall(r"`([^`]+)`", named[1])) if named else ()
+        found["/".join(path)] = Section(keys, names)
+    return found

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from robustcords import app, components, recipe, scaffold, wording
+from robustcords.bullet import BulletStepSizes, BulletSteps
+from robustcords.config import Table
+from robustcords.data.decoding import ImageConfig
+from robustcords.data.parquet import ParquetConfig
+from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
+from robustcords.models.external import ExternalModel
+from tests.docs import pages
+
+DOCS = pages.ROOT / "docs"
+KEYS = pages.sections(DOCS / "recipes.md")
+
+TABLES = {
+    **{f"[{path[0]}]": recipe._class(target) for path, target in recipe.TABLES.items() if len(path) == 1},
+    "[train]/[train.averaging]": recipe._class(recipe.TABLES["train", "averaging"]),
+    "[bullet]/[bullet.steps]": BulletSteps,
+    "[bullet]/[bullet.step_size]": BulletStepSizes,
+    "[evaluation]/[evaluation.pgd]": PGDEvaluation,
+    "[evaluation]/[evaluation.autoattack]": AutoAttackEvaluation,
+}
+UNLISTED = {
+    ("data", "Parquet files and hub ids"): ParquetConfig,
+    ("data", "Class folders"): ImageConfig,
+    ("model", "Torchvision and timm"): ExternalModel.Config,
+}
+
+
+def check_keys(table: type[Table], documented: dict[str, tuple[str, str]]) -> None:
+    """The documented keys are the table's; the cells say its defaults, limits and choices."""
+    fields = {key: field for key, field in table.model_fields.items() if key != "name"}
+    assert documented.keys() == fields.keys()
+    written = table.model_construct().model_dump()
+    for key, field in fields.items():
+        allowed, default = documented[key]
+        for fact in re.findall(r"\"\w+\"|\d[\d.]*|true", wording.allowed(table, (key,)) or ""):
+            assert fact in allowed, f"{key}: {fact!r} is not in {allowed!r}"
+        if getattr(table.model_construct(), key) is None:
+            assert default == "left out"
+        elif not isinstance(field.default, Table):
+            value = scaffold._toml(written[key])
+            assert f"`{value}`" in default, f"{key}: the default is {value}"
+
+
+@pytest.mark.parametrize("section", TABLES)
+def test_every_key_of_a_table_is_documented(section):
+    check_keys(TABLES[section], KEYS[section].keys)
+
+
+def test_every_key_of_the_top_level_is_documented():
+    plain = {key for key in recipe.Recipe.model_fields if f"[{key}]" not in KEYS}
+    assert plain == KEYS["Top level"].keys.keys()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in components.KINDS for name in components.names(kind)])
+def test_every_option_of_a_component_is_documented(kind, name):
+    about = [section for title, section in KEYS.items() if title.startswith(f"[{kind}]/") and name in section.names]
+    assert len(about) == 1
+    check_keys(recipe.find(kind, name).Config, KEYS[f"[{kind}]"].keys | about[0].keys)
+
+
+@pytest.mark.parametrize(("kind", "title"), UNLISTED)
+def test_options_of_components_without_a_list_of_names_are_documented(kind, title):
+    check_keys(UNLISTED[kind, title], KEYS[f"[{kind}]"].keys | KEYS[f"[{kind}]/{title}"].keys)
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for target in pages.links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in pages.anchors(file), f"{page.name}: {target}"
+
+
+@pytest.fixture
+def in_page(tmp_path, monkeypatch):
+    """Gives a function that goes into a fresh folder with the files of a page, importable from there."""
+    before = set(sys.modules)
+
+    def enter(page: Path) -> Path:
+        pages.write_files(page, tmp_path)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        return tmp_path
+
+    yield enter
+    for name in set(sys.modules) - before:
+        if name.startswith(("my_", "test_my_")):
+            del sys.modules[name]
+
+
+def check_command(arguments: list[str]) -> None:
+    """The command exists with these options; its recipe has these keys."""
+    command = typer.main.get_command(app.app)
+    context = command.make_context("robustcords", arguments[:1])
+    chosen = command.get_command(context, arguments[0])
+    assert chosen is not None, f"there is no command {arguments[0]}"
+    given = chosen.make_context(arguments[0], arguments[1:]).params
+    if given.get("recipe"):
+        recipe.load(given["recipe"], given.get("set_") or [])
+    for source in given.get("recipes", ()):
+        recipe.load(source)
+    if arguments[0] == "new":
+        scaffold.new(**{key: value for key, value in given.items() if key != "file"})
+    if arguments[0] == "list":
+        scaffold.listing(given["kind"])
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_command_lines_are_valid(page, in_page):
+    in_page(page)
+    for arguments in pages.commands(page):
+        check_command(arguments)
+
+
+def test_a_command_line_with_a_wrong_key_is_noticed(in_page):
+    in_page(DOCS / "recipes.md")
+    with pytest.raises(recipe.UserError, match="epoch"):
+        check_command(["run", "my.toml", "--set", "train.epoch=2"])
+
+
+def run_blocks(page: Path, folder: Path, skip: set[str] = frozenset()) -> int:
+    """Runs the Python blocks of a page that are no files, each on its own; returns how many there are."""
+    plain = [block for block in pages.blocks(page, "python") if not block.file and block.text not in skip]
+    for number, block in enumerate(plain):
+        script = folder / f"{page.stem}_{number}.py"
+        script.write_text(block.text)
+        runpy.run_path(str(script), run_name="__main__")
+    return len(plain)
+
+
+def test_python_examples_run(in_page):
+    page = DOCS / "python.md"
+    assert run_blocks(page, in_page(page)) >= 4
+
+
+def test_readme_examples_run(in_page):
+    page = pages.ROOT / "README.md"
+    run_blocks(page, in_page(page), skip={block.text for block in pages.blocks(DOCS / "python.md")})
+
+
+def test_worked_example_of_a_strategy_runs_as_written(in_page):
+    page = DOCS / "extending.md"
+    folder = in_page(page)
+    line = next(line for block in pages.blocks(page) for line in block.text.splitlines() if "run my_strategy.toml" in line)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, check=False)  # noqa: S602
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (folder / "runs/my_strategy/selections").iterdir()} == {
+        "epoch_0000.npz",
+        "epoch_0001.npz",
+    }
+    assert "my_strategy:LongestGradient" in done.stdout
+
+
+def test_worked_example_of_a_strategy_passes_its_own_test(in_page):
+    folder = in_page(DOCS / "extending.md")
+    tests = {name: value for name, value in runpy.run_path(str(folder / "test_my_strategy.py")).items()}
+    found = [value for name, value in tests.items() if name.startswith("test_")]
+    assert found
+    for test in found:
+        test()
+
+
+def test_worked_examples_of_other_parts_train_together(in_page):
+    folder = in_page(DOCS / "extending.md")
+    app.app(["run", "my_parts.toml", "--output", "out"], standalone_mode=False)
+    assert (folder / "out/report.json").exists()
+    for kind in ("data", "model", "attack", "loss"):
+        assert f'name = "my_{kind}:' in (folder / "out/recipe.toml").read_text()
