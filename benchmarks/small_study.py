@@ -1,4 +1,4 @@
-"""Every method of the paper on the small network: full data, random, Adv-GLISTER and Adv-GRAD-MATCH, with and without Bullet.
+"""Every method on the small network: full data, random, Adv-GLISTER and Adv-GRAD-MATCH, with and without Bullet.
 
     python benchmarks/small_study.py --output runs/small_study [--data-path DIR] [--epochs 4] [--select-every 2]
 

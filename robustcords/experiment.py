@@ -102,7 +102,7 @@ def _run_in(
     """Trains, evaluates and reports in a directory that is ready for it; returns the report."""
     work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images")
     if recipe.logging.trackers:
-        work.accelerator.project_configuration.logging_dir = str(directory.path)
+        work.accelerator.project_configuration.logging_dir = str(directory.path / "trackers")
         work.accelerator.init_trackers(directory.path.name, config=dict(_flat(plain(recipe))))
     trainer.fit()
     processes.barrier()

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -101,3 +101,17 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """Returns one epoch's metrics as a line for a person."""
+    parts = [
+        f"epoch {row['epoch'] + 1}/{epochs}",
+        f"loss {row['train_loss']:.3f}",
+        f"{row['subset_size']} images",
+        f"{row['images_per_second']:.0f} images/s",
+        duration(row["seconds"]["total"]),
+    ]
+    if "validation" in row:
+        parts.append(f"validation {row['validation']['clean']:.1%} clean, {row['validation']['robust']:.1%} PGD")
+    return "  ".join(parts)

@@ -28,7 +28,7 @@ from robustcords.inference import Inference
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
-from robustcords.progress import Display, duration
+from robustcords.progress import Display, epoch_line
 from robustcords.rng import derive
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import Subset, SubsetSelector, everything
@@ -162,6 +162,7 @@ class Trainer:
             Interrupted: a signal asked to stop; a checkpoint has been written.
             RunError: the loss or a weight is not finite.
         """
+        self.stopwatch.restart()
         self.restore()
         while self.progress.epoch < self.settings.epochs:
             epoch = self.progress.epoch
@@ -261,8 +262,8 @@ class Trainer:
                 self.stop_if_asked()
 
             subset = self.selector.subset(epoch, self.inference, on_batch)
-        if self.run and self.selector.current is not before:
-            self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
+            if self.run and self.selector.current is not before:
+                self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
         return subset
 
     def micro_batches(self, size: int) -> Iterator[slice]:
@@ -300,7 +301,7 @@ class Trainer:
         self.stopwatch.restart()
         figures = {"train_loss": row["train_loss"], "lr": row["lr"], **row.get("validation", {})}
         self.accelerator.log(figures, step=epoch)
-        self.display.say(describe(row, self.settings.epochs))
+        self.display.say(epoch_line(row, self.settings.epochs))
 
     def validate(self, validation: ImageSet, attack: Attack) -> dict[str, float]:
         """Returns clean and PGD accuracy on the validation split, and keeps the weights if they are the best yet."""
@@ -390,17 +391,3 @@ class Trainer:
         self.stopwatch.restart(state["seconds"])
         self.run.keep_rows(self.progress.epoch)
         self.display.say(f"resumed from {path}")
-
-
-def describe(row: dict[str, Any], epochs: int) -> str:
-    """Returns one epoch's metrics as a line for a person."""
-    parts = [
-        f"epoch {row['epoch'] + 1}/{epochs}",
-        f"loss {row['train_loss']:.3f}",
-        f"{row['subset_size']} images",
-        f"{row['images_per_second']:.0f} images/s",
-        duration(row["seconds"]["total"]),
-    ]
-    if "validation" in row:
-        parts.append(f"validation {row['validation']['clean']:.1%} clean, {row['validation']['robust']:.1%} PGD")
-    return "  ".join(parts)

@@ -119,7 +119,7 @@ class LastLayerGradients(Gradients):
                 chunk = slice(start, start + _CHUNK)
                 left = delta[chunk].double()
                 if weights is not None:
-                    left = left * weights[chunk].double().unsqueeze(1)
+                    left = left * weights[chunk].to(left).unsqueeze(1)
                 total[:, 0] += left.sum(dim=0)
                 total[:, 1:] += left.T @ h[chunk].double()
         return total
@@ -198,7 +198,7 @@ class MeanGradients(Gradients):
         """Returns the weighted sum."""
         if weights is None:
             return self.values.sum(dim=0, dtype=torch.float64)
-        return (weights.double().view(-1, 1, 1) * self.values).sum(dim=0)
+        return (weights.to(self.values.device).double().view(-1, 1, 1) * self.values).sum(dim=0)
 
     def inner(self, direction: Tensor) -> Tensor:
         """Returns (N,)."""

@@ -80,13 +80,22 @@ class UpstreamStrategy(Strategy):
             return self.own().select(budget, model_params)
         chosen, weights = torch.zeros(budget, dtype=torch.int64), torch.zeros(budget)
         if processes.is_main():
-            with evaluation_mode(self.context.model), seeded(self.context.seed), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
-                indices, gammas = strategy.select(budget, model_params)
-            chosen, weights = self._exactly(budget, indices, gammas.tolist(), rows)
+            indices, gammas = self._run(strategy, budget, model_params)
+            chosen, weights = self._exactly(budget, indices, gammas, rows)
         device = self.context.device
         chosen, weights = (processes.broadcast(part.to(device)).cpu() for part in (chosen, weights))
         return chosen.tolist(), weights
+
+    def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
+        """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
+        with evaluation_mode(self.context.model), seeded(self.context.seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
+            try:
+                indices, gammas = strategy.select(budget, model_params)
+            except ZeroDivisionError:
+                self.context.logger.warning("%s: CORDS divided by a gradient of 0; a random subset", self.config.name)
+                return [], []
+        return [int(index) for index in indices], gammas.tolist()
 
     def _exactly(
         self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]
@@ -95,7 +104,7 @@ class UpstreamStrategy(Strategy):
         source = generator(self.context.seed, "fill")
         # GLISTER gives more indices than weights where its rounds overshoot; all its weights are 1.
         given = [*gammas, *[1.0] * (len(indices) - len(gammas))]
-        weights = dict(zip(map(int, indices), given, strict=False))
+        weights = dict(zip(indices, given, strict=False))
         kept = list(weights)
         if len(kept) > budget:
             order = torch.randperm(len(kept), generator=source)[:budget].sort().values

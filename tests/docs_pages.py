@@ -7,21 +7,24 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_COMMAND = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*(?:uv run )?(?:robustcords|accelerate launch .*?cli\.py) ")
-_PLACEHOLDER = re.compile(r"\.\.\.|[A-Z][A-Z_]+")
+_COMMAND = re.compile(
+    r"(?:.* && )?(?:uv run )?(?:python -m )?(?:robustcords|accelerate launch .*?(?:cli\.py|-m robustcords)) "
+)
+_PLACEHOLDERS = {"RECIPE", "NAME", "KEY", "VALUE", "KIND"}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and the file that its first line (a comment) says it is."""
+    """A fenced block: where it begins, its language, its text, and the file that its first line (a comment) names."""
 
     page: str
+    line: int
     language: str
     text: str
 
@@ -32,12 +35,19 @@ class Block:
 
 
 def blocks(page: Path, language: str | None = None) -> list[Block]:
-    found = [Block(page.name, *match.groups()) for match in _BLOCK.finditer(page.read_text())]
+    text = page.read_text()
+    found = [
+        Block(page.name, text[: match.start()].count("\n") + 1, match[1], match[2]) for match in _BLOCK.finditer(text)
+    ]
     return [block for block in found if language in {None, block.language}]
 
 
 def write_files(page: Path, folder: Path) -> None:
-    """Writes every block of a page that says which file it is, and makes the checkout's recipes reachable."""
+    """Writes every block of a page that says which file it is, with ``my.toml`` as a stand-in for a reader's own recipe.
+
+    The checkout's recipes can be reached from there as from the checkout.
+    """
+    (folder / "my.toml").write_text('extends = "digits_mart"')
     for block in blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text)
@@ -53,7 +63,7 @@ def commands(page: Path) -> list[list[str]]:
     for line in lines:
         if start := _COMMAND.match(line):
             arguments = shlex.split(line[start.end() :], comments=True)
-            if not any(_PLACEHOLDER.fullmatch(part) or "..." in part for word in arguments for part in word.split("=")):
+            if not _PLACEHOLDERS & {part for word in arguments for part in re.split("[=/]", word)}:
                 found.append(arguments)
     return found
 
@@ -85,7 +95,9 @@ def sections(page: Path) -> dict[str, Section]:
         head, _, body = part.partition("\n")
         marks, _, title = head.replace("`", "").partition(" ")
         path = [*path[: len(marks) - 2], title]
-        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body.splitlines() if "|" in line]
+        rows = [
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body.splitlines() if "|" in line
+        ]
         keys = {row[0].strip("`"): (row[1], row[2]) for row in rows if len(row) == 4 and re.fullmatch(r"`\w+`", row[0])}
         named = re.search(r"^Names: (.*)$", body, re.M)
         names = tuple(re.findall(r"`([^`]+)`", named[1])) if named else ()

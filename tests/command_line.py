@@ -1,0 +1,56 @@
+"""The command line, called in this process or started as one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+
+from robustcords.app import main
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+class Answer(NamedTuple):
+    """What a command gave back."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Answer:
+    """Runs a command in this process."""
+    capsys.readouterr()
+    with mock.patch.object(sys, "argv", ["robustcords", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        main()
+    code = ended.value.code
+    return Answer(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+
+def start(*command: str | Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Starts a Python program, with one thread, in a folder."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env={**ENVIRONMENT, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def settings(**values: Any) -> list[str]:
+    """Returns ``--set`` options; a double underscore stands for the dot of a key."""
+    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Returns every file below a folder, with its time and bytes."""
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}

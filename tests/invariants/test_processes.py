@@ -1,0 +1,100 @@
+"""Two processes, started by Accelerate's launcher, do what one does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import ROOT, call, settings, start
+from safetensors.torch import load_file
+
+LAUNCH = (
+    "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+).split()
+
+TINY = """
+from torch import nn
+
+class TinyNet(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes)
+        )
+"""
+
+
+def launched(folder: Path, *arguments: str) -> tuple[str, str]:
+    process = start(*LAUNCH, ROOT / "cli.py", "run", *arguments, folder=folder, PYTHONPATH=str(folder))
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def test_a_shipped_recipe_trains_selects_evaluates_and_reports(tmp_path: Path):
+    options = settings(
+        model__width=4,
+        attack__steps=2,
+        selector__select_every=1,
+        train__epochs=2,
+        train__precision="fp32",
+        evaluation__limit=8,
+        evaluation__pgd__steps=2,
+        evaluation__pgd__restarts=1,
+        evaluation__autoattack__limit=2,
+    )
+    out, err = launched(tmp_path, str(ROOT / "recipes" / "digits_mart.toml"), *options)
+    run = tmp_path / "runs" / "digits_mart"
+    report = json.loads((run / "report.json").read_text())
+    assert report["environment"]["world_size"] == 2
+    assert report["training"]["epochs"] == 2
+    assert report["training"]["selections"] == [{"epoch": 0, "size": 364}, {"epoch": 1, "size": 364}]
+    assert report["evaluation"]["last"]["examples"] == 8
+    assert report["evaluation"]["last"]["autoattack_examples"] == 2
+    assert 0 <= report["evaluation"]["last"]["autoattack"]["0.15"] <= report["evaluation"]["last"]["clean"] <= 1
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "runs" / "digits_mart-2").exists()
+    assert out.count("PGD-2-1") == out.count("runs/digits_mart") == 1
+    assert err.count("epoch 1/2") == err.count("epoch 2/2") == 1
+
+
+def test_the_weights_are_those_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "tinynet.py").write_text(TINY)
+    options = [
+        "digits_mart",
+        *settings(
+            model__name="tinynet:TinyNet",
+            selector__select_first="true",
+            train__epochs=3,
+            train__accumulation=2,
+            train__averaging__kind="ema",
+            train__averaging__decay=0.5,
+            train__clip_gradient=1.0,
+            train__precision="fp32",
+            train__validate_every=1,
+            evaluation__limit=200,
+            evaluation__pgd="{steps = 5, restarts = 2, step_size = 0.05, epsilons = [0.1]}",
+            evaluation__autoattack="false",
+        ),
+    ]
+    launched(tmp_path, *options, "--output", "two")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, "run", *options, "--output", "one").status == 0
+    one, two = (load_file(Path(name) / "weights" / "last.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
+    rows = [[json.loads(line) for line in (Path(name) / "metrics.jsonl").open()] for name in ("one", "two")]
+    for first, second in zip(*rows, strict=True):
+        assert first["counts"] == second["counts"]
+        assert first["validation"] == second["validation"]
+        assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-4)
+    selections = [np.load(Path(name) / "selections" / "epoch_0000.npz") for name in ("one", "two")]
+    assert np.array_equal(selections[0]["indices"], selections[1]["indices"])
+    results = [json.loads((Path(name) / "report.json").read_text())["evaluation"] for name in ("one", "two")]
+    assert results[0] == results[1]

@@ -1,0 +1,386 @@
+"""What holds for every run, whatever the loss, adversary and selector."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustcords import timing
+from robustcords.adversary import AdversarialBatch, Adversary
+from robustcords.attacks.pgd import PGD
+from robustcords.averaging import AveragingConfig
+from robustcords.batches import BatchLoader
+from robustcords.bullet import BulletAdversary
+from robustcords.checkpoint import read
+from robustcords.components import find, names
+from robustcords.data.base import ImageSet
+from robustcords.errors import Interrupted, RunError, UserError
+from robustcords.interruption import Interruption
+from robustcords.run_directory import RunDirectory
+from robustcords.selection import Subset, SubsetSelector
+from robustcords.strategies.base import SelectionContext, StrategyConfig
+from robustcords.threat import ThreatModel
+from robustcords.timing import PHASES
+from robustcords.trainer import Trainer
+from robustcords.training_config import TrainConfig
+
+COUNT, BATCH = 61, 16
+THREAT = ThreatModel(epsilon=0.05)
+ATTACK = PGD(THREAT, steps=2, step_size=0.03)
+
+
+def made_up(count: int = COUNT, seed: int = 0) -> ImageSet:
+    """Three classes of noisy patterns, which a small network learns in a few steps."""
+    numbers = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    patterns = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    images = 0.7 * patterns[labels] + 0.3 * torch.rand(count, 1, 8, 8, generator=numbers)
+    return ImageSet((images * 255).to(torch.uint8), labels, ("a", "b", "c"))
+
+
+def network(norm: bool = False) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        middle = [nn.BatchNorm1d(16)] if norm else []
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *middle, nn.ReLU(), nn.Linear(16, 3))
+
+
+def chooser(name: str = "random", images: ImageSet | None = None, loss: str = "sat", epochs: int = 3, **options: Any):
+    strategy = find("selector", name)
+    config = strategy.Config(name=name, **{"fraction": 0.5, "select_every": 1, **options})
+    return SubsetSelector(
+        strategy,
+        config,
+        images or made_up(),
+        made_up(12, seed=1),
+        loss=find("loss", loss)(),
+        attack=ATTACK,
+        epochs=epochs,
+        batch_size=BATCH,
+    )
+
+
+def trainer(
+    *,
+    loss: str = "sat",
+    adversary: type[Adversary] = Adversary,
+    model: nn.Module | None = None,
+    lr: float = 0.1,
+    run: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> Trainer:
+    model = model or network()
+    criterion = find("loss", loss)()
+    directory = None
+    if run:
+        run.mkdir(exist_ok=True)
+        directory = RunDirectory(run)
+        directory.start("", {})
+    return Trainer(
+        model,
+        criterion,
+        adversary(ATTACK, criterion),
+        options.pop("train", made_up()),
+        torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
+        TrainConfig(**{"epochs": 2, "batch_size": BATCH, "memory_format": "contiguous", **(settings or {})}),
+        run=directory,
+        **options,
+    )
+
+
+def fitted(**options: Any) -> Trainer:
+    made = trainer(**options)
+    made.fit()
+    return made
+
+
+def vector(of: Trainer | nn.Module) -> Tensor:
+    model = of.evaluated if isinstance(of, Trainer) else of
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
+def close(first: Trainer, second: Trainer) -> bool:
+    return torch.allclose(vector(first), vector(second), rtol=1e-4, atol=1e-5)
+
+
+def test_one_step_descends_the_weighted_mean_of_the_losses():
+    class Given(StrategyConfig):
+        name: str = "given"
+
+    class Weighted:
+        needs_validation = False
+        Config = Given
+
+        @classmethod
+        def from_context(cls, config: Given, context: SelectionContext) -> Weighted:
+            return cls()
+
+        def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
+            return list(range(0, 2 * budget, 2)), torch.linspace(0, 3, budget)
+
+    images = made_up()
+    selector = chooser(images=images)
+    selector.strategy, selector.config = Weighted, Given(fraction=10 / COUNT, select_first=True)
+    model = network().double()
+    before = copy.deepcopy(model)
+    settings = {"epochs": 1, "batch_size": 10, "accumulation": 2}
+    made = trainer(loss="standard", model=model, lr=0.5, selector=selector, settings=settings)
+    made.loader.load = in_double(made.loader)  # type: ignore[method-assign]
+    made.fit()
+    rows, weights = torch.arange(0, 20, 2), torch.linspace(0, 3, 10).double()
+    x, y = images.batch(rows)
+    losses = -before(x.double()).log_softmax(1)[torch.arange(10), y]
+    gradients = torch.autograd.grad((weights * losses).sum() / weights.sum(), tuple(before.parameters()))
+    for parameter, start, gradient in zip(model.parameters(), before.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter, start - 0.5 * gradient, rtol=1e-6, atol=1e-9)
+
+
+def in_double(loader: BatchLoader) -> Any:
+    """Returns a loader's ``load`` that gives float64 images, so that a reference can be compared exactly."""
+    load = loader.load
+
+    def double(positions: Tensor, subset: Subset, epoch: int) -> Any:
+        batch = load(positions, subset, epoch)
+        return type(batch)(batch.x.double(), batch.y, batch.weights, batch.noise, batch.total)
+
+    return double
+
+
+@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
+def test_a_whole_subset_with_unit_weights_is_no_subset(adversary: type[Adversary]):
+    with_all = fitted(selector=chooser(fraction=1.0), adversary=adversary)
+    assert torch.equal(vector(with_all), vector(fitted(adversary=adversary)))
+
+
+@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
+@pytest.mark.parametrize("loss", ["mart", "trades"])
+def test_accumulation_is_the_larger_batch(loss: str, adversary: type[Adversary]):
+    options: dict[str, Any] = {"loss": loss, "adversary": adversary}
+    whole = fitted(**options, settings={"clip_gradient": 0.5})
+    parts = fitted(**options, settings={"clip_gradient": 0.5, "accumulation": 3})
+    assert close(whole, parts)
+    assert not close(whole, fitted(**options))
+
+
+def test_the_seed_decides_everything():
+    options: dict[str, Any] = {"crop": 1, "flip": True, "loss": "trades"}
+    first = fitted(**options, seed=5, selector=chooser())
+    torch.manual_seed(123)
+    assert torch.equal(vector(first), vector(fitted(**options, seed=5, selector=chooser())))
+    assert not torch.equal(vector(first), vector(fitted(**options, seed=6, selector=chooser())))
+
+
+@pytest.mark.parametrize("selector", [None, "random"])
+@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
+@pytest.mark.parametrize("loss", names("loss"))
+def test_every_loss_learns_with_every_adversary(
+    loss: str, adversary: type[Adversary], selector: str | None, tmp_path: Path
+):
+    done = fitted(
+        loss=loss,
+        adversary=adversary,
+        selector=chooser(selector, loss=loss) if selector else None,
+        settings={"epochs": 4, "clip_gradient": 1.0, "averaging": AveragingConfig(decay=0.5)},
+        run=tmp_path / "run",
+    )
+    assert done.run is not None
+    losses = [row["train_loss"] for row in done.run.rows()]
+    assert losses[-1] < 0.9 * losses[0]
+    assert not torch.equal(vector(done), vector(done.model)), "the averaged weights are the result"
+
+
+class Recording(Adversary):
+    """Keeps which examples it was given."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.batches: list[Tensor] = []
+
+    def __call__(self, *args: Any) -> AdversarialBatch:
+        self.batches.append(args[3].keys)
+        return super().__call__(*args)
+
+
+@pytest.mark.parametrize("size", [BATCH, 2 * BATCH + 1, COUNT])
+def test_an_epoch_sees_every_example_of_its_subset_once(size: int, tmp_path: Path):
+    selector = chooser(fraction=size / COUNT, granularity="full")
+    numbers = torch.arange(COUNT) * 10
+    done = fitted(adversary=Recording, selector=selector, numbers=numbers, run=tmp_path / "run")
+    assert isinstance(done.adversary, Recording)
+    batches, steps = done.adversary.batches, math.ceil(size / BATCH)
+    assert len(batches) == 2 * steps
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    first, second = torch.cat(batches[:steps]), torch.cat(batches[steps:])
+    assert selector.current is not None
+    assert torch.equal(second.sort().values, numbers[selector.current.indices].sort().values)
+    assert len(first.unique()) == size
+    assert size == COUNT or not torch.equal(first.sort().values, second.sort().values)
+    assert not torch.equal(first, second), "each epoch has an order of its own"
+
+
+def test_a_warm_start_trains_on_everything_and_skips_what_that_costs(tmp_path: Path):
+    selector = chooser(epochs=10, warm_start=0.6, select_every=4)
+    done = fitted(selector=selector, settings={"epochs": 10}, run=tmp_path / "run")
+    assert done.run is not None
+    sizes = {row["epoch"]: row["subset_size"] for row in done.run.rows()}
+    assert sizes == {0: 61, 1: 61, 2: 61, 6: 30, 7: 30, 8: 30, 9: 30}
+    assert [selection["epoch"] for selection in done.run.selections()] == [6, 8]
+
+
+def test_a_warm_starts_full_epochs_have_to_fit_too():
+    selector = chooser(fraction=16 / COUNT, warm_start=0.9)
+    message = r"gives batches of 15 of 61 examples, too few for 1 processes times train\.accumulation = 16"
+    with pytest.raises(UserError, match=message):
+        trainer(selector=selector, settings={"accumulation": 16})
+
+
+def test_a_line_of_metrics_says_what_the_contract_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Counted in processor time, so that what else the machine does cannot matter.
+    monkeypatch.setattr(timing.time, "perf_counter", time.process_time)
+    done = fitted(
+        adversary=BulletAdversary,
+        selector=chooser("adv-glister"),
+        validation=made_up(12, seed=1),
+        validation_attack=ATTACK,
+        settings={"epochs": 3, "validate_every": 2, "averaging": AveragingConfig()},
+        run=tmp_path / "run",
+    )
+    assert done.run is not None
+    rows = done.run.rows()
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert ["validation" in row for row in rows] == [False, True, True]
+    for row in rows:
+        assert {"train_loss", "lr", "images_per_second"} <= row.keys()
+        assert row["subset_size"] == 30
+        assert row["counts"].keys() == {"outlier", "boundary", "robust"}
+        assert sum(row["counts"].values()) == 30
+        assert row["seconds"].keys() == {"total", *PHASES}
+        total, named = row["seconds"]["total"], sum(row["seconds"][phase] for phase in PHASES)
+        assert named <= total <= 1.02 * named + 0.02
+    assert done.run.weights("best").exists()
+    assert done.run.weights("last").exists()
+
+
+class Breaks(nn.Module):
+    """Gives NaN after so many training forwards."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.inner, self.left = network(), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= self.training
+        logits: Tensor = self.inner(x)
+        return logits if self.left >= 0 else logits * torch.nan
+
+
+def without_gradients() -> nn.Module:
+    model = network()
+    next(model.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": Breaks(6)}, r"the loss is not finite in epoch 1, step 2 \(training examples \d+, .*step_00000004;"),
+        ({"model": Breaks(1)}, "the loss is not finite in epoch 0, step 1 .* there is no checkpoint yet;"),
+        ({"model": network(), "lr": 1e30}, "the loss is not finite in epoch 0, step 1"),
+        # A single step: its loss was fine, the weights that it left are not.
+        (
+            {"model": without_gradients(), "settings": {"batch_size": COUNT, "epochs": 1}},
+            "the weights are not finite in epoch 0 after step 0; there is no checkpoint yet",
+        ),
+    ],
+)
+def test_numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_checkpoint(
+    options: dict[str, Any], message: str, tmp_path: Path
+):
+    with pytest.raises(RunError, match=message) as stopped:
+        fitted(**options, run=tmp_path / "run")
+    assert len(str(stopped.value).splitlines()) == 1
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        state = read(path)
+        assert all(value.isfinite().all() for value in state["model"].values())
+        assert state["progress"]["epoch"] == 1
+    assert not (tmp_path / "run" / "weights" / "last.safetensors").exists()
+
+
+class After(Interruption):
+    """Is asked to stop after it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def requested(self) -> int:  # type: ignore[override]
+        self.looks -= 1
+        return signal.SIGTERM if self.looks < 0 else 0
+
+
+@pytest.mark.parametrize("looks", range(0, 14, 2))
+def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, tmp_path: Path):
+    def options() -> dict[str, Any]:
+        return {
+            "loss": "mart",
+            "adversary": BulletAdversary,
+            "model": network(norm=True),
+            "selector": chooser("adv-glister", loss="mart", select_first=True),
+            "validation": made_up(12, seed=1),
+            "validation_attack": ATTACK,
+            "crop": 1,
+            "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
+        }
+
+    whole = fitted(**options(), run=tmp_path / "whole")
+    with pytest.raises(Interrupted) as stopped:
+        fitted(**options(), run=tmp_path / "parts", interruption=After(looks))
+    assert stopped.value.number == signal.SIGTERM
+    parts = fitted(**options(), run=tmp_path / "parts")
+    assert torch.equal(vector(whole), vector(parts))
+    assert torch.equal(vector(whole.model), vector(parts.model))
+    assert whole.run is not None
+    assert parts.run is not None
+    timed = {"seconds", "images_per_second"}
+    for one, other in zip(whole.run.rows(), parts.run.rows(), strict=True):
+        assert {key: one[key] for key in one.keys() - timed} == {key: other[key] for key in other.keys() - timed}
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("[sw]*/*")}
+    assert len(files) == 4
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+
+
+def test_batch_normalisation_keeps_learning_after_attacks_and_selections():
+    model = network(norm=True)
+    done = fitted(model=model, selector=chooser("adv-glister"), adversary=BulletAdversary)
+    norm = model[2]
+    assert isinstance(norm, nn.BatchNorm1d)
+    # Two epochs of two batches, one training pass each: attacks and selections leave no trace.
+    assert norm.num_batches_tracked == 2 * 2
+    assert norm.training
+    assert done.progress.steps == 4
+
+
+def test_dropout_is_drawn_from_the_runs_seed():
+    def dropped() -> nn.Module:
+        return nn.Sequential(network(), nn.Dropout(0.5), nn.Linear(3, 3))
+
+    start = {key: value.clone() for key, value in dropped().state_dict().items()}
+    outcomes = []
+    for disturbance in (1, 2):
+        model = dropped()
+        model.load_state_dict(start)
+        torch.manual_seed(disturbance)
+        outcomes.append(vector(fitted(model=model)))
+    assert torch.equal(*outcomes)
+    assert F.cosine_similarity(outcomes[0], torch.cat([v.double().flatten() for v in start.values()]), dim=0) < 1 - 1e-6

@@ -1,0 +1,139 @@
+"""Who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "robustcords"
+FILES = sorted(PACKAGE.rglob("*.py"))
+COMPONENTS = ("attacks", "losses", "strategies", "data", "models")
+ABOVE_BUILD = ("app", "experiment", "commands", "scaffold", "doctor")
+ABOVE_COMPONENTS = (*ABOVE_BUILD, "build", "trainer", "evaluation", "selection", "report", "recipe")
+
+
+def name_of(file: Path) -> str:
+    """Returns a file's dotted name below the package: ``attacks.pgd``, or ``""`` for the package itself."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yields the full dotted names of everything that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+IMPORTS = {name_of(file): set(imported(parsed(file))) for file in FILES}
+INSIDE = {
+    name: {each.removeprefix("robustcords.") for each in found if each.startswith("robustcords.")}
+    for name, found in IMPORTS.items()
+}
+
+
+def below(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def importers(*packages: str, among: dict[str, set[str]] = IMPORTS) -> set[str]:
+    """Returns the modules that import any of some packages, or something from them."""
+    return {name for name, found in among.items() if any(below(each, *packages) for each in found)}
+
+
+def test_the_reader_finds_what_is_there():
+    assert {"attacks.base.Attack", "run_directory.RunDirectory", "processes"} <= INSIDE["trainer"]
+    assert len(FILES) > 50
+
+
+def test_nothing_imports_what_is_above_it():
+    assert importers("app", among=INSIDE) <= {"__main__"}
+    assert all(below(name, *ABOVE_BUILD) for name in importers("experiment", "commands", "scaffold", among=INSIDE))
+    assert all(below(name, *ABOVE_BUILD) for name in importers("build", among=INSIDE))
+    assert importers("trainer", among=INSIDE) <= {"build", "experiment"}
+
+
+@pytest.mark.parametrize("package", COMPONENTS)
+def test_components_import_nothing_of_the_loop_or_the_command_line(package: str):
+    wrong = {name for name in importers(*ABOVE_COMPONENTS, among=INSIDE) if below(name, package)}
+    assert wrong == set()
+
+
+def test_the_loop_knows_base_classes_only():
+    named = tuple(package for package in COMPONENTS if package != "data")
+    loop = ("trainer", "selection", "adversary", "bullet", "batches")
+    found = {each for name in loop for each in INSIDE[name] if below(each, *named)}
+    assert found
+    assert all(below(each, *(f"{package}.base" for package in named)) for each in found)
+
+
+def test_losses_and_attacks_do_not_know_each_other():
+    assert not any(below(name, "losses") for name in importers("attacks", among=INSIDE))
+    assert not any(below(name, "attacks") for name in importers("losses", among=INSIDE))
+    others = ("losses", "strategies", "data", "models")
+    assert not any(below(name, "attacks") for name in importers(*others, among=INSIDE))
+
+
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [
+        ("cords", "strategies._cords"),
+        ("pyautoattack", "autoattack"),
+        ("typer", "app"),
+    ],
+)
+def test_one_module_imports_it(package: str, module: str):
+    assert importers(package) - {"doctor"} == {module}
+
+
+def test_no_component_imports_accelerate():
+    assert importers("accelerate") <= {"build", "experiment", "trainer", "doctor"}
+
+
+def test_the_command_line_imports_heavy_packages_only_when_a_command_runs():
+    tree = parsed(PACKAGE / "app.py")
+    inner = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)}
+    outer = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in inner]
+    roots = {name.partition(".")[0] for node in outer for name in imported(node)}
+    assert roots <= {*sys.stdlib_module_names, "typer"}
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom robustcords.app import main\nsys.argv = ['robustcords', 'run', '--help']\n"
+        "try:\n    main()\nfinally:\n"
+        "    print([name for name in ('torch', 'accelerate', 'numpy') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--resume" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_stay_readable(file: Path):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+
+
+def test_the_loop_fits_on_a_screen():
+    tree = parsed(PACKAGE / "trainer.py")
+    lengths = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.end_lineno
+    }
+    assert lengths["fit"] + lengths["train_step"] <= 100
