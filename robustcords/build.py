@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,8 +20,8 @@ from robustcords.data.base import DataSource, ImageSet
 from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
+from robustcords.launch import start
 from robustcords.losses.base import Loss
-from robustcords.precision import fastest
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, find
 from robustcords.run_directory import RunDirectory
@@ -64,33 +61,12 @@ def component(kind: str, config: Any, *context: Any) -> Any:
 
 
 def accelerator(recipe: Recipe) -> Accelerator:
-    """Starts Accelerate with the recipe's precision, accumulation and trackers; the recipe wins over the launcher.
-
-    Args:
-        recipe: ``train.precision`` may be ``"auto"``.
+    """Starts Accelerate with the recipe's precision, accumulation and trackers.
 
     Raises:
         UserError: the precision needs other hardware, or a tracker's package is not installed.
     """
-    available = {tracker.value for tracker in get_available_trackers()}
-    for tracker in recipe.logging.trackers:
-        if tracker not in available:
-            raise UserError(f"logging.trackers: {tracker!r} needs the package of that name, which is not installed")
-    # Accelerate keeps the first Accelerator's precision for the whole process; a second recipe has its own.
-    AcceleratorState._reset_state(reset_partial_state=False)
-    device = Accelerator().device
-    AcceleratorState._reset_state(reset_partial_state=False)
-    chosen = recipe.train.precision
-    precision = fastest(device) if chosen == "auto" else chosen
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError('train.precision = "fp16" needs a GPU; on a CPU use "bf16", "fp32" or "auto"')
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        gradient_accumulation_steps=recipe.train.accumulation,
-        log_with=recipe.logging.trackers or None,  # type: ignore[arg-type]
-        # Trackers with files get the run's directory when there is one; Accelerate asks for a place at once.
-        project_dir=Path("runs"),
-    )
+    return start(recipe.train, recipe.logging.trackers)
 
 
 def resolved(recipe: Recipe, started: Accelerator) -> Recipe:
@@ -131,10 +107,6 @@ def model(recipe: Recipe, images: Data) -> nn.Module:
     network: nn.Module = component("model", recipe.model).build(
         channels, width, len(images.train.classes), images.mean, images.std, seed=recipe.seed
     )
-    if recipe.train.compile:
-        if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-            raise UserError("train.compile = true needs a C++ compiler and found none; install one or set it to false")
-        network.compile()
     return network
 
 

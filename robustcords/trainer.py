@@ -26,6 +26,7 @@ from robustcords.evaluation import robust_accuracy
 from robustcords.files import write_atomic
 from robustcords.inference import Inference
 from robustcords.interruption import Interruption
+from robustcords.launch import compile_model, start
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
 from robustcords.progress import Display, epoch_line
@@ -93,7 +94,7 @@ class Trainer:
         crop: pixels of padding for random crops.
         flip: whether to flip at random.
         seed: of every random draw.
-        accelerator: the processes, device and precision; None for Accelerate's defaults.
+        accelerator: the processes, device and precision; None for one with the settings' precision.
         run: where checkpoints, metrics and weights go; None keeps nothing.
         display: where progress is shown; None shows nothing.
         interruption: asked after each step whether to stop.
@@ -124,13 +125,10 @@ class Trainer:
         display: Display | None = None,
         interruption: Interruption | None = None,
     ) -> None:
-        self.accelerator = accelerator or Accelerator()
+        self.accelerator = accelerator or start(settings)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
         self.device = self.accelerator.device
-        self.model = model.to(self.device)
-        self.passes, self.optimizer = self.accelerator.prepare(_Passes(self.model), optimizer)
-        self.inference = Inference(self.model, self.accelerator.autocast)
-        self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
         self.numbers = torch.arange(len(train)) if numbers is None else numbers
@@ -145,7 +143,12 @@ class Trainer:
             device=self.device,
             memory_format=settings.memory_format,
         )
-        self.model.to(memory_format=self.loader.memory_format)
+        # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
+        self.model = model.to(self.device).to(memory_format=self.loader.memory_format)
+        if settings.compile:
+            compile_model(self.model)
+        self.passes, self.optimizer = self.accelerator.prepare(_Passes(self.model), optimizer)
+        self.inference = Inference(self.model, self.accelerator.autocast)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         for size in self.sizes():
             self.loader.check(size, settings.accumulation)

@@ -43,7 +43,7 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
 
 
 def write_files(page: Path, folder: Path) -> None:
-    """Writes every block of a page that says which file it is, with ``my.toml`` as a stand-in for a reader's own recipe.
+    """Writes every block of a page that says which file it is, and ``my.toml`` in place of a reader's own recipe.
 
     The checkout's recipes can be reached from there as from the checkout.
     """

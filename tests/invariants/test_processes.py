@@ -11,9 +11,19 @@ import torch
 from command_line import ROOT, call, settings, start
 from safetensors.torch import load_file
 
-LAUNCH = (
-    "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-).split()
+LAUNCH = [
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+]
 
 TINY = """
 from torch import nn

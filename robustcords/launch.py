@@ -1,0 +1,57 @@
+"""Starting Accelerate: processes, device and precision."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from torch import nn
+
+from robustcords.errors import UserError
+from robustcords.precision import fastest
+from robustcords.training_config import TrainConfig
+
+
+def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
+    """Returns an accelerator with these settings' precision and accumulation, which win over the launcher's.
+
+    Args:
+        settings: ``precision`` may be ``"auto"``.
+        trackers: names that Accelerate knows.
+
+    Raises:
+        UserError: the precision needs other hardware, or a tracker's package is not installed.
+    """
+    available = {tracker.value for tracker in get_available_trackers()}
+    for tracker in trackers:
+        if tracker not in available:
+            raise UserError(f"logging.trackers: {tracker!r} needs the package of that name, which is not installed")
+    # Accelerate keeps the first Accelerator's precision for the whole process; a second run has its own.
+    AcceleratorState._reset_state(reset_partial_state=False)
+    device = Accelerator().device
+    AcceleratorState._reset_state(reset_partial_state=False)
+    precision = fastest(device) if settings.precision == "auto" else settings.precision
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError('train.precision = "fp16" needs a GPU; on a CPU use "bf16", "fp32" or "auto"')
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=list(trackers) or None,
+        # Trackers with files get the run's directory when there is one; Accelerate asks for a place at once.
+        project_dir=Path("runs"),
+    )
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compiles a model in place, so that its state dict keeps its names.
+
+    Raises:
+        UserError: there is no compiler for ``torch.compile`` to call.
+    """
+    if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        raise UserError("train.compile = true needs a C++ compiler and found none; install one or set it to false")
+    model.compile()
