@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from robustcords.acceleration import start
 from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
@@ -20,7 +21,6 @@ from robustcords.data.base import DataSource, ImageSet
 from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
-from robustcords.launch import start
 from robustcords.losses.base import Loss
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, find

@@ -1,7 +1,7 @@
 """Several processes on CPUs under ``accelerate launch --cpu --num_processes N``.
 
-Accelerate 1.15 hands N on to mpirun alone, and without it starts one process and says nothing. torchrun, which it uses for
-GPUs, is then started here in its place.
+Accelerate 1.15 hands N on to mpirun alone; without it, it starts one process and says nothing. Then torchrun, which it
+uses for GPUs, is started here in its place.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _OPTIONS = ("--num_processes", "--num-processes")
@@ -25,7 +26,7 @@ def missing_processes(launcher: Sequence[str], environment: Mapping[str, str]) -
     if not alone or environment.get("ACCELERATE_USE_CPU", "").lower() != "true":
         return 0
     words = [part for word in launcher for part in word.split("=", 1)]
-    asked = [value for option, value in zip(words, words[1:], strict=False) if option in _OPTIONS]
+    asked = [value for option, value in pairwise(words) if option in _OPTIONS]
     number = int(asked[-1]) if asked and asked[-1].isdecimal() else 1
     return number if number > 1 else 0
 
@@ -38,7 +39,7 @@ def spread(target: Sequence[str]) -> None:
     """
     if "ACCELERATE_USE_CPU" not in os.environ:
         return
-    import psutil
+    import psutil  # type: ignore[import-untyped]  # Accelerate depends on it
 
     parent = psutil.Process().parent()
     if number := missing_processes(parent.cmdline() if parent else [], os.environ):

@@ -15,6 +15,7 @@ from safetensors.torch import save as serialise_tensors
 from torch import Tensor, nn
 
 from robustcords import processes
+from robustcords.acceleration import compile_model, start
 from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack
 from robustcords.averaging import Averaging
@@ -26,7 +27,6 @@ from robustcords.evaluation import robust_accuracy
 from robustcords.files import write_atomic
 from robustcords.inference import Inference
 from robustcords.interruption import Interruption
-from robustcords.launch import compile_model, start
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
 from robustcords.progress import Display, epoch_line

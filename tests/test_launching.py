@@ -1,4 +1,4 @@
-"""When a process that ``accelerate launch`` started has to start the others; tests/invariants/test_processes.py does it."""
+"""When a process that ``accelerate launch`` started has to start the others."""
 
 from __future__ import annotations
 

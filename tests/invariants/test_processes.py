@@ -11,18 +11,10 @@ import torch
 from command_line import ROOT, call, settings, start
 from safetensors.torch import load_file
 
+OPTIONS = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
 LAUNCH = [
-    "-m",
-    "accelerate.commands.launch",
-    "--cpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
+    *("-m", "accelerate.commands.launch", "--cpu"),
+    *(word for key, value in OPTIONS.items() for word in (f"--{key}", value)),
 ]
 
 TINY = """
@@ -92,6 +84,7 @@ def test_the_weights_are_those_of_one_process(
         ),
     ]
     launched(tmp_path, *options, "--output", "two")
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert call(capsys, "run", *options, "--output", "one").status == 0
