@@ -92,7 +92,9 @@ def trainer(
         adversary(ATTACK, criterion),
         options.pop("train", made_up()),
         torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
-        TrainConfig(**{"epochs": 2, "batch_size": BATCH, "memory_format": "contiguous", **(settings or {})}),
+        TrainConfig(
+            **{"epochs": 2, "batch_size": BATCH, "memory_format": "contiguous", "precision": "fp32", **(settings or {})}
+        ),
         run=directory,
         **options,
     )
