@@ -152,6 +152,8 @@ def trainer(
     """Returns a trainer that is ready to fit."""
     loss: Loss = component("loss", recipe.loss)
     network = model(recipe, images).to(started.device)
+    if recipe.selector:
+        find("selector", recipe.selector.name).check_model(network, len(images.train.classes))
     train = resident(images.train, started.device)
     return Trainer(
         network,

@@ -25,7 +25,7 @@ SCHEDULES = {
     "step": "robustcords.optimization:Step",
 }
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 holds it, as the weights do
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]

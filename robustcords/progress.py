@@ -76,10 +76,14 @@ class Display:
     def _lines(self, label: str) -> Update:
         """Returns a reporter that prints a line now and then, so that a log of days stays readable."""
         start = printed = time.monotonic()
+        before = 0
 
         def update(done: int, total: int, note: str = "") -> None:
-            nonlocal printed
+            nonlocal start, printed, before
             now = time.monotonic()
+            if done < before:  # the next part of the same work, which counts from the beginning
+                start = now
+            before = done
             if now - printed < LINE_EVERY_S or not 0 < done < total:
                 return
             printed = now

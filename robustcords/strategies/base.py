@@ -97,6 +97,15 @@ class Strategy(ABC):
             context: what to select with.
         """
 
+    @classmethod
+    def check_model(cls, model: nn.Module, num_classes: int) -> None:
+        """Looks at a model before anything is trained; here, any will do.
+
+        Raises:
+            UserError: the strategy cannot select with this model.
+        """
+        del model, num_classes
+
     @abstractmethod
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns what to train on, as CORDS' strategies do.
