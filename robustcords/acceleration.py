@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
@@ -32,12 +33,15 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
             raise UserError(f"logging.trackers: {tracker!r} needs the package of that name, which is not installed")
     # Accelerate keeps the first Accelerator's precision for the whole process; a second run has its own.
     AcceleratorState._reset_state(reset_partial_state=False)
-    device = Accelerator().device
+    # Sums over processes and the selection's arithmetic are in float64, which Apple's GPUs do not have.
+    on_cpu = torch.backends.mps.is_available()
+    device = Accelerator(cpu=on_cpu).device
     AcceleratorState._reset_state(reset_partial_state=False)
     precision = fastest(device) if settings.precision == "auto" else settings.precision
     if precision == "fp16" and device.type == "cpu":
         raise UserError('train.precision = "fp16" needs a GPU; on a CPU use "bf16", "fp32" or "auto"')
     return Accelerator(
+        cpu=on_cpu,
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=settings.accumulation,
         log_with=list(trackers) or None,

@@ -155,7 +155,8 @@ def main() -> None:
     except RunError as error:
         _fail(str(error), 1)
     except Interrupted as error:
-        _fail(f"{error}; go on with --resume", 128 + error.number)
+        on = {"run": "; go on with --resume", "evaluate": "; the same command goes on where it stopped"}
+        _fail(f"{error}{on.get(sys.argv[1], '')}", 128 + error.number)
     sys.exit(status if isinstance(status, int) else 0)
 
 

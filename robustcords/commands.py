@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ def evaluate(
         results = {}
         for name, path in files.items():
             build.load_weights(model, path)
-            results[name] = test(model, images, loaded, config, work, label=f"{name} weights")
+            store = _store(directory, name)
+            results[name] = test(model, images, loaded, config, work, store, f"{name} weights")
         around = directory.environment() if directory else environment(loaded, work.accelerator)
         rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results)
@@ -126,6 +128,13 @@ def _weights(directory: RunDirectory | None, weights: Path | None, config: Evalu
     if not found:
         raise UserError(f"{directory.path}: no {' or '.join(config.checkpoints)} weights yet; has the run finished?")
     return found
+
+
+def _store(directory: RunDirectory | None, name: str) -> Path | None:
+    """Returns where the finished parts of a run's evaluation are kept, which an interrupted one goes on from."""
+    if directory is None or not os.access(directory.path, os.W_OK):
+        return None
+    return directory.path / "evaluation" / name
 
 
 def _refuse_foreign(output: Path | None) -> None:

@@ -24,7 +24,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
 from robustcords.inference import Autocast, Inference
-from robustcords.precision import full_precision
+from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
 
@@ -74,7 +74,7 @@ def evaluate(
     device = torch.device(device)
     identity = _identity(model, data, count) if store is not None and processes.is_main() else {}
     session = _Session(model, data, count, norm, seed, device, store, identity, on_progress)
-    with evaluation_mode(model), torch.autocast(device.type, enabled=False):
+    with evaluation_mode(model), exact_float32(device):
         clean = session.clean()
         report = {"clean": _mean(clean), "examples": count}
         if config.pgd is not None:

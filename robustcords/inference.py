@@ -1,4 +1,4 @@
-"""A model as attacks, selection and validation run it."""
+"""A model as attacks, selection and validation run it, and as the update does."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ class Inference(nn.Module):
         """Returns (B, classes) float32 logits of images (B, C, H, W) in [0, 1]."""
         with self.autocast():
             return full_precision(self.model(x))
+
+
+class Passes(nn.Module):
+    """Runs all passes of a step in one forward, which is what distributed wrappers expect of a step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        """Returns the logits of each input; every pass is a forward of its own, with its own BatchNorm statistics."""
+        return [self.model(x) for x in inputs]

@@ -12,36 +12,52 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-_OPTIONS = ("--num_processes", "--num-processes")
 
 
-def missing_processes(launcher: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Returns how many processes ``accelerate launch`` was asked for on this CPU and did not start; 0 if it did.
+def left_out(launcher: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Returns torchrun's options for the processes that ``accelerate launch`` was asked for and did not start.
 
     Args:
         launcher: the command line of the process that started this one.
         environment: of this process.
+
+    Returns:
+        Nothing where Accelerate started all there should be, or where this is not its work.
     """
     alone = not any(name in environment for name in _RANKS)
     if not alone or environment.get("ACCELERATE_USE_CPU", "").lower() != "true":
-        return 0
-    words = [part for word in launcher for part in word.split("=", 1)]
-    asked = [value for option, value in pairwise(words) if option in _OPTIONS]
-    number = int(asked[-1]) if asked and asked[-1].isdecimal() else 1
-    return number if number > 1 else 0
+        return []
+    words = [
+        part.replace("-", "_") if part.startswith("--") else part for word in launcher for part in word.split("=", 1)
+    ]
+    options = {name.lstrip("_"): value for name, value in pairwise(words) if name.startswith("__")}
+    number, machines = _number(options, "num_processes", 1), _number(options, "num_machines", 1)
+    if number < 2:
+        return []
+    each = ["--nproc_per_node", str(max(1, number // machines))]
+    if machines < 2:
+        return ["--standalone", *each]
+    address, port = options.get("main_process_ip", "127.0.0.1"), _number(options, "main_process_port", 29500)
+    place = ["--node_rank", str(_number(options, "machine_rank", 0)), "--master_addr", address]
+    return ["--nnodes", str(machines), *each, *place, "--master_port", str(port)]
+
+
+def _number(options: Mapping[str, str], name: str, default: int) -> int:
+    value = options.get(name, "")
+    return int(value) if value.isdecimal() else default
 
 
 def spread(target: Sequence[str]) -> None:
-    """Replaces this process by torchrun, where `missing_processes` finds that there should be several; else returns.
+    """Replaces this process by torchrun, where `left_out` finds that there should be several; else returns.
 
     Args:
         target: what torchrun starts: a script, or ``"-m"`` and a module. The arguments of this process follow.
     """
     if "ACCELERATE_USE_CPU" not in os.environ:
         return
-    import psutil  # type: ignore[import-untyped]  # Accelerate depends on it
+    import psutil
 
     parent = psutil.Process().parent()
-    if number := missing_processes(parent.cmdline() if parent else [], os.environ):
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
-        os.execv(sys.executable, [sys.executable, *torchrun, *target, *sys.argv[1:]])
+    if options := left_out(parent.cmdline() if parent else [], os.environ):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *options]
+        os.execv(sys.executable, [*torchrun, *target, *sys.argv[1:]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -24,3 +26,15 @@ def fastest(device: torch.device) -> Literal["bf16", "fp32"]:
         capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bf16" if capable else "fp32"
     return "fp32"
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Makes float32 mean float32 for as long as the block lasts: no autocast, and no TF32 in place of it on a GPU."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

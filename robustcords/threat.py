@@ -26,10 +26,6 @@ class ThreatModel(Table):
     epsilon: Radius = 8 / 255
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def at(self, epsilon: float) -> ThreatModel:
-        """Returns the same threat with another radius."""
-        return ThreatModel(norm=self.norm, epsilon=epsilon)
-
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns the point of the allowed set around ``x`` next to ``x_adv`` (for l2: ball first, then box).
 
@@ -54,8 +50,12 @@ class ThreatModel(Table):
             gradient: (B, C, H, W) of the attack's objective.
             step_size: length of the step in this norm, in pixel space.
         """
-        direction = gradient.sign() if self.norm == "linf" else gradient / _norms(gradient)
-        return x_adv + step_size * direction
+        if self.norm == "linf":
+            return x_adv + step_size * gradient.sign()
+        # The gradient of a confident prediction is so small that its square underflows: scaled first, it has a length.
+        peak = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+        scaled = gradient / peak.view(-1, 1, 1, 1)
+        return x_adv + step_size * (scaled / _norms(scaled))
 
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
         """Returns (B, C, H, W) points drawn uniformly from the ball around ``x``, inside [0, 1].

@@ -6,7 +6,7 @@ import itertools
 import math
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import Interrupted, RunError
 from robustcords.evaluation import robust_accuracy
 from robustcords.files import write_atomic
-from robustcords.inference import Inference
+from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
@@ -35,41 +35,7 @@ from robustcords.run_directory import RunDirectory
 from robustcords.selection import Subset, SubsetSelector, everything
 from robustcords.timing import Stopwatch
 from robustcords.training_config import TrainConfig
-
-
-@dataclass
-class Progress:
-    """How far training has come; all of it is in every checkpoint.
-
-    Attributes:
-        epoch: the epoch that is running, from 0.
-        step: optimiser steps done in it.
-        steps: optimiser steps done altogether.
-        loss: sum over the epoch's examples of weight times loss.
-        weight: sum of the epoch's weights.
-        counts: the epoch's examples by kind, where the adversary tells them apart.
-        best: the highest validation PGD accuracy so far, or None.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    steps: int = 0
-    loss: float = 0.0
-    weight: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-    best: float | None = None
-
-
-class _Passes(nn.Module):
-    """Runs all passes of a step in one forward, which is what distributed wrappers expect of a step."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        """Returns the logits of each input; every pass is a forward of its own, with its own BatchNorm statistics."""
-        return [self.model(x) for x in inputs]
+from robustcords.training_state import Progress
 
 
 class Trainer:
@@ -147,7 +113,7 @@ class Trainer:
         self.model = model.to(self.device).to(memory_format=self.loader.memory_format)
         if settings.compile:
             compile_model(self.model)
-        self.passes, self.optimizer = self.accelerator.prepare(_Passes(self.model), optimizer)
+        self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
         self.inference = Inference(self.model, self.accelerator.autocast)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         for size in self.sizes():
@@ -256,17 +222,21 @@ class Trainer:
         if self.progress.step:  # an epoch that was interrupted goes on with the subset it had
             return self.selector.current or everything(len(self.train))
         before = self.selector.current
-        with self.stopwatch.phase("selection"), self.display.task("selection") as update:
+        try:
+            with self.stopwatch.phase("selection"), self.display.task("selection") as update:
 
-            def on_batch(done: int, total: int) -> None:
-                update(done, total)
-                # Several processes are not at the same batch here: they stop together, after the next step.
-                self.stopping = self.interruption.requested > 0 and processes.world_size() == 1
-                self.stop_if_asked()
+                def on_batch(done: int, total: int) -> None:
+                    update(done, total)
+                    # Several processes are not at the same batch here: they stop together, after the next step.
+                    if processes.world_size() == 1:
+                        self.interruption.check()
 
-            subset = self.selector.subset(epoch, self.inference, on_batch)
-            if self.run and self.selector.current is not before:
-                self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
+                subset = self.selector.subset(epoch, self.inference, on_batch)
+                if self.run and self.selector.current is not before:
+                    self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
+        except Interrupted:
+            self.save_checkpoint()
+            raise
         return subset
 
     def micro_batches(self, size: int) -> Iterator[slice]:
@@ -325,7 +295,9 @@ class Trainer:
     def save_weights(self, which: str) -> None:
         """Writes the ``best`` or the ``last`` weights: a plain state dict."""
         if self.run and self.run.writes:
-            state = {name: value.contiguous() for name, value in self.evaluated.state_dict().items()}
+            # Copies, so that parameters that share memory are written one by one.
+            weights = self.evaluated.state_dict().items()
+            state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights}
             write_atomic(self.run.weights(which), serialise_tensors(state))
 
     def save_checkpoint(self) -> None:
@@ -362,35 +334,38 @@ class Trainer:
         good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         return RunError(f"{what} {where}; {good}; lower optimizer.lr or set train.clip_gradient")
 
+    def parts(self) -> dict[str, Any]:
+        """Returns everything with a state of its own, by its name in a checkpoint."""
+        found = {
+            "model": self.model,
+            "optimizer": self.optimizer.optimizer,
+            "scaler": self.accelerator.scaler,
+            "averaging": self.averaging,
+            "selector": self.selector,
+            "adversary": self.adversary,
+        }
+        return {name: part for name, part in found.items() if part is not None}
+
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, as `checkpoint.pack` takes it."""
-        return {
-            "progress": asdict(self.progress),
-            "seconds": self.stopwatch.seconds(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.optimizer.state_dict(),
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-            "averaging": self.averaging.state_dict() if self.averaging else None,
-            "selector": self.selector.state_dict() if self.selector else None,
-            "adversary": self.adversary.state_dict(),
-        }
+        states = {name: part.state_dict() for name, part in self.parts().items()}
+        return {"progress": asdict(self.progress), "seconds": self.stopwatch.seconds(), **states}
 
     def restore(self) -> None:
         """Goes on from the run's newest whole checkpoint, if it has one."""
-        found = self.run.checkpoints.latest() if self.run else None
-        if found is None or self.run is None:
+        if self.run is None:
+            return
+        found = self.run.checkpoints.latest()
+        if found is None:
+            self.run.keep_rows(0)  # a run that died before its first checkpoint may have written some
             return
         path, state = found
         self.progress = Progress(**state["progress"])
-        self.model.load_state_dict(state["model"])
-        restore_optimizer(self.optimizer.optimizer, state["optimizer"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.averaging:
-            self.averaging.load_state_dict(state["averaging"])
-        if self.selector:
-            self.selector.load_state_dict(state["selector"])
-        self.adversary.load_state_dict(state["adversary"])
+        for name, part in self.parts().items():
+            if name == "optimizer":
+                restore_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
         self.stopwatch.restart(state["seconds"])
         self.run.keep_rows(self.progress.epoch)
         self.display.say(f"resumed from {path}")

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from robustcords.launching import missing_processes
+from robustcords.launching import left_out
 
 CPU = {"ACCELERATE_USE_CPU": "True"}
 ACCELERATE = ["python", "accelerate", "launch", "--cpu"]
 
 
 @pytest.mark.parametrize(
-    ("launcher", "environment", "number"),
+    ("launcher", "environment", "options"),
     [
-        ([*ACCELERATE, "--num_processes", "3", "cli.py", "run", "x"], CPU, 3),
-        ([*ACCELERATE, "--num-processes=2", "cli.py"], CPU, 2),
-        ([*ACCELERATE, "--num_processes", "1", "cli.py"], CPU, 0),
-        ([*ACCELERATE, "cli.py"], CPU, 0),
-        (["bash"], CPU, 0),
-        ([], CPU, 0),
-        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {"ACCELERATE_USE_CPU": "False"}, 0),
-        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {}, 0),
-        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {**CPU, "RANK": "1"}, 0),
-        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {**CPU, "OMPI_COMM_WORLD_RANK": "0"}, 0),
+        ([*ACCELERATE, "--num_processes", "3", "cli.py", "run", "x"], CPU, ["--standalone", "--nproc_per_node", "3"]),
+        ([*ACCELERATE, "--num-processes=2", "cli.py"], CPU, ["--standalone", "--nproc_per_node", "2"]),
+        ([*ACCELERATE, "--num_processes", "1", "cli.py"], CPU, []),
+        ([*ACCELERATE, "cli.py"], CPU, []),
+        (["bash"], CPU, []),
+        ([], CPU, []),
+        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {"ACCELERATE_USE_CPU": "False"}, []),
+        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {}, []),
+        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {**CPU, "RANK": "1"}, []),
+        ([*ACCELERATE, "--num_processes", "2", "cli.py"], {**CPU, "OMPI_COMM_WORLD_RANK": "0"}, []),
     ],
 )
-def test_only_what_accelerate_left_out_is_missing(launcher: list[str], environment: dict[str, str], number: int):
-    assert missing_processes(launcher, environment) == number
+def test_only_what_accelerate_left_out_is_missing(launcher: list[str], environment: dict[str, str], options: list[str]):
+    assert left_out(launcher, environment) == options
+
+
+def test_several_machines_share_the_processes():
+    words = "--num_processes 4 --num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 --main_process_port 29501"
+    expected = "--nnodes 2 --nproc_per_node 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29501"
+    assert left_out([*ACCELERATE, *words.split(), "cli.py"], CPU) == expected.split()

@@ -112,7 +112,3 @@ class Attack(Component, ABC):
         This is what Bullet-Train varies from example to example. 0 steps return the image unchanged. An attack that
         has no steps to vary (a single-step one) returns itself for any other number.
         """
-
-    def at(self, epsilon: float) -> Attack:
-        """Returns the same attack with another radius."""
-        return type(self)(self.threat.at(epsilon), **dict(self.config))

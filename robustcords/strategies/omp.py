@@ -89,7 +89,7 @@ class Pursuit:
         self._atoms: Indices = np.zeros(capacity, dtype=np.int64)
         self._places: dict[int, int] = {}
         self._weights: Floats = np.zeros(0)
-        self._dependent: list[int] = []
+        self._dependent = np.zeros(len(products.target), dtype=bool)
         self._noise = _NOISE * float(np.abs(products.target).max())
         self._single = True
 
@@ -108,7 +108,7 @@ class Pursuit:
     def best(self) -> int | None:
         """Returns the gradient that correlates most with the residual; None where none does positively."""
         candidates = self.runners_up(_SHORTLIST)
-        candidates.sort()  # equal ones: the first
+        candidates = np.sort(candidates[~self._dependent[candidates]])  # equal ones: the first
         if not len(candidates):
             return None
         exact = self._products.exact(candidates, self._atoms[: self._factor.size], self._weights)
@@ -116,18 +116,22 @@ class Pursuit:
         return int(candidates[first]) if exact[first] > self._noise else None
 
     def runners_up(self, count: int) -> Indices:
-        """Returns up to ``count`` gradients that are not held, those that correlate most with the residual first."""
+        """Returns up to ``count`` gradients that are not held, those that correlate most with the residual first.
+
+        Those that were found to depend on held ones come after all others.
+        """
         correlations = self._products.correlations(self._atoms[: self._factor.size], self._weights)
         taken = self.held()[0]
+        # The two bounds differ, so that a tie never lets a held one in before a dependent one.
+        correlations[torch.from_numpy(self._dependent)] = torch.finfo(correlations.dtype).min
         correlations[torch.from_numpy(taken)] = -math.inf
-        correlations[self._dependent] = -math.inf
         order: Indices = correlations.topk(min(count, len(correlations) - len(taken))).indices.numpy()
         return order
 
     def take(self, atom: int) -> None:
         """Holds a gradient, solves, and drops the most negative weight until there is none."""
         if not self._enter(atom):
-            self._dependent.append(atom)
+            self._dependent[atom] = True
             return
         if self._single:
             # As in CORDS, the first weight is found without the ridge, which counts from the second on.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -386,3 +387,33 @@ def test_dropout_is_drawn_from_the_runs_seed():
         outcomes.append(vector(fitted(model=model)))
     assert torch.equal(*outcomes)
     assert F.cosine_similarity(outcomes[0], torch.cat([v.double().flatten() for v in start.values()]), dim=0) < 1 - 1e-6
+
+
+def test_rows_of_a_run_that_died_before_its_first_checkpoint_are_written_anew(tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2, "tra')
+    fitted(run=run)
+    assert [row["epoch"] for row in RunDirectory(run).rows()] == [0, 1]
+    assert all("train_loss" in row for row in RunDirectory(run).rows())
+
+
+class Tied(nn.Module):
+    """A network whose two layers are one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.second(F.relu(self.first(x.flatten(1))))))
+
+
+def test_tied_weights_are_saved(tmp_path: Path):
+    made = fitted(run=tmp_path / "run", model=Tied())
+    state = load_file(tmp_path / "run" / "weights" / "last.safetensors")
+    assert torch.equal(state["first.weight"], made.model.second.weight)
+    assert torch.equal(state["second.weight"], made.model.second.weight)

@@ -198,6 +198,37 @@ def test_equal_gradients_are_never_held_twice_over(ridge):
     assert residual(gradients, rows, weights) < (1e-6 if ridge == 0 else 0.05)
 
 
+@pytest.mark.parametrize("largest_gram", [0, 12_000])
+@pytest.mark.parametrize("seed", range(10))
+def test_gradients_that_are_almost_equal_fill_the_budget_once_each(monkeypatch, seed, largest_gram):
+    monkeypatch.setattr(omp, "_LARGEST_GRAM", largest_gram)
+    noise = torch.Generator().manual_seed(seed)
+    equal = factors(6, 3, 8, 1, seed).rows(torch.arange(6).repeat(6))
+    features = equal.features[0] + 1e-8 * torch.randn(equal.features[0].shape, generator=noise, dtype=torch.float64)
+    gradients = type(equal)(equal.deltas, (features,), equal.labels)
+    target = factors(1, 3, 8, 1, seed + 1000).sum()  # no weighted sum of them, so there is always something left
+    shorter, those = omp.match(gradients, target, 20, ridge=0.0, tolerance=0.0)
+    expected = residual(gradients, shorter, those, target.view(-1))
+    for budget in (35, 36):
+        rows, weights = omp.match(gradients, target, budget, ridge=0.0, tolerance=0.0)
+        assert len(rows) == len(rows.unique()) == budget
+        assert residual(gradients, rows, weights, target.view(-1)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_is_held_never_comes_back_and_what_depends_on_it_comes_last():
+    gradients = factors(6, 3, 8, 1).rows(torch.tensor([0, 0, 1, 1, 2, 3, 4, 5]))
+    pursuit, _ = walk(gradients, 8, 0.0, 0)
+    for row in (0, 1, 2, 3, 4):  # 1 and 3 depend on 0 and 2
+        pursuit.take(row)
+    assert sorted(pursuit.held()[0].tolist()) == [0, 2, 4]
+    ranked = pursuit.runners_up(8).tolist()
+    assert sorted(ranked[:3]) == [5, 6, 7]
+    assert sorted(ranked[3:]) == [1, 3]
+    for row in (5, 6, 7):
+        pursuit.take(row)
+    assert pursuit.best() is None, "all that is left depends on what is held"
+
+
 def test_growing_cholesky_solves_what_dense_algebra_solves():
     source = np.random.default_rng(0)
     root = source.normal(size=(12, 20))

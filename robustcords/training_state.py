@@ -1,0 +1,28 @@
+"""How far training has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Progress:
+    """How far training has come; all of it is in every checkpoint.
+
+    Attributes:
+        epoch: the epoch that is running, from 0.
+        step: optimiser steps done in it.
+        steps: optimiser steps done altogether.
+        loss: sum over the epoch's examples of weight times loss.
+        weight: sum of the epoch's weights.
+        counts: the epoch's examples by kind, where the adversary tells them apart.
+        best: the highest validation PGD accuracy so far, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    best: float | None = None
