@@ -89,7 +89,8 @@ def matching(train: LastLayerGradients) -> None:
 
 
 def validation_loss(validation: LastLayerGradients, step: Tensor) -> float:
-    moved = [z - (h @ step[:, 1:].T + step[:, 0]) for z, h in zip(validation.logits, validation.features, strict=True)]
+    passes = zip(validation.logits, validation.features, strict=True)
+    moved = [z.double() - (h.double() @ step[:, 1:].T + step[:, 0]) for z, h in passes]
     return float(SAT()(moved, validation.labels).mean())
 
 

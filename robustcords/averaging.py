@@ -32,9 +32,10 @@ class AveragingConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _start_of_kind(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("kind") not in _STARTS:
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in _STARTS:  # a list could not even be looked up
             return values
-        return {"start": _STARTS[values["kind"]], **values}
+        return {"start": _STARTS[kind], **values}
 
 
 class Averaging:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from robustcords import build, processes, run_directory
@@ -28,8 +27,6 @@ from robustcords.report.summary import summarise
 from robustcords.report.tables import markdown
 from robustcords.run_directory import RunDirectory
 from robustcords.trainer import Trainer
-
-T = TypeVar("T")
 
 _PACKAGES = ("robustcords", "torch", "torchvision", "accelerate", "cords", "numpy", "pyautoattack", "safetensors")
 
@@ -78,7 +75,7 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
     """
     with session(recipe) as work:
         recipe = build.resolved(recipe, work.accelerator)
-        path = _together(lambda: _existing(recipe, name, output, resume))
+        path = processes.decide_together(lambda: _existing(recipe, name, output, resume))
         if path and RunDirectory(path).finished:
             work.display.say(f"{path} is finished; nothing to do")
             return path, RunDirectory(path).read_report()
@@ -86,7 +83,7 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
             images = build.data(recipe)
         # What cannot be built is said before there is a directory.
         trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
-        chosen = path or _together(lambda: run_directory.create(output, name))
+        chosen = path or processes.decide_together(lambda: run_directory.create(output, name))
         directory = RunDirectory(
             chosen, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
         )
@@ -185,22 +182,6 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     if changed:
         raise UserError(f"--resume {path}: that run has another recipe; what differs: {', '.join(changed)}")
     return path
-
-
-def _together(decide: Callable[[], T]) -> T:
-    """Lets the main process decide, and gives every process its answer, or its error."""
-    answer: list[Any] = [None, None]
-    if processes.is_main():
-        try:
-            answer[0] = decide()
-        except UserError as error:
-            answer[1] = str(error)
-    if processes.world_size() > 1:
-        broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise UserError(answer[1])
-    decided: T = answer[0]
-    return decided
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

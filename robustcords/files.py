@@ -30,6 +30,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flushes a folder's list of names to the disk, so that a rename in it survives a power cut."""
+    if os.name == "nt":  # Windows opens no folders, and its file system keeps a journal of names by itself
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

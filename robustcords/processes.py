@@ -5,10 +5,15 @@ Accelerate (or torchrun) starts it; components use these few functions and need 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+
+from robustcords.errors import RunError, UserError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -63,6 +68,39 @@ def broadcast(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         distributed.broadcast(tensor, src=0)
     return tensor
+
+
+def decide_together(decide: Callable[[], T]) -> T:
+    """Lets the main process decide, and gives every process its answer, or its error.
+
+    Where the main process fails, none is left waiting for it: it raises what `decide` raised, and the others a
+    `UserError` or `RunError` with the same text.
+
+    Args:
+        decide: is called in the main process alone; returns something that can be pickled, with tensors on the CPU.
+
+    Raises:
+        UserError: the main process raised one.
+        RunError: the main process raised one, or anything else, whose type the text names.
+    """
+    answer: list[Any] = [None, None]
+    failure: Exception | None = None
+    if is_main():
+        try:
+            answer[0] = decide()
+        except Exception as error:
+            failure = error
+            kind = next((kind for kind in (UserError, RunError) if isinstance(error, kind)), None)
+            answer[1] = (kind, str(error)) if kind else (RunError, f"{type(error).__name__}: {error}")
+    if world_size() > 1:
+        distributed.broadcast_object_list(answer, src=0)
+    if failure:
+        raise failure
+    if answer[1]:
+        kind, text = answer[1]
+        raise kind(text)
+    decided: T = answer[0]
+    return decided
 
 
 def share_buffers(module: nn.Module) -> None:

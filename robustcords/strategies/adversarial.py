@@ -145,15 +145,16 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         if budget == len(rows):
             return rows, torch.ones(budget)
         self.compute_gradients(valid=self.uses_validation)
-        places, weights = torch.zeros(budget, dtype=torch.int64), torch.zeros(budget)
-        if processes.is_main():
-            found, given = zip(*self._solve(budget, [len(batch) for batch in batches]), strict=True)
-            places, weights = torch.cat(found).cpu(), torch.cat(given).float().cpu()
-            weights = weights if weights.any() else torch.ones(budget)
-        places, weights = (processes.broadcast(part.to(self.device)).cpu() for part in (places, weights))
+        places, weights = processes.decide_together(lambda: self._solve(budget, [len(batch) for batch in batches]))
         return [rows[place] for place in places.tolist()], weights
 
-    def _solve(self, budget: int, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _solve(self, budget: int, sizes: list[int]) -> tuple[Tensor, Tensor]:
+        """Returns places among all examples and their weights, on the CPU."""
+        found, given = zip(*self._groups(budget, sizes), strict=True)
+        weights = torch.cat(given).float().cpu()
+        return torch.cat(found).cpu(), weights if weights.any() else torch.ones(budget)
+
+    def _groups(self, budget: int, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields places among all examples and their weights, group by group."""
         gradients = self.gradients if self.linear_layer else self.gradients.bias_only()
         if self.granularity == "per_batch":

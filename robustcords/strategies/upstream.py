@@ -87,13 +87,7 @@ class UpstreamStrategy(Strategy):
         strategy = self.upstream(model, budget)
         if strategy is None:
             return self.own().select(budget, model_params)
-        chosen, weights = torch.zeros(budget, dtype=torch.int64), torch.zeros(budget)
-        if processes.is_main():
-            indices, gammas = self._run(strategy, budget, model_params)
-            chosen, weights = self._exactly(budget, indices, gammas, rows)
-        device = self.context.device
-        chosen, weights = (processes.broadcast(part.to(device)).cpu() for part in (chosen, weights))
-        return chosen.tolist(), weights
+        return processes.decide_together(lambda: self._exactly(budget, *self._run(strategy, budget, model_params), rows))
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
@@ -108,7 +102,7 @@ class UpstreamStrategy(Strategy):
 
     def _exactly(
         self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[list[int], Tensor]:
         """Returns ``budget`` unique indices and their weights."""
         source = generator(self.context.seed, "fill")
         # GLISTER gives more indices than weights where its rounds overshoot; all its weights are 1.
@@ -122,4 +116,4 @@ class UpstreamStrategy(Strategy):
         order = torch.randperm(len(rest), generator=source)[: budget - len(kept)]
         kept += [rest[place] for place in order.tolist()]
         found = torch.tensor([weights.get(row, 1.0) for row in kept]).nan_to_num(0, 0, 0).clamp_(min=0)
-        return torch.tensor(kept), found if found.any() else torch.ones(budget)
+        return kept, found if found.any() else torch.ones(budget)
