@@ -2,6 +2,10 @@
 
 A checkpoint is a folder ``checkpoints/step_00000042`` with ``state.json``, ``tensors.safetensors`` and
 ``manifest.json``, which has the SHA-256 of the other two. Nothing in it is unpickled when it is read.
+
+It is written as ``.step_00000042``, the manifest last, and renamed when it is whole. Where that name is taken (a run
+stopped at an epoch's last step saves that step again at the epoch's end), the older one goes first; a crash in between
+leaves the newer one under its hidden name, where it is found, and the next `Checkpoints.save` finishes the work.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from torch import Tensor
 from robustcords.files import sync_folder, write_atomic
 
 _TENSOR, _ITEMS = "__tensor__", "__items__"
+_MANIFEST = "manifest.json"
+_DAMAGE = (OSError, ValueError, KeyError)
 
 
 def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -78,9 +84,8 @@ class Checkpoints:
             step: optimiser steps taken so far; names the folder.
             state: as `pack` takes it.
         """
-        target = self.folder / f"step_{step:08d}"
-        temporary = self.folder / f".{target.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        self._finish()
+        temporary = self.folder / f".step_{step:08d}"
         temporary.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         packed = json.dumps(pack(state, tensors), allow_nan=False).encode()
@@ -88,24 +93,45 @@ class Checkpoints:
         for name, content in contents.items():
             write_atomic(temporary / name, content)
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        write_atomic(temporary / "manifest.json", json.dumps(sums, indent=2))
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        sync_folder(self.folder)
+        write_atomic(temporary / _MANIFEST, json.dumps(sums, indent=2))
+        target = self._show(temporary)
         for old in self.paths()[: -self.keep]:
             shutil.rmtree(old)
         return target
 
+    def _show(self, temporary: Path) -> Path:
+        """Gives a whole checkpoint its visible name, in place of what has it; returns its folder."""
+        target = self.folder / temporary.name.removeprefix(".")
+        sync_folder(self.folder)  # from here on the hidden one may be all there is
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+        sync_folder(self.folder)
+        return target
+
+    def _finish(self) -> None:
+        """Finishes or clears away what a crash kept an earlier `save` from finishing."""
+        for temporary in self.folder.glob(".step_*"):
+            try:
+                read(temporary)
+            except _DAMAGE:
+                shutil.rmtree(temporary)
+            else:
+                self._show(temporary)
+
     def paths(self) -> list[Path]:
-        """Returns the checkpoints' folders, oldest first, whole or not."""
-        return sorted(self.folder.glob("step_*"))
+        """Returns the checkpoints' folders, oldest first, whole or not; hidden ones only if they were written out."""
+        written = [path for path in self.folder.glob(".step_*") if (path / _MANIFEST).exists()]
+        found = [*self.folder.glob("step_*"), *written]
+        # Of two of one step the hidden one is the newer.
+        return sorted(found, key=lambda path: (path.name.lstrip("."), path.name.startswith(".")))
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
         """Returns the newest whole checkpoint and its state, or None; a warning names damaged ones."""
         for path in reversed(self.paths()):
             try:
                 return path, read(path)
-            except (OSError, ValueError, KeyError) as error:
+            except _DAMAGE as error:
                 warnings.warn(f"checkpoint {path} is damaged and was skipped: {error}", stacklevel=2)
         return None
 
@@ -117,7 +143,7 @@ def read(path: Path) -> dict[str, Any]:
         OSError: a file is missing or cannot be read.
         ValueError: a file is not what was written.
     """
-    sums = json.loads((path / "manifest.json").read_bytes())
+    sums = json.loads((path / _MANIFEST).read_bytes())
     contents = {name: (path / name).read_bytes() for name in ("state.json", "tensors.safetensors")}
     if sums != {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}:
         raise ValueError("its files do not have the checksums that were written with them")

@@ -56,7 +56,11 @@ class RunDirectory:
         return self.path / "weights" / f"{which}.safetensors"
 
     def start(self, recipe: str, environment: dict[str, Any]) -> None:
-        """Writes the resolved recipe and the environment; of a run that goes on, only what a crash kept it from."""
+        """Writes the resolved recipe and the environment; of a run that goes on, only what a crash kept it from.
+
+        Raises:
+            UserError: the environment that is there is damaged.
+        """
         if self.writes:
             if not self.recipe.exists():  # first, as this is what makes the directory a run
                 write_atomic(self.recipe, recipe)
@@ -64,14 +68,24 @@ class RunDirectory:
                 (self.path / folder).mkdir(exist_ok=True)
             if not (self.path / "environment.json").exists():
                 write_json(self.path / "environment.json", environment)
+        if (self.path / "environment.json").exists():
+            self.environment()  # better now than when the report is made, after training
 
     def read_report(self) -> dict[str, Any]:
-        """Returns the finished run's report."""
-        return dict(json.loads(self.report.read_text()))
+        """Returns the finished run's report.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return _read_object(self.report)
 
     def environment(self) -> dict[str, Any]:
-        """Returns what `start` was told."""
-        return dict(json.loads((self.path / "environment.json").read_text()))
+        """Returns what `start` was told.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return _read_object(self.path / "environment.json")
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the epochs' metrics; a last line that a crash cut short is left out."""
@@ -113,13 +127,24 @@ class RunDirectory:
         return found
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged: not a JSON object ({error})") from error
+
+
 def refuse_taken(output: Path) -> None:
     """Checks that a directory that the user named is free.
+
+    Hidden files do not count: a crash can leave the temporary file of the very first write.
 
     Raises:
         UserError: it is a file, or has something in it.
     """
-    if output.is_dir() and any(output.iterdir()):
+    if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         if (output / "recipe.toml").exists():
             raise UserError(f"--output {output}: already holds a run; name another, or go on with --resume")
         raise UserError(f"--output {output}: the directory is not empty; name another")

@@ -134,7 +134,17 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"kind": "mean"}, {"kind": ["ema"]}, {"kind": {}}, {"decay": 1.0}, {"decay": -0.1}, {"start": 1.0}, {"start": "0.5"}, {"begin": 0.5}]
+    "options",
+    [
+        {"kind": "mean"},
+        {"kind": ["ema"]},
+        {"kind": {}},
+        {"decay": 1.0},
+        {"decay": -0.1},
+        {"start": 1.0},
+        {"start": "0.5"},
+        {"begin": 0.5},
+    ],
 )
 def test_impossible_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

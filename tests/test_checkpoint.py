@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +88,60 @@ def test_an_unfinished_one_is_not_seen(tmp_path):
     assert checkpoints.latest() is None
     checkpoints.save(3, STATE)
     assert checkpoints.latest()[0].name == "step_00000003"
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+class Crashes:
+    """Ends the process at the n-th call that moves or deletes folders, before it, in the middle of it or after it."""
+
+    def __init__(self, patch, number, moment):
+        self.left, self.moment = number, moment
+        self.rename, self.rmtree = Path.rename, shutil.rmtree
+        patch.setattr(Path, "rename", lambda path, target: self.call(self.rename, path, target))
+        patch.setattr(shutil, "rmtree", lambda path, **options: self.call(self.rmtree, path, **options))
+
+    def call(self, original, path, *arguments, **options):
+        self.left -= 1
+        if self.left == 0:
+            if self.moment == "during" and original is self.rmtree:
+                sorted(path.iterdir())[0].unlink()
+            elif self.moment == "after":
+                original(path, *arguments, **options)
+            raise Killed
+        return original(path, *arguments, **options)
+
+
+def saved_or_killed(folder, step, value, number, moment):
+    """Saves in a process that is killed; returns whether it was."""
+    with pytest.MonkeyPatch.context() as patch:
+        crashes = Crashes(patch, number, moment)
+        try:
+            Checkpoints(folder, keep=1).save(step, {"value": value})
+        except Killed:
+            return True
+        assert crashes.left > 0
+        return False
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+@pytest.mark.parametrize("first", range(1, 4))
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch, first, moment):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote
+    for second in range(1, 7):
+        folder, value = tmp_path / str(second), 0
+        Checkpoints(folder, keep=1).save(1, {"value": value})
+        # The same step twice over, as at the end of an epoch in which a run was stopped; then the next one.
+        for step, number in ((1, first), (1, second), (2, second)):
+            killed = saved_or_killed(folder, step, value + 1, number, moment)
+            path, state = Checkpoints(folder, keep=1).latest()
+            assert state["value"] in ({value, value + 1} if killed else {value + 1})
+            value = state["value"]
+            assert path in Checkpoints(folder, keep=1).paths()
+        Checkpoints(folder, keep=1).save(3, STATE)
+        assert [path.name for path in folder.iterdir()] == ["step_00000003"]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
         ("train.averaging = 'ema'", '[train] averaging = "ema": must be a table'),
         ("train.averaging.kind = 'eam'", '[train] averaging.kind = "eam": unknown value; did you mean '
          "'ema'? (one of: ema, swa)"),
+        ("train.averaging.kind = ['ema']", '[train] averaging.kind = ["ema"]: must be one of: "ema", "swa"'),
         ("train.precision = 'fp8'", "[train] precision = \"fp8\": unknown value; did you mean 'fp32'? "
          "(one of: auto, bf16, fp16, fp32)"),
         ("evaluation.pgd.restarts = 0", "[evaluation] pgd.restarts = 0: must be a whole number >= 1 and <= 1000"),

@@ -49,6 +49,26 @@ def test_a_named_directory_has_to_be_free():
     assert Path("file").read_text() == "mine"
 
 
+def test_what_a_crash_in_the_first_write_left_is_in_nobodys_way():
+    Path("run").mkdir()
+    Path("run/.recipe.toml.abcd1234").write_text("seed")
+    assert started().recipe.read_text() == "seed = 1\n"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed": 1', b"[1]", b"7", b"\xff\xfe{"])
+def test_damaged_files_are_named_in_one_line(content: bytes):
+    run = started()
+    (run.path / "environment.json").write_bytes(content)
+    run.report.write_bytes(content)
+    reads = [run.environment, lambda: run.start("seed = 1\n", {}), RunDirectory(run.path, writes=False).read_report]
+    for read, name in zip(reads, ("environment", "environment", "report"), strict=True):
+        with pytest.raises(UserError, match=rf"^run/{name}\.json: damaged: not a JSON object \(.*\)$"):
+            read()
+    (run.path / "environment.json").unlink()
+    with pytest.raises(UserError, match=r"^run/environment\.json: cannot be read \(No such file or directory\)$"):
+        run.environment()
+
+
 def test_starting_again_writes_only_what_is_missing():
     run = started()
     (run.path / "environment.json").unlink()

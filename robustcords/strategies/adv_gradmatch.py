@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustcords import processes
 from robustcords.attacks.base import Attack
 from robustcords.strategies._cords import GradMatchStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
@@ -107,15 +109,21 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         """Whether the validation gradient is what is matched."""
         return bool(self.valid)
 
+    def select(self, budget: int, model_params: Mapping[str, Any]) -> tuple[list[int], Tensor]:
+        """Returns what `AdversarialStrategy.select` does, and warns of examples that training will not use."""
+        rows, weights = super().select(budget, model_params)
+        if processes.is_main() and (unused := int((weights == 0).sum())):
+            self.logger.warning(
+                "matching pursuit: %d of %d selected examples have weight 0; a larger lam or a smaller eps uses more",
+                unused,
+                budget,
+            )
+        return rows, weights
+
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the pursuit's choice and weights."""
         del generator
         target = gradients.sum()
         if self.validation is not None:
             target = self.validation.sum() * (len(gradients) / len(self.validation))
-        rows, weights = match(gradients, target, budget, ridge=self.lam, tolerance=self.eps)
-        if unused := int((weights == 0).sum()):
-            self.logger.info(
-                "matching pursuit: %d of %d examples have weight 0; a larger lam uses more", unused, budget
-            )
-        return rows, weights
+        return match(gradients, target, budget, ridge=self.lam, tolerance=self.eps)

@@ -87,7 +87,9 @@ class UpstreamStrategy(Strategy):
         strategy = self.upstream(model, budget)
         if strategy is None:
             return self.own().select(budget, model_params)
-        return processes.decide_together(lambda: self._exactly(budget, *self._run(strategy, budget, model_params), rows))
+        return processes.decide_together(
+            lambda: self._exactly(budget, *self._run(strategy, budget, model_params), rows)
+        )
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""

@@ -363,6 +363,29 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
 
 
+def test_bf16_learns_and_a_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path):
+    def options(precision: str = "bf16") -> dict[str, Any]:
+        return {
+            "loss": "mart",
+            "adversary": BulletAdversary,
+            "model": network(norm=True),
+            "selector": chooser("adv-gradmatch", loss="mart", epochs=4),
+            "settings": {"precision": precision, "epochs": 4},
+        }
+
+    whole = fitted(**options(), run=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fitted(**options(), run=tmp_path / "parts", interruption=After(5))
+    fitted(**options(), run=tmp_path / "parts")
+    assert whole.run is not None
+    losses = [row["train_loss"] for row in whole.run.rows()]
+    assert losses[-1] < 0.9 * losses[0]
+    assert {value.dtype for value in whole.model.parameters()} == {torch.float32}
+    assert not torch.equal(vector(whole), vector(fitted(**options("fp32"))))
+    weights = [tmp_path / run / "weights" / "last.safetensors" for run in ("whole", "parts")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_batch_normalisation_keeps_learning_after_attacks_and_selections():
     model = network(norm=True)
     done = fitted(model=model, selector=chooser("adv-glister"), adversary=BulletAdversary)

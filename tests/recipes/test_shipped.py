@@ -4,8 +4,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from robustcords import recipe
+from robustcords import build, recipe
+from robustcords.data.base import ImageSet
+from robustcords.models.last_layer import find_head
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -34,6 +38,48 @@ def test_opens_with_a_comment_and_names_no_place_on_a_disk(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert "path" not in tomllib.loads(text).get("data", {})
+
+
+MODELS: dict[str, nn.Module] = {}
+
+
+def stand_in(loaded: recipe.Recipe) -> build.Data:
+    """Noise in the shape of a recipe's images, two of every class."""
+    shape = (1, 8, 8) if loaded.data.name == "digits" else (3, 32, 32)
+    pixels = torch.randint(256, (20, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = ImageSet(pixels, torch.arange(20) % 10, tuple("0123456789"))
+    source = build.component("data", loaded.data)
+    held_out = images if loaded.data.validation_fraction else None
+    return build.Data(source, images, held_out, images, torch.arange(20), *build.channel_statistics(images))
+
+
+def model_of(loaded: recipe.Recipe, images: build.Data) -> nn.Module:
+    """Returns the recipe's model; recipes with the same [model] table share one, to save time."""
+    key = f"{loaded.data.name} {loaded.model!r}"
+    if key not in MODELS:
+        MODELS[key] = build.model(loaded, images)
+    return MODELS[key]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_everything_that_it_names_can_be_built(file: Path):
+    loaded = recipe.load(file)
+    images = stand_in(loaded)
+    network = model_of(loaded, images)
+    find_head(network, 10)
+    loss = build.component("loss", loaded.loss)
+    optimizer = build.component("optimizer", loaded.optimizer).build(network.parameters())
+    factors = [build.component("schedule", loaded.schedule).factor(epoch, loaded.train.epochs) for epoch in (0, 1, 2)]
+    adversary = build.adversary(loaded, loss)
+    chooser = build.selector(loaded, images)
+    assert sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]) > 10_000
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert any(factors)
+    assert adversary.attack.threat == loaded.threat
+    assert (chooser is None) == (loaded.selector is None)
+    if chooser:
+        chooser.strategy.check_model(network, 10)
+        assert chooser.budget == round(20 * loaded.selector.fraction)
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))

@@ -179,6 +179,19 @@ def test_matching_the_validation_gradient():
     assert (chosen - target).norm() < 0.05 * target.norm()
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_examples_of_weight_0_are_warned_of_once_a_selection(granularity, caplog):
+    problem = Problem([40, 40], batch=4)
+    _, weights = select(problem, "adv-gradmatch", 32, granularity=granularity)
+    assert weights.all()
+    assert caplog.messages == []
+    _, weights = select(problem, "adv-gradmatch", 32, granularity=granularity, eps=0.9)
+    unused = int((weights == 0).sum())
+    assert 0 < unused < 32
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{unused} of 32 selected examples have weight 0" in caplog.messages[0]
+
+
 @pytest.mark.parametrize(("name", "options"), [("adv-glister", {}), ("adv-gradmatch", {"valid": True})])
 def test_a_missing_validation_split_is_named(name, options):
     problem = Problem([12, 9])
