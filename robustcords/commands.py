@@ -69,7 +69,9 @@ class Choice:
                         chosen[name] = type(chosen[name])(**{**dict(chosen[name]), "epsilons": radii})
             return EvaluationConfig(**chosen)
         except (ValidationError, ValueError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            reason = (
+                error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
+            )
             raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
 
 

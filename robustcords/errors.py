@@ -26,7 +26,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f"; did you mean '{close[0]}'?" if close else ";"
+    guess = f"; did you mean '{close[0]}'?" if close else ""
     return f"{guess} (one of: {', '.join(names)})" if names else ""
 
 

@@ -49,7 +49,7 @@ TABLES = {
 BASES = {
     "attack": "robustcords.attacks.base:Attack",
     "loss": "robustcords.losses.base:Loss",
-    "selector": "robustcords.strategies.base:StrategyConfig",
+    "selector": "robustcords.strategies.base:Strategy",
 }
 """What a component, or its ``Config``, must be a subclass of, where the kind itself does not see to that."""
 
@@ -99,6 +99,9 @@ class Recipe(Table):
         if self.selector and not held_out and getattr(find("selector", self.selector.name), "needs_validation", False):
             reason = "selects with validation images, and [data] validation_fraction is 0"
             raise _conflict(reason, "selector.name", "data.validation_fraction")
+        if getattr(self.attack, "random_start", "") == "none" and find("loss", self.loss.name).anchored:
+            reason = f"the objective of {self.loss.name} has no gradient at the image itself"
+            raise _conflict(reason, "attack.random_start", "loss.name")
         return self
 
 
@@ -143,7 +146,7 @@ def find(kind: str, name: str) -> Any:
         return components.find(kind, name)
     except UserError:
         raise
-    except Exception as error:  # somebody's own module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # somebody's own module may fail in any way while it is imported
         raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
 
 

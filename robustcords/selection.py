@@ -19,7 +19,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import RunError, UserError
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
-from robustcords.strategies.base import SelectionContext, StrategyConfig
+from robustcords.strategies.base import SelectionContext, Strategy, StrategyConfig
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class SubsetSelector:
     trainer: call `subset` at the start of each epoch of any loop.
 
     Args:
-        strategy: a class with ``from_context(config, context)`` and ``needs_validation``, see `robustcords.strategies`.
+        strategy: a subclass of `robustcords.strategies.base.Strategy`.
         config: the strategy's options.
         train: the training split.
         validation: the validation split; some strategies need none.
@@ -69,7 +69,7 @@ class SubsetSelector:
 
     def __init__(
         self,
-        strategy: Any,
+        strategy: type[Strategy],
         config: StrategyConfig,
         train: ImageSet,
         validation: ImageSet | None,

@@ -125,7 +125,7 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
         ("logging.trackers = 'wandb'", '[logging] trackers = "wandb": must be a list, each a string'),
         ("logging.trackers = ['wandbb']", "[logging] trackers[0] = \"wandbb\": unknown tracker; did you mean 'wandb'? "
          "(one of: aim, clearml, comet_ml, dvclive, mlflow, swanlab, tensorboard, trackio, wandb)"),
-        ("train.'two\\nlines' = 1", "[train] unknown key \"two\\\\nlines\"; (one of: accumulation, averaging, "
+        ("train.'two\\nlines' = 1", "[train] unknown key \"two\\\\nlines\" (one of: accumulation, averaging, "
          "batch_size, checkpoint_every, clip_gradient, compile, epochs, keep_checkpoints, memory_format, precision, "
          "validate_every)"),
         ("a.b.c.d.e.f.g.h.i = 1", "tables are nested more than 8 deep"),
@@ -253,8 +253,8 @@ def test_a_new_name_drops_what_only_the_old_component_knew(write: Write) -> None
     assert loaded.loss.options() == {"label_smoothing": 0.1}
     assert recipe.load(source, ["loss.name=trades"]).loss.options() == {"label_smoothing": 0.1, "beta": 2.0}
     valid = "(one of: label_smoothing, name)"
-    assert message(source, "loss.beta=3", "loss.name=sat") == f'--set loss.beta=3: [loss] unknown key "beta"; {valid}'
-    assert message(write(BASE + '[loss]\nname = "sat"\nbeta = 2')) == f'r.toml: [loss] unknown key "beta"; {valid}'
+    assert message(source, "loss.beta=3", "loss.name=sat") == f'--set loss.beta=3: [loss] unknown key "beta" {valid}'
+    assert message(write(BASE + '[loss]\nname = "sat"\nbeta = 2')) == f'r.toml: [loss] unknown key "beta" {valid}'
 
 
 def test_the_same_name_again_forgives_nothing(write: Write) -> None:
@@ -321,7 +321,7 @@ def test_set_takes_toml_values_and_strings(write: Write) -> None:
         ("a..b=3", "--set a..b=3: the key is empty or has an empty part; expected, for example, --set train.epochs=2"),
         ("train.epochs=1\nseed = 3", "--set train.epochs=1 seed = 3: [train] epochs = \"1\\nseed = 3\": "
          "must be a whole number >= 1"),
-        ("extends=x", f"--set extends=x: unknown key \"extends\"; (one of: {TABLES})"),
+        ("extends=x", f"--set extends=x: unknown key \"extends\" (one of: {TABLES})"),
     ],
 )  # fmt: skip
 def test_set_that_makes_no_sense(write: Write, option: str, expected: str) -> None:
@@ -418,3 +418,22 @@ def test_nothing_but_one_line_whatever_the_recipe_says(written: dict[str, Any], 
         assert len(str(error).splitlines()) == 1
     else:
         assert isinstance(recipe.dump(loaded), str)
+
+
+@pytest.mark.parametrize("attack", ["pgd", "fgsm"])
+def test_trades_wants_a_random_start(attack: str):
+    changes = [f"attack.name={attack}", "attack.random_start=none"]
+    with pytest.raises(UserError, match=r"attack.*random_start.*no gradient at the image itself"):
+        recipe.load("digits_trades", changes)
+    assert recipe.load("digits_mart", changes).attack.name == attack
+
+
+def test_a_selector_is_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code = "from robustcords.strategies.base import StrategyConfig\nclass Bare:\n    Config = StrategyConfig\n"
+    (tmp_path / "bare_selector.py").write_text(code + "class Leaving:\n    pass\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="Strategy as its base"):
+        recipe.load("digits_mart", ["selector.name=bare_selector:Bare"])
+    with pytest.raises(UserError, match=r"leaving:X.*SystemExit"):
+        recipe.load("digits_mart", ["selector.name=leaving:X"])
