@@ -132,7 +132,8 @@ def _training(training: Report) -> list[str]:
 
 def _time(training: Report) -> str:
     """Returns how long training took, and how often a subset was selected."""
-    text = f"trained {training['epochs']} epochs in {duration(training['seconds']['total'])}"
+    epochs = training["epochs"]
+    text = f"trained {epochs} epoch{'s' if epochs > 1 else ''} in {duration(training['seconds']['total'])}"
     selections = training["selections"]
     if not selections:
         return text

@@ -34,7 +34,8 @@ class StrategyConfig(ComponentConfig):
     Attributes:
         fraction: share of the training set that an epoch trains on, in (0, 1]; 30 % in Li et al. 2023.
         select_every: epochs from one selection to the next, >= 1; 20 in Li et al. 2023.
-        granularity: see `Granularity`.
+        granularity: what is chosen from at a time: the examples of a class, a class by its own output's gradient, whole
+            batches, or all examples.
         warm_start: CORDS' kappa, in [0, 1): that share of the epochs is replaced by the fewer full-data epochs that
             cost the same.
         select_first: select at the first epoch too, where CORDS starts from a random subset.
