@@ -22,6 +22,7 @@ from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
+from robustcords.models.last_layer import find_head
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, find
 from robustcords.run_directory import RunDirectory
@@ -152,8 +153,8 @@ def trainer(
     """Returns a trainer that is ready to fit."""
     loss: Loss = component("loss", recipe.loss)
     network = model(recipe, images).to(started.device)
-    if recipe.selector:
-        find("selector", recipe.selector.name).check_model(network, len(images.train.classes))
+    if recipe.selector and find("selector", recipe.selector.name).needs_linear_head:
+        find_head(network, len(images.train.classes))  # now, and not at the first selection, hours from here
     train = resident(images.train, started.device)
     return Trainer(
         network,

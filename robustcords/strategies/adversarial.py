@@ -8,12 +8,11 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcords import processes
 from robustcords.config import Radius
 from robustcords.errors import UserError
-from robustcords.models.last_layer import find_head
 from robustcords.rng import generator
 from robustcords.strategies._cords import DataSelectionStrategy
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
@@ -68,6 +67,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     """
 
     Config: ClassVar[type[StrategyConfig]] = AdversarialConfig
+    needs_linear_head = True
     validation: LastLayerGradients | None = None
 
     def __init__(self, *args: Any, config: Any = None, granularity: Granularity | None = None, **options: Any) -> None:
@@ -113,15 +113,6 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
             context.device,
             context.logger,
         )
-
-    @classmethod
-    def check_model(cls, model: nn.Module, num_classes: int) -> None:
-        """Checks that the model has a linear layer whose gradients can be compared.
-
-        Raises:
-            UserError: it has none with as many outputs as there are classes.
-        """
-        find_head(model, num_classes)
 
     @abstractmethod
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -83,10 +83,12 @@ class Strategy(ABC):
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
         needs_validation: whether it cannot do without a validation split.
+        needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     needs_validation: ClassVar[bool] = False
+    needs_linear_head: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -97,15 +99,6 @@ class Strategy(ABC):
             config: an instance of `Config`.
             context: what to select with.
         """
-
-    @classmethod
-    def check_model(cls, model: nn.Module, num_classes: int) -> None:
-        """Looks at a model before anything is trained; here, any will do.
-
-        Raises:
-            UserError: the strategy cannot select with this model.
-        """
-        del model, num_classes
 
     @abstractmethod
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustcords import processes
 from robustcords.attacks.base import evaluation_mode
-from robustcords.models.last_layer import CordsModel, find_head
+from robustcords.models.last_layer import CordsModel
 from robustcords.rng import derive, generator
 from robustcords.strategies.base import SelectionContext, Strategy
 from robustcords.strategies.groups import batches_of, check_budget
@@ -45,6 +45,8 @@ class UpstreamStrategy(Strategy):
     finish, the strategy of this package serves, with no attack and cross-entropy.
     """
 
+    needs_linear_head = True
+
     def __init__(self, config: Any, context: SelectionContext) -> None:
         self.config = config
         self.context = context
@@ -54,15 +56,6 @@ class UpstreamStrategy(Strategy):
     def from_context(cls, config: Any, context: SelectionContext) -> Self:
         """Returns the strategy for one selection."""
         return cls(config, context)
-
-    @classmethod
-    def check_model(cls, model: nn.Module, num_classes: int) -> None:
-        """Checks that the model has a linear layer whose gradients can be compared.
-
-        Raises:
-            UserError: it has none with as many outputs as there are classes.
-        """
-        find_head(model, num_classes)
 
     @abstractmethod
     def upstream(self, model: nn.Module, budget: int) -> Any | None:

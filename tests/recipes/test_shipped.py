@@ -9,6 +9,7 @@ from torch import nn
 
 from robustcords import build, recipe
 from robustcords.data.base import ImageSet
+from robustcords.errors import UserError
 from robustcords.models.last_layer import find_head
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -78,8 +79,31 @@ def test_everything_that_it_names_can_be_built(file: Path):
     assert adversary.attack.threat == loaded.threat
     assert (chooser is None) == (loaded.selector is None)
     if chooser:
-        chooser.strategy.check_model(network, 10)
+        assert chooser.strategy.needs_linear_head == (loaded.selector.name != "random")
         assert chooser.budget == round(20 * loaded.selector.fraction)
+
+
+class Headless(nn.Module):
+    """A classifier whose last operation is a convolution, so that there is no linear layer to take gradients of."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(1, num_classes, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x).flatten(1)
+
+
+@pytest.mark.parametrize("selector", ["adv-glister", "adv-gradmatch", "glister", "gradmatch", "random"])
+def test_a_model_that_a_selector_cannot_work_with_is_refused_before_training(selector: str):
+    name = f"model.name={__name__}:Headless"
+    loaded = recipe.load("digits_mart", [name, f"selector.name={selector}", "train.precision=fp32"])
+    images, started = stand_in(loaded), build.accelerator(loaded)
+    if selector == "random":
+        assert build.trainer(loaded, images, started).selector is not None
+    else:
+        with pytest.raises(UserError, match=r"Linear"):
+            build.trainer(loaded, images, started)
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
