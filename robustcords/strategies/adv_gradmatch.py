@@ -15,7 +15,7 @@ from robustcords.strategies._cords import GradMatchStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
 from robustcords.strategies.base import SelectionContext
 from robustcords.strategies.gradients import Gradients
-from robustcords.strategies.omp import match
+from robustcords.strategies.omp import Problem, match
 
 
 class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
@@ -126,4 +126,4 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         target = gradients.sum()
         if self.validation is not None:
             target = self.validation.sum() * (len(gradients) / len(self.validation))
-        return match(gradients, target, budget, ridge=self.lam, tolerance=self.eps)
+        return match(Problem(gradients, target, budget), ridge=self.lam, tolerance=self.eps)

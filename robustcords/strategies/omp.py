@@ -10,24 +10,48 @@ correlates positively.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from robustcords.strategies.cholesky import SUSPENDED, GrowingCholesky
+from robustcords.errors import UserError
+from robustcords.strategies.direction_pursuit import DirectionPursuit
 from robustcords.strategies.gradients import Gradients
-from robustcords.strategies.products import FactorProducts, Floats, GramProducts, Indices, Products
+from robustcords.strategies.gram import gram_matrix
+from robustcords.strategies.pursuit import Pursuit
 
-_SHORTLIST = 16  # candidates whose correlation is computed again in float64
-_NOISE = 1e-12  # a correlation below this share of the largest one at the start is rounding
 _PATIENCE = 4  # picks, as a multiple of k, after which dropping and taking is held to go round in circles
-_LARGEST_GRAM = 12_000  # gradients whose Gram matrix is kept (1.2 GB)
+_LARGEST_GRAM = 12_000  # gradients whose products are all kept (1.2 GB)
+_LARGEST_DIRECTION = 12_000  # entries of a direction whose square matrix is kept (1.2 GB)
+_SCREEN = 512  # candidates that a block of steps looks at on a CPU; an accelerator looks at all as quickly
+_TOGETHER = 1e9  # bytes of the problems that an accelerator solves side by side
 
 
-def match(
-    gradients: Gradients, target: Tensor, budget: int, *, ridge: float, tolerance: float
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Problem:
+    """One group to choose from.
+
+    Attributes:
+        gradients: N candidates.
+        target: (C, 1 + E) the direction to match.
+        budget: k, from 1 to N.
+    """
+
+    gradients: Gradients
+    target: Tensor
+    budget: int
+
+
+Match = tuple[Tensor, Tensor]
+"""Rows (k,) int64, unique, and weights (k,) float64, >= 0, on the CPU."""
+
+OnPick = Callable[[int, int], None]
+"""Is told how many gradients are held, and how many are to be."""
+
+
+def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick | None = None) -> Match:
     """Returns the gradients whose weighted sum comes near a target, and their weights.
 
     Where the pursuit ends early (the rank is reached, the residual is below the tolerance, or no gradient points the
@@ -35,149 +59,101 @@ def match(
     any other weight would move the sum away from the one that was found.
 
     Args:
-        gradients: N candidates.
-        target: (C, 1 + E) the direction to match.
-        budget: k, from 1 to N.
+        problem: what to choose from, and how many.
         ridge: lam >= 0, in units of a squared gradient.
         tolerance: stop where the residual's length is below this share of the target's.
+        on_pick: called now and then.
 
-    Returns:
-        Rows (k,) int64, unique, and weights (k,) float64, >= 0, on the CPU.
+    Raises:
+        UserError: there are more than 12,000 candidates, and a direction has more than 12,000 entries.
     """
-    target = target.double()
-    capacity = budget + SUSPENDED + 1
-    products: Products = (
-        GramProducts(gradients, target, capacity)
-        if len(gradients) <= _LARGEST_GRAM
-        else FactorProducts(gradients, target)
+    if len(problem.gradients) <= _LARGEST_GRAM:
+        return match_all([problem], ridge=ridge, tolerance=tolerance, on_pick=on_pick)[0]
+    entries = problem.target.numel()
+    if entries > _LARGEST_DIRECTION:
+        raise UserError(
+            f"matching pursuit among {len(problem.gradients)} candidates at once needs gradients of at most "
+            f"{_LARGEST_DIRECTION} entries, and these have {entries}: use granularity = 'per_class', or linear_layer = "
+            "false"
+        )
+    pursuit = DirectionPursuit(
+        problem.gradients, problem.target.double(), problem.budget, ridge=ridge, tolerance=tolerance
     )
-    pursuit = Pursuit(products, capacity, ridge, float(target.norm()))
-    for _ in range(_PATIENCE * budget):
-        if pursuit.count == budget or pursuit.residual <= tolerance * pursuit.norm:
+    for _ in range(_PATIENCE * problem.budget):
+        if pursuit.advance():
             break
-        candidate = pursuit.best()
-        if candidate is None:
-            break
-        pursuit.take(candidate)
-    rows, weights = pursuit.held()
-    missing = budget - len(rows)
-    if missing:
-        rows = np.concatenate([rows, pursuit.runners_up(missing)])
-        weights = np.concatenate([weights, np.zeros(missing)])
-    return torch.from_numpy(rows), torch.from_numpy(weights)
+        if on_pick:
+            on_pick(pursuit.count, problem.budget)
+    return _filled(*pursuit.result(), pursuit.correlations, pursuit.taken, problem.budget)
 
 
-class Pursuit:
-    """The state of a matching pursuit.
+def match_all(
+    problems: Sequence[Problem], *, ridge: float, tolerance: float, on_pick: OnPick | None = None
+) -> list[Match]:
+    """Returns what `match` does for several problems of at most 12,000 candidates each.
+
+    On a CPU one after the other; on an accelerator side by side, as many as 1 GB holds.
+    """
+    found: list[Match] = []
+    for batch in _batches(problems):
+        found += _solve(batch, ridge, tolerance, on_pick)
+    return found
+
+
+def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
+    batches: list[list[Problem]] = []
+    room = 0.0
+    for problem in problems:
+        count = len(problem.gradients)
+        size = 8 * (count * (count + problem.budget) + problem.budget**2)
+        if problem.target.device.type == "cpu" or size > room:
+            batches.append([])
+            room = _TOGETHER
+        batches[-1].append(problem)
+        room -= size
+    return batches
+
+
+def _solve(batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None) -> list[Match]:
+    """Solves problems side by side, padded to the largest."""
+    sizes = [len(problem.gradients) for problem in batch]
+    device = batch[0].target.device
+    budgets = torch.tensor([problem.budget for problem in batch], device=device)
+    gram = torch.zeros((len(batch), max(sizes), max(sizes)), dtype=torch.float64, device=device)
+    targets = gram.new_zeros(gram.shape[:2])
+    for r, (problem, size) in enumerate(zip(batch, sizes, strict=True)):
+        gradients = problem.gradients.double()
+        gram_matrix(gradients, out=gram[r, :size, :size])
+        targets[r, :size] = gradients.inner(problem.target.double())
+    lengths = torch.stack([problem.target.double().norm() for problem in batch])
+    count = torch.tensor(sizes, device=device)
+    screen = _SCREEN if device.type == "cpu" else max(sizes)
+    pursuit = Pursuit(gram, targets, count, budgets, lengths, ridge=ridge, tolerance=tolerance, screen=screen)
+    while not pursuit.done.all() and pursuit.steps < _PATIENCE * int(budgets.max()) + 1:
+        pursuit.advance()
+        if on_pick:
+            on_pick(pursuit.size, int(budgets.max()))
+    taken = pursuit.taken()
+    correlations = pursuit.correlations.masked_fill(pursuit.dependent, torch.finfo(torch.float64).min)
+    found = []
+    for r, (problem, size) in enumerate(zip(batch, sizes, strict=True)):
+        slots = pursuit.held[r].nonzero()[:, 0]
+        rows, weights = pursuit.atoms[r, slots], pursuit.weights[r, slots]
+        found.append(_filled(rows, weights, correlations[r, :size], taken[r, :size], problem.budget))
+    return found
+
+
+def _filled(rows: Tensor, weights: Tensor, correlations: Tensor, taken: Tensor, budget: int) -> Match:
+    """Returns as many gradients as were asked for, the missing ones with weight 0.
 
     Args:
-        products: of the gradients and the target.
-        capacity: the largest number of gradients in the factor, suspended ones included.
-        ridge: lam.
-        norm: the target's length.
-
-    Attributes:
-        norm: as given.
-        count: how many gradients are held.
-        residual: the length of what their weighted sum leaves of the target.
+        rows: (m,) those that are held.
+        weights: (m,) theirs.
+        correlations: (N,) with the residual; the lowest of all for those that depend on held ones, which come last.
+        taken: (N,) bool which are held.
+        budget: k.
     """
-
-    def __init__(self, products: Products, capacity: int, ridge: float, norm: float) -> None:
-        self.norm = self.residual = norm
-        self._products = products
-        self._factor = GrowingCholesky(capacity, ridge)
-        self._atoms: Indices = np.zeros(capacity, dtype=np.int64)
-        self._places: dict[int, int] = {}
-        self._weights: Floats = np.zeros(0)
-        self._dependent = np.zeros(len(products.target), dtype=bool)
-        self._noise = _NOISE * float(np.abs(products.target).max())
-        self._single = True
-
-    @property
-    def count(self) -> int:
-        """How many gradients are held."""
-        return self._factor.size - len(self._factor.suspended)
-
-    def held(self) -> tuple[Indices, Floats]:
-        """Returns the held gradients and their weights."""
-        atoms = self._atoms[: self._factor.size]
-        free = np.ones(len(atoms), dtype=bool)
-        free[self._factor.suspended] = False
-        return atoms[free], np.maximum(self._weights[free], 0)
-
-    def best(self) -> int | None:
-        """Returns the gradient that correlates most with the residual; None where none does positively."""
-        candidates = self.runners_up(_SHORTLIST)
-        candidates = np.sort(candidates[~self._dependent[candidates]])  # equal ones: the first
-        if not len(candidates):
-            return None
-        exact = self._products.exact(candidates, self._atoms[: self._factor.size], self._weights)
-        first = int(exact.argmax())
-        return int(candidates[first]) if exact[first] > self._noise else None
-
-    def runners_up(self, count: int) -> Indices:
-        """Returns up to ``count`` gradients that are not held, those that correlate most with the residual first.
-
-        Those that were found to depend on held ones come after all others.
-        """
-        correlations = self._products.correlations(self._atoms[: self._factor.size], self._weights)
-        taken = self.held()[0]
-        # The two bounds differ, so that a tie never lets a held one in before a dependent one.
-        correlations[torch.from_numpy(self._dependent)] = torch.finfo(correlations.dtype).min
-        correlations[torch.from_numpy(taken)] = -math.inf
-        order: Indices = correlations.topk(min(count, len(correlations) - len(taken))).indices.numpy()
-        return order
-
-    def take(self, atom: int) -> None:
-        """Holds a gradient, solves, and drops the most negative weight until there is none."""
-        if not self._enter(atom):
-            self._dependent[atom] = True
-            return
-        if self._single:
-            # As in CORDS, the first weight is found without the ridge, which counts from the second on.
-            self._single = False
-            self._weights = self._products.target[[atom]] / self._products.diagonal[atom]
-            self._measure(0.0)
-            return
-        self._weights = self._factor.solution()
-        while self._weights.min() < 0:
-            if self._factor.full:
-                self._compact()
-            else:
-                self._factor.suspend(int(self._weights.argmin()))
-            self._weights = self._factor.solution()
-        self._measure(self._factor.ridge)
-
-    def _enter(self, atom: int) -> bool:
-        """Frees a suspended gradient or appends a new one; returns False where it depends on those that are held."""
-        if atom in self._places:
-            self._factor.resume(self._places[atom])
-            return True
-        while True:
-            m = self._factor.size
-            column = self._products.column(atom, self._atoms[:m])
-            if self._factor.append(column, self._products.diagonal[atom], self._products.target[atom]):
-                break
-            if not self._factor.suspended:
-                return False
-            self._compact()  # perhaps it depends on suspended ones alone
-        self._products.append(atom)
-        self._atoms[m] = atom
-        self._places[atom] = m
-        return True
-
-    def _compact(self) -> None:
-        atoms = self._atoms
-        places = self._factor.compact(
-            lambda kept: self._products.block(atoms[kept]), lambda kept: self._products.target[atoms[kept]]
-        )
-        self._products.keep(places)
-        self._weights = self._weights[places]
-        self._atoms[: len(places)] = atoms[places]
-        self._places = {int(atom): place for place, atom in enumerate(self._atoms[: len(places)])}
-
-    def _measure(self, ridge: float) -> None:
-        """Finds the residual's length from ``(G + ridge I) w = c``, which spares a product with G."""
-        right = self._products.target[self._atoms[: self._factor.size]]
-        square = self.norm**2 - float(self._weights @ right) - ridge * float(self._weights @ self._weights)
-        self.residual = math.sqrt(max(square, 0.0))
+    order = correlations.double().masked_fill(taken, -math.inf).argsort(descending=True, stable=True)
+    rest = order[: budget - len(rows)]
+    weights = torch.cat([weights.clamp(min=0), weights.new_zeros(len(rest))])
+    return torch.cat([rows, rest]).cpu(), weights.cpu()
