@@ -13,7 +13,7 @@ from accelerate.tracking import get_available_trackers
 from torch import nn
 
 from robustcords.errors import UserError
-from robustcords.precision import fastest
+from robustcords.precision import fastest, require
 from robustcords.training_config import TrainConfig
 
 
@@ -38,8 +38,7 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
     device = Accelerator(cpu=on_cpu).device
     AcceleratorState._reset_state(reset_partial_state=False)
     precision = fastest(device) if settings.precision == "auto" else settings.precision
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError('train.precision = "fp16" needs a GPU; on a CPU use "bf16", "fp32" or "auto"')
+    require(precision, device, "train.precision")
     return Accelerator(
         cpu=on_cpu,
         mixed_precision="no" if precision == "fp32" else precision,

@@ -71,13 +71,14 @@ def select(
     output: Annotated[Path, typer.Option(help="Where indices and weights go: a new .npz file.")],
     set_: Set = None,
 ) -> None:
-    """Select one subset with given weights, and write its indices and weights."""
+    """Select one subset with given weights, write its indices and weights, and say what was selected."""
     from robustcords import commands
     from robustcords import recipe as recipes
+    from robustcords.report.selection import print_selection
 
     summary = commands.select(recipes.load(recipe, set_ or []), weights, output)
     if _is_main():
-        typer.echo(summary)
+        print_selection(summary)
 
 
 @app.command()

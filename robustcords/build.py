@@ -23,6 +23,7 @@ from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import find_head
+from robustcords.precision import require
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, find
 from robustcords.run_directory import RunDirectory
@@ -155,6 +156,8 @@ def trainer(
     network = model(recipe, images).to(started.device)
     if recipe.selector and find("selector", recipe.selector.name).needs_linear_head:
         find_head(network, len(images.train.classes))  # now, and not at the first selection, hours from here
+    if precision := getattr(recipe.selector, "attack_precision", None):
+        require(precision, started.device, "selector.attack_precision")
     train = resident(images.train, started.device)
     return Trainer(
         network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +18,15 @@ from pydantic import ValidationError
 
 from robustcords import build, processes
 from robustcords.config import parse_radius
-from robustcords.data.base import ImageSet
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
 from robustcords.experiment import environment, plain, session, test
 from robustcords.files import write_atomic, write_json
 from robustcords.inference import Inference
 from robustcords.recipe import Recipe, load
+from robustcords.report.selection import SelectionSummary, summarise_selection
 from robustcords.report.summary import summarise
 from robustcords.run_directory import RunDirectory
-from robustcords.selection import Subset
 
 _ATTACKS = ("autoattack", "pgd")
 
@@ -159,49 +159,48 @@ def _refuse_nowhere(output: Path) -> None:
         raise UserError(f"--output {output}: there is no folder {output.parent}")
 
 
-def select(recipe: Recipe, weights: Path, output: Path) -> str:
-    """Selects one subset with given weights, writes it, and returns a description.
+def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
+    """Selects one subset with given weights, writes it, and returns what there is to say of it.
 
     The file holds ``indices`` (k,) int64 in the full training set's numbering and ``weights`` (k,) float32.
 
     Raises:
-        UserError: the recipe has no selector, the weights do not fit its model, or the file exists.
+        UserError: the recipe has no selector, the weights do not fit its model, or the file exists or cannot be
+            written.
     """
-    if output.exists():
-        raise UserError(f"--output {output}: exists; name another file")
-    _refuse_nowhere(output)
+    _refuse_taken(output)
     with session(recipe) as work:
         images = build.data(recipe)
         selector = build.selector(recipe, images)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")
-        model = build.model(recipe, images).to(work.accelerator.device)
+        model = build.model(recipe, images)
         build.load_weights(model, weights)
+        layout = torch.channels_last if recipe.train.memory_format == "channels_last" else torch.contiguous_format
+        model = model.to(work.accelerator.device).to(memory_format=layout)
         start = time.perf_counter()
         with work.display.task("selection") as update:
 
             def on_batch(done: int, total: int) -> None:
-                update(done, total)
+                update(done, total, "choosing" if done == total else "attack")
                 work.interruption.check()
 
-            subset = selector.select(0, Inference(model, work.accelerator.autocast), on_batch)
+            network = Inference(model, work.accelerator.autocast)
+            subset = selector.select(0, network, on_batch, measure=True)
         seconds = time.perf_counter() - start
         if processes.is_main():
             content = io.BytesIO()
             np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
             write_atomic(output, content.getvalue())
-    return _describe(subset, images.train, seconds, output)
+    return summarise_selection(selector.config.name, subset, images.train, selector.report, seconds, output)
 
 
-def _describe(subset: Subset, train: ImageSet, seconds: float, output: Path) -> str:
-    size, weights = len(subset.indices), subset.weights
-    per_class = torch.bincount(train.labels[subset.indices], minlength=len(train.classes)).tolist()
-    balance = ", ".join(f"{name} {count}" for name, count in zip(train.classes, per_class, strict=True))
-    return "\n".join(
-        [
-            f"{size} of {len(train)} training images in {seconds:.1f} s",
-            f"classes: {balance}",
-            f"weights: {weights.min():.3g} to {weights.max():.3g}, mean {weights.mean():.3g}",
-            str(output),
-        ]
-    )
+def _refuse_taken(output: Path) -> None:
+    """Checks, before there is a selection to lose, that a new file can be written."""
+    try:
+        if output.exists():
+            raise UserError(f"--output {output}: exists; name another file")
+        _refuse_nowhere(output)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error

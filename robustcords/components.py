@@ -18,6 +18,9 @@ KINDS = {
 }
 """Recipe table -> where the dictionary of its components stands. Each maps a name to ``"module:Class"``."""
 
+ADAPTER = "robustcords.strategies.cords_adapter"
+"""The module that makes a selector of a CORDS strategy."""
+
 
 def names(kind: str) -> dict[str, str]:
     """Returns the registered names of a kind and where each one's class is."""
@@ -41,16 +44,23 @@ def find(kind: str, name: str) -> Any:
     module, separator, attribute = target.partition(":")
     if not separator or not module or not attribute:
         raise UserError(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
+    outside = kind == "selector" and name not in names(kind)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        if outside:
+            importlib.import_module(ADAPTER).make_importable(module)
+        found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise UserError(f"{kind} {name!r}: cannot import {module!r}: {error}") from error
+        why = str(error).strip().partition("\n")[0]
+        raise UserError(f"{kind} {name!r}: cannot import {module!r}: {why}") from error
     except AttributeError as error:
         raise UserError(
             f"{kind} {name!r}: module {module!r} has no {attribute!r}{nearest(attribute, public(module))}"
         ) from error
+    return importlib.import_module(ADAPTER).adapted(found) if outside else found
 
 
 def public(module: str) -> list[str]:
-    """Returns the names of the classes that a module defines."""
-    return [key for key, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
+    """Returns the names of the classes that a module has."""
+    found = importlib.import_module(module)
+    # What a module lists and does not have yet, it finds when it is asked for; that may take importing all of it.
+    return [key for key in dir(found) if isinstance(vars(found).get(key, type), type)]

@@ -9,6 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robustcords.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of forward and backward passes: float32 throughout, or mixed with bfloat16 or float16."""
+
+_LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def full_precision(logits: Tensor) -> Tensor:
     """Returns logits in float32, whatever precision the model ran in; float64 stays what it is."""
@@ -26,6 +33,26 @@ def fastest(device: torch.device) -> Literal["bf16", "fp32"]:
         capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bf16" if capable else "fp32"
     return "fp32"
+
+
+def require(precision: str, device: torch.device, key: str) -> None:
+    """Checks that a device can compute in a precision.
+
+    Args:
+        precision: as `Precision`.
+        device: where to.
+        key: of the recipe, for the message.
+
+    Raises:
+        UserError: float16 on a CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError(f'{key} = "fp16" needs a GPU; on a CPU use "bf16" or "fp32"')
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Returns the context that forwards on a device run in a precision in, also inside another such context."""
+    return torch.autocast(device.type, dtype=_LOWER.get(precision), enabled=precision in _LOWER)
 
 
 @contextmanager

@@ -89,9 +89,7 @@ def decide_together(decide: Callable[[], T]) -> T:
         try:
             answer[0] = decide()
         except Exception as error:
-            failure = error
-            kind = next((kind for kind in (UserError, RunError) if isinstance(error, kind)), None)
-            answer[1] = (kind, str(error)) if kind else (RunError, f"{type(error).__name__}: {error}")
+            failure, answer[1] = error, _told(error)
     if world_size() > 1:
         distributed.broadcast_object_list(answer, src=0)
     if failure:
@@ -101,6 +99,45 @@ def decide_together(decide: Callable[[], T]) -> T:
         raise kind(text)
     decided: T = answer[0]
     return decided
+
+
+def gather_objects(make: Callable[[], T]) -> list[T]:
+    """Returns what each process makes, in the order of the processes, to all of them.
+
+    Where one fails, none is left waiting for it: it raises what `make` raised, and the others a `UserError` or
+    `RunError` with the same text.
+
+    Args:
+        make: is called in every process; returns something that can be pickled, with tensors on the CPU.
+
+    Raises:
+        UserError: a process raised one.
+        RunError: a process raised one, or anything else, whose type the text names.
+    """
+    if world_size() == 1:
+        return [make()]
+    mine: tuple[Any, Any] = (None, None)
+    failure: Exception | None = None
+    try:
+        mine = (make(), None)
+    except Exception as error:
+        failure = error
+        mine = (None, _told(error))
+    everyone: list[Any] = [None] * world_size()
+    distributed.all_gather_object(everyone, mine)
+    if failure:
+        raise failure
+    for _, problem in everyone:
+        if problem:
+            kind, text = problem
+            raise kind(text)
+    return [made for made, _ in everyone]
+
+
+def _told(error: Exception) -> tuple[type[Exception], str]:
+    """Returns how a process tells the others of its failure: the kind to raise, and the text."""
+    kind = next((kind for kind in (UserError, RunError) if isinstance(error, kind)), None)
+    return (kind, str(error)) if kind else (RunError, f"{type(error).__name__}: {error}")
 
 
 def share_buffers(module: nn.Module) -> None:

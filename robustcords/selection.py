@@ -19,7 +19,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import RunError, UserError
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
-from robustcords.strategies.base import SelectionContext, Strategy, StrategyConfig
+from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,10 @@ class SubsetSelector:
         batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
         seed: the run's seed.
 
+    Attributes:
+        current: the subset that is trained on now; None before the first epoch.
+        report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
+
     Raises:
         UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
     """
@@ -94,6 +98,7 @@ class SubsetSelector:
         self.full_until = math.ceil(config.fraction * warm)
         self.first = warm
         self.current: Subset | None = None
+        self.report: SelectionReport | None = None
 
     @property
     def budget(self) -> int:
@@ -130,8 +135,25 @@ class SubsetSelector:
             self.current = Subset(order[: self.budget].sort().values, torch.ones(self.budget))
         return self.current
 
-    def select(self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None) -> Subset:
-        """Returns the subset that the strategy selects with these weights."""
+    def select(
+        self,
+        epoch: int,
+        model: nn.Module,
+        on_batch: Callable[[int, int], None] | None = None,
+        *,
+        measure: bool = False,
+    ) -> Subset:
+        """Returns the subset that the strategy selects with these weights, and leaves a `report` of it.
+
+        Args:
+            epoch: from 0; another epoch has other random numbers.
+            model: the model; its weights and mode are left alone.
+            on_batch: called with (done, total) batches of the adversarial pass.
+            measure: have the report say how well the subset's gradients match those of all the data.
+
+        Raises:
+            RunError: the strategy returned something that is not a subset.
+        """
         device = next(model.parameters()).device
         context = SelectionContext(
             train_loader=self._loader(self.train),
@@ -144,9 +166,11 @@ class SubsetSelector:
             seed=derive(self.seed, "selection", epoch),
             logger=log,
             on_batch=on_batch,
+            measure=measure,
         )
         strategy = self.strategy.from_context(self.config, context)
         indices, weights = strategy.select(self.budget, model.state_dict())
+        self.report = strategy.report
         chosen = torch.as_tensor(np.asarray(indices), dtype=torch.int64).to(device)
         weight = torch.as_tensor(weights, dtype=torch.float32).to(device)
         self._check(chosen, weight)

@@ -14,7 +14,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import RunError, UserError
 from robustcords.losses.sat import SAT
 from robustcords.selection import SubsetSelector
-from robustcords.strategies.base import SelectionContext, StrategyConfig
+from robustcords.strategies.base import SelectionContext, SelectionReport, StrategyConfig
 from robustcords.threat import ThreatModel
 
 COUNT = 40
@@ -25,6 +25,7 @@ class Fixed:
 
     needs_validation = False
     answer: Any = None
+    report: Any = None
     seen: list[tuple[SelectionContext, int]]
 
     @classmethod
@@ -166,3 +167,14 @@ def test_a_strategy_that_needs_validation_says_so_at_once():
     strategy.needs_validation = True
     with pytest.raises(UserError, match=r"'fixed' selects on a validation split: set data\.validation_fraction > 0"):
         selector(strategy)
+
+
+def test_it_keeps_what_the_strategy_reports():
+    strategy = fixed()
+    strategy.report = SelectionReport({"solve": 0.1}, 0.2, 0.3)
+    chooser = selector(strategy)
+    assert chooser.report is None
+    chooser.select(0, model())
+    assert chooser.report is strategy.report
+    chooser.select(0, model(), measure=True)
+    assert [context.measure for context, _ in strategy.seen] == [False, True]

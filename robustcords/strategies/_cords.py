@@ -8,6 +8,7 @@ each when it is asked for. CORDS' own data loaders, which import their strategie
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -47,6 +48,9 @@ class _StandIn(ModuleType):
         setattr(self, name, found)
         return found
 
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *_HOMES})
+
 
 def _import(module: str) -> ModuleType:
     """Imports a module of CORDS and undoes its ``np.seterr(all="raise")``, which is for the whole process."""
@@ -65,9 +69,10 @@ def _unavailable(name: str, cause: ImportError) -> type:
     """
 
     def refuse(self: object, *args: object, **kwargs: object) -> None:
-        raise UserError(f"cords' {name} cannot be imported: {cause}") from cause
+        raise UserError(text) from cause
 
-    return type(name, (), {"__init__": refuse, "__doc__": f"Unavailable: {cause}."})
+    text = f"cords' {name} cannot be imported: {str(cause).strip().partition(chr(10))[0]}"
+    return type(name, (), {"__init__": refuse, "__doc__": f"Unavailable: {cause}.", "unavailable": text})
 
 
 def _install() -> None:
@@ -96,5 +101,8 @@ except ImportError as error:
     ) from error
 finally:
     np.seterr(**_before)
+
+# SubmodularSelectionStrategy does not hand its base a logger, which its base has no default for.
+DataSelectionStrategy.__init__.__defaults__ = (logging.getLogger("cords"),)
 
 __all__ = ["DataSelectionStrategy", "GLISTERStrategy", "GradMatchStrategy"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -14,8 +14,9 @@ from robustcords.attacks.base import Attack
 from robustcords.strategies._cords import GradMatchStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
 from robustcords.strategies.base import SelectionContext
-from robustcords.strategies.gradients import Gradients
-from robustcords.strategies.omp import Problem, match
+from robustcords.strategies.candidates import Group
+from robustcords.strategies.gradients import Gradients, LastLayerGradients
+from robustcords.strategies.omp import Problem, match, match_all
 
 
 class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
@@ -123,7 +124,19 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the pursuit's choice and weights."""
         del generator
+        return match(self._problem(gradients, self.validation, budget), ridge=self.lam, tolerance=self.eps)
+
+    def pick_groups(self, groups: Sequence[Group]) -> list[tuple[Tensor, Tensor]]:
+        """Returns what `pick` does for each of several groups; on an accelerator they are solved side by side."""
+        if type(self).pick is not AdvGradMatchStrategy.pick:  # a subclass picks in its own way
+            return super().pick_groups(groups)
+        problems = [self._problem(group.gradients, group.validation, group.budget) for group in groups]
+        return match_all(
+            problems, ridge=self.lam, tolerance=self.eps, on_pick=self.on_batch if len(groups) == 1 else None
+        )
+
+    def _problem(self, gradients: Gradients, validation: LastLayerGradients | None, budget: int) -> Problem:
         target = gradients.sum()
-        if self.validation is not None:
-            target = self.validation.sum() * (len(gradients) / len(self.validation))
-        return match(Problem(gradients, target, budget), ridge=self.lam, tolerance=self.eps)
+        if validation is not None:
+            target = validation.sum() * (len(gradients) / len(validation))
+        return Problem(gradients, target, budget)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords import processes
-from robustcords.config import Radius
 from robustcords.errors import UserError
+from robustcords.models.last_layer import LastLayer
 from robustcords.rng import generator
 from robustcords.strategies._cords import DataSelectionStrategy
+from robustcords.strategies.adversarial_config import AdversarialConfig
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
-from robustcords.strategies.base import Granularity, SelectionContext, Strategy, StrategyConfig
+from robustcords.strategies.base import Granularity, SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.strategies.candidates import Choice, Group, checked, of_class
+from robustcords.strategies.class_stream import ClassGradients, class_by_class
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
-from robustcords.strategies.groups import apportion, batches_of, check_budget
+from robustcords.strategies.groups import apportion, batches_of, check_budget, labels_of
+from robustcords.strategies.matching import Matching
+
+__all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy"]
 
 SELECTION_TYPES: dict[Granularity, str] = {
     "per_class": "PerClass",
@@ -29,36 +37,24 @@ SELECTION_TYPES: dict[Granularity, str] = {
 """What CORDS calls each granularity."""
 
 
-class AdversarialConfig(StrategyConfig):
-    """Options of strategies that attack the data.
-
-    Attributes:
-        attack_steps: steps of the attack while selecting; left out, those of the training attack.
-        attack_step_size: step size with these steps; left out, that of the training attack.
-    """
-
-    attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    attack_step_size: Radius | None = None
-
-    @model_validator(mode="after")
-    def _step_size_needs_steps(self) -> Self:
-        if self.attack_step_size is not None and self.attack_steps is None:
-            raise ValueError("attack_step_size counts only together with attack_steps")
-        return self
+_KEPT = 512e6  # bytes of gradients that are kept at a time where one class is chosen from after the other
 
 
 class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy):
     """The base of strategies on adversarial gradients: subclasses write `pick`, and nothing else.
 
     `select` makes the adversarial pass (shared by all processes), divides examples and budget by granularity (shares by
-    class size and largest remainder), calls `pick` for each group in the main process alone, and checks what it gives
-    back. With ``per_batch`` the candidates are the mean gradients of the loader's batches: as few batches are picked as
-    hold the budget, and the last one in the order of `pick` is cut. Should all weights be 0, all become 1.
+    class size and largest remainder), calls `pick` for each group in one of the processes, and checks what it gives
+    back. Where groups are classes, each is chosen from as soon as all of it is attacked, and its gradients are let go:
+    memory does not grow with the number of classes. With ``per_batch`` the candidates are the mean gradients of the
+    loader's batches: as few batches are picked as hold the budget, and the last one in the order of `pick` is cut.
+    Should all weights be 0, all become 1.
 
     Args:
         args: the arguments of the CORDS strategy that it extends; of `DataSelectionStrategy` where there is none.
         config: the options of a recipe, for `pick` to read as ``self.config``.
         granularity: left out, what CORDS' ``selection_type`` says.
+        measure: have the `report` say how well gradients match.
         options: see `AdversarialGradients`.
 
     Attributes:
@@ -70,9 +66,16 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     needs_linear_head = True
     validation: LastLayerGradients | None = None
 
-    def __init__(self, *args: Any, config: Any = None, granularity: Granularity | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        config: Any = None,
+        granularity: Granularity | None = None,
+        measure: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
-        self.config = config
+        self.config, self.measure = config, measure
         names = {name: key for key, name in SELECTION_TYPES.items()}
         self.granularity = granularity or names.get(getattr(self, "selection_type", "Supervised"), "full")
 
@@ -86,13 +89,12 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         """Returns the strategy, with CORDS' `arguments` and the options of a recipe.
 
         Raises:
-            UserError: it needs a validation split and there is none.
+            UserError: it needs a validation split and there is none, or the device lacks the attack's precision.
         """
-        attack = context.attack
-        if attack and config.attack_steps is not None:
-            attack = attack.with_effort(config.attack_steps, config.attack_step_size)
-        options = {"attack": attack, "seed": context.seed, "on_batch": context.on_batch}
-        strategy = cls(*cls.arguments(config, context), config=config, granularity=config.granularity, **options)
+        attack = context.attack and config.attack(context.attack, context.device)
+        options: dict[str, Any] = {"attack": attack, "seed": context.seed, "on_batch": context.on_batch}
+        options |= {"config": config, "granularity": config.granularity, "measure": context.measure}
+        strategy = cls(*cls.arguments(config, context), **options)
         if strategy.uses_validation and context.val_loader is None:
             raise UserError(
                 f"selector {config.name!r} selects with validation images: set data.validation_fraction > 0"
@@ -127,52 +129,120 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
             k unique rows (k,) in [0, N), and weights (k,), finite and >= 0.
         """
 
+    def batch_candidates(self, gradients: LastLayerGradients, sizes: list[int]) -> Gradients:
+        """Returns what `pick` chooses whole batches from: here their mean gradients.
+
+        Args:
+            gradients: of all examples.
+            sizes: length of each batch; they add up to N.
+        """
+        return gradients.means(sizes)
+
     def select(self, budget: int, model_params: Mapping[str, Any]) -> tuple[list[int], Tensor]:
         """Returns exactly ``budget`` rows of the training loader's data set, and their weights (k,) float32."""
         batches = batches_of(self.trainloader)
         rows = [row for batch in batches for row in batch]
         check_budget(budget, len(rows))
         self.update_model(model_params)
+        self.report = SelectionReport({})
         if budget == len(rows):
             return rows, torch.ones(budget)
-        self.compute_gradients(valid=self.uses_validation)
-        places, weights = processes.decide_together(lambda: self._solve(budget, [len(batch) for batch in batches]))
-        return [rows[place] for place in places.tolist()], weights
-
-    def _solve(self, budget: int, sizes: list[int]) -> tuple[Tensor, Tensor]:
-        """Returns places among all examples and their weights, on the CPU."""
-        found, given = zip(*self._groups(budget, sizes), strict=True)
-        weights = torch.cat(given).float().cpu()
-        return torch.cat(found).cpu(), weights if weights.any() else torch.ones(budget)
-
-    def _groups(self, budget: int, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields places among all examples and their weights, group by group."""
-        gradients = self.gradients if self.linear_layer else self.gradients.bias_only()
-        if self.granularity == "per_batch":
-            yield self._whole_batches(gradients, budget, sizes)
-        elif self.granularity == "full":
-            self.validation = self._validation(None)
-            yield self._pick(gradients, budget, 0)
+        matching = Matching(self.seed) if self.measure else None
+        if self.granularity in {"full", "per_batch"}:
+            choice = self._from_all(budget, [len(batch) for batch in batches], matching)
         else:
-            labels, counts = gradients.labels.unique(return_counts=True)
-            shares = apportion(counts.tolist(), budget)
-            for label, share in zip(labels.tolist(), shares, strict=True):
-                if share:
-                    members = (gradients.labels == label).nonzero().view(-1)
-                    group = gradients.rows(members)
-                    self.validation = self._validation(label)
-                    one = self.granularity == "per_gradient"
-                    places, weights = self._pick(group.of_output(label) if one else group, share, label)
-                    yield members.cpu()[places], weights
+            choice = self._from_classes(budget, rows, max(map(len, batches)), matching)
+        places = torch.cat([place for place, _ in choice])
+        weights = torch.cat([weight for _, weight in choice]).float()
+        if matching and (errors := matching.errors()):
+            self.report.matching_error, self.report.random_matching_error = errors
+        return [rows[place] for place in places.tolist()], weights if weights.any() else torch.ones(budget)
 
-    def _whole_batches(self, gradients: LastLayerGradients, budget: int, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    def pick_groups(self, groups: Sequence[Group]) -> list[tuple[Tensor, Tensor]]:
+        """Returns what `pick` does for each of several groups, one after the other."""
+        found = []
+        for group in groups:
+            self.validation = group.validation
+            source = generator(self.seed, "pick", group.number)
+            found.append(self.pick(group.gradients, group.budget, source))
+        return found
+
+    def _from_all(self, budget: int, sizes: list[int], matching: Matching | None) -> list[Choice]:
+        """Chooses from all examples at once, in the main process."""
+        with self._phase("attack"):
+            self.compute_gradients()
+        gradients = self._of_chosen_parameters(self.gradients)
+        validation = self._validation_gradients()
+
+        def choose() -> Choice:
+            if self.granularity == "full":
+                places, weights = self._choose([Group(0, gradients, validation, budget)])[0]
+            else:
+                places, weights = self._whole_batches(gradients, validation, budget, sizes)
+            if matching:
+                matching.add(gradients, places, weights, 0)
+            return places, weights
+
+        with self._phase("solve"):
+            return [processes.decide_together(choose)]
+
+    def _from_classes(self, budget: int, rows: list[int], batch_size: int, matching: Matching | None) -> list[Choice]:
+        """Chooses from one class after the other, each in one of the processes."""
+        labels = labels_of(self.trainloader)
+        classes, counts = (part.tolist() for part in labels.unique(return_counts=True))
+        shares = dict(zip(classes, apportion(counts, budget), strict=True))
+        validation = self._validation_gradients()
+
+        def compute(batches: list[list[int]], before: int, total: int) -> LastLayerGradients:
+            report = self.on_batch and (lambda done, _: self.on_batch and self.on_batch(before + done, total))
+            own = [[rows[place] for place in batch] for batch in batches]
+            with self._phase("attack"):
+                gradients = self._pass(self.trainloader, self.adversarial_loss, "training", own, report)
+            return self._of_chosen_parameters(gradients)
+
+        found: dict[int, Choice] = {}
+        at_once = self._batches_at_once(batch_size)
+        for complete in class_by_class(labels, compute, batch_size=batch_size, batches_at_once=at_once):
+            mine = [each for each in complete if shares[each.label]][processes.rank() :: processes.world_size()]
+            choose = partial(self._from_some, mine, shares, validation, matching)
+            with self._phase("solve"):
+                for part in processes.gather_objects(choose):
+                    found |= part
+        if matching:
+            matching.join(processes.gather_objects(lambda: (matching.sums, matching.counts)))
+        return [found[label] for label in sorted(found)]
+
+    def _from_some(
+        self,
+        classes: list[ClassGradients],
+        shares: Mapping[int, int],
+        validation: LastLayerGradients | None,
+        matching: Matching | None,
+    ) -> dict[int, Choice]:
+        """Returns the choice from each of some classes."""
+        groups = []
+        for each in classes:
+            gradients, beside = each.gradients, of_class(validation, each.label)
+            if self.granularity == "per_gradient":
+                gradients = gradients.of_output(each.label)
+                beside = beside and beside.of_output(each.label)
+            groups.append(Group(each.label, gradients, beside, shares[each.label]))
+        found = {}
+        for each, (chosen, weights) in zip(classes, self._choose(groups), strict=True):
+            found[each.label] = each.places[chosen], weights
+            if matching:
+                matching.add(each.gradients, chosen, weights, each.label)
+        return found
+
+    def _whole_batches(
+        self, gradients: LastLayerGradients, validation: LastLayerGradients | None, budget: int, sizes: list[int]
+    ) -> Choice:
         """Returns the examples of as few batches as hold the budget, whichever batches they are, cut to the budget."""
-        means = gradients.means(sizes)
+        candidates = self.batch_candidates(gradients, sizes)
         parts = torch.arange(len(gradients)).split(sizes)
-        self.validation = self._validation(None)
         count = -(-budget // max(sizes))
         while True:
-            chosen, weights = self._pick(means, count, 0)
+            chosen, weights = self._choose([Group(0, candidates, validation, count)])[0]
             places = torch.cat([parts[batch] for batch in chosen.tolist()])
             if len(places) >= budget:
                 break
@@ -180,27 +250,31 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         lengths = torch.tensor([sizes[batch] for batch in chosen.tolist()])
         return places[:budget], weights.repeat_interleave(lengths)[:budget]
 
-    def _validation(self, label: int | None) -> LastLayerGradients | None:
+    def _validation_gradients(self) -> LastLayerGradients | None:
         if not self.uses_validation:
             return None
-        gradients = self.validation_gradients if self.linear_layer else self.validation_gradients.bias_only()
-        if label is None:
-            return gradients
-        same = gradients.labels == label
-        gradients = gradients.rows(same) if same.any() else gradients
-        return gradients.of_output(label) if self.granularity == "per_gradient" else gradients
+        with self._phase("validation attack"):
+            self.validation_gradients = self._pass(self.valloader, self.validation_loss, "validation")
+        return self._of_chosen_parameters(self.validation_gradients)
 
-    def _pick(self, gradients: Gradients, budget: int, number: int) -> tuple[Tensor, Tensor]:
-        """Returns what `pick` does, on the CPU, after looking at it."""
-        rows, weights = self.pick(gradients, budget, generator(self.seed, "pick", number))
-        rows, weights = rows.cpu(), weights.cpu()
-        problem = None
-        if rows.shape != (budget,) or weights.shape != (budget,):
-            problem = f"{len(rows)} rows and {len(weights)} weights where {budget} were asked for"
-        elif len(rows.unique()) < budget or rows.min() < 0 or rows.max() >= len(gradients):
-            problem = f"rows that are not unique and from 0 to {len(gradients) - 1}"
-        elif not weights.isfinite().all() or weights.min() < 0:
-            problem = "weights that are negative or not finite"
-        if problem:
-            raise UserError(f"{type(self).__name__}.pick returned {problem}")
-        return rows, weights
+    def _batches_at_once(self, batch_size: int) -> int:
+        """Returns how many batches' gradients are kept at a time; each process gets as many as the others."""
+        width = LastLayer(self.model, self.num_classes).head.in_features + 2 * self.num_classes
+        per_batch = 4 * batch_size * width * len(self.adversarial_loss.passes)
+        world = processes.world_size()
+        return max(1, int(_KEPT / per_batch / world)) * world
+
+    def _choose(self, groups: Sequence[Group]) -> list[Choice]:
+        """Returns what is picked from each group, on the CPU, after looking at it."""
+        found = zip(groups, self.pick_groups(groups), strict=True)
+        return [checked(f"{type(self).__name__}.pick", group, *picked) for group, picked in found]
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Counts the seconds of a block in the report."""
+        start = time.perf_counter()
+        yield
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.synchronize(self.device)
+        assert self.report is not None
+        self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -10,19 +10,22 @@ from torch import Tensor, nn
 from robustcords.attacks.base import Attack
 from robustcords.errors import RunError
 from robustcords.losses.base import Loss
+from robustcords.models.last_layer import CordsModel
 from robustcords.rng import derive
 from robustcords.strategies.adversarial_pass import OnBatch, adversarial_pass
+from robustcords.strategies.adversarial_scores import AdversarialScores
 from robustcords.strategies.gradients import LastLayerGradients
 from robustcords.strategies.groups import batches_of
 from robustcords.strategies.torch_loss import as_loss
 
 
-class AdversarialGradients:
+class AdversarialGradients(AdversarialScores):
     """The hook: put in front of a CORDS strategy, it computes that strategy's gradients at adversarial examples.
 
     ``class Mine(AdversarialGradients, GradMatchStrategy)`` is upstream's strategy with upstream's constructor, whose
     ``compute_gradients`` gives the gradients of the whole training loss, both terms of TRADES and MART. They are kept
     as factors; upstream's code, which reads ``grads_per_elem`` and ``val_grads_per_elem``, gets them written out.
+    GLISTER's validation gradient and CRAIG's similarities are those of adversarial examples too.
 
     Args:
         args: CORDS' own arguments. The loss may be one of `robustcords.losses`, or a torch loss with
@@ -99,16 +102,24 @@ class AdversarialGradients:
     def val_grads_per_elem(self, value: Tensor | None) -> None:
         self._written_out["validation"] = value
 
-    def _pass(self, loader: Any, loss: Loss, what: str) -> LastLayerGradients:
+    def _pass(
+        self,
+        loader: Any,
+        loss: Loss,
+        what: str,
+        batches: list[list[int]] | None = None,
+        on_batch: OnBatch | None = None,
+    ) -> LastLayerGradients:
         gradients = adversarial_pass(
-            self.model,
+            self.model.model if isinstance(self.model, CordsModel) else self.model,
             loader,
             loss,
             self.attack,
             seed=derive(self.seed, what),
             num_classes=self.num_classes,
             device=self.device,
-            on_batch=self.on_batch,
+            batches=batches,
+            on_batch=on_batch or self.on_batch,
         )
         finite = torch.cat([delta.isfinite() for delta in gradients.deltas], dim=1).all(dim=1)
         if broken := int((~finite).sum()):
@@ -119,7 +130,7 @@ class AdversarialGradients:
         source = {"train": "gradients", "validation": "validation_gradients"}[which]
         if self._written_out.get(which) is None and hasattr(self, source):
             gradients: LastLayerGradients = getattr(self, source)
-            gradients = gradients if self.linear_layer else gradients.bias_only()
+            gradients = self._of_chosen_parameters(gradients)
             sizes = self._sizes[which]
             self._written_out[which] = (gradients.means(sizes) if sizes else gradients).dense()
         return self._written_out.get(which)

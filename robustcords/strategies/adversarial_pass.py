@@ -32,6 +32,7 @@ def adversarial_pass(
     seed: int,
     num_classes: int,
     device: torch.device | str,
+    batches: list[list[int]] | None = None,
     on_batch: OnBatch | None = None,
 ) -> LastLayerGradients:
     """Returns the gradient of the loss at adversarial examples, for every example of a loader and in its order.
@@ -48,12 +49,13 @@ def adversarial_pass(
         seed: of the attack's random starts.
         num_classes: number of logits.
         device: where the model is; the factors stay there.
+        batches: rows of the loader's data set, in these batches and this order; left out, the loader's own.
         on_batch: called after each batch.
 
     Raises:
         UserError: for a loader that `batches_of` does not take, or a model that does not end in a linear layer.
     """
-    batches = batches_of(loader)
+    batches = batches_of(loader) if batches is None else batches
     last_layer = _last_layer(model, num_classes)
     attack = attack if "adversarial" in loss.passes else None
     world, rank = processes.world_size(), processes.rank()
@@ -66,7 +68,8 @@ def adversarial_pass(
             if on_batch:
                 on_batch(min(done * world, len(batches)), len(batches))
     whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
-    order = whole[0].argsort()
+    wanted = torch.tensor([row for batch in batches for row in batch], device=device)
+    order = whole[0].argsort()[wanted.argsort().argsort()]
     _, y, *factors = (column[order] for column in whole)
     features, logits = tuple(factors[0::2]), tuple(factors[1::2])
     return LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits)

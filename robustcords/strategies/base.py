@@ -63,6 +63,7 @@ class SelectionContext:
         seed: of this selection; another for every epoch.
         logger: for what a person may want to know.
         on_batch: called with (done, total) batches of a pass over the data.
+        measure: whether the report is to say how well gradients match, which costs one more pass over their factors.
     """
 
     train_loader: DataLoader[Any]
@@ -75,6 +76,23 @@ class SelectionContext:
     seed: int = 0
     logger: logging.Logger = _log
     on_batch: Callable[[int, int], None] | None = None
+    measure: bool = False
+
+
+@dataclass
+class SelectionReport:
+    """What one selection cost, and how well it matches the gradients of all the data.
+
+    Attributes:
+        seconds: by phase, of those that there were: ``"attack"``, ``"validation attack"``, ``"solve"``.
+        matching_error: ``|| sum_S w_i g_i - sum_D g || / || sum_D g ||`` with the selection's weights; None where it
+            was not measured.
+        random_matching_error: the same of a random subset of as many examples of each class, with weights n / k.
+    """
+
+    seconds: dict[str, float]
+    matching_error: float | None = None
+    random_matching_error: float | None = None
 
 
 class Strategy(ABC):
@@ -84,11 +102,13 @@ class Strategy(ABC):
         Config: the options; a subclass of `StrategyConfig`.
         needs_validation: whether it cannot do without a validation split.
         needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
+        report: of the last selection, in the process that made it; None before, and where a strategy writes none.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     needs_validation: ClassVar[bool] = False
     needs_linear_head: ClassVar[bool] = False
+    report: SelectionReport | None = None
 
     @classmethod
     @abstractmethod

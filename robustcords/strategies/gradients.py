@@ -151,6 +151,18 @@ class LastLayerGradients(Gradients):
         weight = torch.stack([delta.unsqueeze(2) * h.unsqueeze(1) for delta, h in pairs]).sum(dim=0)
         return torch.cat([torch.stack(self.deltas).sum(dim=0), weight.flatten(1)], dim=1)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Returns the gradients of several parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        deltas, features, logits = (
+            tuple(torch.cat(factors) for factors in zip(*groups, strict=True))
+            for groups in zip(*((part.deltas, part.features, part.logits) for part in parts), strict=True)
+        )
+        labels = torch.cat([part.labels for part in parts])
+        return replace(parts[0], deltas=deltas, features=features, logits=logits, labels=labels)
+
     def of_output(self, output: int) -> Self:
         """Returns the gradients of one output's bias and weight row alone (CORDS' per-gradient form)."""
         deltas = tuple(delta[:, output : output + 1] for delta in self.deltas)

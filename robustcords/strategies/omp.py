@@ -67,37 +67,42 @@ def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick |
     Raises:
         UserError: there are more than 12,000 candidates, and a direction has more than 12,000 entries.
     """
-    if len(problem.gradients) <= _LARGEST_GRAM:
-        return match_all([problem], ridge=ridge, tolerance=tolerance, on_pick=on_pick)[0]
-    entries = problem.target.numel()
-    if entries > _LARGEST_DIRECTION:
-        raise UserError(
-            f"matching pursuit among {len(problem.gradients)} candidates at once needs gradients of at most "
-            f"{_LARGEST_DIRECTION} entries, and these have {entries}: use granularity = 'per_class', or linear_layer = "
-            "false"
-        )
-    pursuit = DirectionPursuit(
-        problem.gradients, problem.target.double(), problem.budget, ridge=ridge, tolerance=tolerance
-    )
-    for _ in range(_PATIENCE * problem.budget):
-        if pursuit.advance():
-            break
-        if on_pick:
-            on_pick(pursuit.count, problem.budget)
-    return _filled(*pursuit.result(), pursuit.correlations, pursuit.taken, problem.budget)
+    return match_all([problem], ridge=ridge, tolerance=tolerance, on_pick=on_pick)[0]
 
 
 def match_all(
     problems: Sequence[Problem], *, ridge: float, tolerance: float, on_pick: OnPick | None = None
 ) -> list[Match]:
-    """Returns what `match` does for several problems of at most 12,000 candidates each.
+    """Returns what `match` does for several problems.
 
     On a CPU one after the other; on an accelerator side by side, as many as 1 GB holds.
     """
     found: list[Match] = []
     for batch in _batches(problems):
-        found += _solve(batch, ridge, tolerance, on_pick)
+        solve = _solve if len(batch[0].gradients) <= _LARGEST_GRAM else _solve_by_directions
+        found += solve(batch, ridge, tolerance, on_pick)
     return found
+
+
+def _solve_by_directions(
+    batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None
+) -> list[Match]:
+    """Solves a single problem whose candidates' products cannot be kept."""
+    problem = batch[0]
+    if (entries := problem.target.numel()) > _LARGEST_DIRECTION:
+        raise UserError(
+            f"matching pursuit among {len(problem.gradients)} candidates at once needs gradients of at most "
+            f"{_LARGEST_DIRECTION} entries, and these have {entries}: use granularity = 'per_class', or linear_layer = "
+            "false"
+        )
+    target = problem.target.double()
+    pursuit = DirectionPursuit(problem.gradients, target, problem.budget, ridge=ridge, tolerance=tolerance)
+    for _ in range(_PATIENCE * problem.budget):
+        if pursuit.advance():
+            break
+        if on_pick:
+            on_pick(pursuit.count, problem.budget)
+    return [_filled(*pursuit.result(), pursuit.correlations, pursuit.taken, problem.budget)]
 
 
 def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
@@ -106,9 +111,9 @@ def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
     for problem in problems:
         count = len(problem.gradients)
         size = 8 * (count * (count + problem.budget) + problem.budget**2)
-        if problem.target.device.type == "cpu" or size > room:
+        if problem.target.device.type == "cpu" or size > room or count > _LARGEST_GRAM:
             batches.append([])
-            room = _TOGETHER
+            room = _TOGETHER if count <= _LARGEST_GRAM else 0
         batches[-1].append(problem)
         room -= size
     return batches

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from robustcords.rng import generator
-from robustcords.strategies.base import SelectionContext, Strategy, StrategyConfig
+from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
 from robustcords.strategies.groups import apportion, batches_of, check_budget, labels_of
 
 
@@ -36,12 +37,14 @@ class RandomSubset(Strategy):
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns ``budget`` rows of the training loader's data set, and weights 1."""
         del model_params
+        start = time.perf_counter()
         batches = batches_of(self.context.train_loader)
         rows = [row for batch in batches for row in batch]
         check_budget(budget, len(rows))
         if budget == len(rows):
             return rows, torch.ones(budget)
         places = self._draw(budget, [len(batch) for batch in batches])
+        self.report = SelectionReport({"solve": time.perf_counter() - start})
         return [rows[place] for place in places.tolist()], torch.ones(budget)
 
     def _draw(self, budget: int, sizes: list[int]) -> Tensor:

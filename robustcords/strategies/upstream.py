@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,15 +18,19 @@ from robustcords import processes
 from robustcords.attacks.base import evaluation_mode
 from robustcords.models.last_layer import CordsModel
 from robustcords.rng import derive, generator
-from robustcords.strategies.base import SelectionContext, Strategy
+from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy
 from robustcords.strategies.groups import batches_of, check_budget
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators of Python, NumPy and torch's CPU, and afterwards gives them back as they were."""
+    """Seeds the global generators of Python, NumPy and torch's CPU, and afterwards gives them back as they were.
+
+    Meanwhile ``np.random.seed()``, with which CORDS' ``RandomStrategy`` asks the operating system for a seed, does
+    nothing.
+    """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _no_seed_from_outside():
         random.seed(derive(seed, "python"))
         np.random.seed(derive(seed, "numpy") % 2**32)
         torch.default_generator.manual_seed(derive(seed, "torch"))
@@ -36,6 +41,21 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+@contextmanager
+def _no_seed_from_outside() -> Iterator[None]:
+    reseed = np.random.seed
+
+    def keep(seed: Any = None) -> None:
+        if seed is not None:
+            reseed(seed)
+
+    np.random.seed = keep  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        np.random.seed = reseed
+
+
 class UpstreamStrategy(Strategy):
     """A strategy of CORDS on clean images and cross-entropy, with CORDS' own gradients and solver.
 
@@ -43,9 +63,14 @@ class UpstreamStrategy(Strategy):
     too many, and too few are filled up with random ones of weight 1, as CORDS fills up. Its draws from global
     generators are seeded, and those generators are given back as they were. Where CORDS has no such form or cannot
     finish, the strategy of this package serves, with no attack and cross-entropy.
+
+    Attributes:
+        all_processes: whether every process selects, as it must where gradients are shared out among them; otherwise
+            the main one does, for all.
     """
 
     needs_linear_head = True
+    all_processes: ClassVar[bool] = False
 
     def __init__(self, config: Any, context: SelectionContext) -> None:
         self.config = config
@@ -66,9 +91,9 @@ class UpstreamStrategy(Strategy):
             budget: k.
         """
 
-    @abstractmethod
     def own(self) -> Strategy:
-        """Returns this package's strategy that serves instead."""
+        """Returns this package's strategy that serves where `upstream` gives None."""
+        raise NotImplementedError
 
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns exactly ``budget`` rows of the training loader's data set, and their weights (k,) float32."""
@@ -76,24 +101,38 @@ class UpstreamStrategy(Strategy):
         check_budget(budget, len(rows))
         if budget == len(rows):
             return rows, torch.ones(budget)
-        model = CordsModel(self.context.model, self.context.num_classes)
-        strategy = self.upstream(model, budget)
-        if strategy is None:
-            return self.own().select(budget, model_params)
-        return processes.decide_together(
-            lambda: self._exactly(budget, *self._run(strategy, budget, model_params), rows)
+        model = self.context.model
+        strategy = self.upstream(
+            CordsModel(model, self.context.num_classes) if self.needs_linear_head else model, budget
         )
+        if strategy is None:
+            own = self.own()
+            found = own.select(budget, model_params)
+            self.report = own.report
+            return found
+
+        def decide() -> tuple[list[int], Tensor]:
+            start = time.perf_counter()
+            found = self._exactly(budget, *self._run(strategy, budget, model_params), rows)
+            self.report = SelectionReport({"solve": time.perf_counter() - start})
+            return found
+
+        return decide() if self.all_processes else processes.decide_together(decide)
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
         with evaluation_mode(self.context.model), seeded(self.context.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
             try:
-                indices, gammas = strategy.select(budget, model_params)
+                return self._ask(strategy, budget, model_params)
             except ZeroDivisionError:
                 self.context.logger.warning("%s: CORDS divided by a gradient of 0; a random subset", self.config.name)
                 return [], []
-        return [int(index) for index in indices], gammas.tolist()
+
+    def _ask(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
+        """Returns the indices and weights that CORDS' strategy returns, as numbers."""
+        indices, gammas = strategy.select(budget, model_params)
+        return [int(index) for index in indices], torch.as_tensor(gammas).tolist()
 
     def _exactly(
         self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]

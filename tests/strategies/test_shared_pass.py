@@ -1,4 +1,4 @@
-"""The adversarial pass and a whole selection, shared by two processes."""
+"""The adversarial pass and whole selections, shared by several processes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,44 @@ from torch import distributed, multiprocessing
 from robustcords import processes
 from robustcords.errors import RunError, UserError
 from robustcords.losses.mart import MART
+from robustcords.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.strategies.adv_gradmatch import AdvGradMatchStrategy
 from robustcords.strategies.adversarial_pass import adversarial_pass
 from robustcords.strategies.upstream import UpstreamStrategy
 
-SIZES = [19, 14]
+SIZES = [19, 14, 0, 9, 5]
+
+
+CHOICES = [
+    (AdvGradMatchStrategy, "per_class"),
+    (AdvGradMatchStrategy, "per_gradient"),
+    (AdvGradMatchStrategy, "full"),
+    (AdvGLISTERStrategy, "per_class"),
+    (AdvGLISTERStrategy, "per_batch"),
+]
 
 
 def results():
     torch.set_num_threads(1)
-    problem = Problem(SIZES)  # batches of 16, 16 and 1
-    context = problem.context()
+    problem = Problem(SIZES, batch=8, validation=[6, 6, 6, 6, 6])  # the last batch has 7 images
+    context = problem.context(measure=True)
     gradients = adversarial_pass(
-        problem.model, problem.train_loader, MART(), context.attack, seed=3, num_classes=2, device="cpu"
+        problem.model, problem.train_loader, MART(), context.attack, seed=3, num_classes=5, device="cpu"
     )
-    strategy = AdvGradMatchStrategy.from_context(AdvGradMatchStrategy.Config(), context)
-    rows, weights = strategy.select(12, problem.model.state_dict())
-    return [*gradients.deltas, *gradients.features, gradients.labels, torch.tensor(rows), weights]
+    found = [*gradients.deltas, *gradients.features, gradients.labels]
+    for kind, granularity in CHOICES:
+        strategy = kind.from_context(kind.Config(granularity=granularity), context)
+        rows, weights = strategy.select(15, problem.model.state_dict())
+        found += [torch.tensor(rows), weights]
+    return found
 
 
 class PicksOneRow(AdvGradMatchStrategy):
-    """Does what `pick` may not."""
+    """Does what `pick` may not, in the first class, which the main process picks from."""
 
-    def pick(self, *_: Any) -> Any:
+    def pick(self, gradients: Any, budget: int, generator: Any) -> Any:
+        if len(gradients) < SIZES[0]:
+            return super().pick(gradients, budget, generator)
         return torch.zeros(1, dtype=torch.int64), torch.ones(1)
 
 
@@ -53,9 +68,10 @@ class Fails(UpstreamStrategy):
         raise ValueError("no such thing")
 
 
-def select(strategy: type[Any]) -> None:
+def select(strategy: type[Any], **options: Any) -> None:
     problem = Problem(SIZES)
-    strategy.from_context(AdvGradMatchStrategy.Config(), problem.context()).select(12, problem.model.state_dict())
+    config = AdvGradMatchStrategy.Config(**options)
+    strategy.from_context(config, problem.context()).select(12, problem.model.state_dict())
 
 
 def not_finite() -> None:
@@ -64,15 +80,17 @@ def not_finite() -> None:
 
 FAILURES: list[Callable[[], Any]] = [
     lambda: select(PicksOneRow),
+    lambda: select(PicksOneRow, granularity="full"),
     lambda: select(Fails),
     lambda: processes.decide_together(not_finite),
 ]
 RAISED = [
-    (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 7 were asked for"),
+    (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 5 were asked for"),
+    (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 12 were asked for"),
     (ValueError, "no such thing"),
     (RunError, "not finite"),
 ]
-ELSEWHERE = [RAISED[0], (RunError, "ValueError: no such thing"), RAISED[2]]
+ELSEWHERE = [*RAISED[:2], (RunError, "ValueError: no such thing"), RAISED[3]]
 
 
 def raised(action: Callable[[], Any]) -> tuple[type[BaseException], str]:
@@ -91,10 +109,11 @@ def work(rank, world, folder):
     distributed.destroy_process_group()
 
 
-def test_two_processes_find_what_one_finds_and_fail_with_what_one_fails_with(tmp_path):
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_find_what_one_finds_and_fail_with_what_one_fails_with(tmp_path, world):
     expected = results()
     assert [raised(action) for action in FAILURES] == RAISED
-    multiprocessing.spawn(work, args=(2, tmp_path), nprocs=2)
-    for rank in range(2):
+    multiprocessing.spawn(work, args=(world, tmp_path), nprocs=world)
+    for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))

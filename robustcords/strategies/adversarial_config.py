@@ -1,0 +1,49 @@
+"""Options of strategies that attack the data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from robustcords.attacks.base import Attack
+from robustcords.config import Radius
+from robustcords.precision import Precision, require
+from robustcords.strategies.attack_precision import AttackIn
+from robustcords.strategies.base import StrategyConfig
+
+
+class AdversarialConfig(StrategyConfig):
+    """Options of strategies that attack the data.
+
+    Attributes:
+        attack_steps: steps of the attack while selecting; left out, those of the training attack.
+        attack_step_size: step size with these steps; left out, that of the training attack.
+        attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
+            gradients that are selected from are computed as in training.
+    """
+
+    attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    attack_step_size: Radius | None = None
+    attack_precision: Precision | None = None
+
+    @model_validator(mode="after")
+    def _step_size_needs_steps(self) -> Self:
+        if self.attack_step_size is not None and self.attack_steps is None:
+            raise ValueError("attack_step_size counts only together with attack_steps")
+        return self
+
+    def attack(self, training: Attack, device: torch.device) -> Attack:
+        """Returns the training attack as these options change it.
+
+        Raises:
+            UserError: the device cannot compute in the precision.
+        """
+        attack = training
+        if self.attack_steps is not None:
+            attack = attack.with_effort(self.attack_steps, self.attack_step_size)
+        if self.attack_precision is not None:
+            require(self.attack_precision, device, "selector.attack_precision")
+            attack = AttackIn(attack, self.attack_precision)
+        return attack

@@ -1,0 +1,166 @@
+"""Selectors made of strategies that are written for CORDS."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import nn
+
+from robustcords.errors import Interrupted, RunError, UserError
+from robustcords.strategies._cords import GLISTERStrategy
+from robustcords.strategies.adversarial_gradients import AdversarialGradients
+from robustcords.strategies.base import SelectionContext
+from robustcords.strategies.cords_options import CONTEXT, options_of, parameters_of
+from robustcords.strategies.upstream import UpstreamStrategy
+
+
+@functools.cache
+def selector(strategy: type) -> type[CordsStrategy]:
+    """Returns the one selector of a class: configurations of two would not be equal.
+
+    Args:
+        strategy: a class that CORDS' code could use.
+
+    Raises:
+        UserError: it has a parameter that neither a selection nor a recipe has a value for.
+    """
+    parameters = parameters_of(strategy)
+    hooked = issubclass(strategy, AdversarialGradients)
+    config = options_of(strategy, parameters, adversarial=hooked)
+    body = {
+        "__doc__": inspect.getdoc(strategy),
+        "__module__": __name__,
+        "Config": config,
+        "strategy": strategy,
+        "parameters": tuple(name for name in parameters if name in CONTEXT or name in config.model_fields),
+        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
+        "needs_linear_head": "model" in parameters,
+        "all_processes": hooked,
+    }
+    return type(strategy.__name__, (CordsStrategy,), body)
+
+
+class CordsStrategy(UpstreamStrategy):
+    """A strategy of CORDS that is told by its constructor's signature what it needs; `selector` makes subclasses.
+
+    Parameters of the names in `CONTEXT` are what a selection is made with, the others are options. The loss is
+    cross-entropy, unreduced; that of a class with the `AdversarialGradients` hook is the training loss, and its attack
+    the training attack. Without a validation split, ``valloader`` is the training loader, as CORDS counts its examples
+    in any case.
+
+    Attributes:
+        strategy: CORDS' class.
+        parameters: the names of its constructor's parameters that get a value.
+    """
+
+    strategy: ClassVar[type]
+    parameters: ClassVar[tuple[str, ...]]
+
+    def upstream(self, model: nn.Module, budget: int) -> Any:
+        """Returns CORDS' strategy.
+
+        Raises:
+            UserError: its constructor fails, or it selects by validation images and there are none.
+        """
+        del budget
+        if self.context.val_loader is None and getattr(self.config, "valid", False):
+            raise UserError(
+                f"selector {self.config.name!r} selects with validation images: set data.validation_fraction > 0"
+            )
+        given = self._given(model)
+        arguments = {name: given.get(name, self._option(name)) for name in self.parameters}
+        try:
+            strategy = self.strategy(**arguments)
+        except (UserError, RunError):
+            raise
+        except (Exception, SystemExit) as error:
+            self._fail("its constructor", error)
+        _lower_rounds(strategy)
+        return strategy
+
+    def _option(self, name: str) -> Any:
+        return self.config.used_selection_type if name == "selection_type" else getattr(self.config, name, None)
+
+    def _given(self, model: nn.Module) -> dict[str, Any]:
+        """Returns what a selection is made with, by the names that CORDS' constructors have for it."""
+        context: SelectionContext = self.context
+        loss: Any = context.loss if self.all_processes else self.loss
+        attack = context.attack
+        if attack and self.all_processes:
+            attack = self.config.attack(attack, context.device)
+        values = {
+            "trainloader": context.train_loader,
+            "valloader": context.val_loader or context.train_loader,
+            "model": model,
+            "loss": loss,
+            "device": torch.device(context.device),  # with the string "cpu" GRAD-MATCH would ignore lam and eps
+            "num_classes": context.num_classes,
+            "logger": context.logger,
+            "attack": attack,
+            "seed": context.seed,
+            "on_batch": context.on_batch,
+        }
+        return {name: values[what] for name, what in CONTEXT.items()}
+
+    def _ask(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
+        """Returns what the strategy selects.
+
+        Raises:
+            UserError: it fails, or returns no subset; the line says where.
+        """
+        given = (budget, model_params) if _takes(strategy.select, budget, model_params) else (budget,)
+        try:
+            indices, weights = strategy.select(*given)
+            picks = [int(index) for index in indices], torch.as_tensor(weights).double().view(-1).tolist()
+        except (UserError, RunError, Interrupted):
+            raise
+        except (Exception, SystemExit) as error:
+            if isinstance(error, ZeroDivisionError) and "cords" in Path(_where(error).filename).parts:
+                raise
+            self._fail("select", error)
+        if not picks[0]:
+            raise UserError(f"selector {self.config.name!r}: {self.strategy.__name__} selected nothing")
+        if (distinct := len(set(picks[0]))) < budget:
+            text = "%s: %d of the %d examples wanted; the others are random, with weight 1"
+            self.context.logger.warning(text, self.config.name, distinct, budget)
+        return picks
+
+    def _fail(self, what: str, error: BaseException) -> NoReturn:
+        place = _where(error)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        raise UserError(
+            f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {said} ({where})"
+        ) from error
+
+
+def _where(error: BaseException) -> traceback.FrameSummary:
+    """Returns the line that raised an error."""
+    return traceback.extract_tb(error.__traceback__)[-1]
+
+
+def _takes(function: Any, *arguments: Any) -> bool:
+    """Returns whether a function can be called so; CORDS' RandomStrategy wants no model parameters."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _lower_rounds(strategy: Any) -> None:
+    """Lets GLISTER's RGreedy finish a group whose budget is below r: it takes ``budget // r`` at a time, which is 0."""
+    if getattr(type(strategy), "greedy_algo", None) is not GLISTERStrategy.greedy_algo:
+        return
+    rounds, greedy = strategy.r, strategy.greedy_algo
+
+    def greedy_algo(budget: int) -> Any:
+        strategy.r = max(1, min(rounds, budget))
+        return greedy(budget)
+
+    strategy.greedy_algo = greedy_algo
