@@ -209,7 +209,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 for part in processes.gather_objects(choose):
                     found |= part
         if matching:
-            matching.join(processes.gather_objects(lambda: (matching.sums, matching.counts)))
+            matching.join(processes.gather_objects(lambda: matching.sums))
         return [found[label] for label in sorted(found)]
 
     def _from_some(

@@ -85,9 +85,9 @@ class SelectionReport:
 
     Attributes:
         seconds: by phase, of those that there were: ``"attack"``, ``"validation attack"``, ``"solve"``.
-        matching_error: ``|| sum_S w_i g_i - sum_D g || / || sum_D g ||`` with the selection's weights; None where it
-            was not measured.
-        random_matching_error: the same of a random subset of as many examples of each class, with weights n / k.
+        matching_error: ``min over a of || a sum_S w_i g_i - sum_D g || / || sum_D g ||``, in [0, 1], with the
+            selection's weights; None where it was not measured.
+        random_matching_error: the same of a random subset with as many examples of each class.
     """
 
     seconds: dict[str, float]

@@ -14,21 +14,19 @@ from robustcords.strategies.gradients import LastLayerGradients
 class Matching:
     """Adds up, group by group, the gradients of all examples, of a subset and of a random subset of the same size.
 
-    Training divides by the sum of the weights, so both subsets' sums are brought to the number of all examples before
-    they are compared: what is measured is the direction that an epoch descends in.
+    Training divides by the sum of the weights, so what counts is the direction of a subset's sum and not its length:
+    the error is that of the multiple of it that comes nearest to the sum over all examples.
 
     Args:
         seed: of the random subset.
 
     Attributes:
         sums: (3, C, 1 + E) float64 the weighted sums of the three; None before the first group.
-        counts: (3,) float64 the sums of their weights.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.sums: Tensor | None = None
-        self.counts = torch.zeros(3, dtype=torch.float64)
 
     def add(self, gradients: LastLayerGradients, rows: Tensor, weights: Tensor, number: int) -> None:
         """Adds a group.
@@ -36,7 +34,7 @@ class Matching:
         Args:
             gradients: of its n examples.
             rows: (k,) those that were chosen.
-            weights: (k,) theirs.
+            weights: (k,) theirs; those of the random subset are n / k.
             number: of the group, which its random subset depends on.
         """
         count, size = len(gradients), len(rows)
@@ -45,18 +43,19 @@ class Matching:
         subset = gradients.rows(rows.to(device)).sum(weights.to(device))
         sums = torch.stack([gradients.sum(), subset, gradients.rows(drawn).sum() * (count / size)]).cpu()
         self.sums = sums if self.sums is None else self.sums + sums
-        self.counts = self.counts + torch.tensor([count, float(weights.double().sum()), count], dtype=torch.float64)
 
-    def join(self, parts: Sequence[tuple[Tensor | None, Tensor]]) -> None:
-        """Takes the ``sums`` and ``counts`` of all processes, this one's among them, in place of its own."""
-        found = [sums for sums, _ in parts if sums is not None]
+    def join(self, parts: Sequence[Tensor | None]) -> None:
+        """Takes the ``sums`` of all processes, this one's among them, in place of its own."""
+        found = [sums for sums in parts if sums is not None]
         self.sums = torch.stack(found).sum(dim=0) if found else None
-        self.counts = torch.stack([counts for _, counts in parts]).sum(dim=0)
 
     def errors(self) -> tuple[float, float] | None:
-        """Returns the relative errors of the subset and of the random one; None where there is nothing to compare."""
-        if self.sums is None or self.counts[1] == 0 or not self.sums[0].any():
+        """Returns the errors of the subset and of the random one, in [0, 1]; None where there is nothing to match."""
+        if self.sums is None or not self.sums[0].any():
             return None
-        scaled = self.sums * (self.counts[0] / self.counts)[:, None, None]
-        errors = (scaled[1:] - scaled[0]).flatten(1).norm(dim=1) / scaled[0].norm()
-        return float(errors[0]), float(errors[1])
+        target, *subsets = self.sums.flatten(1)
+        errors = []
+        for subset in subsets:
+            cosine = torch.nn.functional.cosine_similarity(subset, target, dim=0).clamp(min=0)
+            errors.append(float((target - cosine * target.norm() * subset / subset.norm().clamp(min=1e-300)).norm()))
+        return errors[0] / float(target.norm()), errors[1] / float(target.norm())

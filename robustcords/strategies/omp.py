@@ -62,7 +62,7 @@ def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick |
         problem: what to choose from, and how many.
         ridge: lam >= 0, in units of a squared gradient.
         tolerance: stop where the residual's length is below this share of the target's.
-        on_pick: called now and then.
+        on_pick: called now and then where there are more than 12,000 candidates, which takes minutes.
 
     Raises:
         UserError: there are more than 12,000 candidates, and a direction has more than 12,000 entries.
@@ -79,16 +79,15 @@ def match_all(
     """
     found: list[Match] = []
     for batch in _batches(problems):
-        solve = _solve if len(batch[0].gradients) <= _LARGEST_GRAM else _solve_by_directions
-        found += solve(batch, ridge, tolerance, on_pick)
+        if len(batch[0].gradients) <= _LARGEST_GRAM:
+            found += _solve(batch, ridge, tolerance)
+        else:
+            found.append(_solve_by_directions(batch[0], ridge, tolerance, on_pick))
     return found
 
 
-def _solve_by_directions(
-    batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None
-) -> list[Match]:
-    """Solves a single problem whose candidates' products cannot be kept."""
-    problem = batch[0]
+def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pick: OnPick | None) -> Match:
+    """Solves a problem whose candidates' products cannot be kept."""
     if (entries := problem.target.numel()) > _LARGEST_DIRECTION:
         raise UserError(
             f"matching pursuit among {len(problem.gradients)} candidates at once needs gradients of at most "
@@ -102,7 +101,7 @@ def _solve_by_directions(
             break
         if on_pick:
             on_pick(pursuit.count, problem.budget)
-    return [_filled(*pursuit.result(), pursuit.correlations, pursuit.taken, problem.budget)]
+    return _filled(*pursuit.result(), pursuit.correlations, pursuit.taken, problem.budget)
 
 
 def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
@@ -119,16 +118,18 @@ def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
     return batches
 
 
-def _solve(batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None) -> list[Match]:
+@torch.inference_mode()
+def _solve(batch: Sequence[Problem], ridge: float, tolerance: float) -> list[Match]:
     """Solves problems side by side, padded to the largest."""
     sizes = [len(problem.gradients) for problem in batch]
     device = batch[0].target.device
     budgets = torch.tensor([problem.budget for problem in batch], device=device)
-    gram = torch.zeros((len(batch), max(sizes), max(sizes)), dtype=torch.float64, device=device)
+    gram = torch.empty((len(batch), max(sizes), max(sizes)), dtype=torch.float64, device=device)
     targets = gram.new_zeros(gram.shape[:2])
     for r, (problem, size) in enumerate(zip(batch, sizes, strict=True)):
         gradients = problem.gradients.double()
         gram_matrix(gradients, out=gram[r, :size, :size])
+        gram[r, size:], gram[r, :, size:] = 0, 0
         targets[r, :size] = gradients.inner(problem.target.double())
     lengths = torch.stack([problem.target.double().norm() for problem in batch])
     count = torch.tensor(sizes, device=device)
@@ -136,8 +137,6 @@ def _solve(batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: On
     pursuit = Pursuit(gram, targets, count, budgets, lengths, ridge=ridge, tolerance=tolerance, screen=screen)
     while not pursuit.done.all() and pursuit.steps < _PATIENCE * int(budgets.max()) + 1:
         pursuit.advance()
-        if on_pick:
-            on_pick(pursuit.size, int(budgets.max()))
     taken = pursuit.taken()
     correlations = pursuit.correlations.masked_fill(pursuit.dependent, torch.finfo(torch.float64).min)
     found = []

@@ -20,10 +20,11 @@ from torch import Tensor
 
 BLOCK = 32
 """Steps from one look at all candidates, and at the host, to the next."""
-_PLAIN = 128  # gradients held, up to which all candidates are looked at in every step
+_PLAIN = 200  # gradients held, up to which all candidates are looked at in every step
 _NOISE = 1e-12  # a correlation below this share of the largest one at the start is rounding
 _DEPENDENT = 1e-12  # a pivot below this share of its diagonal is rounding
-_INACCURATE = 1e-9  # error of the normal equations, as a share of the largest correlation, at which M is made anew
+_ROUNDING = 1e-13  # error of the normal equations, as a share of the largest correlation, that weights may have
+_INACCURATE = 1e-9  # such an error at which M is made anew
 _CHECK = 8  # blocks from one such test to the next
 
 
@@ -41,6 +42,10 @@ class Pursuit:
         screen: how many candidates a block looks at; n looks at all of them in every step.
 
     Attributes:
+        rows: (R * n, n) the Gram matrices' rows; problem r's begin at ``offsets[r]``.
+        constants: (R * n, 2) of each candidate its product with the target, and its own square with the ridge.
+        columns: (R, n, slots) of the Gram matrices, those of the candidate in each slot.
+        inverse: (R, slots, slots) M, with 0 in the rows and columns of unused slots.
         size: m, the slots in use.
         atoms: (R, slots) int64 the candidate in each slot.
         held: (R, slots) bool whether a slot is in use.
@@ -69,6 +74,8 @@ class Pursuit:
         slots = int(budgets.max()) + BLOCK
         self.gram, self.targets, self.budgets, self.ridge = gram, targets, budgets, ridge
         self.diagonal = gram.diagonal(dim1=1, dim2=2).contiguous()
+        self.rows, self.offsets = gram.flatten(0, 1), count * torch.arange(problems, device=targets.device)
+        self.constants = torch.stack([targets, self.diagonal + ridge], dim=2).flatten(0, 1)
         self.square, self.floor = lengths.square(), (tolerance * lengths).square()
         self.noise = _NOISE * targets.abs().amax(1)
         self.screen = min(screen, count)
@@ -77,7 +84,7 @@ class Pursuit:
         self.held = torch.zeros_like(self.atoms, dtype=torch.bool)
         self.weights = targets.new_zeros((problems, slots))
         self.inverse = targets.new_zeros((problems, slots, slots))
-        self.columns = targets.new_zeros((problems, count, slots))
+        self.columns = targets.new_empty((problems, count, slots))
         self.correlations = targets.clone()
         self.dependent = torch.arange(count, device=targets.device) >= sizes[:, None]
         self.done = torch.zeros(problems, dtype=torch.bool, device=targets.device)
@@ -114,7 +121,7 @@ class Pursuit:
         self.atoms[:, 0], self.held[:, 0] = atom, hopeful
         self.weights[:, 0] = torch.where(hopeful, best / diagonal, 0)
         self.inverse[:, 0, 0] = torch.where(hopeful, 1 / (diagonal + self.ridge), 0)
-        self.columns[:, :, 0] = self.gram.take_along_dim(atom[:, None, None], 2)[:, :, 0]
+        self.columns[:, :, 0] = self.rows.index_select(0, atom + self.offsets)
         self.size = self.steps = 1
         self.correlations = self.targets - self.weights[:, :1] * self.columns[:, :, 0]
         left = self.square - self.weights[:, 0] * best
@@ -130,7 +137,7 @@ class Pursuit:
         # A problem that is done keeps its first weight, which a block starts by giving the ridge.
         moved = (kept > 0)[:, None]
         self.weights[:, :slots] = torch.where(moved, block.weights_after.gather(1, at)[:, 0], self.weights[:, :slots])
-        self.held[:, :slots] = block.held_after.gather(1, at)[:, 0]
+        self.held[:, :slots] = block.held_after.gather(1, at)[:, 0] > 0
         made = torch.arange(block.length, device=kept.device) < kept[:, None]
         rejected = torch.zeros_like(self.correlations).scatter_add_(
             1, block.atoms[:, m:], (block.rejected & made).double()
@@ -177,9 +184,11 @@ class Pursuit:
         self._correlate()
         # A problem that ended with its first weight has no ridge in it, so for that one this is no error.
         error = (self.correlations.gather(1, atoms) - self.ridge * weights) * held * ~self.single[:, None]
-        broken = error.abs().amax(1) > _INACCURATE * self.targets.abs().amax(1)
+        share = error.abs().amax(1) / self.targets.abs().amax(1)
+        if not bool((share > _ROUNDING).any()):
+            return
         weights += torch.bmm(self.inverse[:, :m, :m], error[:, :, None])[:, :, 0] * held
-        for r in broken.nonzero()[:, 0].tolist():
+        for r in (share > _INACCURATE).nonzero()[:, 0].tolist():
             slots = held[r].nonzero()[:, 0]
             chosen = atoms[r, slots]
             matrix = self.gram[r][chosen][:, chosen] + self.ridge * torch.eye(len(chosen)).to(self.gram)
@@ -206,7 +215,7 @@ class _Block:
         m, self.slots = pursuit.size, pursuit.size + length
         problems, count = pursuit.targets.shape
         self.atoms = pursuit.atoms[:, : self.slots].clone()
-        self.held = pursuit.held[:, : self.slots].clone()
+        self.held = pursuit.held[:, : self.slots].double()
         self.weights = pursuit.weights[:, : self.slots].clone()
         if pursuit.steps == 1:
             self.weights[:, 0] = pursuit.inverse[:, 0, 0] * pursuit.targets.gather(1, self.atoms[:, :1])[:, 0]
@@ -214,68 +223,83 @@ class _Block:
         self.screened = m >= _PLAIN and pursuit.steps > 1 and pursuit.screen < count
         self._look_at()
         new = pursuit.targets.new_zeros
+        self.goes_on = ~pursuit.done[:, None]
         self.scales = new((problems, length))
-        self.bests = new((problems, length))
-        self.rejected = torch.zeros((problems, length), dtype=torch.bool, device=self.held.device)
+        self._bests: list[Tensor] = []
+        self._changed: list[Tensor] = []
         self.weights_after = new((problems, length + 1, self.slots))
-        self.held_after = self.held.new_zeros((problems, length + 1, self.slots))
+        self.held_after = new((problems, length + 1, self.slots))
         self.weights_after[:, 0], self.held_after[:, 0] = self.weights, self.held
         self._done = 0
 
     def _look_at(self) -> None:
-        """Chooses the candidates that the steps look at, and brings what belongs to them together."""
+        """Chooses the candidates that the steps look at, and brings what belongs to them together.
+
+        ``places`` says where among the candidates what a slot holds is. Those that are not among them are sent to one
+        more place behind the last.
+        """
         pursuit, m = self.pursuit, self.start
-        self.correlations = pursuit.correlations
-        self.candidates: Tensor | None = None
-        self.cross = pursuit.columns[:, :, : self.slots]
-        closed = self.closed
+        open_correlations = pursuit.correlations.masked_fill(self.closed, -math.inf)
         if self.screened:
-            promising = pursuit.correlations.masked_fill(closed, -math.inf).topk(pursuit.screen, dim=1).indices
+            promising = open_correlations.topk(pursuit.screen, dim=1).indices
             self.candidates = promising.sort(dim=1).values  # of equal ones the first is taken
-            self.correlations = self.correlations.gather(1, self.candidates)
-            closed = closed.gather(1, self.candidates)
             self.cross = pursuit.targets.new_empty((*self.candidates.shape, self.slots))
             for r, rows in enumerate(self.candidates):
                 self.cross[r, :, :m] = pursuit.columns[r].index_select(0, rows)[:, :m]
-        self.shut = torch.zeros_like(self.correlations).masked_fill_(closed, -math.inf)
+            self.places = torch.full_like(self.atoms, pursuit.screen)
+        else:
+            self.candidates = torch.arange(pursuit.targets.shape[1], device=self.atoms.device).expand(
+                len(self.atoms), -1
+            )
+            self.cross = pursuit.columns[:, :, : self.slots]
+            self.places = self.atoms.clone()
+        chosen = open_correlations.gather(1, self.candidates)
+        self.correlations = torch.cat([chosen, torch.full_like(chosen[:, :1], -math.inf)], dim=1)
 
     def step(self) -> None:
         """Drops the most negative weight where there is one, and else takes what correlates most."""
         pursuit, s = self.pursuit, self._done
         slot = self.start + s
         lowest, drop_slot = self.weights.min(1, keepdim=True)
-        best, place = (self.correlations + self.shut).max(1, keepdim=True)
+        best, place = self.correlations.max(1, keepdim=True)
         drop = lowest < 0
-        take = ~(drop | pursuit.done[:, None])
-        atom = place if self.candidates is None else self.candidates.gather(1, place)
-        row = pursuit.gram.take_along_dim(atom[:, :, None], 1)[:, 0]
-        self.cross[:, :, slot] = row if self.candidates is None else row.gather(1, self.candidates)
+        dropping = drop.double()
+        taking = 1 - dropping
+        atom = self.candidates.gather(1, place.clamp(max=self.candidates.shape[1] - 1))
+        at = atom[:, 0] + pursuit.offsets
+        row = pursuit.rows.index_select(0, at)
+        target, diagonal = pursuit.constants.index_select(0, at).split(1, dim=1)
 
+        # What M changes by, and how far: along M e_j for a gradient that goes, along [-M g, 1] for one that comes.
         products = row.gather(1, self.atoms)
-        vector = torch.where(drop, 0, products * self.held).scatter_add_(1, drop_slot, drop.to(products.dtype))
+        vector = (products * self.held).mul_(taking).scatter_add_(1, drop_slot, dropping)
         change = self._apply_inverse(vector)
-        inner = (vector * change).sum(1, keepdim=True)
-        diagonal = pursuit.diagonal.gather(1, atom) + pursuit.ridge
-        pivot = torch.where(drop, 0, diagonal) - inner
-        fits = pivot > _DEPENDENT * diagonal
-        grown = take & fits
-        scale = torch.where(drop | grown, 1 / pivot, 0)
-        correlation = pursuit.targets.gather(1, atom) - (products * self.weights).sum(1, keepdim=True)
+        pivot = diagonal * taking - (vector * change).sum(1, keepdim=True)
+        grown = (pivot > _DEPENDENT * diagonal).logical_and_(self.goes_on)  # a drop's pivot is negative
+        scale = torch.where(grown.logical_or(drop), pivot.reciprocal(), 0)
+        correlation = target - (products * self.weights).sum(1, keepdim=True)
         amount = scale * torch.where(drop, lowest, correlation)
 
-        change = torch.where(drop, change, -change) * self.held
+        change.mul_(self.held).mul_(dropping - taking)
         change[:, slot] = grown[:, 0]
-        self.held = self.held.scatter(1, drop_slot, self.held.gather(1, drop_slot) & ~drop)
-        self.held[:, slot] = grown[:, 0]
         pursuit.inverse[:, slot, : self.slots] = change
-        change = amount * change
-        self.weights = (self.weights + change) * self.held
+        self.held.scatter_add_(1, drop_slot, -dropping)
+        self.held[:, slot] = grown[:, 0]
+        change.mul_(amount)
+        self.weights = torch.add(self.weights, change, out=self.weights_after[:, s + 1]).mul_(self.held)
+        self.held_after[:, s + 1] = self.held
+
+        self.cross[:, :, slot] = row.gather(1, self.candidates) if self.screened else row
         explained = torch.bmm(self.cross[:, :, : slot + 1], change[:, : slot + 1, None])[:, :, 0]
-        self.correlations = self.correlations - explained
-        self._open_and_shut(self.atoms.gather(1, drop_slot), drop, place, take)
-        self.atoms[:, slot] = atom[:, 0]
-        self.scales[:, s], self.bests[:, s], self.rejected[:, s] = scale[:, 0], best[:, 0], (take & ~fits)[:, 0]
-        self.weights_after[:, s + 1], self.held_after[:, s + 1] = self.weights, self.held
+        self.correlations[:, :-1].sub_(explained)
+        # What was taken is shut. What is dropped is open again, and its correlation then is minus the amount.
+        moved = torch.where(drop, self.places.gather(1, drop_slot), place)
+        self.correlations.scatter_(1, moved, torch.where(drop, -amount, -math.inf))
+
+        self.atoms[:, slot], self.places[:, slot] = atom[:, 0], place[:, 0]
+        self.scales[:, s] = scale[:, 0]
+        self._bests.append(best)
+        self._changed.append(grown | drop)
         self._done += 1
 
     def _apply_inverse(self, vector: Tensor) -> Tensor:
@@ -287,13 +311,15 @@ class _Block:
         whole[:, :m] += products[:, :m]
         return whole
 
-    def _open_and_shut(self, dropped: Tensor, drop: Tensor, place: Tensor, take: Tensor) -> None:
-        """What was dropped is a candidate again, what was taken or found dependent is not."""
-        self.shut.scatter_(1, place, torch.where(take, -math.inf, self.shut.gather(1, place)))
-        if self.candidates is None:
-            self.shut.scatter_(1, dropped, torch.where(drop, 0, self.shut.gather(1, dropped)))
-        else:
-            self.shut.masked_fill_((self.candidates == dropped) & drop, 0)
+    @property
+    def bests(self) -> Tensor:
+        """(R, length) the largest correlation before each step, among the candidates it looked at."""
+        return torch.cat(self._bests, dim=1)
+
+    @property
+    def rejected(self) -> Tensor:
+        """(R, length) whether a step found a gradient that depends on the held ones."""
+        return ~torch.cat(self._changed, dim=1)
 
     def correlations_after(self) -> Tensor:
         """Returns (R, length + 1, n) the correlations of all candidates before and after each step."""
@@ -312,15 +338,16 @@ class _Block:
         """
         pursuit = self.pursuit
         weights, counts = self.weights_after, self.held_after.sum(2)
-        outside = self.bests.new_full(self.bests.shape, -math.inf) if after is None else self._best_outside(after)
+        bests = self.bests
+        outside = torch.full_like(bests, -math.inf) if after is None else self._best_outside(after)
         solved = weights.amin(2) >= 0
         targets = pursuit.targets.gather(1, self.atoms)[:, None]
         left = pursuit.square[:, None] - (weights * (targets + pursuit.ridge * weights)).sum(2)
         enough = (counts >= pursuit.budgets[:, None]) | (left <= pursuit.floor[:, None])
         over = solved & enough
-        over[:, :-1] |= solved[:, :-1] & (torch.maximum(self.bests, outside) <= pursuit.noise[:, None])
+        over[:, :-1] |= solved[:, :-1] & (torch.maximum(bests, outside) <= pursuit.noise[:, None])
         wrong = torch.zeros_like(over)
-        wrong[:, 1:-1] = solved[:, 1:-1] & (outside[:, 1:] >= self.bests[:, 1:])
+        wrong[:, 1:-1] = solved[:, 1:-1] & (outside[:, 1:] >= bests[:, 1:])
         stop = over | wrong
         stop[:, -1] = True
         kept = stop.int().argmax(1)
@@ -332,10 +359,9 @@ class _Block:
 
         Those are the ones that were not chosen for the block, and those that were held and that a step dropped.
         """
-        assert self.candidates is not None
         m = self.start
         seen = self.closed.scatter(1, self.candidates, True)
         others = after[:, :-1].masked_fill(seen[:, None], -math.inf).amax(2)
         old = self.atoms[:, None, :m].expand(-1, self.length, -1)
-        dropped = self.held_after[:, :1, :m] & ~self.held_after[:, :-1, :m]
+        dropped = self.held_after[:, :1, :m] > self.held_after[:, :-1, :m]
         return torch.maximum(others, after[:, :-1].gather(2, old).masked_fill(~dropped, -math.inf).amax(2))
