@@ -1,5 +1,7 @@
 """Shared by all tests."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -8,3 +10,12 @@ import torch
 def _one_thread():
     """The tests' tensors are tiny: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Leaves out what needs submodlib where it is not installed: it has no wheels for every Python."""
+    if find_spec("submodlib"):
+        return
+    for item in items:
+        if "craig" in item.nodeid and "cords" not in item.nodeid:
+            item.add_marker(pytest.mark.skip(reason="needs submodlib"))

@@ -92,6 +92,7 @@ def test_losses_and_attacks_do_not_know_each_other():
     [
         ("cords", "strategies._cords"),
         ("pyautoattack", "autoattack"),
+        ("submodlib", "strategies.adv_craig"),
         ("typer", "app"),
     ],
 )

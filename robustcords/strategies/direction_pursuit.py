@@ -23,6 +23,11 @@ _NOISE = 1e-12  # a correlation below this share of the largest one at the start
 _LEAST_RIDGE = 1e-6  # of the mean squared gradient: without a ridge there is no P
 
 
+def least_ridge(gradients: Gradients) -> float:
+    """Returns the smallest ridge that `DirectionPursuit` works with: a millionth of the mean squared gradient."""
+    return _LEAST_RIDGE * float(gradients.squared_norms().double().mean())
+
+
 class DirectionPursuit:
     """The state of one pursuit.
 
@@ -42,7 +47,7 @@ class DirectionPursuit:
     def __init__(self, gradients: Gradients, target: Tensor, budget: int, *, ridge: float, tolerance: float) -> None:
         self.gradients, self.target, self.budget = gradients, target, budget
         self.floor = tolerance * float(target.norm())
-        self.ridge = max(ridge, _LEAST_RIDGE * float(gradients.squared_norms().double().mean()))
+        self.ridge = max(ridge, least_ridge(gradients))
         size = target.numel()
         self._inverse = torch.eye(size, dtype=torch.float64, device=target.device) / self.ridge
         self._changes = target.new_zeros((_BLOCK, size))
@@ -83,9 +88,9 @@ class DirectionPursuit:
         # As in CORDS, the second gradient is chosen by what the first one leaves when its weight has no ridge.
         second = self._first is not None and self._blocks == 0 and s == 1
         seen = self._left if second else self.residual
-        best, take_row = self._largest(self.gradients.inner(seen.view_as(self.target)), ~self.taken, seen)
-        lowest, drop_row = self._largest(-self.correlations, self.taken, -self.residual)
-        drop = (lowest > 0) & ~over & (not second)
+        rough = self.gradients.inner(seen.view_as(self.target)) if second else self.correlations
+        best, take_row, lowest, drop_row = self._extremes(rough, seen)
+        drop = (lowest < 0) & ~over & (not second)
         enough = (self.taken.sum() >= self.budget) | (seen.norm() <= self.floor) | (best <= self.noise)
         over = over | (~drop & enough)
         row = torch.where(drop, drop_row, take_row)
@@ -103,18 +108,22 @@ class DirectionPursuit:
         self.correlations = self.gradients.inner(self.residual.view_as(self.target))
         return over
 
-    def _largest(self, correlations: Tensor, among: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the largest product of some rows with a direction, in float64 (1,), and its row (1,).
+    def _extremes(self, correlations: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the largest product of a free row with a direction and its row, and the smallest of a held one.
+
+        Each is (1,), in float64; where there is no such row, the largest is minus infinity and the smallest infinity.
 
         Args:
             correlations: (N,) the products, roughly.
-            among: (N,) bool the rows; where there is none, the largest is minus infinity.
             direction: (C * (1 + E),).
         """
-        rows = correlations.masked_fill(~among, -math.inf).topk(min(_SHORTLIST, len(among))).indices.sort().values
-        exact = self._exact(rows, direction).masked_fill(~among.gather(0, rows), -math.inf)
-        value, place = exact.max(0, keepdim=True)
-        return value, rows.gather(0, place)
+        size = min(_SHORTLIST, len(correlations))
+        free = correlations.masked_fill(self.taken, -math.inf).topk(size).indices.sort().values
+        held = correlations.masked_fill(~self.taken, math.inf).topk(size, largest=False).indices.sort().values
+        exact = self._exact(torch.cat([free, held]), direction)
+        best, first = exact[:size].masked_fill(self.taken.gather(0, free), -math.inf).max(0, keepdim=True)
+        lowest, last = exact[size:].masked_fill(~self.taken.gather(0, held), math.inf).min(0, keepdim=True)
+        return best, free.gather(0, first), lowest, held.gather(0, last)
 
     def _exact(self, rows: Tensor, direction: Tensor) -> Tensor:
         """Returns (m,) products of some rows with a direction, in float64."""

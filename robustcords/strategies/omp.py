@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robustcords.errors import UserError
-from robustcords.strategies.direction_pursuit import DirectionPursuit
+from robustcords.strategies.direction_pursuit import DirectionPursuit, least_ridge
 from robustcords.strategies.gradients import Gradients
 from robustcords.strategies.gram import gram_matrix
 from robustcords.strategies.pursuit import Pursuit
@@ -26,7 +27,7 @@ _PATIENCE = 4  # picks, as a multiple of k, after which dropping and taking is h
 _LARGEST_GRAM = 12_000  # gradients whose products are all kept (1.2 GB)
 _LARGEST_DIRECTION = 12_000  # entries of a direction whose square matrix is kept (1.2 GB)
 _SCREEN = 512  # candidates that a block of steps looks at on a CPU; an accelerator looks at all as quickly
-_TOGETHER = 1e9  # bytes of the problems that an accelerator solves side by side
+_TOGETHER = 1e9  # bytes of the problems that are solved at a time
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,48 @@ def match_all(
 ) -> list[Match]:
     """Returns what `match` does for several problems.
 
-    On a CPU one after the other; on an accelerator side by side, as many as 1 GB holds.
+    On a CPU each in a thread of its own, so that the result does not depend on how many there are; on an accelerator
+    side by side. Either way as many at a time as 1 GB holds.
     """
-    found: list[Match] = []
-    for batch in _batches(problems):
-        if len(batch[0].gradients) <= _LARGEST_GRAM:
-            found += _solve(batch, ridge, tolerance)
-        else:
-            found.append(_solve_by_directions(batch[0], ridge, tolerance, on_pick))
-    return found
+    batches = _batches(problems)
+
+    def solve(batch: Sequence[Problem]) -> list[Match]:
+        if _by_directions(batch[0], ridge):
+            return [_solve_by_directions(batch[0], ridge, tolerance, on_pick)]
+        return _solve(batch, ridge, tolerance)
+
+    threads = torch.get_num_threads()
+    largest = max(map(_bytes, problems))
+    workers = min(threads, len(batches), max(1, int(_TOGETHER / largest)))
+    if workers == 1 or problems[0].target.device.type != "cpu":
+        return [match for batch in batches for match in solve(batch)]
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return [match for found in pool.map(solve, batches) for match in found]
+    finally:
+        torch.set_num_threads(threads)  # the workers' setting is in part that of the whole process
 
 
+def _by_directions(problem: Problem, ridge: float) -> bool:
+    """Returns whether a problem is solved with the square of its directions.
+
+    It has to be where its candidates' products cannot be kept. On a CPU it is faster too where a direction has fewer
+    entries than gradients are held, and gives the same as long as the ridge is not raised.
+    """
+    count, entries = len(problem.gradients), problem.target.numel()
+    if count > _LARGEST_GRAM:
+        return True
+    fewer = problem.target.device.type == "cpu" and entries < problem.budget
+    return fewer and ridge >= least_ridge(problem.gradients)
+
+
+def _bytes(problem: Problem) -> int:
+    """Returns the memory that solving a problem with its products takes."""
+    count = len(problem.gradients)
+    return 8 * (count * (count + problem.budget) + problem.budget**2)
+
+
+@torch.inference_mode()
 def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pick: OnPick | None) -> Match:
     """Solves a problem whose candidates' products cannot be kept."""
     if (entries := problem.target.numel()) > _LARGEST_DIRECTION:
@@ -105,16 +137,16 @@ def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pi
 
 
 def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
+    """Returns which problems are solved side by side: on an accelerator, as many as there is room for."""
     batches: list[list[Problem]] = []
     room = 0.0
     for problem in problems:
-        count = len(problem.gradients)
-        size = 8 * (count * (count + problem.budget) + problem.budget**2)
-        if problem.target.device.type == "cpu" or size > room or count > _LARGEST_GRAM:
+        alone = problem.target.device.type == "cpu" or len(problem.gradients) > _LARGEST_GRAM
+        if alone or _bytes(problem) > room:
             batches.append([])
-            room = _TOGETHER if count <= _LARGEST_GRAM else 0
+            room = _TOGETHER
         batches[-1].append(problem)
-        room -= size
+        room -= math.inf if alone else _bytes(problem)
     return batches
 
 

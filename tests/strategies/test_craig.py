@@ -14,6 +14,8 @@ from robustcords.components import find
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
 from robustcords.strategies import _cords
+
+pytest.importorskip("submodlib", reason="there are no wheels of submodlib for this Python")
 from robustcords.strategies.adv_craig import AdvCRAIGStrategy, cluster_sizes, facility_location, similarity
 
 OPTIMIZERS = ["LazyGreedy", "NaiveGreedy", "StochasticGreedy", "LazierThanLazyGreedy"]
