@@ -35,7 +35,7 @@ from robustcords.strategies.class_stream import class_by_class
 from robustcords.strategies.gradients import LastLayerGradients
 from robustcords.strategies.greedy import ValidationGradient, taylor_greedy
 from robustcords.strategies.groups import apportion
-from robustcords.strategies.omp import Problem, match
+from robustcords.strategies.omp import Problem, match, match_all
 
 RIDGE, TOLERANCE = 0.5, 1e-10
 FEATURES = 512
@@ -123,8 +123,8 @@ def by_class(gradients: LastLayerGradients) -> list[LastLayerGradients]:
 
 
 def match_classes(gradients: LastLayerGradients, fraction: float) -> None:
-    for group in by_class(gradients):
-        match(Problem(group, group.sum(), round(fraction * len(group))), ridge=RIDGE, tolerance=TOLERANCE)
+    problems = [Problem(group, group.sum(), round(fraction * len(group))) for group in by_class(gradients)]
+    match_all(problems, ridge=RIDGE, tolerance=TOLERANCE)
 
 
 def match_batches(gradients: LastLayerGradients, fraction: float) -> None:

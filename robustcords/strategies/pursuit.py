@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 32
-"""Steps from one look at all candidates, and at the host, to the next; fewer where many had to be thrown away."""
-_SHORTEST = 4
+"""Steps from one look at all candidates, and at the host, to the next."""
 _PLAIN = 200  # gradients held, up to which all candidates are looked at in every step
 _NOISE = 1e-12  # a correlation below this share of the largest one at the start is rounding
 _DEPENDENT = 1e-12  # a pivot below this share of its diagonal is rounding
@@ -81,7 +80,6 @@ class Pursuit:
         self.noise = _NOISE * targets.abs().amax(1)
         self.screen = min(screen, count)
         self.size = self.steps = self.discarded = self._blocks = 0
-        self._length = BLOCK
         self.atoms = torch.zeros((problems, slots), dtype=torch.int64, device=targets.device)
         self.held = torch.zeros_like(self.atoms, dtype=torch.bool)
         self.weights = targets.new_zeros((problems, slots))
@@ -100,15 +98,13 @@ class Pursuit:
     def advance(self) -> bool:
         """Makes a block of steps; returns whether all problems are done."""
         # The first block ends after a step, as its correlations are not yet those of the weights with the ridge.
-        block = _Block(self, 1 if self.steps == 1 else self._length)
+        block = _Block(self, 1 if self.steps == 1 else BLOCK)
         for _ in range(block.length):
             block.step()
         after = block.correlations_after() if block.screened else None
         kept, self.done = block.kept(after)
-        most = int(kept.max())
         self.discarded += block.length * len(kept) - int(kept.sum())
-        self.steps += most
-        self._length = BLOCK if after is None else min(BLOCK, max(_SHORTEST, 3 * most // 2))
+        self.steps += int(kept.max())
         self._adopt(block, kept)
         self._blocks += 1
         if after is None or self.done.all() or self._blocks % _CHECK == 0:
