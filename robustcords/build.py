@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,32 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
     )
 
 
+def check_selector(recipe: Recipe, network: nn.Module, images: Data, device: torch.device) -> None:
+    """Checks that the selector can select from these images by this model, now and not hours from here.
+
+    Raises:
+        UserError: the model does not end in a linear layer, the device lacks the attack's precision, or there are too
+            many candidates for the strategy.
+    """
+    config: Any = recipe.selector
+    if config is None:
+        return
+    if precision := getattr(config, "attack_precision", None):
+        require(precision, device, "selector.attack_precision")
+    strategy = find("selector", config.name)
+    if not strategy.needs_linear_head:
+        return
+    classes = len(images.train.classes)
+    head = find_head(network, classes)
+    width = head.in_features if getattr(config, "linear_layer", True) else 0
+    largest = {
+        "full": len(images.train),
+        "per_batch": math.ceil(len(images.train) / recipe.train.batch_size),
+    }.get(config.granularity, int(images.train.labels.bincount().max()))
+    outputs = 1 if config.granularity == "per_gradient" else classes
+    strategy.refuse_too_large(config, largest, outputs * (1 + width))
+
+
 def trainer(
     recipe: Recipe,
     images: Data,
@@ -154,10 +181,7 @@ def trainer(
     """Returns a trainer that is ready to fit."""
     loss: Loss = component("loss", recipe.loss)
     network = model(recipe, images).to(started.device)
-    if recipe.selector and find("selector", recipe.selector.name).needs_linear_head:
-        find_head(network, len(images.train.classes))  # now, and not at the first selection, hours from here
-    if precision := getattr(recipe.selector, "attack_precision", None):
-        require(precision, started.device, "selector.attack_precision")
+    check_selector(recipe, network, images, started.device)
     train = resident(images.train, started.device)
     return Trainer(
         network,

@@ -176,14 +176,17 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")
         model = build.model(recipe, images)
         build.load_weights(model, weights)
+        build.check_selector(recipe, model, images, work.accelerator.device)
         layout = torch.channels_last if recipe.train.memory_format == "channels_last" else torch.contiguous_format
         model = model.to(work.accelerator.device).to(memory_format=layout)
         start = time.perf_counter()
         with work.display.task("selection") as update:
 
             def on_batch(done: int, total: int) -> None:
-                update(done, total, "choosing" if done == total else "attack")
-                work.interruption.check()
+                update(done, total)
+                # Several processes are not at the same batch here, and would wait for the one that stops.
+                if processes.world_size() == 1:
+                    work.interruption.check()
 
             network = Inference(model, work.accelerator.autocast)
             subset = selector.select(0, network, on_batch, measure=True)

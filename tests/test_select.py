@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from robustcords import build, recipe
+from robustcords.errors import UserError
 from robustcords.report.selection import LISTED_CLASSES, SelectionSummary, print_selection
+from robustcords.strategies import omp
 from robustcords.strategies.base import SelectionReport
 
 SMALL = settings(model__width=4, attack__steps=1, train__precision="fp32")
@@ -101,7 +104,7 @@ def test_it_says_what_was_selected(command: Command, weights: Path):
     assert found["zeros"] == f"{100 * np.mean(given == 0):.1f}%"
     assert float(found["effective size"]) == pytest.approx(given.sum() ** 2 / (given**2).sum(), abs=0.06)
 
-    assert "gradient-matching error: 0.0125; of a random subset with as many of each class: 0.25" in lines
+    assert "gradient-matching error: 0.0125; of a random subset of the same size: 0.25" in lines
     assert cells(out, "attack")[1] == "0.00"
     assert {"solve", "other"} <= {line.split()[0] for line in lines}
 
@@ -171,3 +174,28 @@ def test_many_classes_are_one_line(capsys: pytest.CaptureFixture[str]):
         in out
     )
     assert torch.arange(count).sum().item() == int(out.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        ({"granularity": "full"}, False),
+        ({"granularity": "full", "linear_layer": False}, True),
+        ({"granularity": "per_batch"}, True),
+        ({"granularity": "per_class"}, True),
+    ],
+)
+def test_too_many_candidates_are_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], fits: bool
+) -> None:
+    monkeypatch.setattr(omp, "_LARGEST_GRAM", 200)
+    monkeypatch.setattr(omp, "_LARGEST_DIRECTION", 100)
+    changes = [f"selector.{key}={str(value).lower()}" for key, value in options.items()]
+    loaded = recipe.load("digits_mart", ["selector.name=adv-gradmatch", "model.width=4", *changes])
+    images = build.data(loaded)
+    network = build.model(loaded, images)
+    if fits:
+        build.check_selector(loaded, network, images, torch.device("cpu"))
+        return
+    with pytest.raises(UserError, match=r"among 1,212 candidates.*170.*selector\.granularity = \"per_class\""):
+        build.check_selector(loaded, network, images, torch.device("cpu"))

@@ -116,7 +116,7 @@ def _matching(summary: SelectionSummary) -> str:
         return f"gradient-matching error: not measured: {summary.selector} hands over no gradients"
     text = f"gradient-matching error: {report.matching_error:.3g}"
     if report.random_matching_error is not None:
-        text += f"; of a random subset with as many of each class: {report.random_matching_error:.3g}"
+        text += f"; of a random subset of the same size: {report.random_matching_error:.3g}"
     return text
 
 

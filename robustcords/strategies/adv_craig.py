@@ -55,6 +55,15 @@ class AdvCRAIGStrategy(AdversarialStrategy):
         linear_layer: bool = True
 
     @classmethod
+    def refuse_too_large(cls, config: Any, candidates: int, entries: int) -> None:
+        """Checks that all similarities of the candidates can be kept."""
+        if candidates > _LARGEST:
+            raise UserError(
+                f"selector 'adv-craig' compares all pairs of its candidates, at most {_LARGEST:,}, and has "
+                f'{candidates:,} here: set selector.granularity = "per_class", or "per_batch"'
+            )
+
+    @classmethod
     def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
         """Returns the positional arguments of CORDS' ``DataSelectionStrategy``."""
         return (
@@ -74,11 +83,7 @@ class AdvCRAIGStrategy(AdversarialStrategy):
         Raises:
             UserError: there are too many candidates for their similarities to be kept, or submodlib cannot be imported.
         """
-        if len(gradients) > _LARGEST:
-            raise UserError(
-                f"selector 'adv-craig' compares all pairs of its candidates, at most {_LARGEST:,}, and has "
-                f'{len(gradients):,} here: set selector.granularity = "per_class", or "per_batch"'
-            )
+        self.refuse_too_large(self.config, len(gradients), 0)
         kernel = similarity(gradients)
         rows = facility_location(kernel, budget, self.config.optimizer, generator)
         return torch.from_numpy(rows), torch.from_numpy(cluster_sizes(kernel, rows))

@@ -16,7 +16,7 @@ from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfi
 from robustcords.strategies.base import SelectionContext
 from robustcords.strategies.candidates import Group
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
-from robustcords.strategies.omp import Problem, match, match_all
+from robustcords.strategies.omp import Problem, match, match_all, refuse_too_large
 
 
 class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
@@ -51,7 +51,7 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         Attributes:
             lam: ridge on the weights, in units of a squared gradient, >= 0. With 0 the pursuit ends at the rank of the
                 gradients, and examples beyond it have weight 0.
-            eps: end where this share of the target is left; below 1e-10 what is left is rounding.
+            eps: end where this share of the target is left; below 1e-7 what is left is rounding.
             valid: match the gradient of the validation split.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
         """
@@ -104,6 +104,11 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
             config.lam,
             config.eps,
         )
+
+    @classmethod
+    def refuse_too_large(cls, config: Config, candidates: int, entries: int) -> None:
+        """Checks that all products of the candidates, or of a direction's entries, can be kept."""
+        refuse_too_large(candidates, entries)
 
     @property
     def uses_validation(self) -> bool:

@@ -203,11 +203,12 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         found: dict[int, Choice] = {}
         at_once = self._batches_at_once(batch_size)
         for complete in class_by_class(labels, compute, batch_size=batch_size, batches_at_once=at_once):
-            mine = [each for each in complete if shares[each.label]][processes.rank() :: processes.world_size()]
+            mine = complete[processes.rank() :: processes.world_size()]
             choose = partial(self._from_some, mine, shares, validation, matching)
             with self._phase("solve"):
                 for part in processes.gather_objects(choose):
                     found |= part
+            del complete, mine, choose
         if matching:
             matching.join(processes.gather_objects(lambda: matching.sums))
         return [found[label] for label in sorted(found)]
@@ -221,6 +222,10 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     ) -> dict[int, Choice]:
         """Returns the choice from each of some classes."""
         groups = []
+        for each in classes:
+            if matching and not shares[each.label]:
+                matching.add(each.gradients, torch.zeros(0, dtype=torch.int64), torch.zeros(0), each.label)
+        classes = [each for each in classes if shares[each.label]]
         for each in classes:
             gradients, beside = each.gradients, of_class(validation, each.label)
             if self.granularity == "per_gradient":

@@ -87,7 +87,8 @@ class SelectionReport:
         seconds: by phase, of those that there were: ``"attack"``, ``"validation attack"``, ``"solve"``.
         matching_error: ``min over a of || a sum_S w_i g_i - sum_D g || / || sum_D g ||``, in [0, 1], with the
             selection's weights; None where it was not measured.
-        random_matching_error: the same of a random subset with as many examples of each class.
+        random_matching_error: the same of a random subset of as many examples, of each class where classes are chosen
+            from one by one.
     """
 
     seconds: dict[str, float]
@@ -109,6 +110,20 @@ class Strategy(ABC):
     needs_validation: ClassVar[bool] = False
     needs_linear_head: ClassVar[bool] = False
     report: SelectionReport | None = None
+
+    @classmethod
+    def refuse_too_large(cls, config: Any, candidates: int, entries: int) -> None:
+        """Checks, before there is anything to lose, that groups of some size can be chosen from; here all can.
+
+        Args:
+            config: an instance of `Config`.
+            candidates: of the largest group.
+            entries: of a gradient of the last layer, C * (1 + E).
+
+        Raises:
+            UserError: the group is too large for this strategy.
+        """
+        del config, candidates, entries
 
     @classmethod
     @abstractmethod

@@ -62,5 +62,7 @@ def class_by_class(
         ends = torch.tensor(counts).cumsum(0).tolist()
         parts = [gradients.rows(slice(stop - count, stop)) for stop, count in zip(ends, counts, strict=True)]
         yield [ClassGradients(int(labels[place[0]]), place, part) for place, part in zip(places, parts, strict=True)]
-        waiting = [gradients.rows(slice(complete, None))]
+        rest = torch.arange(complete, len(gradients), device=gradients.labels.device)
+        waiting = [gradients.rows(rest)]  # copied, and the others let go, before more are asked for
+        del gradients, parts
         first += complete

@@ -40,6 +40,7 @@ class DirectionPursuit:
 
     Attributes:
         count: how many are held.
+        steps: how many were made.
         taken: (N,) bool which are held.
         correlations: (N,) with the residual, in the gradients' own precision.
     """
@@ -56,9 +57,10 @@ class DirectionPursuit:
         self.correlations = gradients.inner(target)
         self.noise = _NOISE * self.correlations.abs().max()
         self.taken = torch.zeros(len(gradients), dtype=torch.bool, device=target.device)
-        self.count, self._blocks = 0, 0
+        self.count = self.steps = self._blocks = 0
         self._first: Tensor | None = None
         self._left = self.residual
+        self._single = self.taken.new_zeros(1)
 
     def advance(self) -> bool:
         """Makes a block of steps; returns whether the pursuit is at its end."""
@@ -68,6 +70,7 @@ class DirectionPursuit:
         self._inverse.addmm_((self._changes * self._scales[:, None]).T, self._changes)
         self._scales.zero_()
         self._blocks += 1
+        self.steps += _BLOCK
         self.count = int(self.taken.sum())
         if self._blocks % _RENEW == 0 or over:
             self._renew()
@@ -76,7 +79,7 @@ class DirectionPursuit:
     def result(self) -> tuple[Tensor, Tensor]:
         """Returns the rows (m,) that are held and their weights (m,) float64."""
         rows = self.taken.nonzero()[:, 0]
-        if self._first is not None and len(rows) == 1:
+        if self._first is not None and len(rows) == 1 and self._single:
             return rows, self._first
         return rows, self._exact(rows, self.residual) / self.ridge
 
@@ -93,6 +96,8 @@ class DirectionPursuit:
         drop = (lowest < 0) & ~over & (not second)
         enough = (self.taken.sum() >= self.budget) | (seen.norm() <= self.floor) | (best <= self.noise)
         over = over | (~drop & enough)
+        if second:
+            self._single = over
         row = torch.where(drop, drop_row, take_row)
         gradient = self.gradients.rows(row).sum().flatten()
         if self._first is None:

@@ -33,7 +33,7 @@ class Matching:
 
         Args:
             gradients: of its n examples.
-            rows: (k,) those that were chosen.
+            rows: (k,) those that were chosen; perhaps none.
             weights: (k,) theirs; those of the random subset are n / k.
             number: of the group, which its random subset depends on.
         """
@@ -41,7 +41,7 @@ class Matching:
         device = gradients.labels.device
         drawn = torch.randperm(count, generator=generator(self.seed, "random-match", number))[:size].to(device)
         subset = gradients.rows(rows.to(device)).sum(weights.to(device))
-        sums = torch.stack([gradients.sum(), subset, gradients.rows(drawn).sum() * (count / size)]).cpu()
+        sums = torch.stack([gradients.sum(), subset, gradients.rows(drawn).sum() * (count / max(1, size))]).cpu()
         self.sums = sums if self.sums is None else self.sums + sums
 
     def join(self, parts: Sequence[Tensor | None]) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from robustcords.errors import UserError
@@ -26,6 +27,8 @@ from robustcords.strategies.pursuit import Pursuit
 _PATIENCE = 4  # picks, as a multiple of k, after which dropping and taking is held to go round in circles
 _LARGEST_GRAM = 12_000  # gradients whose products are all kept (1.2 GB)
 _LARGEST_DIRECTION = 12_000  # entries of a direction whose square matrix is kept (1.2 GB)
+_MOST_SETTLED = 3000  # rows that are solved by least squares over w >= 0 where a pursuit goes round in circles
+_OVERSHOT = 1e-9  # a negative weight of this share of the largest is no rounding
 _SCREEN = 512  # candidates that a block of steps looks at on a CPU; an accelerator looks at all as quickly
 _TOGETHER = 1e9  # bytes of the problems that are solved at a time
 
@@ -68,7 +71,7 @@ def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick |
     Raises:
         UserError: there are more than 12,000 candidates, and a direction has more than 12,000 entries.
     """
-    return match_all([problem], ridge=ridge, tolerance=tolerance, on_pick=on_pick)[0]
+    return _solve([problem], ridge, tolerance, on_pick)[0]
 
 
 def match_all(
@@ -76,26 +79,34 @@ def match_all(
 ) -> list[Match]:
     """Returns what `match` does for several problems.
 
-    On a CPU each in a thread of its own, so that the result does not depend on how many there are; on an accelerator
-    side by side. Either way as many at a time as 1 GB holds.
+    On a CPU each in one thread, several of them at a time, so that the choice does not depend on how many there are; on
+    an accelerator side by side. Either way as many at a time as 1 GB holds.
     """
     batches = _batches(problems)
-
-    def solve(batch: Sequence[Problem]) -> list[Match]:
-        if _by_directions(batch[0], ridge):
-            return [_solve_by_directions(batch[0], ridge, tolerance, on_pick)]
-        return _solve(batch, ridge, tolerance)
-
     threads = torch.get_num_threads()
-    largest = max(map(_bytes, problems))
-    workers = min(threads, len(batches), max(1, int(_TOGETHER / largest)))
-    if workers == 1 or problems[0].target.device.type != "cpu":
-        return [match for batch in batches for match in solve(batch)]
+    if not problems or threads == 1 or problems[0].target.device.type != "cpu":
+        return [found for batch in batches for found in _solve(batch, ridge, tolerance, on_pick)]
+    workers = min(threads, len(batches), max(1, int(_TOGETHER / max(map(_bytes, problems)))))
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return [match for found in pool.map(solve, batches) for match in found]
+            parts = pool.map(lambda batch: _solve(batch, ridge, tolerance, on_pick), batches)
+            return [found for part in parts for found in part]
     finally:
         torch.set_num_threads(threads)  # the workers' setting is in part that of the whole process
+
+
+def refuse_too_large(candidates: int, entries: int) -> None:
+    """Checks that a problem's products or the square of its directions can be kept.
+
+    Raises:
+        UserError: there are more than 12,000 candidates, and a direction has more than 12,000 entries.
+    """
+    if candidates > _LARGEST_GRAM and entries > _LARGEST_DIRECTION:
+        raise UserError(
+            f"matching pursuit among {candidates:,} candidates at once needs gradients of at most "
+            f"{_LARGEST_DIRECTION:,} entries, and these have {entries:,}: set selector.granularity = "
+            '"per_class", or selector.linear_layer = false'
+        )
 
 
 def _by_directions(problem: Problem, ridge: float) -> bool:
@@ -117,41 +128,70 @@ def _bytes(problem: Problem) -> int:
     return 8 * (count * (count + problem.budget) + problem.budget**2)
 
 
-@torch.inference_mode()
-def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pick: OnPick | None) -> Match:
-    """Solves a problem whose candidates' products cannot be kept."""
-    if (entries := problem.target.numel()) > _LARGEST_DIRECTION:
-        raise UserError(
-            f"matching pursuit among {len(problem.gradients)} candidates at once needs gradients of at most "
-            f"{_LARGEST_DIRECTION} entries, and these have {entries}: use granularity = 'per_class', or linear_layer = "
-            "false"
-        )
-    target = problem.target.double()
-    pursuit = DirectionPursuit(problem.gradients, target, problem.budget, ridge=ridge, tolerance=tolerance)
-    for _ in range(_PATIENCE * problem.budget):
-        if pursuit.advance():
-            break
-        if on_pick:
-            on_pick(pursuit.count, problem.budget)
-    return _filled(*pursuit.result(), pursuit.correlations, pursuit.taken, problem.budget)
-
-
 def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
-    """Returns which problems are solved side by side: on an accelerator, as many as there is room for."""
+    """Returns which problems are solved side by side: on an accelerator, as many as there is room for once padded."""
     batches: list[list[Problem]] = []
-    room = 0.0
+    largest = 0
     for problem in problems:
         alone = problem.target.device.type == "cpu" or len(problem.gradients) > _LARGEST_GRAM
-        if alone or _bytes(problem) > room:
+        largest = max(largest, _bytes(problem))
+        if alone or not batches or largest * (1 + len(batches[-1])) > _TOGETHER:
             batches.append([])
-            room = _TOGETHER
+            largest = _bytes(problem)
         batches[-1].append(problem)
-        room -= math.inf if alone else _bytes(problem)
     return batches
 
 
-@torch.inference_mode()
-def _solve(batch: Sequence[Problem], ridge: float, tolerance: float) -> list[Match]:
+def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pick: OnPick | None) -> Match:
+    """Solves a problem with the square of its directions."""
+    refuse_too_large(len(problem.gradients), problem.target.numel())
+    target = problem.target.double()
+    pursuit = DirectionPursuit(problem.gradients, target, problem.budget, ridge=ridge, tolerance=tolerance)
+    while not (over := pursuit.advance()) and pursuit.steps < _PATIENCE * problem.budget:
+        if on_pick and len(problem.gradients) > _LARGEST_GRAM:
+            on_pick(pursuit.count, problem.budget)
+    rows, weights = pursuit.result()
+    if not over or _overshoots(weights):
+        rows = rows[: problem.budget]
+        weights = _settled(problem, rows, ridge)
+    return _filled(rows, weights, pursuit.correlations, pursuit.taken, problem.budget)
+
+
+def _overshoots(weights: Tensor) -> bool:
+    """Returns whether the last look at an ill-conditioned problem has moved a weight below 0, beyond rounding."""
+    return len(weights) > 0 and float(weights.min()) < -_OVERSHOT * float(weights.max())
+
+
+def _settled(problem: Problem, rows: Tensor, ridge: float) -> Tensor:
+    """Returns weights (m,) for the rows that a pursuit holds whose own weights are not those of a solution.
+
+    With dropping, a pursuit need not come nearer at every pick; where few dimensions are to be matched by gradients
+    that do not point there, it can come back to what it held before. The weights are those of least squares over
+    w >= 0, or, for very many rows, equal.
+    """
+    if len(rows) > _MOST_SETTLED:
+        total = problem.gradients.rows(rows).sum()
+        share = (total * problem.target.double()).sum() / (total.square().sum() + ridge * len(rows))
+        return share.clamp(min=0).expand(len(rows)).clone()
+    held = problem.gradients.rows(rows).double()
+    values, vectors = torch.linalg.eigh(held.products(held))
+    values = values.clamp(min=0) + ridge
+    roots = values.sqrt()
+    right = (vectors.T @ held.inner(problem.target.double())) / roots
+    right = torch.where(values > 1e-12 * values.max(), right, 0)
+    weights, _ = nnls((roots[:, None] * vectors.T).cpu().numpy(), right.cpu().numpy(), maxiter=30 * len(rows))
+    return torch.from_numpy(weights).to(roots)
+
+
+@torch.no_grad()
+def _solve(batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None) -> list[Match]:
+    """Solves problems side by side, or a single one in whichever way suits it."""
+    if _by_directions(batch[0], ridge):
+        return [_solve_by_directions(batch[0], ridge, tolerance, on_pick)]
+    return _solve_by_products(batch, ridge, tolerance)
+
+
+def _solve_by_products(batch: Sequence[Problem], ridge: float, tolerance: float) -> list[Match]:
     """Solves problems side by side, padded to the largest."""
     sizes = [len(problem.gradients) for problem in batch]
     device = batch[0].target.device
@@ -175,6 +215,9 @@ def _solve(batch: Sequence[Problem], ridge: float, tolerance: float) -> list[Mat
     for r, (problem, size) in enumerate(zip(batch, sizes, strict=True)):
         slots = pursuit.held[r].nonzero()[:, 0]
         rows, weights = pursuit.atoms[r, slots], pursuit.weights[r, slots]
+        if not pursuit.done[r] or _overshoots(weights):
+            rows = rows[: problem.budget]
+            weights = _settled(problem, rows, ridge)
         found.append(_filled(rows, weights, correlations[r, :size], taken[r, :size], problem.budget))
     return found
 

@@ -25,6 +25,7 @@ _NOISE = 1e-12  # a correlation below this share of the largest one at the start
 _DEPENDENT = 1e-12  # a pivot below this share of its diagonal is rounding
 _ROUNDING = 1e-13  # error of the normal equations, as a share of the largest correlation, that weights may have
 _INACCURATE = 1e-9  # such an error at which M is made anew
+_RESOLVED = 1e-14  # of the target's square, below which what is left cannot be told from rounding
 _CHECK = 8  # blocks from one such test to the next
 
 
@@ -76,7 +77,9 @@ class Pursuit:
         self.diagonal = gram.diagonal(dim1=1, dim2=2).contiguous()
         self.rows, self.offsets = gram.flatten(0, 1), count * torch.arange(problems, device=targets.device)
         self.constants = torch.stack([targets, self.diagonal + ridge], dim=2).flatten(0, 1)
-        self.square, self.floor = lengths.square(), (tolerance * lengths).square()
+        self.square = lengths.square()
+        # What is left is a difference of numbers as large as the target's square, and no smaller than their rounding.
+        self.floor = self.square * max(tolerance**2, _RESOLVED)
         self.noise = _NOISE * targets.abs().amax(1)
         self.screen = min(screen, count)
         self.size = self.steps = self.discarded = self._blocks = 0
@@ -102,16 +105,30 @@ class Pursuit:
         for _ in range(block.length):
             block.step()
         after = block.correlations_after() if block.screened else None
+        before = self.done
         kept, self.done = block.kept(after)
         self.discarded += block.length * len(kept) - int(kept.sum())
         self.steps += int(kept.max())
         self._adopt(block, kept)
         self._blocks += 1
-        if after is None or self.done.all() or self._blocks % _CHECK == 0:
+        if after is None or self._blocks % _CHECK == 0 or (self.done & ~before).any():
             self._look_again()
+            self._doubt(self.done & ~before)
         else:
             self.correlations = after.gather(1, kept[:, None, None].expand(-1, 1, after.shape[2]))[:, 0]
         return bool(self.done.all())
+
+    def _doubt(self, ended: Tensor) -> None:
+        """Lets go on what ended, (R,), by a residual that only rounding had below the tolerance.
+
+        The steps find the residual as if the weights were exact; here it is that of the weights as they are.
+        """
+        m = self.size
+        at_held = self.correlations.gather(1, self.atoms[:, :m])
+        left = self.square - (self.weights[:, :m] * (self.targets.gather(1, self.atoms[:, :m]) + at_held)).sum(1)
+        rest = self.correlations.masked_fill(self.dependent | self.taken(), -math.inf).amax(1)
+        early = ended & (self.held.sum(1) < self.budgets) & (rest > self.noise) & (left > self.floor * (1 + 1e-6))
+        self.done = self.done & ~early
 
     def _first(self) -> None:
         """Takes the first gradient, whose weight is found without the ridge, as in CORDS."""
@@ -343,8 +360,9 @@ class _Block:
         solved = weights.amin(2) >= 0
         targets = pursuit.targets.gather(1, self.atoms)[:, None]
         left = pursuit.square[:, None] - (weights * (targets + pursuit.ridge * weights)).sum(2)
-        enough = (counts >= pursuit.budgets[:, None]) | (left <= pursuit.floor[:, None])
-        over = solved & enough
+        near = left <= pursuit.floor[:, None]
+        near[:, 0] = False  # that was looked at when the last block ended
+        over = solved & (near | (counts >= pursuit.budgets[:, None]))
         over[:, :-1] |= solved[:, :-1] & (torch.maximum(bests, outside) <= pursuit.noise[:, None])
         wrong = torch.zeros_like(over)
         wrong[:, 1:-1] = solved[:, 1:-1] & (outside[:, 1:] >= bests[:, 1:])

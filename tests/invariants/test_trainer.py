@@ -122,6 +122,7 @@ def test_one_step_descends_the_weighted_mean_of_the_losses():
 
     class Weighted:
         needs_validation = False
+        report = None
         Config = Given
 
         @classmethod

@@ -61,6 +61,21 @@ def test_what_is_kept_at_a_time_changes_nothing(monkeypatch, name, granularity):
     assert set(report.seconds) == {"attack", "solve"} | ({"validation attack"} if name == "adv-glister" else set())
 
 
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_classes_without_a_share_are_part_of_what_is_matched(monkeypatch, budget):
+    problem = Problem([40, 5, 5, 5, 5], batch=8)
+    strategy = find("selector", "adv-gradmatch")
+    chosen = strategy.from_context(strategy.Config(), problem.context(measure=True))
+    expected = chosen.select(budget, problem.model.state_dict())
+    chosen.compute_gradients()
+    matching = Matching(seed=0)
+    matching.add(chosen.gradients, torch.tensor(expected[0]), expected[1], 0)
+    assert chosen.report.matching_error == pytest.approx(matching.errors()[0], rel=1e-6)
+    monkeypatch.setattr(adversarial, "_KEPT", 1)
+    again = strategy.from_context(strategy.Config(), problem.context()).select(budget, problem.model.state_dict())
+    assert again[0] == expected[0]
+
+
 def test_progress_counts_all_batches_of_the_training_images(monkeypatch):
     monkeypatch.setattr(adversarial, "_KEPT", 1)
     problem, seen = Problem([31, 17], batch=8), []

@@ -43,7 +43,10 @@ def results():
         strategy = kind.from_context(kind.Config(granularity=granularity), context)
         rows, weights = strategy.select(15, problem.model.state_dict())
         found += [torch.tensor(rows), weights]
-    return found
+    few = Problem([9, 8])  # some processes have no class to choose from
+    strategy = AdvGradMatchStrategy.from_context(AdvGradMatchStrategy.Config(), few.context(measure=True))
+    rows, weights = strategy.select(5, few.model.state_dict())
+    return [*found, torch.tensor(rows), weights, torch.tensor(strategy.report.matching_error)]
 
 
 class PicksOneRow(AdvGradMatchStrategy):
