@@ -217,6 +217,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: the file is missing, is not safetensors, or has other names or shapes than the model.
     """
+    if path.is_dir():
+        raise UserError(
+            f"weights {path}: a folder; name a file, such as {path / 'weights' / 'last.safetensors'} of a run"
+        )
     try:
         state = load_file(path)
     except FileNotFoundError as error:

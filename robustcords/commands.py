@@ -201,7 +201,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
 def _refuse_taken(output: Path) -> None:
     """Checks, before there is a selection to lose, that a new file can be written."""
     try:
-        if output.exists():
+        if output.exists() or output.is_symlink():  # a link to nowhere too
             raise UserError(f"--output {output}: exists; name another file")
         _refuse_nowhere(output)
         tempfile.TemporaryFile(dir=output.parent).close()

@@ -218,6 +218,8 @@ def _config(kind: str, table: dict[str, Written], origin: str) -> type[Component
         found = find(kind, name.value)
     except UserError as error:
         raise _problem(name.origin, f"{where}: {error}") from error
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise _problem(name.origin, f"{where}: {found.__name__} lacks {' and '.join(missing)}")
     config: Any = getattr(found, "Config", None)
     base = _class(BASES[kind]) if kind in BASES else ComponentConfig
     fits = any(isinstance(each, type) and issubclass(each, base) for each in (found, config))

@@ -183,7 +183,7 @@ def test_evaluate_a_weights_file_gives_what_the_run_reported(run: Path, command:
         (["RUN", "--output", "no/where.json"], ["--output no/where.json: there is no folder no"]),
         (["--recipe", "digits_mart", "--weights", "none.safetensors"], ["none.safetensors: there is no such file"]),
         (["--recipe", "digits_mart", "--weights", "RUN/recipe.toml"], ["recipe.toml: not a safetensors file"]),
-        (["--recipe", "digits_mart", "--weights", "RUN"], ["not a safetensors file"]),
+        (["--recipe", "digits_mart", "--weights", "RUN"], ["a folder; name a file"]),
         (["--recipe", "digits_mart", "--weights", "RUN/weights/last.safetensors"], ["has shape", "another model"]),
     ],
 )

@@ -89,6 +89,10 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
             "and Attack as its base",
         ),
         (
+            "selector.name = 'robustcords.strategies.scored:ScoredStrategy'",
+            '[selector] name = "robustcords.strategies.scored:ScoredStrategy": ScoredStrategy lacks scores',
+        ),
+        (
             "[loss]\nname = 'mart'\nbta = 1",
             "[loss] unknown key \"bta\"; did you mean 'beta'? (one of: beta, label_smoothing, name)",
         ),

@@ -44,7 +44,8 @@ class MART(Loss):
         true = F.one_hot(y, clean.shape[1]).bool()
         strongest_wrong = adversarial.masked_fill(true, -float("inf")).argmax(dim=1)
         others = adversarial.scatter(1, strongest_wrong.unsqueeze(1), -float("inf"))
-        margin = adversarial.logsumexp(dim=1) - others.logsumexp(dim=1)
+        # Of a single class there are no others to be taken for, so that the second logarithm is that of 1.
+        margin = adversarial.logsumexp(dim=1) - others.logsumexp(dim=1) if true.shape[1] > 1 else 0.0
         boosted = self.cross_entropy(adversarial, y) + margin
         log_p = F.log_softmax(clean, dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
         wrong = -torch.expm1(log_p)

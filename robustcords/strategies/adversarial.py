@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcords import processes
-from robustcords.errors import UserError
+from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.models.last_layer import LastLayer
 from robustcords.rng import generator
 from robustcords.strategies._cords import DataSelectionStrategy
@@ -96,8 +96,9 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         options |= {"config": config, "granularity": config.granularity, "measure": context.measure}
         strategy = cls(*cls.arguments(config, context), **options)
         if strategy.uses_validation and context.val_loader is None:
+            cause = "" if cls.needs_validation else " because of selector.valid"
             raise UserError(
-                f"selector {config.name!r} selects with validation images: set data.validation_fraction > 0"
+                f"selector {config.name!r} selects with validation images{cause}: set data.validation_fraction > 0"
             )
         return strategy
 
@@ -271,7 +272,15 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     def _choose(self, groups: Sequence[Group]) -> list[Choice]:
         """Returns what is picked from each group, on the CPU, after looking at it."""
-        found = zip(groups, self.pick_groups(groups), strict=True)
+        try:
+            picked = self.pick_groups(groups)
+        except (UserError, RunError, Interrupted):
+            raise
+        except Exception as error:
+            if type(self).__module__.partition(".")[0] == __package__.partition(".")[0]:
+                raise
+            raise UserError(f"{type(self).__name__}.pick failed: {one_line(error)}") from error
+        found = zip(groups, picked, strict=True)
         return [checked(f"{type(self).__name__}.pick", group, *picked) for group, picked in found]
 
     @contextmanager

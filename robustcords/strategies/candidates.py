@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustcords.errors import UserError
@@ -42,7 +43,7 @@ def checked(source: str, group: Group, rows: Tensor, weights: Tensor) -> Choice:
     Raises:
         UserError: it is not as many unique rows as were asked for, with finite weights >= 0.
     """
-    rows, weights, budget = rows.cpu(), weights.cpu(), group.budget
+    rows, weights, budget = torch.as_tensor(rows).cpu(), torch.as_tensor(weights).cpu(), group.budget
     problem = None
     if rows.shape != (budget,) or weights.shape != (budget,):
         problem = f"{len(rows)} rows and {len(weights)} weights where {budget} were asked for"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import nn
 
-from robustcords.errors import Interrupted, RunError, UserError
+from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
 from robustcords.strategies.base import SelectionContext
@@ -131,11 +131,8 @@ class CordsStrategy(UpstreamStrategy):
         return picks
 
     def _fail(self, what: str, error: BaseException) -> NoReturn:
-        place = _where(error)
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        where = f"{Path(place.filename).name}:{place.lineno}"
         raise UserError(
-            f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {said} ({where})"
+            f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {one_line(error)}"
         ) from error
 
 

@@ -97,6 +97,14 @@ def test_extreme_logits_stay_finite(name, kind, options, scale):
         assert gradient.isfinite().all()
 
 
+def test_mart_of_a_single_class_is_finite():
+    logits = [torch.tensor([[2.0], [-1.0]], requires_grad=True) for _ in range(2)]
+    value = MART()(logits, torch.zeros(2, dtype=torch.int64))
+    assert torch.equal(value, torch.zeros(2))  # -log 1, no other class to be taken for, and p = p'
+    gradients = torch.autograd.grad(value.sum(), logits)
+    assert all(torch.equal(gradient, torch.zeros(2, 1)) for gradient in gradients)
+
+
 def test_confidently_wrong_mart_is_finite():
     wrong = torch.tensor([[0.0, 1000.0, 0.0]], requires_grad=True)
     value = MART()([torch.zeros(1, 3), wrong], torch.tensor([0]))

@@ -281,3 +281,25 @@ def test_shares_add_up_and_fit(sizes):
         assert sum(shares) == budget
         assert all(0 <= share <= size for share, size in zip(shares, sizes, strict=True))
         assert all(abs(share - budget * size / sum(sizes)) < 1 for share, size in zip(shares, sizes, strict=True))
+
+
+class Fails(AdversarialStrategy):
+    def pick(self, gradients, budget, generator):
+        return 1 / 0
+
+
+class GivesLists(AdversarialStrategy):
+    def pick(self, gradients, budget, generator):
+        return list(range(budget)), [1.0] * budget
+
+
+def test_a_strategy_of_ones_own_that_fails_is_one_line_with_the_place():
+    problem = Problem([12, 9])
+    with pytest.raises(UserError, match=r"^Fails\.pick failed: ZeroDivisionError: .* \(test_strategies\.py:\d+\)$"):
+        Fails.from_context(Fails.Config(name="fails"), problem.context()).select(5, problem.model.state_dict())
+
+
+def test_a_strategy_of_ones_own_may_give_lists():
+    problem = Problem([12, 9])
+    strategy = GivesLists.from_context(GivesLists.Config(name="lists"), problem.context())
+    check(problem, strategy.select(5, problem.model.state_dict()), 5)
