@@ -16,12 +16,17 @@ class RunError(Exception):
     """A run had to stop, and not because of the user's input. The command line prints why and exits with status 1."""
 
 
+def raised_at(error: BaseException) -> traceback.FrameSummary:
+    """Returns the line that raised an error."""
+    return traceback.extract_tb(error.__traceback__)[-1]
+
+
 def one_line(error: BaseException) -> str:
     """Returns an error of code that is not this package's own as a line: its kind, its text, and where it was raised.
 
     For example ``"ZeroDivisionError: division by zero (mine.py:12)"``.
     """
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    place = raised_at(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{text} ({Path(place.filename).name}:{place.lineno})"
 

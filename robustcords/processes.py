@@ -83,21 +83,13 @@ def decide_together(decide: Callable[[], T]) -> T:
         UserError: the main process raised one.
         RunError: the main process raised one, or anything else, whose type the text names.
     """
-    answer: list[Any] = [None, None]
-    failure: Exception | None = None
-    if is_main():
-        try:
-            answer[0] = decide()
-        except Exception as error:
-            failure, answer[1] = error, _told(error)
+    made, failure = _attempt(decide) if is_main() else (None, None)
+    answer: list[Any] = [made, _told(failure)]
     if world_size() > 1:
         distributed.broadcast_object_list(answer, src=0)
     if failure:
         raise failure
-    if answer[1]:
-        kind, text = answer[1]
-        raise kind(text)
-    decided: T = answer[0]
+    decided: T = _handed_over(*answer)
     return decided
 
 
@@ -116,28 +108,36 @@ def gather_objects(make: Callable[[], T]) -> list[T]:
     """
     if world_size() == 1:
         return [make()]
-    mine: tuple[Any, Any] = (None, None)
-    failure: Exception | None = None
-    try:
-        mine = (make(), None)
-    except Exception as error:
-        failure = error
-        mine = (None, _told(error))
+    made, failure = _attempt(make)
     everyone: list[Any] = [None] * world_size()
-    distributed.all_gather_object(everyone, mine)
+    distributed.all_gather_object(everyone, (made, _told(failure)))
     if failure:
         raise failure
-    for _, problem in everyone:
-        if problem:
-            kind, text = problem
-            raise kind(text)
-    return [made for made, _ in everyone]
+    return [_handed_over(*each) for each in everyone]
 
 
-def _told(error: Exception) -> tuple[type[Exception], str]:
+def _attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Returns what is made, or the error that it ends in."""
+    try:
+        return make(), None
+    except Exception as error:
+        return None, error
+
+
+def _told(failure: Exception | None) -> tuple[type[Exception], str] | None:
     """Returns how a process tells the others of its failure: the kind to raise, and the text."""
-    kind = next((kind for kind in (UserError, RunError) if isinstance(error, kind)), None)
-    return (kind, str(error)) if kind else (RunError, f"{type(error).__name__}: {error}")
+    if failure is None:
+        return None
+    kind = next((kind for kind in (UserError, RunError) if isinstance(failure, kind)), None)
+    return (kind, str(failure)) if kind else (RunError, f"{type(failure).__name__}: {failure}")
+
+
+def _handed_over(made: Any, problem: tuple[type[Exception], str] | None) -> Any:
+    """Returns what another process has made, or raises what it told of its failure."""
+    if problem:
+        kind, text = problem
+        raise kind(text)
+    return made
 
 
 def share_buffers(module: nn.Module) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from robustcords.errors import UserError
 from robustcords.strategies.adversarial import AdversarialConfig, AdversarialStrategy
-from robustcords.strategies.base import SelectionContext
 from robustcords.strategies.gradients import Gradients
 
 _REMEDY = "`pip install submodlib-py` (it has wheels for CPython 3.11 and 3.12, on Linux x86-64 and macOS)"
@@ -62,20 +61,6 @@ class AdvCRAIGStrategy(AdversarialStrategy):
                 f"selector 'adv-craig' compares all pairs of its candidates, at most {_LARGEST:,}, and has "
                 f'{candidates:,} here: set selector.granularity = "per_class", or "per_batch"'
             )
-
-    @classmethod
-    def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
-        """Returns the positional arguments of CORDS' ``DataSelectionStrategy``."""
-        return (
-            context.train_loader,
-            context.val_loader or context.train_loader,
-            context.model,
-            context.num_classes,
-            config.linear_layer,
-            context.loss,
-            context.device,
-            context.logger,
-        )
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the medoids in the order they were picked, and the sizes of their clusters.

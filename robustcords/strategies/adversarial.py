@@ -104,14 +104,16 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     @classmethod
     def arguments(cls, config: Any, context: SelectionContext) -> tuple[Any, ...]:
-        """Returns the positional arguments of CORDS' constructor: here those of ``DataSelectionStrategy``."""
-        del config
+        """Returns the positional arguments of CORDS' constructor: here those of ``DataSelectionStrategy``.
+
+        A strategy whose options have no ``linear_layer`` gets the gradients of weight and bias.
+        """
         return (
             context.train_loader,
             context.val_loader or context.train_loader,  # upstream counts the validation examples in any case
             context.model,
             context.num_classes,
-            True,
+            getattr(config, "linear_layer", True),
             context.loss,
             context.device,
             context.logger,

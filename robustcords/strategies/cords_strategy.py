@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import traceback
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
 
-from robustcords.errors import Interrupted, RunError, UserError, one_line
+from robustcords.errors import Interrupted, RunError, UserError, one_line, raised_at
 from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
 from robustcords.strategies.base import SelectionContext
@@ -120,7 +119,7 @@ class CordsStrategy(UpstreamStrategy):
         except (UserError, RunError, Interrupted):
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, ZeroDivisionError) and "cords" in Path(_where(error).filename).parts:
+            if isinstance(error, ZeroDivisionError) and "cords" in Path(raised_at(error).filename).parts:
                 raise
             self._fail("select", error)
         if not picks[0]:
@@ -134,11 +133,6 @@ class CordsStrategy(UpstreamStrategy):
         raise UserError(
             f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {one_line(error)}"
         ) from error
-
-
-def _where(error: BaseException) -> traceback.FrameSummary:
-    """Returns the line that raised an error."""
-    return traceback.extract_tb(error.__traceback__)[-1]
 
 
 def _takes(function: Any, *arguments: Any) -> bool:

@@ -152,8 +152,7 @@ def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pi
             on_pick(pursuit.count, problem.budget)
     rows, weights = pursuit.result()
     if not over or _overshoots(weights):
-        rows = rows[: problem.budget]
-        weights = _settled(problem, rows, ridge)
+        rows, weights = _settled(problem, rows, ridge)
     return _filled(rows, weights, pursuit.correlations, pursuit.taken, problem.budget)
 
 
@@ -162,17 +161,18 @@ def _overshoots(weights: Tensor) -> bool:
     return len(weights) > 0 and float(weights.min()) < -_OVERSHOT * float(weights.max())
 
 
-def _settled(problem: Problem, rows: Tensor, ridge: float) -> Tensor:
-    """Returns weights (m,) for the rows that a pursuit holds whose own weights are not those of a solution.
+def _settled(problem: Problem, rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Returns the rows, at most k, and weights for them, where a pursuit's own weights are not those of a solution.
 
     With dropping, a pursuit need not come nearer at every pick; where few dimensions are to be matched by gradients
     that do not point there, it can come back to what it held before. The weights are those of least squares over
     w >= 0, or, for very many rows, equal.
     """
+    rows = rows[: problem.budget]
     if len(rows) > _MOST_SETTLED:
         total = problem.gradients.rows(rows).sum()
         share = (total * problem.target.double()).sum() / (total.square().sum() + ridge * len(rows))
-        return share.clamp(min=0).expand(len(rows)).clone()
+        return rows, share.clamp(min=0).expand(len(rows)).clone()
     held = problem.gradients.rows(rows).double()
     values, vectors = torch.linalg.eigh(held.products(held))
     values = values.clamp(min=0) + ridge
@@ -180,7 +180,7 @@ def _settled(problem: Problem, rows: Tensor, ridge: float) -> Tensor:
     right = (vectors.T @ held.inner(problem.target.double())) / roots
     right = torch.where(values > 1e-12 * values.max(), right, 0)
     weights, _ = nnls((roots[:, None] * vectors.T).cpu().numpy(), right.cpu().numpy(), maxiter=30 * len(rows))
-    return torch.from_numpy(weights).to(roots)
+    return rows, torch.from_numpy(weights).to(roots)
 
 
 @torch.no_grad()
@@ -216,8 +216,7 @@ def _solve_by_products(batch: Sequence[Problem], ridge: float, tolerance: float)
         slots = pursuit.held[r].nonzero()[:, 0]
         rows, weights = pursuit.atoms[r, slots], pursuit.weights[r, slots]
         if not pursuit.done[r] or _overshoots(weights):
-            rows = rows[: problem.budget]
-            weights = _settled(problem, rows, ridge)
+            rows, weights = _settled(problem, rows, ridge)
         found.append(_filled(rows, weights, correlations[r, :size], taken[r, :size], problem.budget))
     return found
 
