@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import gc
 import logging
 import platform
@@ -96,8 +97,10 @@ def pursuit(repeats: int) -> None:
         dense = gradients.dense()
         for k in (1000, 1500):
             problem = Problem(gradients, gradients.sum(), k)
-            times = [seconds(lambda p=problem: match(p, ridge=RIDGE, tolerance=TOLERANCE)) for _ in range(repeats)]
-            rows, weights = match(problem, ridge=RIDGE, tolerance=TOLERANCE)
+            solve = functools.partial(match, problem, ridge=RIDGE, tolerance=TOLERANCE)
+            rows, weights = solve()
+            # On both sides of theirs, which takes minutes: the machine may become slower or faster meanwhile.
+            times = [seconds(solve) for _ in range(repeats)]
             start = time.perf_counter()
             theirs = OrthogonalMP_REG_Parallel_V1(
                 dense.T,
@@ -108,7 +111,9 @@ def pursuit(repeats: int) -> None:
                 lam=RIDGE,
                 device=torch.device("cpu"),
             )
-            upstream, ours = time.perf_counter() - start, statistics.median(times)
+            upstream = time.perf_counter() - start
+            times += [seconds(solve) for _ in range(repeats)]
+            ours = statistics.median(times)
             found = error(gradients, rows, weights), error(gradients, slice(None), theirs)
             errors = f"{found[0]:.1e} | {found[1]:.1e}"
             print(f"| {terms} | {k} | {ours:.2f} | {upstream:.1f} | {upstream / ours:.0f} | {errors} |", flush=True)
@@ -281,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=MEASUREMENTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")

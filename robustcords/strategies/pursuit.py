@@ -44,7 +44,7 @@ class Pursuit:
 
     Attributes:
         rows: (R * n, n) the Gram matrices' rows; problem r's begin at ``offsets[r]``.
-        constants: (R * n, 2) of each candidate its product with the target, and its own square with the ridge.
+        squares: (R * n,) of each candidate its own, with the ridge.
         columns: (R, n, slots) of the Gram matrices, those of the candidate in each slot.
         inverse: (R, slots, slots) M, with 0 in the rows and columns of unused slots.
         size: m, the slots in use.
@@ -76,7 +76,7 @@ class Pursuit:
         self.gram, self.targets, self.budgets, self.ridge = gram, targets, budgets, ridge
         self.diagonal = gram.diagonal(dim1=1, dim2=2).contiguous()
         self.rows, self.offsets = gram.flatten(0, 1), count * torch.arange(problems, device=targets.device)
-        self.constants = torch.stack([targets, self.diagonal + ridge], dim=2).flatten(0, 1)
+        self.squares = (self.diagonal + ridge).flatten()
         self.square = lengths.square()
         # What is left is a difference of numbers as large as the target's square, and no smaller than their rounding.
         self.floor = self.square * max(tolerance**2, _RESOLVED)
@@ -182,10 +182,11 @@ class Pursuit:
         for rows in (self.atoms, self.held, self.weights):
             rows.scatter_(1, goal, rows.gather(1, source))
         for r in range(len(held)):
-            self.columns[r].index_copy_(1, goal[r], self.columns[r].index_select(1, source[r]))
+            # Indexing, as index_select makes a contiguous copy of the whole part first.
+            self.columns[r, :, goal[r]] = self.columns[r, :, source[r]]
             inverse = self.inverse[r, :slots, :slots]
-            inverse.index_copy_(0, goal[r], inverse.index_select(0, source[r]))
-            inverse.index_copy_(1, goal[r], inverse.index_select(1, source[r]))
+            inverse[goal[r]] = inverse[source[r]]
+            inverse[:, goal[r]] = inverse[:, source[r]]
         self._clear_from(m, slots)
 
     def _clear_from(self, m: int, slots: int) -> None:
@@ -270,6 +271,7 @@ class _Block:
             )
             self.cross = pursuit.columns[:, :, : self.slots]
             self.places = self.atoms.clone()
+        self.at_place = torch.cat([self.candidates, torch.zeros_like(self.candidates[:, :1])], dim=1)
         chosen = open_correlations.gather(1, self.candidates)
         self.correlations = torch.cat([chosen, torch.full_like(chosen[:, :1], -math.inf)], dim=1)
 
@@ -282,10 +284,10 @@ class _Block:
         drop = lowest < 0
         dropping = drop.double()
         taking = 1 - dropping
-        atom = self.candidates.gather(1, place.clamp(max=self.candidates.shape[1] - 1))
+        atom = self.at_place.gather(1, place)
         at = atom[:, 0] + pursuit.offsets
         row = pursuit.rows.index_select(0, at)
-        target, diagonal = pursuit.constants.index_select(0, at).split(1, dim=1)
+        diagonal = pursuit.squares.index_select(0, at)[:, None]
 
         # What M changes by, and how far: along M e_j for a gradient that goes, along [-M g, 1] for one that comes.
         products = row.gather(1, self.atoms)
@@ -294,8 +296,7 @@ class _Block:
         pivot = diagonal * taking - (vector * change).sum(1, keepdim=True)
         grown = (pivot > _DEPENDENT * diagonal).logical_and_(self.goes_on)  # a drop's pivot is negative
         scale = torch.where(grown.logical_or(drop), pivot.reciprocal(), 0)
-        correlation = target - (products * self.weights).sum(1, keepdim=True)
-        amount = scale * torch.where(drop, lowest, correlation)
+        amount = scale * torch.where(drop, lowest, best)
 
         change.mul_(self.held).mul_(dropping - taking)
         change[:, slot] = grown[:, 0]
@@ -343,9 +344,13 @@ class _Block:
         pursuit, m = self.pursuit, self.start
         for r, atoms in enumerate(self.atoms[:, m:]):
             pursuit.columns[r, :, m : self.slots] = pursuit.gram[r].index_select(0, atoms).T
-        change = self.weights_after - self.weights_after[:, :1]
+        change = self.weights_after[:, 1:] - self.weights_after[:, :1]
         columns = pursuit.columns[:, :, : self.slots].transpose(1, 2)
-        return torch.baddbmm(pursuit.correlations[:, None], change, columns, alpha=-1)
+        before = pursuit.correlations[:, None]
+        after = before.new_empty((len(change), self.length + 1, before.shape[2]))
+        after[:, :1] = before
+        torch.baddbmm(before, change, columns, alpha=-1, out=after[:, 1:])
+        return after
 
     def kept(self, after: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns (R,) how many steps are right, and (R,) whether the pursuit is at its end after them.
