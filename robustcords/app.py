@@ -29,13 +29,16 @@ def run(
     set_: Set = None,
     output: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>, -2, -3, ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record some training steps, and say which operators take the time.")
+    ] = False,
 ) -> None:
     """Train, evaluate and report."""
     from robustcords import experiment
     from robustcords import recipe as recipes
     from robustcords.report.tables import print_report
 
-    path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume)
+    path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume, profile)
     if _is_main():
         print_report(report)
         typer.echo(f"\n{path}")

@@ -114,7 +114,7 @@ def robust_accuracy(
     device = data.images.device if parameter is None else parameter.device
     inference = Inference(model, autocast)
     clean = robust = 0
-    with evaluation_mode(model):
+    with evaluation_mode(model), inference.frozen():
         for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):
             if number % processes.world_size() == processes.rank():
                 x, y = data.batch(rows, device)

@@ -21,6 +21,7 @@ from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.files import write_atomic, write_json
 from robustcords.interruption import Interruption
+from robustcords.profiling import Profiler
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, dump, load
 from robustcords.report.summary import summarise
@@ -59,7 +60,9 @@ def session(recipe: Recipe) -> Iterator[Session]:
     accelerator.state.destroy_process_group()
 
 
-def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+def run(
+    recipe: Recipe, name: str, output: Path | None = None, resume: bool = False, profile: bool = False
+) -> tuple[Path, dict[str, Any]]:
     """Trains, evaluates and reports; returns the run directory and the report.
 
     Args:
@@ -67,6 +70,7 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
         name: what a run directory is called where ``output`` names none.
         output: the run directory; None for ``runs/NAME``, or the next free of ``runs/NAME-2``, ``-3``, ...
         resume: go on with the run that is there, if one is; a finished one is left as it is.
+        profile: record some training steps of the main process, into ``profile/`` in the run directory.
 
     Raises:
         UserError: the directory holds another run, or the recipe's data cannot be used.
@@ -90,6 +94,8 @@ def run(recipe: Recipe, name: str, output: Path | None = None, resume: bool = Fa
         directory.start(dump(recipe), environment(recipe, work.accelerator))
         processes.barrier()
         trainer.run = directory
+        if profile and directory.writes:
+            trainer.profiler = Profiler(chosen / "profile", work.accelerator.device, work.display)
         return chosen, _run_in(directory, recipe, images, trainer, work)
 
 

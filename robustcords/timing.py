@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
+from torch.profiler import record_function
 
-PHASES = ("attack", "update", "selection", "data", "validation", "checkpoint")
+TRAINING = ("data", "attack", "update", "communication", "averaging")
+"""The phases of a training step."""
+
+PHASES = (*TRAINING, "selection", "validation", "checkpoint", "logging")
 
 
 class Stopwatch:
-    """Seconds spent in named phases, and altogether.
+    """Divides the wall clock into phases: every moment counts towards the phase that was begun last.
+
+    So phases cannot nest, nothing between two of them is left out, and they add up to the total. In a trace of torch's
+    profiler each phase is a named range.
 
     Args:
         device: a CUDA device is waited for at the end of each phase, so that work is counted where it was asked for.
@@ -20,28 +25,48 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.restart()
+        self._range: record_function | None = None
+        self.restart("logging")
 
-    def restart(self, seconds: dict[str, float] | None = None) -> None:
-        """Starts over, or goes on from `seconds` that an interrupted epoch had used."""
+    def restart(self, phase: str, seconds: dict[str, float] | None = None) -> None:
+        """Starts over in one of `PHASES`, or goes on from `seconds` that an interrupted epoch had used."""
+        self._phase = phase
         self._phases = dict.fromkeys(PHASES, 0.0)
         self._earlier = 0.0
         if seconds is not None:
-            self._phases.update({name: seconds[name] for name in PHASES})
+            self._phases.update({name: value for name, value in seconds.items() if name != "total"})
             self._earlier = seconds["total"]
-        self._start = time.perf_counter()
+        self._start = self._counted = time.perf_counter()
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Counts the time of a block towards one of `PHASES`; phases do not nest."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            self._phases[name] += time.perf_counter() - start
+    def begin(self, phase: str) -> None:
+        """Ends the phase before and begins one of `PHASES`."""
+        self._count()
+        self._phase = phase
+        if self._range:
+            self._range.__exit__(None, None, None)
+            self._range = None
+        # A trace starts and ends while something is logged, and the ranges in it have to be whole.
+        if phase != "logging":
+            self._range = record_function(phase)
+            self._range.__enter__()
 
     def seconds(self) -> dict[str, float]:
-        """Returns seconds by phase, and ``"total"`` by the wall clock."""
-        return {"total": self._earlier + time.perf_counter() - self._start, **self._phases}
+        """Returns seconds by phase, the present one included, and ``"total"`` by the wall clock."""
+        self._count()
+        return {"total": self._earlier + self._counted - self._start, **self._phases}
+
+    def lap(self) -> dict[str, float]:
+        """Returns `seconds` and starts over at the same instant, in the phase that it is."""
+        seconds = self.seconds()
+        self._phases = dict.fromkeys(PHASES, 0.0)
+        self._earlier = 0.0
+        self._start = self._counted
+        return seconds
+
+    def _count(self) -> None:
+        """Adds the time since it was last counted to the present phase."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._phases[self._phase] += now - self._counted
+        self._counted = now

@@ -29,11 +29,12 @@ from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
+from robustcords.profiling import Profiler
 from robustcords.progress import Display, epoch_line
 from robustcords.rng import derive
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import Subset, SubsetSelector, everything
-from robustcords.timing import Stopwatch
+from robustcords.timing import TRAINING, Stopwatch
 from robustcords.training_config import TrainConfig
 from robustcords.training_state import Progress
 
@@ -64,6 +65,7 @@ class Trainer:
         run: where checkpoints, metrics and weights go; None keeps nothing.
         display: where progress is shown; None shows nothing.
         interruption: asked after each step whether to stop.
+        profiler: records some steps; None records none.
 
     Raises:
         UserError: a batch cannot be divided over the processes and accumulation steps.
@@ -90,6 +92,7 @@ class Trainer:
         run: RunDirectory | None = None,
         display: Display | None = None,
         interruption: Interruption | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         self.accelerator = accelerator or start(settings)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
@@ -120,6 +123,7 @@ class Trainer:
             self.loader.check(size, settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()
+        self.profiler = profiler or Profiler()
         self.stopwatch = Stopwatch(self.device)
         self.progress = Progress()
         self.stopping = False
@@ -131,7 +135,7 @@ class Trainer:
             Interrupted: a signal asked to stop; a checkpoint has been written.
             RunError: the loss or a weight is not finite.
         """
-        self.stopwatch.restart()
+        self.stopwatch.restart("checkpoint")
         self.restore()
         while self.progress.epoch < self.settings.epochs:
             epoch = self.progress.epoch
@@ -156,16 +160,18 @@ class Trainer:
         Raises:
             RunError: a weight is not finite afterwards.
         """
+        self.stopwatch.begin("data")
         batches = self.loader.order(epoch, len(subset.indices))
-        with self.display.task(f"epoch {epoch + 1}/{self.settings.epochs}") as update:
+        with self.display.task(f"epoch {epoch + 1}/{self.settings.epochs}") as update, self.profiler:
             for step in range(self.progress.step, len(batches)):
+                self.stopwatch.begin("data")
                 self.set_learning_rate(epoch + step / len(batches))
-                with self.stopwatch.phase("data"):
-                    batch = self.loader.load(batches[step], subset, epoch)
-                self.train_step(batch)
+                self.train_step(self.loader.load(batches[step], subset, epoch))
                 if self.averaging:
-                    with self.stopwatch.phase("update"):
-                        self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
+                    self.stopwatch.begin("averaging")
+                    self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
+                self.stopwatch.begin("logging")
+                self.profiler.step()
                 update(step + 1, len(batches), f"loss {self.progress.loss / self.progress.weight:.3f}")
                 self.stop_if_asked()
         self.check_weights()
@@ -181,15 +187,17 @@ class Trainer:
         torch.manual_seed(derive(self.seed, "dropout", self.progress.steps, processes.rank()))
         counts: dict[str, int] = {}
         inputs = {"clean": batch.x}
-        with self.stopwatch.phase("attack"), self.accelerator.autocast():
+        self.stopwatch.begin("attack")
+        with self.accelerator.autocast(), self.inference.frozen():
             if "adversarial" in self.loss.passes:
                 adversarial = self.adversary(self.inference, batch.x, batch.y, batch.noise)
                 inputs["adversarial"], counts = adversarial.images, adversarial.counts
-        with self.stopwatch.phase("update"):
-            share = sum(self.update(batch, inputs, part) for part in self.micro_batches(len(batch.y)))
-            asked = int(self.interruption.requested > 0)
-            loss, asked_of, *totals = processes.sum_over([float(share), asked, *counts.values()], device=self.device)
-            processes.share_buffers(self.model)
+        self.stopwatch.begin("update")
+        share = float(sum(self.update(batch, inputs, part) for part in self.micro_batches(len(batch.y))))
+        self.stopwatch.begin("communication")
+        asked = int(self.interruption.requested > 0)
+        loss, asked_of, *totals = processes.sum_over([share, asked, *counts.values()], device=self.device)
+        processes.share_buffers(self.model)
         if not math.isfinite(loss):
             numbers = ", ".join(map(str, batch.noise.keys[:8].tolist()))
             where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers}, ...)"
@@ -223,7 +231,8 @@ class Trainer:
             return self.selector.current or everything(len(self.train))
         before = self.selector.current
         try:
-            with self.stopwatch.phase("selection"), self.display.task("selection") as update:
+            self.stopwatch.begin("selection")
+            with self.display.task("selection") as update:
 
                 def on_batch(done: int, total: int) -> None:
                     update(done, total)
@@ -253,6 +262,7 @@ class Trainer:
 
     def finish_epoch(self, epoch: int, subset: Subset) -> None:
         """Validates where it is time to, and writes the epoch's line of metrics."""
+        self.stopwatch.begin("logging")
         row: dict[str, Any] = {
             "epoch": epoch,
             "train_loss": self.progress.loss / self.progress.weight,
@@ -262,29 +272,28 @@ class Trainer:
         due = (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs
         if due and self.validation and self.validation_attack:
             row["validation"] = self.validate(self.validation, self.validation_attack)
-        seconds = self.stopwatch.seconds()
-        busy = seconds["attack"] + seconds["update"] + seconds["data"]
+            self.stopwatch.begin("logging")
+        seconds = self.stopwatch.lap()
         row |= {
-            "images_per_second": len(subset.indices) / busy,
+            "images_per_second": len(subset.indices) / sum(seconds[phase] for phase in TRAINING),
             "seconds": seconds,
             "counts": self.progress.counts or None,
         }
         if self.run:
             self.run.add_row(row)
-        self.stopwatch.restart()
         figures = {"train_loss": row["train_loss"], "lr": row["lr"], **row.get("validation", {})}
         self.accelerator.log(figures, step=epoch)
         self.display.say(epoch_line(row, self.settings.epochs))
 
     def validate(self, validation: ImageSet, attack: Attack) -> dict[str, float]:
         """Returns clean and PGD accuracy on the validation split, and keeps the weights if they are the best yet."""
-        with self.stopwatch.phase("validation"):
-            model = Inference(self.evaluated, self.accelerator.autocast)
-            clean, robust = robust_accuracy(model, validation, attack, seed=self.seed)
+        self.stopwatch.begin("validation")
+        autocast = self.accelerator.autocast
+        clean, robust = robust_accuracy(self.evaluated, validation, attack, seed=self.seed, autocast=autocast)
         if self.progress.best is None or robust > self.progress.best:
             self.progress.best = robust
-            with self.stopwatch.phase("checkpoint"):
-                self.save_weights("best")
+            self.stopwatch.begin("checkpoint")
+            self.save_weights("best")
         return {"clean": clean, "robust": robust}
 
     @property
@@ -302,10 +311,10 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Writes everything that the rest of the run depends on."""
-        with self.stopwatch.phase("checkpoint"):
-            if self.run and self.run.writes:
-                self.run.checkpoints.save(self.progress.steps, self.state_dict())
-            processes.barrier()
+        self.stopwatch.begin("checkpoint")
+        if self.run and self.run.writes:
+            self.run.checkpoints.save(self.progress.steps, self.state_dict())
+        processes.barrier()
 
     def stop_if_asked(self) -> None:
         """Ends the run with a checkpoint if any process was asked to.
@@ -366,6 +375,6 @@ class Trainer:
                 restore_optimizer(part, state[name])
             else:
                 part.load_state_dict(state[name])
-        self.stopwatch.restart(state["seconds"])
+        self.stopwatch.restart("checkpoint", state["seconds"])
         self.run.keep_rows(self.progress.epoch)
         self.display.say(f"resumed from {path}")

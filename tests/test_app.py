@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from robustcords import build, recipe
+from robustcords.timing import PHASES
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
 SMALL = settings(
@@ -75,8 +76,9 @@ def test_the_run_directory_is_the_contracts(run: Path):
     assert {"torch", "robustcords", "cords"} <= environment["versions"].keys()
     assert (environment["world_size"], environment["seed"], environment["precision"]) == (1, 0, "fp32")
     for line in (run / "metrics.jsonl").read_text().splitlines():
-        phases = {"total", "attack", "update", "selection", "data", "validation", "checkpoint"}
-        assert json.loads(line)["seconds"].keys() == phases
+        seconds = json.loads(line)["seconds"]
+        assert seconds.keys() == {"total", *PHASES}
+        assert sum(seconds[phase] for phase in PHASES) == pytest.approx(seconds["total"], rel=1e-9)
     assert {path.stem for path in (run / "selections").iterdir()} == {"epoch_0000", "epoch_0001"}
     assert {path.stem for path in (run / "weights").iterdir()} == {"best", "last"}
     assert recipe.load(run / "recipe.toml") == recipe.load("digits_mart", SMALL[1::2])

@@ -50,8 +50,28 @@ def evaluation_mode(model: Model) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """Lets no parameter require a gradient for as long as the block lasts.
+
+    Autograd skips the gradients that nobody asks for node by node, but a compiled model's backward pass is one node,
+    which makes those of all parameters that require one.
+    """
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
-    """Returns d(sum of objective)/dx, (B, C, H, W). Parameters get no gradient, and none is computed for them.
+    """Returns d(sum of objective)/dx, (B, C, H, W). Parameters get no gradient.
+
+    None is computed for them either: not by eager models, and inside a call of an `Attack` not by compiled ones.
 
     Args:
         model: as `Model`.
@@ -70,8 +90,9 @@ class Attack(Component, ABC):
     Subclasses write `search`. Calling an attack keeps these promises:
 
     the result is inside the ball and inside [0, 1]; it carries no graph; the model's train and eval modes, its
-    BatchNorm buffers and its parameters' ``.grad`` are what they were; the same noise gives the same result; at epsilon
-    0 and for an empty batch the result is the input.
+    BatchNorm buffers and its parameters' ``.grad`` and ``requires_grad`` are what they were, and no gradient of a
+    parameter is computed; the same noise gives the same result; at epsilon 0 and for an empty batch the result is the
+    input.
 
     Args:
         threat: the allowed perturbations.
@@ -93,7 +114,7 @@ class Attack(Component, ABC):
         """
         if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
             return x.detach()
-        with evaluation_mode(model):
+        with evaluation_mode(model), frozen(model):
             return self.threat.project(self.search(model, x.detach(), objective, noise), x).detach()
 
     @property

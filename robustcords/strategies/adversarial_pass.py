@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from robustcords import processes
 from robustcords.attacks.base import Attack, Objective, evaluation_mode
 from robustcords.errors import UserError
+from robustcords.inference import frozen
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import LastLayer
 from robustcords.precision import full_precision
@@ -61,7 +62,7 @@ def adversarial_pass(
     world, rank = processes.world_size(), processes.rank()
     mine = batches[rank::world]
     columns: list[list[Tensor]] = []
-    with evaluation_mode(model):
+    with evaluation_mode(model), frozen(model):
         for done, batch in enumerate(fetch(loader, mine), start=1):
             rows, x, y = (part.to(device) for part in batch)
             columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, Noise(seed, rows))])

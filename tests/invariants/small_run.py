@@ -1,0 +1,100 @@
+"""A run that takes milliseconds, on made-up images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcords.adversary import Adversary
+from robustcords.attacks.pgd import PGD
+from robustcords.components import find
+from robustcords.data.base import ImageSet
+from robustcords.run_directory import RunDirectory
+from robustcords.selection import SubsetSelector
+from robustcords.threat import ThreatModel
+from robustcords.trainer import Trainer
+from robustcords.training_config import TrainConfig
+
+COUNT, BATCH = 61, 16
+THREAT = ThreatModel(epsilon=0.05)
+ATTACK = PGD(THREAT, steps=2, step_size=0.03)
+
+
+def made_up(count: int = COUNT, seed: int = 0) -> ImageSet:
+    """Three classes of noisy patterns, which a small network learns in a few steps."""
+    numbers = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    patterns = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    images = 0.7 * patterns[labels] + 0.3 * torch.rand(count, 1, 8, 8, generator=numbers)
+    return ImageSet((images * 255).to(torch.uint8), labels, ("a", "b", "c"))
+
+
+def network(norm: bool = False) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        middle = [nn.BatchNorm1d(16)] if norm else []
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *middle, nn.ReLU(), nn.Linear(16, 3))
+
+
+def chooser(name: str = "random", images: ImageSet | None = None, loss: str = "sat", epochs: int = 3, **options: Any):
+    strategy = find("selector", name)
+    config = strategy.Config(name=name, **{"fraction": 0.5, "select_every": 1, **options})
+    return SubsetSelector(
+        strategy,
+        config,
+        images or made_up(),
+        made_up(12, seed=1),
+        loss=find("loss", loss)(),
+        attack=ATTACK,
+        epochs=epochs,
+        batch_size=BATCH,
+    )
+
+
+def trainer(
+    *,
+    loss: str = "sat",
+    adversary: type[Adversary] = Adversary,
+    model: nn.Module | None = None,
+    lr: float = 0.1,
+    run: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> Trainer:
+    model = model or network()
+    criterion = find("loss", loss)()
+    directory = None
+    if run:
+        run.mkdir(exist_ok=True)
+        directory = RunDirectory(run)
+        directory.start("", {})
+    return Trainer(
+        model,
+        criterion,
+        adversary(ATTACK, criterion),
+        options.pop("train", made_up()),
+        torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
+        TrainConfig(
+            **{"epochs": 2, "batch_size": BATCH, "memory_format": "contiguous", "precision": "fp32", **(settings or {})}
+        ),
+        run=directory,
+        **options,
+    )
+
+
+def fitted(**options: Any) -> Trainer:
+    made = trainer(**options)
+    made.fit()
+    return made
+
+
+def vector(of: Trainer | nn.Module) -> Tensor:
+    model = of.evaluated if isinstance(of, Trainer) else of
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
+def close(first: Trainer, second: Trainer) -> bool:
+    return torch.allclose(vector(first), vector(second), rtol=1e-4, atol=1e-5)

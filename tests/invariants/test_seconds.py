@@ -1,0 +1,112 @@
+"""Where the wall clock goes: every moment to one phase, and nothing is left over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_run import ATTACK, BATCH, chooser, made_up, trainer
+
+from robustcords import processes, timing
+from robustcords import trainer as training
+from robustcords.averaging import AveragingConfig
+from robustcords.timing import PHASES, Stopwatch
+
+
+class Clock:
+    """A clock that stands still, but for what says that it takes its time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def slow(self, patch: pytest.MonkeyPatch, owner: Any, name: str, seconds: float) -> None:
+        """Lets every call of a function take so long."""
+        original = getattr(owner, name)
+
+        def taking(*args: Any, **kwargs: Any) -> Any:
+            self.now += seconds
+            return original(*args, **kwargs)
+
+        patch.setattr(owner, name, taking)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(timing, "time", made)
+    return made
+
+
+def test_every_moment_counts_towards_the_phase_begun_last(clock: Clock):
+    watch = Stopwatch(torch.device("cpu"))
+    for phase, seconds in (("data", 1), ("attack", 2), ("data", 4), ("update", 8)):
+        watch.begin(phase)
+        clock.now += seconds
+    assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"data": 5, "attack": 2, "update": 8, "total": 15}
+
+
+def test_a_lap_ends_one_count_and_begins_the_next_at_the_same_instant(clock: Clock):
+    watch = Stopwatch(torch.device("cpu"))
+    watch.begin("logging")
+    clock.now += 1
+    assert watch.lap()["logging"] == 1
+    clock.now += 2
+    assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"logging": 2, "total": 2}
+
+
+def test_an_interrupted_count_goes_on(clock: Clock):
+    watch = Stopwatch(torch.device("cpu"))
+    watch.begin("attack")
+    clock.now += 3
+    kept = watch.seconds()
+    clock.now += 100  # nobody was there
+    watch.restart("update", kept)
+    clock.now += 4
+    assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"attack": 3, "update": 4, "total": 7}
+
+
+def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    made = trainer(
+        selector=chooser("adv-glister", select_every=2, epochs=4),
+        validation=made_up(12, seed=1),
+        validation_attack=ATTACK,
+        settings={"epochs": 4, "validate_every": 4, "averaging": AveragingConfig(), "accumulation": 2},
+        run=tmp_path / "run",
+    )
+    assert made.run and made.averaging and made.selector and made.schedule is None
+    steps = -(-made.selector.budget // BATCH)
+    slow = SimpleNamespace(data=1, attack=2, update=4, communication=8, averaging=16, selection=32, validation=64)
+    clock.slow(monkeypatch, made.loader, "load", slow.data)
+    clock.slow(monkeypatch, made.adversary, "attack", slow.attack)
+    clock.slow(monkeypatch, made, "update", slow.update)
+    clock.slow(monkeypatch, processes, "share_buffers", slow.communication)
+    clock.slow(monkeypatch, made.averaging, "update", slow.averaging)
+    clock.slow(monkeypatch, made.selector, "subset", slow.selection)
+    clock.slow(monkeypatch, training, "robust_accuracy", slow.validation)
+    clock.slow(monkeypatch, made.run.checkpoints, "save", 128)
+    clock.slow(monkeypatch, made.run, "add_row", 256)
+    clock.slow(monkeypatch, made.loader, "order", 512)
+    start = clock.now
+    made.fit()
+    rows = [row["seconds"] for row in made.run.rows()]
+    everywhere = {
+        "data": 512 + steps * slow.data,
+        "attack": steps * slow.attack,
+        "update": 2 * steps * slow.update,
+        "communication": steps * slow.communication,
+        "averaging": steps * slow.averaging,
+        "selection": slow.selection,
+        "validation": 0,
+    }
+    for epoch, row in enumerate(rows):
+        expected = everywhere | {"checkpoint": 128 * (epoch > 0), "logging": 256 * (epoch > 0)}
+        if epoch == len(rows) - 1:
+            expected["validation"] = slow.validation
+        assert row == expected | {"total": sum(expected.values())}
+    assert sum(row["total"] for row in rows) == clock.now - start - 128 - 256  # the last line, and what follows it

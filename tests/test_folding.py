@@ -1,0 +1,160 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustcords.attacks.base import Objective, evaluation_mode, input_gradient
+from robustcords.folding import fold
+from robustcords.inference import Inference
+from robustcords.models.preact_resnet import PreActResNet
+from robustcords.models.resnet import ResNet
+from robustcords.models.wide_resnet import WideResNet
+
+
+def used(model: nn.Module) -> nn.Module:
+    """Gives BatchNorms statistics and parameters of their own, and the model float64."""
+    source = torch.Generator().manual_seed(0)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean = torch.randn(norm.num_features, generator=source)
+        norm.running_var = torch.rand(norm.num_features, generator=source) + 0.5
+        if norm.affine:
+            norm.weight.data = torch.randn(norm.num_features, generator=source)
+            norm.bias.data = torch.randn(norm.num_features, generator=source)
+    return model.double()
+
+
+def networks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    sources = {
+        "resnet": ResNet(name="resnet8", width=4),
+        "preact": PreActResNet(width=4, depths=(1, 1)),
+        "wide": WideResNet(depth=10, widen_factor=1),
+    }
+    plain = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3, dilation=2),
+        nn.BatchNorm2d(6, affine=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(10),
+    )
+    plain(torch.zeros(1, 3, 16, 16))
+    return {**{name: source.network(3, 16, 10) for name, source in sources.items()}, "sequential": plain}
+
+
+IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+OBJECTIVE = Objective(lambda logits: logits.square().sum(1))
+
+
+@pytest.mark.parametrize("name", ["resnet", "preact", "wide", "sequential"])
+def test_a_frozen_model_gives_the_plain_models_logits_and_gradients(name: str) -> None:
+    model = used(networks()[name]).eval()
+    inference = Inference(model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with inference.frozen():
+        assert inference._folded is not None
+        torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            input_gradient(inference, OBJECTIVE, IMAGES), input_gradient(model, OBJECTIVE, IMAGES), rtol=1e-9, atol=1e-9
+        )
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert list(inference.state_dict()) == [f"model.{key}" for key in before]
+
+
+def test_every_batchnorm_behind_a_convolution_is_folded() -> None:
+    model = networks()["resnet"]
+    folded = fold(model.eval())
+    assert folded is not None
+    kept = [
+        folded._graph.get_submodule(str(node.target)) for node in folded._graph.graph.nodes if node.op == "call_module"
+    ]
+    assert [type(module) for module in kept] == [nn.Linear]
+
+
+def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
+    model = used(networks()["resnet"]).eval()
+    inference = Inference(model)
+    with inference.frozen():
+        before = inference(IMAGES)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    model.bn1.running_var.mul_(2)
+    with inference.frozen():
+        after = inference(IMAGES)
+    torch.testing.assert_close(after, model(IMAGES))
+    assert not torch.allclose(before, after)
+
+
+def test_training_mode_and_what_comes_after_the_block_are_those_of_the_plain_model() -> None:
+    model = used(networks()["resnet"])
+    inference = Inference(model.train())
+    with inference.frozen():
+        with evaluation_mode(inference):
+            torch.testing.assert_close(inference(IMAGES), model(IMAGES))
+        statistics = model.bn1.running_mean.clone()
+        inference(IMAGES)
+        assert not torch.equal(model.bn1.running_mean, statistics)
+    with evaluation_mode(inference):
+        assert torch.equal(inference(IMAGES), model(IMAGES))
+
+
+class Annealed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        self.temperature = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.norm(self.convolution(x))).mean((2, 3)))
+        return logits / self.temperature
+
+
+def test_a_setting_that_changes_is_read_again() -> None:
+    model = Annealed().double().eval()
+    inference = Inference(model)
+    for model.temperature in (1.0, 4.0):
+        with inference.frozen():
+            assert inference._folded is not None
+            torch.testing.assert_close(inference(IMAGES), model(IMAGES))
+
+
+class Branching(Annealed):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.mean() > 0.25 else super().forward(-x)
+
+
+class Shared(Annealed):
+    """Reads the convolution's result and not only the BatchNorm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raw = self.convolution(x)
+        both = self.norm(raw) + raw
+        logits: Tensor = self.head(F.relu(both).mean((2, 3)) + both.mean((2, 3)))
+        return logits
+
+
+class Broadcast(Annealed):
+    """Adds something larger to a convolution's result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = self.norm(self.convolution(x)).mean((2, 3), keepdim=True)
+        large = self.norm(self.convolution(x[..., :3, :3])) + small.expand(-1, -1, 4, 4)
+        logits: Tensor = self.head(large.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Branching, Shared, Broadcast])
+def test_code_that_cannot_be_folded_runs_as_it_is(kind: type[nn.Module]) -> None:
+    model = used(kind()).eval()
+    inference = Inference(model)
+    with inference.frozen():
+        torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-12, atol=1e-12)
+
+
+def test_hooks_and_patched_forwards_are_not_passed_by() -> None:
+    model = networks()["resnet"].eval()
+    handle = model.layers.register_forward_hook(lambda *_: None)
+    assert fold(model) is None
+    handle.remove()
+    assert fold(model) is not None
+    model.layers.forward = model.layers.forward
+    assert fold(model) is None
