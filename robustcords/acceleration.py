@@ -13,12 +13,15 @@ from accelerate.tracking import get_available_trackers
 from torch import nn
 
 from robustcords.errors import UserError
+from robustcords.memory import keep_freed_memory
 from robustcords.precision import fastest, require
 from robustcords.training_config import TrainConfig
 
 
 def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
     """Returns an accelerator with these settings' precision and accumulation, which win over the launcher's.
+
+    On a CPU the process keeps the memory it frees from here on.
 
     Args:
         settings: ``precision`` may be ``"auto"``.
@@ -36,6 +39,8 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
     # Sums over processes and the selection's arithmetic are in float64, which Apple's GPUs do not have.
     on_cpu = torch.backends.mps.is_available()
     device = Accelerator(cpu=on_cpu).device
+    if device.type == "cpu":
+        keep_freed_memory()
     AcceleratorState._reset_state(reset_partial_state=False)
     precision = fastest(device) if settings.precision == "auto" else settings.precision
     require(precision, device, "train.precision")

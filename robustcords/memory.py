@@ -1,0 +1,24 @@
+"""Keeping the memory of tensors that come and go."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_KEPT, _LARGEST = 2**30, 2**28
+
+
+def keep_freed_memory() -> None:
+    """Lets the process keep up to 1 GiB of the memory that it frees, for what it allocates next.
+
+    By default the C library gives large blocks back to the system, which clears every page before it lends it again: a
+    training step that allocates the same activations again and again can spend a third of its time on that.
+    Applies to blocks below 256 MiB, and to glibc; elsewhere nothing changes.
+    """
+    if sys.platform != "linux":
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries for Linux have none
+    if set_option is not None:
+        set_option(_TRIM_THRESHOLD, _KEPT)
+        set_option(_MMAP_THRESHOLD, _LARGEST)
