@@ -145,7 +145,11 @@ def _is_main() -> bool:
 
 
 def main() -> None:
-    """Runs the command line. Exit status: 0 done, 2 the input is at fault, 1 anything else, 128 + signal if stopped."""
+    """Runs the command line.
+
+    Exit status: 0 done, 2 the input is at fault, 128 + signal if a signal stopped it, 75 if the time limit did, 1
+    anything else.
+    """
     from robustcords.errors import Interrupted, RunError, UserError
 
     try:
@@ -160,7 +164,7 @@ def main() -> None:
         _fail(str(error), 1)
     except Interrupted as error:
         on = {"run": "; go on with --resume", "evaluate": "; the same command goes on where it stopped"}
-        _fail(f"{error}{on.get(sys.argv[1], '')}", 128 + error.number)
+        _fail(f"{error}{on.get(sys.argv[1], '')}", error.status)
     sys.exit(status if isinstance(status, int) else 0)
 
 

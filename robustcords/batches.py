@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,11 @@ class Batch:
     weights: Tensor
     noise: Noise
     total: float
+
+    def parts(self, count: int) -> Iterator[slice]:
+        """Yields the rows of each of so many micro-batches."""
+        edges = [round(len(self.y) * number / count) for number in range(count + 1)]
+        yield from (slice(start, end) for start, end in itertools.pairwise(edges))
 
 
 class BatchLoader:

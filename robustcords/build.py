@@ -24,9 +24,11 @@ from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import find_head
+from robustcords.overfitting import FEW_PASSES, IMAGES, OverfittingProbe
 from robustcords.precision import require
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, find
+from robustcords.rng import generator
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import SubsetSelector
 from robustcords.trainer import Trainer
@@ -183,6 +185,8 @@ def trainer(
     network = model(recipe, images).to(started.device)
     check_selector(recipe, network, images, started.device)
     train = resident(images.train, started.device)
+    # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
+    strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
     return Trainer(
         network,
         loss,
@@ -193,8 +197,8 @@ def trainer(
         schedule=component("schedule", recipe.schedule),
         selector=selector(recipe, images),
         validation=images.validation,
-        # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
-        validation_attack=PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4),
+        validation_attack=strong,
+        probe=_probe(recipe, images, strong, display or Display(visible=False)),
         numbers=images.numbers,
         crop=images.source.crop,
         flip=images.source.flip,
@@ -204,6 +208,17 @@ def trainer(
         display=display,
         interruption=interruption,
     )
+
+
+def _probe(recipe: Recipe, images: Data, strong: Attack, display: Display) -> OverfittingProbe | None:
+    """Returns what looks for catastrophic overfitting, where the training attack is of the kind that leads to it."""
+    training = attack(recipe)
+    adversarial = "adversarial" in component("loss", recipe.loss).passes
+    if recipe.train.overfitting is None or not adversarial or not 0 < training.passes <= FEW_PASSES:
+        return None
+    order = torch.randperm(len(images.train), generator=generator(recipe.seed, "overfitting-probe"))
+    part = images.train.subset(order[:IMAGES].sort().values)
+    return OverfittingProbe(part, training, strong, recipe.train.overfitting, display)
 
 
 def resident(images: ImageSet, device: torch.device) -> ImageSet:

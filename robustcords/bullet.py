@@ -69,9 +69,9 @@ class BulletAdversary(Adversary):
     One clean forward in eval mode gives every example the score ``s = std(softmax(z))``, negated where the prediction
     is wrong; it is the same forward that TRADES' objective is anchored at. Outliers have ``s < 0``; with ``threshold =
     max(0, quantile(s, 1 - reference))``, robust examples have ``s > threshold`` and boundary examples lie between. One
-    more eval forward, of the adversarial examples, gives the batch's robust accuracy, and then ``reference <- momentum
-    * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the accuracy are those of the
-    global batch, over all processes.
+    more eval forward, of the examples that were attacked, gives the batch's robust accuracy, and then
+    ``reference <- momentum * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the
+    accuracy are those of the global batch, over all processes.
 
     Each kind is attacked as a batch of its own, so fewer steps take less time.
 
@@ -93,14 +93,19 @@ class BulletAdversary(Adversary):
     def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
         """Returns adversarial examples for a process's share of a global batch, and counts of the three kinds."""
         clean = clean_logits(model, x)
+        correct = clean.argmax(dim=1) == y
         masks = self.classify(clean, y)
+        attacked = torch.zeros_like(correct)
         images = x.clone()
         for kind, mask in masks.items():
             rows = mask.nonzero().squeeze(1)
             if self.attacks[kind].passes and len(rows):
                 objective = self.objective(y[rows], clean[rows])
                 images[rows] = self.attacks[kind](model, x[rows], objective, noise[rows])
-        correct = clean_logits(model, images).argmax(dim=1) == y
+                attacked |= mask
+        rows = attacked.nonzero().squeeze(1)
+        if len(rows):
+            correct[rows] = clean_logits(model, images[rows]).argmax(dim=1) == y[rows]
         hits, size = processes.sum_over([int(correct.sum()), len(y)], device=x.device)
         keep = self.config.momentum
         self.reference = keep * self.reference + (1 - keep) * self.config.scale * hits / size

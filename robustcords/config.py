@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h)")
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+_LONGEST_S = 10**9
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
 
 
@@ -47,6 +51,30 @@ Radius = Annotated[
     Field(ge=0, allow_inf_nan=False),
 ]
 """A radius or step in pixel space, where 1 is the whole range: a number >= 0, or a fraction such as ``"8/255"``."""
+
+
+def parse_duration(value: Any) -> Any:
+    """Turns ``"10 min"`` into a timedelta; leaves everything else to the field's own validation.
+
+    Raises:
+        ValueError: for a string that is not a positive number and a unit.
+    """
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value.strip())
+    if not found or not 0 < float(found[1]) * _UNITS[found[2]] < _LONGEST_S:
+        raise ValueError(f"{value!r} is not a duration such as '90 s', '10 min' or '1.5 h'")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+
+
+def _dump_duration(value: timedelta) -> str:
+    seconds = value.total_seconds()
+    unit = next((unit for unit in ("h", "min") if seconds % _UNITS[unit] == 0), "s")
+    return f"{seconds / _UNITS[unit]:.12g} {unit}"
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_dump_duration)]
+"""A length of time: a number and ``s``, ``min`` or ``h``, such as ``"10 min"``."""
 
 
 class Table(BaseModel):

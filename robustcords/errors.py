@@ -48,12 +48,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 class Interrupted(Exception):  # noqa: N818 -- nothing went wrong: the user asked for it
-    """A signal asked the run to stop; what was done so far is in a checkpoint.
+    """A signal, or the recipe's time limit, stopped the run; what was done so far is in a checkpoint.
+
+    Args:
+        number: the signal's; None where it was the time limit.
 
     Attributes:
-        number: the signal's number; the exit status is 128 more.
+        status: the exit status: 128 and the signal's number, or 75, which sysexits.h has for "try again later".
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.number = number
+    def __init__(self, number: int | None) -> None:
+        super().__init__(f"stopped by signal {number}" if number else "stopped at train.time_limit")
+        self.status = 128 + number if number else 75

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,11 @@ from robustcords.report.tables import markdown
 from robustcords.run_directory import RunDirectory
 from robustcords.trainer import Trainer
 
+CHANGEABLE = frozenset(f"train.{key}" for key in ("checkpoint_every", "keep_checkpoints", "time_limit")) | {
+    "logging.trackers"
+}
+"""What a recipe may say otherwise than the run that is resumed with it, beside more epochs."""
+
 _PACKAGES = ("robustcords", "torch", "torchvision", "accelerate", "cords", "numpy", "pyautoattack", "safetensors")
 
 
@@ -51,7 +56,7 @@ class Session:
 def session(recipe: Recipe) -> Iterator[Session]:
     """Starts the processes, the display and the signal handlers, and ends them again."""
     accelerator = build.accelerator(recipe)
-    with Display(visible=accelerator.is_main_process) as display, Interruption() as interruption:
+    with Display(visible=accelerator.is_main_process) as display, Interruption(recipe.train.time_limit) as interruption:
         try:
             yield Session(accelerator, display, interruption)
         finally:
@@ -77,26 +82,37 @@ def run(
         Interrupted: a signal asked to stop; ``resume`` goes on from there.
         RunError: the loss is not finite.
     """
-    with session(recipe) as work:
+    with session(recipe) as work, ExitStack() as claims:
+
+        def claim(path: Path) -> None:
+            processes.decide_together(lambda: claims.enter_context(run_directory.claim(path)) and None)
+
         recipe = build.resolved(recipe, work.accelerator)
         path = processes.decide_together(lambda: _existing(recipe, name, output, resume))
-        if path and RunDirectory(path).finished:
+        if path and _finished(path, recipe):
             work.display.say(f"{path} is finished; nothing to do")
             return path, RunDirectory(path).read_report()
+        if path:
+            claim(path)
         with work.accelerator.main_process_first():
             images = build.data(recipe)
         # What cannot be built is said before there is a directory.
         trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
-        chosen = path or processes.decide_together(lambda: run_directory.create(output, name))
+        if path is None:
+            path = processes.decide_together(lambda: run_directory.create(output, name))
+            claim(path)
         directory = RunDirectory(
-            chosen, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
+            path, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
         )
+        if directory.recipe.exists() and load(directory.recipe) != recipe:
+            directory.change_recipe(dump(recipe))
+        processes.barrier()
         directory.start(dump(recipe), environment(recipe, work.accelerator))
         processes.barrier()
         trainer.run = directory
         if profile and directory.writes:
-            trainer.profiler = Profiler(chosen / "profile", work.accelerator.device, work.display)
-        return chosen, _run_in(directory, recipe, images, trainer, work)
+            trainer.profiler = Profiler(path / "profile", work.accelerator.device, work.display)
+        return path, _run_in(directory, recipe, images, trainer, work)
 
 
 def _run_in(
@@ -183,11 +199,22 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     path = output or run_directory.newest(name)
     if path is None or not (path / "recipe.toml").exists():
         return None
-    before, now = dict(_flat(plain(load(path / "recipe.toml")))), dict(_flat(plain(recipe)))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        raise UserError(f"--resume {path}: that run has another recipe; what differs: {', '.join(changed)}")
+    own = load(path / "recipe.toml")
+    before, now = dict(_flat(plain(own))), dict(_flat(plain(recipe)))
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    if recipe.train.epochs > own.train.epochs:
+        changed.discard("train.epochs")
+    if refused := sorted(changed - CHANGEABLE):
+        raise UserError(
+            f"--resume {path}: that run has another recipe; what differs: {', '.join(refused)}; "
+            f"what may: more train.epochs, {', '.join(sorted(CHANGEABLE))}"
+        )
     return path
+
+
+def _finished(path: Path, recipe: Recipe) -> bool:
+    """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
+    return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml").train.epochs
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

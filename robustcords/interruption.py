@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
+from collections.abc import Sequence
+from datetime import timedelta
 from types import FrameType
 
 import torch
@@ -19,12 +22,16 @@ SAME_S = 2.0
 class Interruption:
     """Notes SIGINT and SIGTERM while its context lasts; a later second one of either ends the process the usual way.
 
+    Args:
+        time_limit: from now on, after which to stop as well; None for none.
+
     Attributes:
         requested: the number of the signal that came, or 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, time_limit: timedelta | None = None) -> None:
         self.requested = 0
+        self._deadline = time.monotonic() + time_limit.total_seconds() if time_limit else math.inf
         self._since = 0.0
         self._before: dict[int, object] = {}
 
@@ -49,20 +56,35 @@ class Interruption:
             self.__exit__()
             signal.raise_signal(number)
 
+    def reasons(self) -> list[int]:
+        """Returns what speaks for stopping in this process: whether a signal came, and whether the time is over."""
+        return [int(self.requested > 0), int(time.monotonic() >= self._deadline)]
+
+    def verdict(self, reasons: Sequence[float]) -> Interrupted | None:
+        """Returns what stops all processes, or None.
+
+        Args:
+            reasons: of one process, or their sums over all.
+        """
+        signalled, overdue = reasons
+        if signalled:
+            return Interrupted(self.requested or signal.SIGTERM)
+        return Interrupted(None) if overdue else None
+
     def check(self) -> None:
-        """Raises what stops the run, if a signal came.
+        """Raises what stops the run, if there is a reason to.
 
         Raises:
-            Interrupted: with the signal's number.
+            Interrupted: a signal came, or the time is over.
         """
-        if self.requested:
-            raise Interrupted(self.requested)
+        if error := self.verdict(self.reasons()):
+            raise error
 
     def check_together(self, device: torch.device | str = "cpu") -> None:
-        """Stops all processes if a signal came to any; each has to call this at the same point.
+        """Stops all processes if there is a reason to in any; each has to call this at the same point.
 
         Raises:
-            Interrupted: with the signal's number.
+            Interrupted: a signal came, or the time is over.
         """
-        if processes.sum_over([int(self.requested > 0)], device)[0]:
-            raise Interrupted(self.requested or signal.SIGTERM)
+        if error := self.verdict(processes.sum_over(self.reasons(), device)):
+            raise error

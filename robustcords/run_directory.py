@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
@@ -70,6 +72,14 @@ class RunDirectory:
                 write_json(self.path / "environment.json", environment)
         if (self.path / "environment.json").exists():
             self.environment()  # better now than when the report is made, after training
+
+    def change_recipe(self, recipe: str) -> None:
+        """Replaces the recipe of a run that goes on by one that asks for more; a report is kept under another name."""
+        if self.writes:
+            for path in (self.report, self.path / "report.md"):
+                if path.exists():
+                    path.rename(path.with_stem(f"report_after_{len(self.rows())}_epochs"))
+            write_atomic(self.recipe, recipe)
 
     def read_report(self) -> dict[str, Any]:
         """Returns the finished run's report.
@@ -178,6 +188,23 @@ def create(output: Path | None, name: str) -> Path:
     except OSError as error:
         raise UserError(f"cannot make the run directory {error.filename}: {error.strerror}") from error
     raise UserError(f"runs/{name}: no free number is left")
+
+
+def claim(path: Path) -> AbstractContextManager[object]:
+    """Keeps other processes from running in a directory until the context that it returns ends, or this process.
+
+    The claim is a lock on a file, ``.lock``, which the system itself ends with the process, however that ends.
+
+    Raises:
+        UserError: another process has claimed it, or it cannot be written to.
+    """
+    try:
+        return FileLock(path / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        what = "another process is running in there; wait for it, or name another directory with --output"
+        raise UserError(f"{path}: {what}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror})") from error
 
 
 def newest(name: str) -> Path | None:

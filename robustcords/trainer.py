@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import signal
-from collections.abc import Iterator
+import time
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.optimization import Schedule
+from robustcords.overfitting import OverfittingProbe
 from robustcords.profiling import Profiler
 from robustcords.progress import Display, epoch_line
 from robustcords.rng import derive
@@ -66,6 +66,7 @@ class Trainer:
         display: where progress is shown; None shows nothing.
         interruption: asked after each step whether to stop.
         profiler: records some steps; None records none.
+        probe: looks for catastrophic overfitting after every epoch; None does not.
 
     Raises:
         UserError: a batch cannot be divided over the processes and accumulation steps.
@@ -93,6 +94,7 @@ class Trainer:
         display: Display | None = None,
         interruption: Interruption | None = None,
         profiler: Profiler | None = None,
+        probe: OverfittingProbe | None = None,
     ) -> None:
         self.accelerator = accelerator or start(settings)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
@@ -123,10 +125,11 @@ class Trainer:
             self.loader.check(size, settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()
-        self.profiler = profiler or Profiler()
-        self.stopwatch = Stopwatch(self.device)
-        self.progress = Progress()
-        self.stopping = False
+        self.profiler, self.probe = profiler or Profiler(), probe
+        self.stopwatch, self.progress = Stopwatch(self.device), Progress()
+        self.gradient_norm = torch.zeros(())
+        self.stopping: Interrupted | None = None
+        self.saving, self.saved = False, time.monotonic()
 
     def fit(self) -> None:
         """Trains to the last epoch, from the newest checkpoint where the run has one.
@@ -144,7 +147,8 @@ class Trainer:
                 self.train_epoch(epoch, subset)
                 self.finish_epoch(epoch, subset)
             self.progress = Progress(epoch=epoch + 1, steps=self.progress.steps, best=self.progress.best)
-            if (epoch + 1) % self.settings.checkpoint_every == 0 or epoch + 1 == self.settings.epochs:
+            every = self.settings.checkpoint_every
+            if epoch + 1 == self.settings.epochs or (isinstance(every, int) and (epoch + 1) % every == 0):
                 self.save_checkpoint()
         self.save_weights("last")
 
@@ -172,8 +176,8 @@ class Trainer:
                     self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
                 self.stopwatch.begin("logging")
                 self.profiler.step()
-                update(step + 1, len(batches), f"loss {self.progress.loss / self.progress.weight:.3f}")
-                self.stop_if_asked()
+                update(step + 1, len(batches), f"loss {self.progress.mean_loss:.3f}")
+                self.stop_or_save()
         self.check_weights()
 
     def train_step(self, batch: Batch) -> None:
@@ -193,22 +197,27 @@ class Trainer:
                 adversarial = self.adversary(self.inference, batch.x, batch.y, batch.noise)
                 inputs["adversarial"], counts = adversarial.images, adversarial.counts
         self.stopwatch.begin("update")
-        share = float(sum(self.update(batch, inputs, part) for part in self.micro_batches(len(batch.y))))
+        share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
+        norm = float(self.gradient_norm)
         self.stopwatch.begin("communication")
-        asked = int(self.interruption.requested > 0)
-        loss, asked_of, *totals = processes.sum_over([share, asked, *counts.values()], device=self.device)
+        values = [share, norm, self.checkpoint_is_due(), *self.interruption.reasons(), *counts.values()]
+        loss, norm, due, signalled, overdue, *totals = processes.sum_over(values, device=self.device)
         processes.share_buffers(self.model)
-        if not math.isfinite(loss):
-            numbers = ", ".join(map(str, batch.noise.keys[:8].tolist()))
-            where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers}, ...)"
-            raise self.not_finite("the loss is not finite", where)
-        self.progress.loss += loss * batch.total
-        self.progress.weight += batch.total
+        if self.accelerator.optimizer_step_was_skipped:
+            self.progress.skipped += 1
+        elif not (math.isfinite(loss) and math.isfinite(norm)):
+            numbers = ", ".join(map(str, batch.noise.keys.tolist()))
+            where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers})"
+            raise self.not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where)
+        else:
+            self.progress.loss += loss * batch.total
+            self.progress.weight += batch.total
         for kind, total in zip(counts, totals, strict=True):
             self.progress.counts[kind] = self.progress.counts.get(kind, 0) + int(total)
         self.progress.step += 1
         self.progress.steps += 1
-        self.stopping = asked_of > 0
+        self.stopping = self.interruption.verdict((signalled, overdue))
+        self.saving = due > 0
 
     def update(self, batch: Batch, inputs: dict[str, Tensor], part: slice) -> Tensor:
         """Runs one micro-batch forward and backward, and steps after the last; returns its share of the mean loss."""
@@ -217,8 +226,9 @@ class Trainer:
             share = (self.loss(logits, batch.y[part]) * batch.weights[part]).sum() / batch.total
             # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
             self.accelerator.backward(share * self.settings.accumulation * processes.world_size())
-            if self.accelerator.sync_gradients and self.settings.clip_gradient:
-                self.accelerator.clip_grad_norm_(self.passes.parameters(), self.settings.clip_gradient)
+            if self.accelerator.sync_gradients:
+                limit = self.settings.clip_gradient or math.inf
+                self.gradient_norm = self.accelerator.clip_grad_norm_(self.passes.parameters(), limit)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return share.detach()
@@ -248,11 +258,6 @@ class Trainer:
             raise
         return subset
 
-    def micro_batches(self, size: int) -> Iterator[slice]:
-        """Yields the accumulation steps' parts of a share of a batch."""
-        edges = [round(size * number / self.settings.accumulation) for number in range(self.settings.accumulation + 1)]
-        yield from (slice(start, end) for start, end in itertools.pairwise(edges))
-
     def set_learning_rate(self, epoch: float) -> None:
         """Sets the learning rates of a moment in the run, in epochs."""
         if self.schedule:
@@ -263,16 +268,23 @@ class Trainer:
     def finish_epoch(self, epoch: int, subset: Subset) -> None:
         """Validates where it is time to, and writes the epoch's line of metrics."""
         self.stopwatch.begin("logging")
+        if self.progress.skipped and not self.progress.weight:
+            raise self.not_finite("the gradients of all steps were", f"in epoch {self.progress.epoch}")
         row: dict[str, Any] = {
             "epoch": epoch,
-            "train_loss": self.progress.loss / self.progress.weight,
+            "train_loss": self.progress.mean_loss,
             "lr": self.optimizer.param_groups[0]["lr"],
             "subset_size": len(subset.indices),
+            "skipped_steps": self.progress.skipped,
         }
         due = (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs
         if due and self.validation and self.validation_attack:
             row["validation"] = self.validate(self.validation, self.validation_attack)
-            self.stopwatch.begin("logging")
+        if self.probe:
+            self.stopwatch.begin("validation")
+            autocast = self.accelerator.autocast
+            row["probe"] = self.probe.look(self.model, epoch, seed=self.seed, autocast=autocast)
+        self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         row |= {
             "images_per_second": len(subset.indices) / sum(seconds[phase] for phase in TRAINING),
@@ -315,17 +327,24 @@ class Trainer:
         if self.run and self.run.writes:
             self.run.checkpoints.save(self.progress.steps, self.state_dict())
         processes.barrier()
+        self.saved = time.monotonic()
 
-    def stop_if_asked(self) -> None:
-        """Ends the run with a checkpoint if any process was asked to.
+    def checkpoint_is_due(self) -> bool:
+        """Returns whether it is time for a checkpoint within the epoch."""
+        every = self.settings.checkpoint_every
+        return isinstance(every, timedelta) and time.monotonic() - self.saved >= every.total_seconds()
+
+    def stop_or_save(self) -> None:
+        """Writes a checkpoint if it is time for one, and ends the run with one if any process has a reason to.
 
         Raises:
-            Interrupted: with the signal's number.
+            Interrupted: a signal came, or the time is over.
         """
-        if self.stopping:
+        if self.stopping or self.saving:
             self.check_weights()
             self.save_checkpoint()
-            raise Interrupted(self.interruption.requested or signal.SIGTERM)
+        if self.stopping:
+            raise self.stopping
 
     def check_weights(self) -> None:
         """Checks what a checkpoint is about to keep.
@@ -335,13 +354,13 @@ class Trainer:
         """
         if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
             where = f"in epoch {self.progress.epoch} after step {self.progress.step - 1}"
-            raise self.not_finite("the weights are not finite", where)
+            raise self.not_finite("the weights are", where)
 
     def not_finite(self, what: str, where: str) -> RunError:
         """Returns the error for numbers that are NaN or infinite: where they came up, and what is left."""
         kept = self.run.checkpoints.paths() if self.run else []
         good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return RunError(f"{what} {where}; {good}; lower optimizer.lr or set train.clip_gradient")
+        return RunError(f"{what} not finite {where}; {good}; lower optimizer.lr or set train.clip_gradient")
 
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
@@ -352,6 +371,7 @@ class Trainer:
             "averaging": self.averaging,
             "selector": self.selector,
             "adversary": self.adversary,
+            "probe": self.probe,
         }
         return {name: part for name, part in found.items() if part is not None}
 

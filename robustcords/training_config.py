@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
-from robustcords.config import Table
+from robustcords.config import Duration, Table
 from robustcords.errors import nearest
 
 if TYPE_CHECKING:
@@ -39,8 +39,13 @@ class TrainConfig(Table):
         compile: compile the model with ``torch.compile``.
         memory_format: layout of images and convolutions in memory.
         validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
+            There is always one after the last epoch.
         keep_checkpoints: how many of the newest checkpoints to keep.
+        time_limit: from the start of the command, such as ``"23.5 h"``: after this the run ends with a checkpoint, as
+            after a signal; left out or ``false``, none.
+        overfitting: look for catastrophic overfitting after every epoch where the training attack has at most three
+            passes, and ``"warn"`` or ``"stop"``; ``false`` does not look.
         clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
         averaging: table of weight averaging; left out or ``false``, none.
     """
@@ -51,9 +56,11 @@ class TrainConfig(Table):
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
     compile: bool = False
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
-    validate_every: Annotated[int, Field(ge=1)] = 5
-    checkpoint_every: Annotated[int, Field(ge=1)] = 1
+    validate_every: Annotated[int, Field(ge=1)] = 10
+    checkpoint_every: Annotated[int, Field(ge=1)] | Duration = 1
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    time_limit: Annotated[Duration | None, BeforeValidator(_off)] = None
+    overfitting: Annotated[Literal["warn", "stop"] | None, BeforeValidator(_off)] = "warn"
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
     averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
 

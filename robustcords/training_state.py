@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -15,6 +16,7 @@ class Progress:
         steps: optimiser steps done altogether.
         loss: sum over the epoch's examples of weight times loss.
         weight: sum of the epoch's weights.
+        skipped: the epoch's steps that were not taken, as gradients in float16 had overflown.
         counts: the epoch's examples by kind, where the adversary tells them apart.
         best: the highest validation PGD accuracy so far, or None.
     """
@@ -24,5 +26,11 @@ class Progress:
     steps: int = 0
     loss: float = 0.0
     weight: float = 0.0
+    skipped: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     best: float | None = None
+
+    @property
+    def mean_loss(self) -> float:
+        """The epoch's weighted mean loss so far; NaN where no step has been taken."""
+        return self.loss / self.weight if self.weight else math.nan

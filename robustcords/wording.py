@@ -149,6 +149,8 @@ def _words(schema: dict[str, Any]) -> str:
     if "enum" in schema or "const" in schema:
         choices = schema.get("enum", [schema.get("const")])
         return f"one of: {', '.join(map(show, choices))}" if len(choices) > 1 else show(choices[0])
+    if schema.get("format") == "duration":
+        return 'a time such as "90 s", "10 min" or "1.5 h"'
     kind = schema.get("type", "object")
     if kind == "array":
         at_least = f" of at least {schema['minItems']}" if schema.get("minItems") else ""

@@ -67,7 +67,7 @@ def refused(answer: Answer, *parts: str) -> None:
 
 
 def test_the_run_directory_is_the_contracts(run: Path):
-    assert {path.name for path in run.iterdir()} - {"evaluation"} == {
+    assert {path.name for path in run.iterdir()} - {"evaluation", ".lock"} == {
         *("recipe.toml", "environment.json", "metrics.jsonl", "report.json", "report.md"),
         *("checkpoints", "selections", "weights"),
     }

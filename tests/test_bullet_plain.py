@@ -129,15 +129,23 @@ def test_equals_the_plain_masked_loop(problem, loss, config, norm):
     assert moved.tolist() == [config.steps.model_dump()[kind] > 0 for kind in kinds]
 
 
+@pytest.mark.parametrize("config", [CONFIG, NO_OUTLIERS])
 @pytest.mark.parametrize("loss", [SAT(), TRADES()])
-def test_makes_no_other_forward_than_the_steps_and_two_more(problem, loss):
+def test_makes_no_other_forward_than_the_steps_and_two_more(problem, loss, config):
     model, x, y, noise = problem
-    bullet = BulletAdversary(PGD(ThreatModel(epsilon=EPSILON)), loss, CONFIG)
+    bullet = BulletAdversary(PGD(ThreatModel(epsilon=EPSILON)), loss, config)
     bullet.reference = 0.4
-    counts = bullet(model, x, y, noise).counts
+    found = bullet(model, x, y, noise)
+    counts = found.counts
+    model.eval()
+    robust = float((model(found.images).argmax(dim=1) == y).double().mean())
+    model.train()
+    assert bullet.reference == pytest.approx(0.9 * 0.4 + 0.1 * 0.8 * robust, abs=1e-12)
+    model.calls.pop()
     sizes = [size for size, _ in model.calls]
-    assert sizes[0] == sizes[-1] == len(x)  # the clean forward that classifies, and the adversarial one that is counted
-    steps = [counts[kind] for kind, number in STEPS.items() for _ in range(number)]
+    # The clean forward that classifies, and that of the examples that were attacked, whose robust accuracy is counted.
+    assert (sizes[0], sizes[-1]) == (len(x), sum(counts[kind] for kind, number in config.steps if number))
+    steps = [counts[kind] for kind, number in config.steps for _ in range(number)]
     assert sorted(sizes[1:-1]) == sorted(steps)
     assert model.training and model.norm.training
 

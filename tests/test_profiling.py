@@ -18,8 +18,25 @@ from robustcords.profiling import STEPS, WARM_UP, Profiler, operators, print_ope
 from robustcords.progress import Display
 from robustcords.timing import TRAINING
 
-SMALL = ["digits_mart", "--set", "train.epochs=2", "--set", "train.batch_size=30", "--set", "evaluation.limit=10"]
-QUICK = ["--set", "evaluation.pgd.restarts=1", "--set", "evaluation.pgd.steps=1", "--set", "selector.name=random"]
+SMALL = [
+    "digits_mart",
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "train.batch_size=30",
+    "--set",
+    "evaluation.autoattack=false",
+]
+QUICK = [
+    "--set",
+    "evaluation.limit=10",
+    "--set",
+    "evaluation.pgd.restarts=1",
+    "--set",
+    "evaluation.pgd.steps=1",
+    "--set",
+    "selector.name=random",
+]
 
 
 def events(path: Path) -> list[dict[str, Any]]:

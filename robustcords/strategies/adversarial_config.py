@@ -13,12 +13,16 @@ from robustcords.precision import Precision, require
 from robustcords.strategies.attack_precision import AttackIn
 from robustcords.strategies.base import StrategyConfig
 
+FEW, REACH = 3, 2.5
+"""Steps of the attack while selecting, and how far they go together, in epsilons."""
+
 
 class AdversarialConfig(StrategyConfig):
     """Options of strategies that attack the data.
 
     Attributes:
-        attack_steps: steps of the attack while selecting; left out, those of the training attack.
+        attack_steps: steps of the attack while selecting; left out, three that cross the ball, which choose as well as
+            ten do here (docs/selection.md), or those of the training attack where it has no more.
         attack_step_size: step size with these steps; left out, that of the training attack.
         attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
             gradients that are selected from are computed as in training.
@@ -43,6 +47,8 @@ class AdversarialConfig(StrategyConfig):
         attack = training
         if self.attack_steps is not None:
             attack = attack.with_effort(self.attack_steps, self.attack_step_size)
+        elif attack.passes > FEW:
+            attack = attack.with_effort(FEW, REACH * attack.threat.epsilon / FEW)
         if self.attack_precision is not None:
             require(self.attack_precision, device, "selector.attack_precision")
             attack = AttackIn(attack, self.attack_precision)

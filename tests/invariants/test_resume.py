@@ -115,7 +115,10 @@ def test_another_recipe_is_not_resumed(parts: Path, capsys: pytest.CaptureFixtur
     before = contents(parts)
     answer = call(capsys, "run", *RECIPE, *settings(loss__beta=4.5, seed=3), "--output", parts, "--resume")
     assert answer.status == 2
-    assert answer.err == f"error: --resume {parts}: that run has another recipe; what differs: loss.beta, seed\n"
+    assert answer.err == (
+        f"error: --resume {parts}: that run has another recipe; what differs: loss.beta, seed; what "
+        "may: more train.epochs, logging.trackers, train.checkpoint_every, train.keep_checkpoints, train.time_limit\n"
+    )
     assert contents(parts) == before
 
 

@@ -49,7 +49,9 @@ class Problem:
 
     def strategy(self, model: nn.Module, precision: str | None):
         strategy = find("selector", "adv-gradmatch")
-        return strategy.from_context(strategy.Config(attack_precision=precision), self.context(model))
+        return strategy.from_context(
+            strategy.Config(attack_precision=precision, attack_steps=STEPS), self.context(model)
+        )
 
     def attacked(self, precision) -> torch.Tensor:
         """PGD on the cross-entropy, from the images themselves."""

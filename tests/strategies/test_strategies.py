@@ -11,10 +11,12 @@ import pytest
 import torch
 from small_problem import LOSSES, Problem
 
+from robustcords.attacks.pgd import PGD
 from robustcords.components import find
 from robustcords.errors import RunError, UserError
 from robustcords.strategies import STRATEGIES
 from robustcords.strategies.adversarial import AdversarialStrategy
+from robustcords.strategies.adversarial_config import AdversarialConfig
 from robustcords.strategies.base import Strategy
 from robustcords.strategies.groups import apportion
 
@@ -157,8 +159,6 @@ def test_options_of_an_attack_are_refused_where_there_is_none(name):
 
 def test_attack_steps_are_those_of_the_selection():
     problem = Problem([40, 40])
-    from robustcords.attacks.pgd import PGD
-
     weak = problem.context(attack=PGD(problem.context().attack.threat, steps=1, step_size=0.01))
     expected = select(problem, "adv-gradmatch", 24, context=weak)
     found = select(problem, "adv-gradmatch", 24, attack_steps=1, attack_step_size=0.01)
@@ -166,6 +166,16 @@ def test_attack_steps_are_those_of_the_selection():
     assert torch.equal(found[1], expected[1])
     with pytest.raises(pydantic.ValidationError, match="only together with attack_steps"):
         find("selector", "adv-gradmatch").Config(attack_step_size=0.01)
+
+
+def test_left_out_the_selection_takes_three_steps_across_the_ball():
+    threat = Problem([4]).context().attack.threat
+    config, device = AdversarialConfig(name="adv-gradmatch"), torch.device("cpu")
+    found = config.attack(PGD(threat, steps=10, step_size=0.01, random_start="uniform"), device).config
+    assert (found.steps, found.random_start) == (3, "uniform")
+    assert found.step_size == pytest.approx(2.5 * threat.epsilon / 3)
+    for few in (PGD(threat, steps=3, step_size=0.01), PGD(threat, steps=0)):
+        assert config.attack(few, device) is few, "the training attack is cheap enough"
 
 
 def test_matching_the_validation_gradient():

@@ -1,0 +1,92 @@
+"""Training the fast ways ends where training the plain way does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_run import trainer, vector
+from torch import Tensor, nn
+
+from robustcords import folding, inference
+from robustcords import trainer as training
+from robustcords.adversary import Adversary
+from robustcords.attacks.pgd import PGD
+from robustcords.bullet import BulletAdversary
+from robustcords.threat import ThreatModel
+from robustcords.trainer import Trainer
+
+# Steps along the gradient itself: its sign would make much of every rounding.
+SMOOTH = PGD(ThreatModel(norm="l2", epsilon=0.5), steps=3, step_size=0.2)
+
+
+class Double(nn.Module):
+    """Goes on in float64, in which rounding is too small for training to make much of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3))
+
+
+def trained(adversary: type[Adversary] = Adversary, *, double: bool = True, **settings: Any) -> Trainer:
+    model = nn.Sequential(Double(), network().double()) if double else network()
+    made = trainer(model=model, loss="trades", lr=0.05, settings=settings)
+    made.adversary = adversary(SMOOTH, made.loss)
+    made.fit()
+    return made
+
+
+def close(first: Trainer, second: Trainer) -> bool:
+    return torch.allclose(vector(first), vector(second), rtol=1e-8, atol=1e-10)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "fold", lambda model: None)
+        return trained()
+
+
+def test_folded_batch_norms(plain: Trainer, monkeypatch: pytest.MonkeyPatch):
+    folds = []
+    monkeypatch.setattr(inference, "fold", lambda model: folds.append(folding.fold(model)) or folds[-1])
+    assert close(trained(), plain)
+    assert len(folds) == 1 and folds[0] is not None
+
+
+def test_channels_last(plain: Trainer):
+    found = trained(memory_format="channels_last")
+    convolutions = [value for value in found.model.parameters() if value.dim() == 4]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in convolutions)
+    assert close(found, plain)
+
+
+def test_compiled(plain: Trainer, monkeypatch: pytest.MonkeyPatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(training, "compile_model", lambda model: model.compile(backend="aot_eager"))
+    assert close(trained(compile=True), plain)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    torch._dynamo.reset()
+
+
+def test_bullet_compacted_and_compiled(monkeypatch: pytest.MonkeyPatch):
+    """Sub-batches of every size go through the compiled model."""
+    expected = trained(BulletAdversary)
+    torch._dynamo.reset()
+    monkeypatch.setattr(training, "compile_model", lambda model: model.compile(backend="aot_eager"))
+    assert close(trained(BulletAdversary, compile=True), expected)
+    torch._dynamo.reset()
+
+
+def test_bf16():
+    """It rounds to 8 bits, so training goes nearly the same way."""
+    start = vector(network())
+    rounded, exact = (vector(trained(double=False, precision=name)) - start for name in ("bf16", "fp32"))
+    assert 0.98 < float(torch.cosine_similarity(rounded, exact, dim=0)) < 1
