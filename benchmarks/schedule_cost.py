@@ -69,9 +69,9 @@ SUBSET = round(FRACTION * (IMAGES - VALIDATION))
 SCHEDULES = (
     Schedule("full data", IMAGES),
     Schedule("Adv-GLISTER", SUBSET, selection_steps=STEPS),
-    Schedule("Adv-GLISTER, looked at every 5 epochs", SUBSET, selection_steps=STEPS, validate_every=5),
+    Schedule("Adv-GLISTER, looked at every 10 epochs", SUBSET, selection_steps=STEPS, validate_every=10),
     Schedule("Adv-GLISTER & Bullet", SUBSET, True, STEPS),
-    Schedule("Adv-GLISTER & Bullet, looked at every 5 epochs", SUBSET, True, STEPS, 5),
+    Schedule("Adv-GLISTER & Bullet, looked at every 10 epochs", SUBSET, True, STEPS, 10),
     Schedule("the same with the defaults", SUBSET, True, FEW, 10),
 )
 

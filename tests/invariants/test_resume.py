@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -11,33 +10,9 @@ from pathlib import Path
 
 import pytest
 from command_line import call, contents, settings, start
+from digits_run import RECIPE, SAME, check_same
 
 from robustcords.checkpoint import Checkpoints
-
-RECIPE = [
-    "digits_mart",
-    *settings(
-        model__width=4,
-        attack__steps=2,
-        bullet__steps__boundary=3,
-        selector__select_every=2,
-        train__epochs=8,
-        train__accumulation=2,
-        train__validate_every=3,
-        train__averaging__kind="ema",
-        train__averaging__decay=0.9,
-        train__precision="fp32",
-        evaluation__limit=40,
-        evaluation__checkpoints='["best", "last"]',
-        evaluation__pgd="{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
-        evaluation__autoattack="false",
-    ),
-]
-SAME = (
-    "weights/last.safetensors",
-    "weights/best.safetensors",
-    *(f"selections/epoch_{n:04d}.npz" for n in (0, 2, 4, 6)),
-)
 
 
 def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -57,12 +32,6 @@ def stop_at(process: subprocess.Popen[str], number: signal.Signals, reached: Cal
         time.sleep(0.01)
     process.send_signal(number)
     return finish(process, status)
-
-
-def rows(run: Path) -> list[dict[str, object]]:
-    timed = ("seconds", "images_per_second")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +57,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_the_bytes_are_the_same(whole: Path, parts: Path):
-    for name in SAME:
-        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
-    assert len(list((parts / "selections").iterdir())) == len(SAME) - 2
-
-
-def test_the_figures_are_the_same(whole: Path, parts: Path):
-    assert [row["epoch"] for row in rows(parts)] == list(range(8))
-    assert rows(whole) == rows(parts)
-    one, other = (json.loads((run / "report.json").read_text()) for run in (whole, parts))
-    assert one["evaluation"] == other["evaluation"]
-    assert one["training"]["selections"] == other["training"]["selections"]
+def test_the_bytes_and_the_figures_are_the_same(whole: Path, parts: Path):
+    check_same(whole, parts)
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]):

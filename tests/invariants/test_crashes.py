@@ -1,0 +1,144 @@
+"""A run that dies at any write, and is resumed, ends with the same bytes; so does one that is stopped by the clock."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import ATTACK, chooser, fitted, made_up, network, trainer
+
+from robustcords import interruption
+from robustcords import trainer as training
+from robustcords.averaging import AveragingConfig
+from robustcords.bullet import BulletAdversary
+from robustcords.errors import Interrupted
+from robustcords.interruption import Interruption
+from robustcords.training_config import TrainConfig
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+class Disk:
+    """Counts what changes the disk, and lets the process die before or after one of these changes."""
+
+    CHANGES = (
+        *((Path, name) for name in ("replace", "rename", "unlink", "mkdir")),
+        (shutil, "rmtree"),
+        (os, "fsync"),
+    )
+
+    def __init__(self, patch: pytest.MonkeyPatch, dies_at: int | None = None, late: bool = False) -> None:
+        self.changes, self.dies_at, self.late, self.dead = 0, dies_at, late, False
+        for owner, name in self.CHANGES:
+            patch.setattr(owner, name, self.watched(getattr(owner, name)))
+
+    def watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **options: Any) -> Any:
+            if self.dead:  # what is still unwinding changes nothing any more
+                raise Killed
+            self.changes += 1
+            self.dead = self.changes == self.dies_at
+            if self.dead and not self.late:
+                raise Killed
+            result = original(*arguments, **options)
+            if self.dead:
+                raise Killed
+            return result
+
+        return change
+
+
+def options(**settings: Any) -> dict[str, Any]:
+    return {
+        "loss": "mart",
+        "adversary": BulletAdversary,
+        "model": network(norm=True),
+        "selector": chooser("adv-glister", loss="mart", select_first=True),
+        "validation": made_up(12, seed=1),
+        "validation_attack": ATTACK,
+        "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1, **settings},
+    }
+
+
+def check_same(one: Path, other: Path) -> None:
+    """The two runs have the same files, and the same figures in them."""
+    files = {path.relative_to(one) for path in one.glob("[sw]*/*")}
+    assert files == {path.relative_to(other) for path in other.glob("[sw]*/[!.]*")}
+    assert len(files) == 4, "two selections, best and last weights"
+    for file in files:
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
+def figures(of: training.Trainer) -> list[dict[str, Any]]:
+    assert of.run is not None
+    return [{key: row[key] for key in row.keys() - {"seconds", "images_per_second"}} for row in of.run.rows()]
+
+
+def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(tmp_path: Path):
+    made = trainer(**options(), run=tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        made.fit()
+    assert disk.changes >= 30
+    for number, late in itertools.product(range(1, disk.changes + 1), (False, True)):
+        run = tmp_path / f"{number}{late}"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            dying = trainer(**options(), run=run)
+            Disk(patch, number, late)
+            dying.fit()
+        again = fitted(**options(), run=run)
+        check_same(tmp_path / "whole", run)
+        assert figures(again) == figures(made)
+        shutil.rmtree(run)
+
+
+class Clock:
+    """Every look at it takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_checkpoints_come_by_the_clock_also_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = fitted(**options(), run=tmp_path / "whole")
+    monkeypatch.setattr(training, "time", Clock())
+    made = trainer(**options(checkpoint_every="1 s", keep_checkpoints=100), run=tmp_path / "run")
+    made.fit()
+    assert made.run is not None
+    saved = [int(path.name.removeprefix("step_")) for path in made.run.checkpoints.paths()]
+    assert any(step % 2 for step in saved), "an epoch has two steps"
+    assert saved[-1] == made.progress.steps
+    check_same(tmp_path / "whole", tmp_path / "run")
+    for step in saved[:-1]:  # a run that has nothing but this one ends alike
+        parts = tmp_path / f"from_{step}"
+        shutil.copytree(tmp_path / "run", parts)
+        for path in (parts / "checkpoints").iterdir():
+            if path.name != f"step_{step:08d}":
+                shutil.rmtree(path)
+        assert figures(fitted(**options(), run=parts)) == figures(whole)
+        check_same(tmp_path / "whole", parts)
+
+
+@pytest.mark.parametrize("limit", range(1, 12, 2))
+def test_a_time_limit_stops_with_a_checkpoint(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = fitted(**options(), run=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption, "time", Clock())
+        config = TrainConfig(time_limit=f"{limit} s")
+        with pytest.raises(Interrupted, match=r"^stopped at train\.time_limit$") as stopped:
+            fitted(**options(), run=tmp_path / "parts", interruption=Interruption(config.time_limit))
+    assert stopped.value.status == 75
+    assert len(list((tmp_path / "parts" / "checkpoints").iterdir())) > 0
+    assert figures(fitted(**options(), run=tmp_path / "parts")) == figures(whole)
+    check_same(tmp_path / "whole", tmp_path / "parts")

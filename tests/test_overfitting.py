@@ -1,0 +1,84 @@
+"""Catastrophic overfitting: seen where it is, not where it is not, and on a run that really does it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import call, settings
+from rich.console import Console
+from torch import nn
+
+from robustcords import overfitting
+from robustcords.errors import RunError
+from robustcords.overfitting import OverfittingProbe
+from robustcords.progress import Display
+
+RISES = [(0.3, 0.2), (0.5, 0.3), (0.6, 0.4)]
+
+
+def probe(monkeypatch: pytest.MonkeyPatch, action: Any) -> tuple[OverfittingProbe, Any, io.StringIO]:
+    """Returns a probe, a function that lets it look at given accuracies, and what it says."""
+    said = io.StringIO()
+    made = OverfittingProbe(range(128), "training", "pgd", action, Display(console=Console(file=said, width=200)))  # type: ignore[arg-type]
+    found: dict[str, float] = {}
+    monkeypatch.setattr(overfitting, "robust_accuracy", lambda model, images, attack, **_: (1.0, found[attack]))
+
+    def look(epoch: int, training: float, pgd: float) -> dict[str, float]:
+        found.update(training=training, pgd=pgd)
+        return made.look(nn.Identity(), epoch, seed=0, autocast=None)  # type: ignore[arg-type]
+
+    return made, look, said
+
+
+def test_a_collapse_is_told_once(monkeypatch: pytest.MonkeyPatch):
+    _, look, said = probe(monkeypatch, "warn")
+    for epoch, (training, pgd) in enumerate([*RISES, (0.9, 0.1), (0.95, 0.0)]):
+        assert look(epoch, training, pgd) == {"training": training, "pgd": pgd}
+    assert said.getvalue() == (
+        "warning: catastrophic overfitting in epoch 4: of 128 training images 90% withstand the training attack and "
+        "10% PGD-10, which 40% did; use more attack steps, a random start or a smaller radius\n"
+    )
+
+
+def test_or_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    _, look, _ = probe(monkeypatch, "stop")
+    look(0, *RISES[2])
+    with pytest.raises(RunError, match=r"^catastrophic overfitting in epoch 2: "):
+        look(1, 0.9, 0.2)
+
+
+@pytest.mark.parametrize("then", [(0.65, 0.21), (0.1, 0.05)], ids=["robustness halves not", "both fall"])
+def test_what_is_no_collapse(monkeypatch: pytest.MonkeyPatch, then: tuple[float, float]):
+    _, look, said = probe(monkeypatch, "stop")
+    for epoch, pair in enumerate([*RISES, then]):
+        look(epoch, *pair)
+    assert said.getvalue() == ""
+
+
+def test_it_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    first, look, _ = probe(monkeypatch, "stop")
+    look(0, *RISES[2])
+    second, look, _ = probe(monkeypatch, "stop")
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(RunError):
+        look(1, 0.9, 0.2)
+
+
+def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.chdir(tmp_path)
+    small = settings(
+        train__epochs=1, model__width=2, bullet="false", evaluation__limit=5, evaluation__autoattack="false"
+    )
+    for name, change in {
+        "weak": "attack.name=fgsm",
+        "strong": "attack.steps=10",
+        "off": "train.overfitting=false",
+    }.items():
+        more = ["--set", change] + (["--set", "attack.name=fgsm"] if name == "off" else [])
+        assert call(capsys, "run", "digits_mart", *small, *more, "--output", name).status == 0
+        row = json.loads((Path(name) / "metrics.jsonl").read_text().splitlines()[0])
+        assert ("probe" in row) == (name == "weak")
