@@ -20,11 +20,16 @@ IMAGES = 128
 """How many training images the probe attacks: their accuracy has a standard error of at most 4.4 points."""
 
 
+NOTHING = 0.05
+"""Up to this share of the images, robustness is as good as none."""
+
+
 class OverfittingProbe:
     """Compares, after every epoch, some images' accuracy under the training attack with that under PGD-10.
 
     Training on single-step examples can collapse within an epoch (Wong et al. 2020, section 5): accuracy under the
-    training attack goes on rising, and robustness against PGD is gone.
+    training attack goes on rising, and robustness against PGD is gone. It is told when PGD-10 leaves half of what was
+    robust at best, or next to nothing, while the training attack is withstood as well as then or by half of the images.
 
     Args:
         images: a part of the training split.
@@ -54,15 +59,17 @@ class OverfittingProbe:
         }
         if found["pgd"] >= self.best:
             self.best, self.at_best = found["pgd"], found["training"]
-        elif found["pgd"] <= self.best / 2 and found["training"] >= self.at_best and not self.warned:
+        fallen = self.best >= NOTHING * 2 and found["pgd"] <= self.best / 2 and found["training"] >= self.at_best
+        hollow = found["training"] >= 0.5 and found["pgd"] <= NOTHING
+        if (fallen or hollow) and not self.warned:
             self._tell(epoch, found)
         return found
 
     def _tell(self, epoch: int, found: dict[str, float]) -> None:
         text = (
             f"catastrophic overfitting in epoch {epoch + 1}: of {len(self.images)} training images "
-            f"{found['training']:.0%} withstand the training attack and {found['pgd']:.0%} PGD-10, "
-            f"which {self.best:.0%} did; use more attack steps, a random start or a smaller radius"
+            f"{found['training']:.0%} withstand the training attack and {found['pgd']:.0%} PGD-10 "
+            f"(at best {self.best:.0%}); use more attack steps, a random start or a smaller radius"
         )
         if self.action == "stop":
             raise RunError(text)

@@ -40,7 +40,7 @@ def test_a_collapse_is_told_once(monkeypatch: pytest.MonkeyPatch):
         assert look(epoch, training, pgd) == {"training": training, "pgd": pgd}
     assert said.getvalue() == (
         "warning: catastrophic overfitting in epoch 4: of 128 training images 90% withstand the training attack and "
-        "10% PGD-10, which 40% did; use more attack steps, a random start or a smaller radius\n"
+        "10% PGD-10 (at best 40%); use more attack steps, a random start or a smaller radius\n"
     )
 
 
@@ -49,6 +49,14 @@ def test_or_ends_the_run(monkeypatch: pytest.MonkeyPatch):
     look(0, *RISES[2])
     with pytest.raises(RunError, match=r"^catastrophic overfitting in epoch 2: "):
         look(1, 0.9, 0.2)
+
+
+def test_robustness_that_never_was_is_told_too(monkeypatch: pytest.MonkeyPatch):
+    _, look, said = probe(monkeypatch, "warn")
+    look(0, 0.4, 0.0)
+    assert said.getvalue() == ""
+    look(1, 0.8, 0.0)
+    assert "80% withstand the training attack and 0% PGD-10 (at best 0%)" in said.getvalue()
 
 
 @pytest.mark.parametrize("then", [(0.65, 0.21), (0.1, 0.05)], ids=["robustness halves not", "both fall"])
@@ -82,3 +90,16 @@ def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
         assert call(capsys, "run", "digits_mart", *small, *more, "--output", name).status == 0
         row = json.loads((Path(name) / "metrics.jsonl").read_text().splitlines()[0])
         assert ("probe" in row) == (name == "weak")
+
+
+def test_a_run_that_overfits_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """One step from the image itself, at a large radius, as in Wong et al. 2020."""
+    monkeypatch.chdir(tmp_path)
+    attack = {"attack__name": "fgsm", "attack__random_start": "none", "threat__epsilon": 0.25}
+    whole = settings(**attack, loss__name="sat", bullet="false", selector="false", train__overfitting="stop")
+    answer = call(capsys, "run", "digits_mart", *whole, *settings(train__precision="fp32"), "--output", "run")
+    assert answer.status == 1
+    assert "catastrophic overfitting in epoch " in answer.err.splitlines()[-1]
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert all(row["probe"]["training"] < 0.5 or row["probe"]["pgd"] > 0.05 for row in rows)
+    assert len(rows) < 30
