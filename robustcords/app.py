@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -152,6 +153,7 @@ def main() -> None:
     """
     from robustcords.errors import Interrupted, RunError, UserError
 
+    warnings.showwarning = _warn
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer._click.exceptions.ClickException as error:
@@ -166,6 +168,24 @@ def main() -> None:
         on = {"run": "; go on with --resume", "evaluate": "; the same command goes on where it stopped"}
         _fail(f"{error}{on.get(sys.argv[1], '')}", error.status)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Shows this package's own warnings as a line for a person, and those of others as Python does."""
+    if not _is_main():
+        return
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        text = f"warning: {message}"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    typer.echo(text, file=file or sys.stderr)
 
 
 def _fail(message: str, status: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
-from robustcords.errors import UserError
+from robustcords.errors import UserError, one_line
 from robustcords.files import write_atomic, write_json
 
 
@@ -129,11 +130,18 @@ class RunDirectory:
             write_atomic(self.path / "selections" / f"epoch_{epoch:04d}.npz", content.getvalue())
 
     def selections(self) -> list[dict[str, int]]:
-        """Returns the epoch and size of every selection that was written, in order."""
+        """Returns the epoch and size of every selection that was written, in order.
+
+        Raises:
+            UserError: one of them is damaged.
+        """
         found = []
         for path in sorted((self.path / "selections").glob("epoch_*.npz")):
-            with np.load(path, allow_pickle=False) as content:
-                found.append({"epoch": int(path.stem.removeprefix("epoch_")), "size": len(content["indices"])})
+            try:
+                with np.load(path, allow_pickle=False) as content:
+                    found.append({"epoch": int(path.stem.removeprefix("epoch_")), "size": len(content["indices"])})
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+                raise UserError(f"{path}: damaged: not a selection ({one_line(error)})") from error
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,23 @@ def test_metrics_are_kept_up_to_an_epoch_and_a_cut_line_is_dropped():
     assert run.rows()[1]["train_loss"] == 1 / 3
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.add_row({"epoch": 3, "train_loss": float("nan")})
+
+
+class Opens:
+    """A pickle that makes a file where it is read."""
+
+    def __reduce__(self):
+        return open, ("opened", "w")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", pickle.dumps(Opens())])
+def test_a_damaged_selection_is_named_in_one_line_and_runs_nothing(content: bytes):
+    run = started()
+    run.save_selection(0, torch.arange(2), torch.ones(2))
+    (run.path / "selections" / "epoch_0001.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"^run/selections/epoch_0001\.npz: damaged: not a selection \(.*\)$"):
+        run.selections()
+    assert not Path("opened").exists()
 
 
 def test_selections_have_the_contracts_names_and_types():
