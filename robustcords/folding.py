@@ -15,6 +15,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+KNOWN = ("torch.nn.modules.", "robustcords.models.", "torchvision.models.")
+"""Where the code of a network has to come from for it to be folded.
+
+A trace passes by much that other code may do, without failing: gradients of its own, type checks, side effects, values
+that change outside parameters and buffers.
+"""
+
 _READ = {bool, int, float, str, tuple}
 _RELUS = {F.relu, torch.relu}
 _ADDITIONS = {operator.add, torch.add}
@@ -60,17 +67,20 @@ class Folded:
 
 
 def fold(model: nn.Module) -> Folded | None:
-    """Returns a folded view of a network; None where its code cannot be traced or there is nothing to fold.
+    """Returns a folded view of a network; None where its code is not `KNOWN`, or there is nothing to fold.
 
     Args:
         model: in eval mode; its parameters and buffers are shared.
     """
-    if any(map(_hooked, model.modules())):
+    if any(_hooked(module) or not type(module).__module__.startswith(KNOWN) for module in model.modules()):
         return None
     try:
-        graph = fx.symbolic_trace(model)
-    except Exception:  # whatever a model's own code makes of being traced, it can still be run as it is
+        return _folded(fx.symbolic_trace(model))
+    except Exception:  # whatever the code makes of being traced, it can still be run as it is
         return None
+
+
+def _folded(graph: fx.GraphModule) -> Folded | None:
     modules = dict(graph.named_modules())
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     for node in list(graph.graph.nodes):
@@ -94,7 +104,11 @@ def settings_of(model: nn.Module) -> object:
     That is its modules, and their numbers, switches and names, other than train or eval mode.
     """
     return [
-        (id(module), {key: value for key, value in vars(module).items() if key != "training" and type(value) in _READ})
+        (
+            id(module),
+            _hooked(module),
+            {key: value for key, value in vars(module).items() if key != "training" and type(value) in _READ},
+        )
         for module in model.modules()
     ]
 

@@ -14,11 +14,11 @@ def keep_freed_memory() -> None:
 
     By default the C library gives large blocks back to the system, which clears every page before it lends it again: a
     training step that allocates the same activations again and again can spend a third of its time on that.
-    Applies to blocks below 256 MiB, and to glibc; elsewhere nothing changes.
+    Applies to blocks of up to 256 MiB (32 MiB before glibc 2.35), and to glibc; elsewhere nothing changes.
     """
     if sys.platform != "linux":
         return
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries for Linux have none
-    if set_option is not None:
+    # Before 2.35 glibc refuses more than 32 MiB; and with the other option alone it would lend every block anew.
+    if set_option is not None and (set_option(_MMAP_THRESHOLD, _LARGEST) or set_option(_MMAP_THRESHOLD, 2**25)):
         set_option(_TRIM_THRESHOLD, _KEPT)
-        set_option(_MMAP_THRESHOLD, _LARGEST)

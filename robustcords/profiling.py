@@ -83,6 +83,8 @@ class Profiler:
             return
         done, self._profile = self._profile, None
         done.stop()
+        if not self._steps:  # an epoch of which all steps had been taken before
+            return
         recorded = min(self._steps - WARM_UP, STEPS)
         if recorded > 0:
             path = _write(done, self.folder)

@@ -237,7 +237,7 @@ class Trainer:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         if self.selector is None:
             return everything(len(self.train))
-        if self.progress.step:  # an epoch that was interrupted goes on with the subset it had
+        if self.progress.step and epoch >= self.selector.full_until:  # interrupted, it goes on with what it had
             return self.selector.current or everything(len(self.train))
         before = self.selector.current
         try:

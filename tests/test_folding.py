@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcords import folding
 from robustcords.attacks.base import Objective, evaluation_mode, input_gradient
 from robustcords.folding import fold
 from robustcords.inference import Inference
@@ -108,7 +109,8 @@ class Annealed(nn.Module):
         return logits / self.temperature
 
 
-def test_a_setting_that_changes_is_read_again() -> None:
+def test_a_setting_that_changes_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "KNOWN", (*folding.KNOWN, __name__))
     model = Annealed().double().eval()
     inference = Inference(model)
     for model.temperature in (1.0, 4.0):
@@ -158,3 +160,30 @@ def test_hooks_and_patched_forwards_are_not_passed_by() -> None:
     assert fold(model) is not None
     model.layers.forward = model.layers.forward
     assert fold(model) is None
+
+
+class StraightThrough(torch.autograd.Function):
+    """Rounds, and hands the gradient on as if it did not."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.round(x * 8) / 8
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Rounded(Annealed):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(StraightThrough.apply(F.relu(self.norm(self.convolution(x)))).mean((2, 3)))
+
+
+def test_gradients_of_somebodys_own_are_kept() -> None:
+    """A trace would lose them without a word, so networks of unknown code are run as they are."""
+    model = used(Rounded()).eval()
+    inference = Inference(model)
+    with inference.frozen():
+        found = input_gradient(inference, OBJECTIVE, IMAGES)
+    assert found.abs().max() > 0
+    assert torch.equal(found, input_gradient(model, OBJECTIVE, IMAGES))
