@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
+from robustcords import processes
 from robustcords.errors import UserError
+from robustcords.liveness import meeting
 from robustcords.memory import keep_freed_memory
 from robustcords.precision import fastest, require
 from robustcords.training_config import TrainConfig
+
+_WAIT = timedelta(hours=6)
+"""How long one process may wait for another that lives: for a download, or for an attack on its last examples."""
 
 
 def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
@@ -29,6 +37,7 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
 
     Raises:
         UserError: the precision needs other hardware, or a tracker's package is not installed.
+        RunError: the processes cannot meet.
     """
     available = {tracker.value for tracker in get_available_trackers()}
     for tracker in trackers:
@@ -38,7 +47,11 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)
     # Sums over processes and the selection's arithmetic are in float64, which Apple's GPUs do not have.
     on_cpu = torch.backends.mps.is_available()
-    device = Accelerator(cpu=on_cpu).device
+    with meeting():
+        device = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)]).device
+    if processes.world_size() > 1:
+        atexit.unregister(processes.release)
+        atexit.register(processes.release)
     if device.type == "cpu":
         keep_freed_memory()
     AcceleratorState._reset_state(reset_partial_state=False)

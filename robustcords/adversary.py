@@ -40,6 +40,11 @@ class Adversary:
         self.attack = attack
         self.loss = loss
 
+    @property
+    def strongest(self) -> Attack:
+        """The attack of the examples that most effort is spent on."""
+        return self.attack
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
         """Returns adversarial examples for a process's share of a global batch.
 

@@ -151,7 +151,7 @@ def main() -> None:
     Exit status: 0 done, 2 the input is at fault, 128 + signal if a signal stopped it, 75 if the time limit did, 1
     anything else.
     """
-    from robustcords.errors import Interrupted, RunError, UserError
+    from robustcords.errors import Interrupted, LostProcess, RunError, UserError
 
     warnings.showwarning = _warn
     try:
@@ -162,12 +162,19 @@ def main() -> None:
         sys.exit(130)
     except UserError as error:
         _fail(str(error), 2)
+    except LostProcess as error:
+        _fail(f"{error}{_continuation()}", 1, speaks=error.speaks)
     except RunError as error:
         _fail(str(error), 1)
     except Interrupted as error:
-        on = {"run": "; go on with --resume", "evaluate": "; the same command goes on where it stopped"}
-        _fail(f"{error}{on.get(sys.argv[1], '')}", error.status)
+        _fail(f"{error}{_continuation()}", error.status)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _continuation() -> str:
+    """Returns how to go on with a command that was stopped, as the end of a message."""
+    how = {"run": "; go on with --resume", "evaluate": "; the same command goes on where it stopped"}
+    return how.get(sys.argv[1], "")
 
 
 def _warn(
@@ -188,7 +195,7 @@ def _warn(
     typer.echo(text, file=file or sys.stderr)
 
 
-def _fail(message: str, status: int) -> None:
-    if _is_main():
+def _fail(message: str, status: int, speaks: bool | None = None) -> None:
+    if _is_main() if speaks is None else speaks:
         typer.echo(f"error: {message}", err=True)
     sys.exit(status)

@@ -182,6 +182,7 @@ def trainer(
 ) -> Trainer:
     """Returns a trainer that is ready to fit."""
     loss: Loss = component("loss", recipe.loss)
+    attacker = adversary(recipe, loss)
     network = model(recipe, images).to(started.device)
     check_selector(recipe, network, images, started.device)
     train = resident(images.train, started.device)
@@ -190,7 +191,7 @@ def trainer(
     return Trainer(
         network,
         loss,
-        adversary(recipe, loss),
+        attacker,
         train,
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
@@ -198,7 +199,7 @@ def trainer(
         selector=selector(recipe, images),
         validation=images.validation,
         validation_attack=strong,
-        probe=_probe(recipe, images, strong, display or Display(visible=False)),
+        probe=_probe(recipe, images, attacker, strong, display or Display(visible=False)),
         numbers=images.numbers,
         crop=images.source.crop,
         flip=images.source.flip,
@@ -210,10 +211,12 @@ def trainer(
     )
 
 
-def _probe(recipe: Recipe, images: Data, strong: Attack, display: Display) -> OverfittingProbe | None:
+def _probe(
+    recipe: Recipe, images: Data, attacker: Adversary, strong: Attack, display: Display
+) -> OverfittingProbe | None:
     """Returns what looks for catastrophic overfitting, where the training attack is of the kind that leads to it."""
-    training = attack(recipe)
-    adversarial = "adversarial" in component("loss", recipe.loss).passes
+    training = attacker.strongest
+    adversarial = "adversarial" in attacker.loss.passes
     if recipe.train.overfitting is None or not adversarial or not 0 < training.passes <= FEW_PASSES:
         return None
     order = torch.randperm(len(images.train), generator=generator(recipe.seed, "overfitting-probe"))

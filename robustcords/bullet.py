@@ -90,6 +90,11 @@ class BulletAdversary(Adversary):
             for kind in KINDS
         }
 
+    @property
+    def strongest(self) -> Attack:
+        """The attack of the kind with the most steps."""
+        return max(self.attacks.values(), key=lambda attack: attack.passes)
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
         """Returns adversarial examples for a process's share of a global batch, and counts of the three kinds."""
         clean = clean_logits(model, x)

@@ -16,6 +16,19 @@ class RunError(Exception):
     """A run had to stop, and not because of the user's input. The command line prints why and exits with status 1."""
 
 
+class LostProcess(RunError):  # noqa: N818 -- says what it is
+    """Another process has died, has stopped, or cannot be reached any more.
+
+    Args:
+        text: which one, and why.
+        speaks: whether this is the process that prints it; any that is left may have to, as the main one may be lost.
+    """
+
+    def __init__(self, text: str, *, speaks: bool) -> None:
+        super().__init__(text)
+        self.speaks = speaks
+
+
 def raised_at(error: BaseException) -> traceback.FrameSummary:
     """Returns the line that raised an error."""
     return traceback.extract_tb(error.__traceback__)[-1]

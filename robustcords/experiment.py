@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from robustcords import build, processes, run_directory
-from robustcords.errors import UserError
+from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.files import write_atomic, write_json
 from robustcords.interruption import Interruption
+from robustcords.liveness import Watch
 from robustcords.profiling import Profiler
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, dump, load
@@ -54,15 +55,31 @@ class Session:
 
 @contextmanager
 def session(recipe: Recipe) -> Iterator[Session]:
-    """Starts the processes, the display and the signal handlers, and ends them again."""
+    """Starts the processes, the display and the signal handlers, and ends them again.
+
+    Raises:
+        LostProcess: what was done in the context failed because another process is gone.
+    """
     accelerator = build.accelerator(recipe)
-    with Display(visible=accelerator.is_main_process) as display, Interruption(recipe.train.time_limit) as interruption:
+    interruption = Interruption(recipe.train.time_limit)
+    with Display(visible=accelerator.is_main_process) as display, interruption, Watch() as watch:
         try:
             yield Session(accelerator, display, interruption)
+        except Exception as error:
+            if _unexplained(error) and (lost := watch.lost_within(1.0)):
+                raise interruption.verdict(interruption.reasons()) or lost from error
+            raise
         finally:
             for tracker in accelerator.trackers:
                 tracker.finish()
     accelerator.state.destroy_process_group()
+
+
+def _unexplained(error: BaseException) -> bool:
+    """Returns whether an error began as none of this package's own."""
+    while error.__cause__:
+        error = error.__cause__
+    return not isinstance(error, UserError | RunError | Interrupted)
 
 
 def run(
@@ -156,7 +173,7 @@ def test(
             work.interruption.check_together(work.accelerator.device)
 
         return evaluate(
-            model.to(work.accelerator.device),
+            _Interruptible(model.to(work.accelerator.device), work.interruption),
             images.test,
             config,
             recipe.threat.norm,
@@ -165,6 +182,22 @@ def test(
             on_progress=on_progress,
             device=work.accelerator.device,
         )
+
+
+class _Interruptible(nn.Module):
+    """Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
+
+    A process that stops in a chunk leaves the others to notice that it is gone.
+    """
+
+    def __init__(self, model: nn.Module, interruption: Interruption) -> None:
+        super().__init__()
+        self.model, self.interruption = model, interruption
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.interruption.check()
+        logits: Tensor = self.model(x)
+        return logits
 
 
 def environment(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:

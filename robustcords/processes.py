@@ -5,6 +5,7 @@ Accelerate (or torchrun) starts it; components use these few functions and need 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -29,6 +30,16 @@ def rank() -> int:
 def is_main() -> bool:
     """Returns whether this is the process that writes and prints."""
     return rank() == 0
+
+
+def release() -> None:
+    """Ends the work with other processes, and gloo's threads with it; for the end of the program.
+
+    A thread that is still there when the interpreter goes away ends the whole process with SIGABRT now and then.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
+    gc.collect()  # what is wrapped for several processes holds on to the group, in reference cycles
 
 
 def barrier() -> None:

@@ -191,15 +191,14 @@ class SubsetSelector:
             raise RunError(f"strategy {self.strategy.__name__} returned {problem}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the current subset."""
-        if self.current is None:
-            return {}
+        """Returns the current subset and the warm start, which more epochs on resuming do not move."""
         return {
-            "indices": self.current.indices,
-            "weights": self.current.weights,
-            "selected_at": self.current.selected_at,
+            "current": vars(self.current) if self.current else None,
+            "full_until": self.full_until,
+            "first": self.first,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back the current subset."""
-        self.current = Subset(**state) if state else None
+        """Takes back what `state_dict` gave."""
+        self.current = Subset(**state["current"]) if state["current"] else None
+        self.full_until, self.first = state["full_until"], state["first"]

@@ -28,15 +28,18 @@ class Stopwatch:
         self._range: record_function | None = None
         self.restart("logging")
 
-    def restart(self, phase: str, seconds: dict[str, float] | None = None) -> None:
-        """Starts over in one of `PHASES`, or goes on from `seconds` that an interrupted epoch had used."""
+    def restart(self, phase: str) -> None:
+        """Starts over in one of `PHASES`."""
         self._phase = phase
         self._phases = dict.fromkeys(PHASES, 0.0)
         self._earlier = 0.0
-        if seconds is not None:
-            self._phases.update({name: value for name, value in seconds.items() if name != "total"})
-            self._earlier = seconds["total"]
         self._start = self._counted = time.perf_counter()
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Adds what an interrupted epoch had used, as `seconds` gave it."""
+        for phase in PHASES:
+            self._phases[phase] += seconds[phase]
+        self._earlier += seconds["total"]
 
     def begin(self, phase: str) -> None:
         """Ends the phase before and begins one of `PHASES`."""

@@ -395,6 +395,6 @@ class Trainer:
                 restore_optimizer(part, state[name])
             else:
                 part.load_state_dict(state[name])
-        self.stopwatch.restart("checkpoint", state["seconds"])
+        self.stopwatch.add(state["seconds"])
         self.run.keep_rows(self.progress.epoch)
         self.display.say(f"resumed from {path}")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing, nn
+from several import together
+from torch import Tensor, nn
 
 from robustcords import processes
 from robustcords.attacks.pgd import PGD
@@ -274,21 +275,22 @@ def both_measures(folder: Path) -> list[Any]:
     return [report, list(validation), processes.world_size(), steps[-1]]
 
 
-def worker(rank: int, folder: Path) -> None:
+def worker(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     file = f"file://{folder / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=world)
     torch.save(both_measures(folder), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_give_one_processs_numbers(tmp_path: Path):
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_give_one_processs_numbers(tmp_path: Path, world: int):
     (tmp_path / "alone").mkdir()
     alone = both_measures(tmp_path / "alone")
-    multiprocessing.spawn(worker, args=(tmp_path,), nprocs=2)
-    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert results[0] == results[1]
+    together(worker, world, world, tmp_path)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    assert all(result == results[0] for result in results)
     assert results[0][:2] == alone[:2]
-    assert (results[0][2], alone[2]) == (2, 1)
+    assert (results[0][2], alone[2]) == (world, 1)
     assert results[0][3] == alone[3] == ("AutoAttack 0.1", 3, 3)
     assert len(list((tmp_path / "store").iterdir())) == 3

@@ -85,11 +85,12 @@ def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
         "weak": "attack.name=fgsm",
         "strong": "attack.steps=10",
         "off": "train.overfitting=false",
+        "weakened": "bullet={steps = {boundary = 2, robust = 1}}",
     }.items():
         more = ["--set", change] + (["--set", "attack.name=fgsm"] if name == "off" else [])
         assert call(capsys, "run", "digits_mart", *small, *more, "--output", name).status == 0
         row = json.loads((Path(name) / "metrics.jsonl").read_text().splitlines()[0])
-        assert ("probe" in row) == (name == "weak")
+        assert ("probe" in row) == name.startswith("weak")
 
 
 def test_a_run_that_overfits_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):

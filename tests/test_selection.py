@@ -127,6 +127,15 @@ def test_a_subset_stays_until_the_next_selection():
     assert len(strategy.seen) == 1
 
 
+def test_more_epochs_do_not_move_a_warm_start_that_has_begun():
+    options = {"fraction": 0.5, "warm_start": 0.5, "select_every": 1}
+    first, longer = selector(epochs=8, **options), selector(epochs=40, **options)
+    longer.load_state_dict(first.state_dict())
+    assert [longer.skips(epoch) for epoch in range(8)] == [first.skips(epoch) for epoch in range(8)]
+    assert [longer.selects(epoch) for epoch in range(8)] == [False] * 4 + [True] * 4
+    assert longer.current is None
+
+
 def test_every_selection_has_its_own_seed_and_the_whole_split_in_order():
     strategy = fixed()
     chooser = selector(strategy, select_every=1)

@@ -51,7 +51,7 @@ def evaluation_mode(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(model: Model) -> Iterator[None]:
+def without_parameter_gradients(model: Model) -> Iterator[None]:
     """Lets no parameter require a gradient for as long as the block lasts.
 
     Autograd skips the gradients that nobody asks for node by node, but a compiled model's backward pass is one node,
@@ -114,7 +114,7 @@ class Attack(Component, ABC):
         """
         if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
             return x.detach()
-        with evaluation_mode(model), frozen(model):
+        with evaluation_mode(model), without_parameter_gradients(model):
             return self.threat.project(self.search(model, x.detach(), objective, noise), x).detach()
 
     @property

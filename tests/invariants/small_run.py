@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustcords import processes
 from robustcords.adversary import Adversary
 from robustcords.attacks.pgd import PGD
 from robustcords.components import find
 from robustcords.data.base import ImageSet
+from robustcords.interruption import Interruption
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import SubsetSelector
 from robustcords.threat import ThreatModel
@@ -69,7 +73,7 @@ def trainer(
     directory = None
     if run:
         run.mkdir(exist_ok=True)
-        directory = RunDirectory(run)
+        directory = RunDirectory(run, writes=processes.is_main())
         directory.start("", {})
     return Trainer(
         model,
@@ -98,3 +102,16 @@ def vector(of: Trainer | nn.Module) -> Tensor:
 
 def close(first: Trainer, second: Trainer) -> bool:
     return torch.allclose(vector(first), vector(second), rtol=1e-4, atol=1e-5)
+
+
+class After(Interruption):
+    """Is asked to stop after it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self._deadline = math.inf
+        self.looks = looks
+
+    @property
+    def requested(self) -> int:  # type: ignore[override]
+        self.looks -= 1
+        return signal.SIGTERM if self.looks < 0 else 0

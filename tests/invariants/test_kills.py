@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -10,11 +9,12 @@ import signal
 import socket
 import sys
 import time
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 from digits_run import RECIPE, check_same
+from several import SERVER
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 
@@ -42,15 +42,7 @@ def run(folder: Path, options: list[str], environment: dict[str, str]) -> None:
     main()
 
 
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    """Starts processes that have imported torch already, but have started no threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["robustcords.app", "robustcords.experiment"])
-    return context
-
-
-def begin(server: ForkServerContext, folder: Path, variant: str) -> list[ForkServerProcess]:
+def begin(folder: Path, variant: str) -> list[ForkServerProcess]:
     folder.mkdir(exist_ok=True)
     ranks = [{}]
     if variant == "two processes":
@@ -59,7 +51,7 @@ def begin(server: ForkServerContext, folder: Path, variant: str) -> list[ForkSer
             port = str(probe.getsockname()[1])
         meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
         ranks = [{**meeting, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    started = [server.Process(target=run, args=(folder, VARIANTS[variant], rank)) for rank in ranks]
+    started = [SERVER.Process(target=run, args=(folder, VARIANTS[variant], rank)) for rank in ranks]
     for process in started:
         process.start()
     return started
@@ -85,31 +77,31 @@ def killed(processes: list[ForkServerProcess], after: float, victim: int) -> boo
     return alive
 
 
-def campaign(server: ForkServerContext, folder: Path, variant: str, kills: int, seed: int) -> int:
+def campaign(folder: Path, variant: str, kills: int, seed: int) -> int:
     """Kills runs that many times, each of them up to five times; returns how many runs it took."""
     draw = random.Random(seed)
     begun = time.monotonic()
-    finish(begin(server, folder / "whole", variant), folder / "whole")
+    finish(begin(folder / "whole", variant), folder / "whole")
     whole = time.monotonic() - begun
     left, runs = kills, 0
     while left:
         runs += 1
         for _ in range(min(left, 5)):
-            processes = begin(server, folder / "parts", variant)
+            processes = begin(folder / "parts", variant)
             if not killed(processes, draw.uniform(0, whole), draw.randrange(len(processes))):
                 break
             left -= 1
-        finish(begin(server, folder / "parts", variant), folder / "parts")
+        finish(begin(folder / "parts", variant), folder / "parts")
         check_same(folder / "whole" / "run", folder / "parts" / "run")
         shutil.rmtree(folder / "parts")
     return runs
 
 
-def test_five_random_kills(server: ForkServerContext, tmp_path: Path):
-    assert campaign(server, tmp_path, "plain", 5, seed=0) >= 1
+def test_five_random_kills(tmp_path: Path):
+    assert campaign(tmp_path, "plain", 5, seed=0) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fifty_random_kills(server: ForkServerContext, tmp_path: Path, variant: str):
-    assert campaign(server, tmp_path, variant, 50, seed=1) >= 10
+def test_fifty_random_kills(tmp_path: Path, variant: str):
+    assert campaign(tmp_path, variant, 50, seed=1) >= 10

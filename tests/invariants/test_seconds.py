@@ -66,9 +66,12 @@ def test_an_interrupted_count_goes_on(clock: Clock):
     clock.now += 3
     kept = watch.seconds()
     clock.now += 100  # nobody was there
-    watch.restart("update", kept)
+    watch.restart("checkpoint")
+    clock.now += 1  # reading the checkpoint
+    watch.add(kept)
+    watch.begin("update")
     clock.now += 4
-    assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"attack": 3, "update": 4, "total": 7}
+    assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"attack": 3, "checkpoint": 1, "update": 4, "total": 8}
 
 
 def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):

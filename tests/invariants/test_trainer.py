@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import ATTACK, BATCH, COUNT, chooser, close, fitted, made_up, network, trainer, vector
+from small_run import ATTACK, BATCH, COUNT, After, chooser, close, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +22,6 @@ from robustcords.bullet import BulletAdversary
 from robustcords.checkpoint import read
 from robustcords.components import names
 from robustcords.errors import Interrupted, RunError, UserError
-from robustcords.interruption import Interruption
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import Subset
 from robustcords.strategies.base import SelectionContext, StrategyConfig
@@ -227,19 +226,6 @@ def test_numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_checkpoi
         assert all(value.isfinite().all() for value in state["model"].values())
         assert state["progress"]["epoch"] == 1
     assert not (tmp_path / "run" / "weights" / "last.safetensors").exists()
-
-
-class After(Interruption):
-    """Is asked to stop after it has been looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        self._deadline = math.inf
-        self.looks = looks
-
-    @property
-    def requested(self) -> int:  # type: ignore[override]
-        self.looks -= 1
-        return signal.SIGTERM if self.looks < 0 else 0
 
 
 @pytest.mark.parametrize("looks", range(0, 14, 2))

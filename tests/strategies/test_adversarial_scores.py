@@ -8,8 +8,9 @@ import socket
 import numpy as np
 import pytest
 import torch
+from several import SERVER, together
 from small_problem import Problem
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from robustcords.attacks.pgd import PGD
 from robustcords.losses.mart import MART
@@ -101,7 +102,7 @@ def test_two_processes_share_the_attack_of_a_hooked_strategy():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with multiprocessing.Manager() as manager:
+    with SERVER.Manager() as manager:
         answers = manager.dict()
-        multiprocessing.spawn(in_process, (port, answers), nprocs=2)
+        together(in_process, 2, port, answers)
         assert [answers[0], answers[1]] == [shared()] * 2

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from several import together
 from small_problem import Problem
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from robustcords import processes
 from robustcords.errors import RunError, UserError
@@ -116,7 +117,7 @@ def work(rank, world, folder):
 def test_processes_find_what_one_finds_and_fail_with_what_one_fails_with(tmp_path, world):
     expected = results()
     assert [raised(action) for action in FAILURES] == RAISED
-    multiprocessing.spawn(work, args=(world, tmp_path), nprocs=world)
+    together(work, world, world, tmp_path)
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))

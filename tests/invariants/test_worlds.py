@@ -1,0 +1,65 @@
+"""A run goes on with another number of processes than it began with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from several import together
+from small_run import ATTACK, After, chooser, fitted, made_up
+
+from robustcords.averaging import AveragingConfig
+from robustcords.bullet import BulletAdversary
+from robustcords.errors import Interrupted
+from robustcords.run_directory import RunDirectory
+
+
+def options(run: Path) -> dict[str, Any]:
+    """Returns a run without BatchNorm, whose batches one, two and three processes can share."""
+    return {
+        "loss": "mart",
+        "adversary": BulletAdversary,
+        "selector": chooser("adv-glister", loss="mart", select_first=True),
+        "validation": made_up(12, seed=1),
+        "validation_attack": ATTACK,
+        "settings": {"batch_size": 12, "accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
+        "run": run,
+    }
+
+
+def part(rank: int, world: int, folder: Path, looks: int) -> None:
+    """Goes on with the run until it has been asked so many times whether to stop."""
+    torch.set_num_threads(1)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_600 + world), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == world
+    with pytest.raises(Interrupted):
+        fitted(**options(folder / "parts"), interruption=After(looks))
+    accelerator.state.destroy_process_group()
+
+
+@pytest.mark.parametrize("parts", [[(3, 1), (2, 2)], [(1, 10), (3, 1)]])
+def test_a_run_goes_on_with_other_processes(parts: list[tuple[int, int]], tmp_path: Path):
+    (tmp_path / "parts").mkdir()
+    steps = []
+    for world, looks in parts:
+        together(part, world, world, tmp_path, looks)
+        steps.append(RunDirectory(tmp_path / "parts").checkpoints.latest()[1]["progress"]["steps"])
+    fitted(**options(tmp_path / "parts"))
+    whole = fitted(**options(tmp_path / "whole"))
+    assert 0 < steps[0] < steps[1] < whole.progress.steps
+    one, other = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("whole", "parts"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
+    first, second = (RunDirectory(tmp_path / run).rows() for run in ("whole", "parts"))
+    for row, again in zip(first, second, strict=True):
+        assert row["train_loss"] == pytest.approx(again["train_loss"], rel=1e-5)
+        assert (row["counts"], row["validation"]) == (again["counts"], again["validation"])
+    selections = [sorted((tmp_path / run / "selections").iterdir()) for run in ("whole", "parts")]
+    assert [path.read_bytes() for path in selections[0]] == [path.read_bytes() for path in selections[1]]

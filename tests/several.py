@@ -1,0 +1,19 @@
+"""Several processes of one test, forked by a server that has imported torch already but has started no threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+from torch.multiprocessing import start_processes
+
+SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
+# The first step of an optimiser imports torch._dynamo, which takes longer than most of what is tested here.
+SERVER.set_forkserver_preload(["robustcords.app", "robustcords.experiment", "torch._dynamo"])
+
+
+def together(work: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Calls ``work(rank, *arguments)`` in each process; fails if one of them does."""
+    start_processes(work, args=arguments, nprocs=world, start_method="forkserver")
