@@ -20,10 +20,12 @@ from robustcords.attacks.pgd import PGD
 from robustcords.bullet import BulletAdversary
 from robustcords.data.base import DataSource, ImageSet
 from robustcords.data.split import stratified_split
+from robustcords.dynamics import Dynamics
 from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import find_head
+from robustcords.observer import Observer
 from robustcords.overfitting import FEW_PASSES, IMAGES, OverfittingProbe
 from robustcords.precision import require
 from robustcords.progress import Display
@@ -199,7 +201,7 @@ def trainer(
         selector=selector(recipe, images),
         validation=images.validation,
         validation_attack=strong,
-        probe=_probe(recipe, images, attacker, strong, display or Display(visible=False)),
+        observers=_observers(recipe, images, attacker, strong, display or Display(visible=False)),
         numbers=images.numbers,
         crop=images.source.crop,
         flip=images.source.flip,
@@ -211,17 +213,26 @@ def trainer(
     )
 
 
-def _probe(
-    recipe: Recipe, images: Data, attacker: Adversary, strong: Attack, display: Display
-) -> OverfittingProbe | None:
-    """Returns what looks for catastrophic overfitting, where the training attack is of the kind that leads to it."""
-    training = attacker.strongest
-    adversarial = "adversarial" in attacker.loss.passes
-    if recipe.train.overfitting is None or not adversarial or not 0 < training.passes <= FEW_PASSES:
-        return None
-    order = torch.randperm(len(images.train), generator=generator(recipe.seed, "overfitting-probe"))
-    part = images.train.subset(order[:IMAGES].sort().values)
-    return OverfittingProbe(part, training, strong, recipe.train.overfitting, display)
+def _observers(recipe: Recipe, images: Data, attacker: Adversary, strong: Attack, display: Display) -> list[Observer]:
+    """Returns what looks at the model after every epoch.
+
+    Catastrophic overfitting is looked for where the training attack is of the kind that leads to it.
+    """
+    found: list[Observer] = []
+    training, action, dynamics = attacker.strongest, recipe.train.overfitting, recipe.train.dynamics
+    if action and "adversarial" in attacker.loss.passes and 0 < training.passes <= FEW_PASSES:
+        part = _drawn(images.train, IMAGES, recipe.seed, "overfitting-probe")
+        found.append(OverfittingProbe(part, training, strong, action, display))
+    if dynamics:
+        part = _drawn(images.train, dynamics.images or len(images.train), recipe.seed, "dynamics")
+        found.append(Dynamics(part, recipe.threat, dynamics))
+    return found
+
+
+def _drawn(images: ImageSet, count: int, seed: int, purpose: str) -> ImageSet:
+    """Returns so many images at random, in their order; all where there are fewer."""
+    order = torch.randperm(len(images), generator=generator(seed, purpose))
+    return images.subset(order[:count].sort().values)
 
 
 def resident(images: ImageSet, device: torch.device) -> ImageSet:

@@ -17,7 +17,8 @@ LARGEST_FILE = 1 << 20
 MOST_FILES = 64
 DEEPEST_TABLE = 8
 SWITCHES: frozenset[Keys] = frozenset(
-    {("selector",), ("bullet",), ("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging")}
+    {("selector",), ("bullet",)}
+    | {("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging"), ("train", "dynamics")}
 )
 """The tables that ``false`` switches off and ``true`` switches on with what they already hold."""
 

@@ -11,6 +11,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import RunError
 from robustcords.evaluation import robust_accuracy
 from robustcords.inference import Autocast
+from robustcords.observer import Observer
 from robustcords.progress import Display
 
 FEW_PASSES = 3
@@ -19,12 +20,11 @@ FEW_PASSES = 3
 IMAGES = 128
 """How many training images the probe attacks: their accuracy has a standard error of at most 4.4 points."""
 
-
 NOTHING = 0.05
 """Up to this share of the images, robustness is as good as none."""
 
 
-class OverfittingProbe:
+class OverfittingProbe(Observer):
     """Compares, after every epoch, some images' accuracy under the training attack with that under PGD-10.
 
     Training on single-step examples can collapse within an epoch (Wong et al. 2020, section 5): accuracy under the
@@ -38,6 +38,8 @@ class OverfittingProbe:
         action: ``"warn"`` says so once, ``"stop"`` ends the run.
         display: where the warning goes.
     """
+
+    name = "probe"
 
     def __init__(
         self, images: ImageSet, training: Attack, pgd: Attack, action: Literal["warn", "stop"], display: Display

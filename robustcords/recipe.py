@@ -41,6 +41,7 @@ TABLES = {
     ("bullet",): "robustcords.bullet:BulletConfig",
     ("train",): "robustcords.training_config:TrainConfig",
     ("train", "averaging"): "robustcords.averaging:AveragingConfig",
+    ("train", "dynamics"): "robustcords.dynamics:DynamicsConfig",
     ("evaluation",): "robustcords.evaluation_config:EvaluationConfig",
     ("logging",): "robustcords.training_config:LoggingConfig",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -27,8 +28,8 @@ from robustcords.files import write_atomic
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
+from robustcords.observer import Observer
 from robustcords.optimization import Schedule
-from robustcords.overfitting import OverfittingProbe
 from robustcords.profiling import Profiler
 from robustcords.progress import Display, epoch_line
 from robustcords.rng import derive
@@ -66,7 +67,7 @@ class Trainer:
         display: where progress is shown; None shows nothing.
         interruption: asked after each step whether to stop.
         profiler: records some steps; None records none.
-        probe: looks for catastrophic overfitting after every epoch; None does not.
+        observers: look at the model after every epoch; each has a name of its own.
 
     Raises:
         UserError: a batch cannot be divided over the processes and accumulation steps.
@@ -94,7 +95,7 @@ class Trainer:
         display: Display | None = None,
         interruption: Interruption | None = None,
         profiler: Profiler | None = None,
-        probe: OverfittingProbe | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.accelerator = accelerator or start(settings)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
@@ -125,7 +126,7 @@ class Trainer:
             self.loader.check(size, settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()
-        self.profiler, self.probe = profiler or Profiler(), probe
+        self.profiler, self.observers = profiler or Profiler(), observers
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
         self.gradient_norm = torch.zeros(())
         self.stopping: Interrupted | None = None
@@ -280,10 +281,10 @@ class Trainer:
         due = (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs
         if due and self.validation and self.validation_attack:
             row["validation"] = self.validate(self.validation, self.validation_attack)
-        if self.probe:
-            self.stopwatch.begin("validation")
-            autocast = self.accelerator.autocast
-            row["probe"] = self.probe.look(self.model, epoch, seed=self.seed, autocast=autocast)
+        self.stopwatch.begin("validation")
+        for observer in self.observers:
+            noted = observer.look(self.model, epoch, seed=self.seed, autocast=self.accelerator.autocast)
+            row |= {} if noted is None else {observer.name: noted}
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         row |= {
@@ -371,9 +372,9 @@ class Trainer:
             "averaging": self.averaging,
             "selector": self.selector,
             "adversary": self.adversary,
-            "probe": self.probe,
         }
-        return {name: part for name, part in found.items() if part is not None}
+        observers = {observer.name: observer for observer in self.observers}
+        return {name: part for name, part in found.items() if part is not None} | observers
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, as `checkpoint.pack` takes it."""

@@ -11,8 +11,9 @@ from robustcords.errors import nearest
 
 if TYPE_CHECKING:
     from robustcords.averaging import AveragingConfig
-else:  # importing it imports torch; `recipe.assemble` hands over an instance
-    AveragingConfig = Table
+    from robustcords.dynamics import DynamicsConfig
+else:  # importing them imports torch; `recipe.assemble` hands over instances
+    AveragingConfig = DynamicsConfig = Table
 
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 """The trackers that Accelerate knows."""
@@ -46,6 +47,8 @@ class TrainConfig(Table):
             after a signal; left out or ``false``, none.
         overfitting: look for catastrophic overfitting after every epoch where the training attack has at most three
             passes, and ``"warn"`` or ``"stop"``; ``false`` does not look.
+        dynamics: table of tracking how many training images are outliers, on the boundary, or robust; left out or
+            ``false``, none.
         clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
         averaging: table of weight averaging; left out or ``false``, none.
     """
@@ -61,6 +64,7 @@ class TrainConfig(Table):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     time_limit: Annotated[Duration | None, BeforeValidator(_off)] = None
     overfitting: Annotated[Literal["warn", "stop"] | None, BeforeValidator(_off)] = "warn"
+    dynamics: Annotated[SerializeAsAny[DynamicsConfig] | None, BeforeValidator(_off)] = None
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
     averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
 

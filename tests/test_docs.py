@@ -24,6 +24,7 @@ KEYS = pages.sections(DOCS / "recipes.md")
 TABLES = {
     **{f"[{path[0]}]": recipe._class(target) for path, target in recipe.TABLES.items() if len(path) == 1},
     "[train]/[train.averaging]": recipe._class(recipe.TABLES["train", "averaging"]),
+    "[train]/[train.dynamics]": recipe._class(recipe.TABLES["train", "dynamics"]),
     "[bullet]/[bullet.steps]": BulletSteps,
     "[bullet]/[bullet.step_size]": BulletStepSizes,
     "[evaluation]/[evaluation.pgd]": PGDEvaluation,
