@@ -86,6 +86,26 @@ def select(
 
 
 @app.command()
+def sweep(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
+    over: Annotated[
+        list[str] | None, typer.Option("--over", metavar="KEY=V1,V2,...", help="Values of a key; may be repeated.")
+    ] = None,
+    set_: Set = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/<recipe name>-sweep.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
+) -> None:
+    """Run every combination of some values; what is done is skipped, what was interrupted goes on."""
+    from robustcords import fleet
+    from robustcords import sweep as sweeps
+
+    folder = output or Path("runs") / f"{Path(recipes[0]).stem}-sweep"
+    ended = fleet.run_all(sweeps.grid(recipes, over or [], set_ or []), folder, jobs)
+    if any(job.state == "failed" for job in ended):
+        raise typer.Exit(1)
+
+
+@app.command()
 def validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")]) -> None:
     """Check recipes without running them."""
     from robustcords import recipe
@@ -173,7 +193,8 @@ def main() -> None:
 
 def _continuation() -> str:
     """Returns how to go on with a command that was stopped, as the end of a message."""
-    how = {"run": "; go on with --resume", "evaluate": "; the same command goes on where it stopped"}
+    again = "; the same command goes on where it stopped"
+    how = {"run": "; go on with --resume", "evaluate": again, "sweep": again}
     return how.get(sys.argv[1], "")
 
 

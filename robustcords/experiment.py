@@ -106,7 +106,7 @@ def run(
 
         recipe = build.resolved(recipe, work.accelerator)
         path = processes.decide_together(lambda: _existing(recipe, name, output, resume))
-        if path and _finished(path, recipe):
+        if path and finished(path, recipe):
             work.display.say(f"{path} is finished; nothing to do")
             return path, RunDirectory(path).read_report()
         if path:
@@ -230,14 +230,9 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
             run_directory.refuse_taken(output)
         return None
     path = output or run_directory.newest(name)
-    if path is None or not (path / "recipe.toml").exists():
+    if path is None or not run_directory.has_run(path):
         return None
-    own = load(path / "recipe.toml")
-    before, now = dict(_flat(plain(own))), dict(_flat(plain(recipe)))
-    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-    if recipe.train.epochs > own.train.epochs:
-        changed.discard("train.epochs")
-    if refused := sorted(changed - CHANGEABLE):
+    if refused := differences(load(path / "recipe.toml"), recipe):
         raise UserError(
             f"--resume {path}: that run has another recipe; what differs: {', '.join(refused)}; "
             f"what may: more train.epochs, {', '.join(sorted(CHANGEABLE))}"
@@ -245,7 +240,18 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     return path
 
 
-def _finished(path: Path, recipe: Recipe) -> bool:
+def differences(own: Recipe, recipe: Recipe) -> list[str]:
+    """Returns the dotted keys in which a recipe differs from a run's own and may not, for that run to go on with it."""
+    before, now = dict(_flat(plain(own))), dict(_flat(plain(recipe)))
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    if recipe.train.epochs > own.train.epochs:
+        changed.discard("train.epochs")
+    if recipe.train.precision == "auto":  # what that stands for is found out on the machine
+        changed.discard("train.precision")
+    return sorted(changed - CHANGEABLE)
+
+
+def finished(path: Path, recipe: Recipe) -> bool:
     """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
     return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml").train.epochs
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 LINE_EVERY_S = 30.0
 
@@ -91,6 +93,47 @@ class Display:
             self.say(f"{label}: {done} of {total}, {remaining} to go{'  ' + note if note else ''}")
 
         return update
+
+
+class Board:
+    """A table that is kept up to date on a terminal, and a line now and then elsewhere; a context manager.
+
+    Args:
+        console: where to; standard error by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self._live: Live | None = None
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> Board:
+        """Starts the live display where there is a terminal."""
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the table as it was shown last."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def show(self, make: Callable[[], Table]) -> None:
+        """Shows a table, twice a second at most; where there is no terminal, its caption every half minute."""
+        now = time.monotonic()
+        if now - self._shown < (0.5 if self._live else LINE_EVERY_S):
+            return
+        self._shown, table = now, make()
+        if self._live:
+            self._live.update(table, refresh=True)
+        else:
+            self.say(str(table.caption))
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays, above the table."""
+        self.console.print(text, markup=False, soft_wrap=True)
 
 
 def _silent(done: int, total: int, note: str = "") -> None:

@@ -154,6 +154,11 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged: not a JSON object ({error})") from error
 
 
+def has_run(path: Path) -> bool:
+    """Returns whether a directory holds a run, finished or not."""
+    return (path / "recipe.toml").exists()
+
+
 def refuse_taken(output: Path) -> None:
     """Checks that a directory that the user named is free.
 
@@ -163,7 +168,7 @@ def refuse_taken(output: Path) -> None:
         UserError: it is a file, or has something in it.
     """
     if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
-        if (output / "recipe.toml").exists():
+        if has_run(output):
             raise UserError(f"--output {output}: already holds a run; name another, or go on with --resume")
         raise UserError(f"--output {output}: the directory is not empty; name another")
     if output.exists() and not output.is_dir():
