@@ -372,9 +372,9 @@ class Trainer:
             "averaging": self.averaging,
             "selector": self.selector,
             "adversary": self.adversary,
+            **{observer.name: observer for observer in self.observers},
         }
-        observers = {observer.name: observer for observer in self.observers}
-        return {name: part for name, part in found.items() if part is not None} | observers
+        return {name: part for name, part in found.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, as `checkpoint.pack` takes it."""

@@ -91,9 +91,7 @@ def test_what_is_done_is_skipped_unless_more_epochs_are_asked_for(tmp_path: Path
     assert made(tmp_path, monkeypatch, "runs", [{}]).run(tasks(1))[0].state == "skipped"
     assert (tmp_path / "run0" / "begun").read_bytes() == first
     assert made(tmp_path, monkeypatch, "runs", [{}]).run(tasks(1, epochs=3))[0].state == "done"
-    with pytest.raises(
-        UserError, match=r"run0: holds a run of another recipe; what differs: train\.epochs; name"
-    ):
+    with pytest.raises(UserError, match=r"run0: holds a run of another recipe; what differs: train\.epochs; name"):
         made(tmp_path, monkeypatch, "runs", [{}]).run(tasks(1, epochs=1))
 
 
