@@ -121,13 +121,14 @@ def merge(layers: Sequence[Layer]) -> Written:
 
 def _resolve(name: str, folder: Path, said: str) -> Path:
     """Returns the file that a name means, seen from a folder; ``said`` begins the message of an error."""
-    path, known, shown = folder / name, shipped(), one_line(name, longest=100)
+    path, shown = folder / name, one_line(name, longest=100)
     try:
         directory = path.is_dir()
         if path.exists() and not directory:
             return path
     except OSError as error:
         raise UserError(f"{said}{shown}: {error.strerror}") from error
+    known = shipped()  # only now: it looks through a folder, and every recipe of a chain of files comes by here
     if name.removesuffix(".toml") in known:
         return known[name.removesuffix(".toml")]
     if directory:

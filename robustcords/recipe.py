@@ -117,7 +117,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: one line that names file (or ``--set``), table and key, and says what is allowed.
     """
     files = layers.stack(source)
-    return _assemble([*files, *layers.overrides(overrides)], files[-1].origin)
+    return assemble([*files, *layers.overrides(overrides)], files[-1].origin)
 
 
 def parse(values: dict[str, Any], origin: str = "recipe") -> Recipe:
@@ -126,7 +126,7 @@ def parse(values: dict[str, Any], origin: str = "recipe") -> Recipe:
     Raises:
         UserError: as `load`; ``origin`` stands where the file would.
     """
-    return _assemble([Layer(origin, values)], origin)
+    return assemble([Layer(origin, values)], origin)
 
 
 def dump(recipe: Recipe) -> str:
@@ -156,7 +156,12 @@ def _conflict(reason: str, *keys: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": [key.split(".") for key in keys]})
 
 
-def _assemble(stack: Sequence[Layer], origin: str) -> Recipe:
+def assemble(stack: Sequence[Layer], origin: str) -> Recipe:
+    """Checks a recipe that consists of layers, the last one on top.
+
+    Raises:
+        UserError: as `load`; ``origin`` is blamed for what no layer wrote.
+    """
     tree = layers.merge([Layer("default", DEFAULTS), *stack])
     tables = tree.table or {}
     for key, item in tables.items():
