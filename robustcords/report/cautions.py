@@ -1,0 +1,58 @@
+"""What makes runs hard to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from robustcords.report.runs import Run
+
+_ACCURACIES = "accuracies are not comparable"
+_TIMES = "times are not comparable"
+
+
+def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
+    """Returns in what the runs differ that a method is not made of, and what AutoAttack warned of, a line each.
+
+    Args:
+        named: what each run is called, and the run.
+    """
+    runs = [run for _, run in named]
+    found = [
+        f"{what} differ ({', '.join(kinds)}): {so}"
+        for what, so, values in _conditions(runs)
+        if len(kinds := sorted({str(value) for value in values if value is not None})) > 1
+    ]
+    found += [
+        f"{name}: AutoAttack warns ({which}): {text}"
+        for name, run in named
+        for which, entry in run.report["evaluation"].items()
+        for text in entry.get("autoattack_warnings", [])
+    ]
+    return found
+
+
+def _conditions(runs: Sequence[Run]) -> Iterable[tuple[str, str, list[Any]]]:
+    """Yields what should be the same everywhere, what it means if it is not, and its values."""
+    recipes = [run.recipe for run in runs]
+    entries = [entry for run in runs for entry in run.report["evaluation"].values()]
+    places = [run.report["environment"] for run in runs]
+    yield "data sets", _ACCURACIES, [recipe["data"]["name"] for recipe in recipes]
+    yield "numbers of test images", _ACCURACIES, [entry["examples"] for entry in entries]
+    yield "numbers of AutoAttack images", _ACCURACIES, [entry.get("autoattack_examples") for entry in entries]
+    yield "PGD evaluations", _ACCURACIES, [_pgd(recipe) for recipe in recipes]
+    yield "devices", _TIMES, [place["device"] for place in places]
+    yield "numbers of processes", _TIMES, [place["world_size"] for place in places]
+    yield "numbers of threads", _TIMES, [place["threads"] for place in places]
+    yield "precisions", _TIMES, [recipe["train"].get("precision") for recipe in recipes]
+    for package in dict.fromkeys(name for place in places for name in place["versions"]):
+        yield f"versions of {package}", "results may too", [place["versions"].get(package) for place in places]
+
+
+def _pgd(recipe: Mapping[str, Any]) -> str | None:
+    """Returns the evaluation's PGD as a report does not name it: with its step size."""
+    evaluation = recipe.get("evaluation")
+    pgd = evaluation.get("pgd") if isinstance(evaluation, Mapping) else None
+    if not isinstance(pgd, Mapping):
+        return None
+    return f"PGD-{pgd.get('steps')}-{pgd.get('restarts')} with steps of {pgd.get('step_size')}"

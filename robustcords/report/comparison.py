@@ -1,0 +1,233 @@
+"""Runs side by side: what each method reaches at what cost, and which differences are more than noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from robustcords.config import parse_radius
+from robustcords.errors import UserError
+from robustcords.report import grouping
+from robustcords.report.cautions import cautions
+from robustcords.report.intervals import Accuracy, Estimate, Spread, difference, ratio
+from robustcords.report.runs import CLEAN, Run, load_run
+from robustcords.timing import TRAINING
+
+COSTS = (*TRAINING, "selection")
+"""The phases that count as training time. Validation, checkpoints and logging are how a run is looked at."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of accuracy.
+
+    Attributes:
+        which: the weights, ``"best"`` or ``"last"``.
+        attack: ``"clean"``, ``"PGD-50-10"``, ``"AutoAttack standard"``, ...
+        radius: as a report writes it; empty for clean images.
+        what: what the evaluation calls it: ``"clean"``, ``"PGD 8/255"`` or ``"AutoAttack 8/255"``.
+    """
+
+    which: str
+    attack: str
+    radius: str
+    what: str
+
+    @property
+    def label(self) -> str:
+        """The attack and its radius."""
+        return f"{self.attack} {self.radius}".strip()
+
+    @property
+    def order(self) -> tuple[bool, int, float]:
+        """Sorts ``last`` before ``best``, clean before PGD before AutoAttack, and by radius."""
+        kinds = (CLEAN, "PGD", "AutoAttack")
+        radius = float(parse_radius(self.radius)) if self.radius else 0.0
+        return self.which == "best", kinds.index(self.what.split(maxsplit=1)[0]), radius
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: the runs of its seeds, what they reach, and how that compares.
+
+    Attributes:
+        name: differs from that of every other method of the comparison.
+        recipe: dotted key to value, of what its runs share.
+        runs: one of each seed, in order of the seeds.
+        accuracies: over seeds, each in [0, 1].
+        seconds: of training, selection included; None where a run does not say.
+        seconds_per_epoch: those by the number of epochs.
+        baseline: the name of the method that it is compared with; None for the baseline itself.
+        random: the name of the random subset of the same size; None where there is none.
+        against_baseline: how much more accurate it is.
+        against_random: how much more accurate than the random subset.
+        speed_up: how many times less training time than the baseline.
+        early_stopping: how much more accurate ``best`` is than ``last``, by the measure of ``best``.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    runs: Sequence[Run]
+    accuracies: Mapping[Measure, Spread]
+    seconds: Spread | None
+    seconds_per_epoch: Spread | None
+    baseline: str | None = None
+    random: str | None = None
+    against_baseline: Mapping[Measure, Estimate] | None = None
+    against_random: Mapping[Measure, Estimate] | None = None
+    speed_up: Estimate | None = None
+    early_stopping: Mapping[Measure, Estimate] | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return [run.seed for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        methods: in order of appearance.
+        measures: every accuracy that a method has, in the order of a table.
+        warnings: what makes the runs hard to compare, and what AutoAttack warned of, a line each.
+        notes: what is missing, a line each.
+    """
+
+    methods: Sequence[Method]
+    measures: Sequence[Measure]
+    warnings: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all methods."""
+        return [run for method in self.methods for run in method.runs]
+
+    def method(self, name: str) -> Method:
+        """Returns the method of a name."""
+        return next(method for method in self.methods if method.name == name)
+
+
+def compare(runs: Sequence[Run], baseline: Path | None = None, notes: Sequence[str] = ()) -> Comparison:
+    """Groups runs into methods and compares each with its baseline and with a random subset of the same size.
+
+    Args:
+        runs: at least one.
+        baseline: the directory of a run whose method all others are compared with, added to `runs` if it is not among
+            them; None for full data without Bullet under the same loss.
+        notes: what else is known to be missing.
+
+    Raises:
+        UserError: the baseline is no finished run.
+    """
+    runs = list(runs)
+    if baseline is not None and not any(_same(run.path, baseline) for run in runs):
+        if not (baseline / "report.json").exists():
+            raise UserError(f"--baseline {baseline}: not a finished run (no report.json)")
+        runs.append(load_run(baseline))
+    said = [*notes, *(f"{run.path}: {note}" for run in runs for note in run.notes)]
+    groups = grouping.group(runs)
+    recipes = [recipe for recipe, _ in groups]
+    methods = [
+        _method(name, recipe, members, said)
+        for name, (recipe, members) in zip(grouping.names(recipes), groups, strict=True)
+    ]
+    references = _references(groups, baseline)
+    methods = [
+        _compared(methods[n], methods, references[n], grouping.random_subset_of(recipes, n))
+        for n in range(len(methods))
+    ]
+    measures = sorted({measure for method in methods for measure in method.accuracies}, key=lambda m: m.order)
+    named = [(f"{method.name}, seed {run.seed}", run) for method in methods for run in method.runs]
+    return Comparison(methods, measures, cautions(named), said)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _references(groups: Sequence[tuple[dict[str, Any], list[Run]]], baseline: Path | None) -> list[int | None]:
+    """Returns the number of each method's baseline."""
+    if baseline is None:
+        return grouping.baselines([recipe for recipe, _ in groups])
+    number = next(n for n, (_, runs) in enumerate(groups) if any(_same(run.path, baseline) for run in runs))
+    return [None if n == number else number for n in range(len(groups))]
+
+
+def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], notes: list[str]) -> Method:
+    """Returns a method that is not compared yet; of runs with the same seed the first counts."""
+    by_seed: dict[int, Run] = {}
+    for run in members:
+        if run.seed in by_seed:
+            notes.append(f"{run.path}: left out: the same recipe and seed as {by_seed[run.seed].path}")
+        by_seed.setdefault(run.seed, run)
+    runs = [by_seed[seed] for seed in sorted(by_seed)]
+    measures = {measure for run in runs for measure in _accuracies(run)}
+    accuracies = {}
+    for measure in sorted(measures, key=lambda m: m.order):
+        values = {run.seed: _accuracies(run)[measure].value for run in runs if measure in _accuracies(run)}
+        accuracies[measure] = Spread(values)
+    seconds = {run.seed: found for run in runs if (found := training_seconds(run))}
+    each = {run.seed: seconds[run.seed] / run.report["training"]["epochs"] for run in runs if run.seed in seconds}
+    return Method(name, recipe, runs, accuracies, Spread(seconds) if seconds else None, Spread(each) if each else None)
+
+
+def training_seconds(run: Run) -> float | None:
+    """Returns a run's training time, selection included; None where it is not known or 0."""
+    seconds = run.report["training"]["seconds"]
+    return sum(seconds.get(phase) or 0.0 for phase in COSTS) or None
+
+
+def _accuracies(run: Run) -> dict[Measure, Accuracy]:
+    """Returns every accuracy that a run's report has."""
+    found = {}
+    for which, entry in run.report["evaluation"].items():
+        values = [(CLEAN, "", CLEAN, entry["clean"], entry["examples"])]
+        for radius, value in entry.get("pgd", {}).items():
+            values.append((entry["pgd_attack"], radius, f"PGD {radius}", value, entry["examples"]))
+        for radius, value in entry.get("autoattack", {}).items():
+            name = f"AutoAttack {entry['autoattack_version']}"
+            values.append((name, radius, f"AutoAttack {radius}", value, entry["autoattack_examples"]))
+        for attack, radius, what, value, examples in values:
+            if value is not None:
+                known = run.outcomes.get((which, what))
+                single = (known.right, known.images) if known else (None, "")
+                found[Measure(which, attack, radius, what)] = Accuracy(value, examples, *single)
+    return found
+
+
+def _compared(method: Method, methods: Sequence[Method], baseline: int | None, random: int | None) -> Method:
+    """Returns a method with everything that it is compared with."""
+    against = methods[baseline] if baseline is not None else None
+    lots = methods[random] if random is not None else None
+    speed_up = None
+    if against and against.seconds and method.seconds:
+        speed_up = ratio(against.seconds.values, method.seconds.values)
+    stopping = {}
+    for measure in method.accuracies:
+        early = replace(measure, which="best")
+        if measure.which == "last" and early in method.accuracies:
+            stopping[early] = difference(_by_seed(method, early), _by_seed(method, measure))
+    return replace(
+        method,
+        baseline=against.name if against else None,
+        random=lots.name if lots else None,
+        against_baseline=_differences(method, against) if against else None,
+        against_random=_differences(method, lots) if lots else None,
+        speed_up=speed_up,
+        early_stopping=stopping or None,
+    )
+
+
+def _differences(method: Method, other: Method) -> dict[Measure, Estimate]:
+    shared = [measure for measure in method.accuracies if measure in other.accuracies]
+    return {measure: difference(_by_seed(method, measure), _by_seed(other, measure)) for measure in shared}
+
+
+def _by_seed(method: Method, measure: Measure) -> dict[int, Accuracy]:
+    found = {run.seed: _accuracies(run) for run in method.runs}
+    return {seed: accuracies[measure] for seed, accuracies in found.items() if measure in accuracies}

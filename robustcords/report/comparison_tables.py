@@ -1,0 +1,247 @@
+"""A comparison as tables: Markdown, CSV, the terminal, and what the page shows."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from csv import writer
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from robustcords.progress import duration
+from robustcords.report.comparison import Comparison, Measure, Method
+from robustcords.report.intervals import Estimate, Spread
+
+NOISE = "≈"
+"""Marks a difference whose interval holds 0."""
+
+LEGEND = (
+    f"{NOISE}: the 95 % interval of the difference to the baseline holds 0: within the noise. "
+    "±: standard deviation over seeds. Training time is data, attack, update and selection; validation and "
+    "checkpoints do not count."
+)
+COLUMNS = ("method", "weights", "measure", "radius", "seeds", "mean", "std", "reference", "difference", "low", "high")
+HEADER = (*COLUMNS, "within_noise", "interval")
+MARK = "<!-- robustcords report -->"
+_PLAIN_WIDTH = 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the headline table.
+
+    Attributes:
+        text: what it says.
+        best: whether it is the best of its column.
+        noise: whether its difference to the baseline is within the noise.
+    """
+
+    text: str
+    best: bool = False
+    noise: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: its caption, its header, and of each row the name and the cells."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def headlines(comparison: Comparison) -> list[Grid]:
+    """Returns the table of accuracies and costs for each set of weights that was evaluated."""
+    found = []
+    for which in dict.fromkeys(measure.which for measure in comparison.measures):
+        measures = [measure for measure in comparison.measures if measure.which == which]
+        methods = [method for method in comparison.methods if any(m.which == which for m in method.accuracies)]
+        caption = f"Test accuracy in percent of the {which} weights, and what training cost"
+        header = ["method", "seeds", *(m.label for m in measures), "s/epoch", "training time", "speed-up"]
+        rows = [(method.name, _headline(method, measures, methods)) for method in methods]
+        found.append(Grid(caption, header, rows))
+    return found
+
+
+def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Method]) -> list[Cell]:
+    cells = [Cell(str(len(method.runs)))]
+    for measure in measures:
+        spread = method.accuracies.get(measure)
+        best = max(other.accuracies[measure].mean for other in methods if measure in other.accuracies)
+        estimate = (method.against_baseline or {}).get(measure)
+        noise = estimate is not None and estimate.noise
+        cells.append(Cell(_percent(spread), len(methods) > 1 and spread is not None and spread.mean == best, noise))
+    costs = [other.seconds.mean for other in methods if other.seconds]
+    cheapest = len(costs) > 1 and method.seconds is not None and method.seconds.mean == min(costs)
+    per_epoch, whole = method.seconds_per_epoch, method.seconds
+    speed = method.speed_up
+    return [
+        *cells,
+        Cell(_seconds(per_epoch.mean, per_epoch.std) if per_epoch else ""),
+        Cell(time(whole), cheapest),
+        Cell(f"{speed.value:.2f}\N{MULTIPLICATION SIGN}" if speed else "", noise=speed is not None and speed.noise),
+    ]
+
+
+def differences(comparison: Comparison) -> list[Grid]:
+    """Returns the differences to the baseline, to a random subset, and of ``best`` to ``last``, in points."""
+    kinds = (
+        ("Difference to the baseline", "against_baseline", "baseline"),
+        ("Difference to a random subset of the same size", "against_random", "random"),
+        ("Early stopping: best minus last weights", "early_stopping", None),
+    )
+    found = []
+    for caption, attribute, reference in kinds:
+        rows, shown = [], list[Measure]()
+        for method in comparison.methods:
+            shown += [m for m in getattr(method, attribute) or {} if m not in shown]
+        shown.sort(key=lambda measure: measure.order)
+        both = len({measure.which for measure in shown}) > 1
+        for method in comparison.methods:
+            estimates: Mapping[Measure, Estimate] = getattr(method, attribute) or {}
+            if estimates:
+                first = [Cell(getattr(method, reference))] if reference else []
+                rows.append((method.name, [*first, *(_points(estimates.get(measure)) for measure in shown)]))
+        labels = [f"{m.label} ({m.which})" if both else m.label for m in shown]
+        if rows:
+            text = f"{caption}, in percentage points, with 95 % interval"
+            found.append(Grid(text, ["method", *(["against"] if reference else []), *labels], rows))
+    return found
+
+
+def intervals(comparison: Comparison) -> list[str]:
+    """Returns what kinds of intervals the comparison has, each once."""
+    found: dict[str, None] = {}
+    for method in comparison.methods:
+        for estimates in (method.against_baseline, method.against_random, method.early_stopping):
+            found |= dict.fromkeys(estimate.how for estimate in (estimates or {}).values())
+    return list(found)
+
+
+def _percent(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    return f"{spread.mean * 100:.2f}" + (f" ± {spread.std * 100:.2f}" if spread.std is not None else "")
+
+
+def _seconds(mean: float, std: float | None) -> str:
+    digits = 1 if mean >= 10 else 2
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
+
+
+def time(spread: Spread | None) -> str:
+    """Writes training time for a person."""
+    if spread is None:
+        return ""
+    return duration(spread.mean) + (f" ± {duration(spread.std)}" if spread.std is not None else "")
+
+
+def _points(estimate: Estimate | None) -> Cell:
+    return Cell(points(estimate), noise=estimate.noise) if estimate else Cell("")
+
+
+def points(estimate: Estimate) -> str:
+    """Writes a difference of accuracies in percentage points, with its interval."""
+    text = f"{estimate.value * 100:+.2f}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{estimate.low * 100:+.2f}, {estimate.high * 100:+.2f}]"
+
+
+def markdown(comparison: Comparison) -> str:
+    """Returns the comparison as Markdown: the tables, what their intervals are, warnings and notes."""
+    parts = [MARK, "# Comparison of runs"]
+    for grid in headlines(comparison):
+        parts += [f"## {grid.caption}", _markdown_table(grid)]
+    parts.append(LEGEND)
+    for grid in differences(comparison):
+        parts += [f"## {grid.caption}", _markdown_table(grid)]
+    lists = {
+        "Intervals": intervals(comparison),
+        "Warnings": comparison.warnings,
+        "Notes": comparison.notes,
+        "Runs": [f"{method.name}, seed {run.seed}: {run.path}" for method in comparison.methods for run in method.runs],
+    }
+    for title, lines in lists.items():
+        if lines:
+            parts += [f"## {title}", "\n".join(f"- {plain(line)}" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Returns text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_|<>]|\](?=\())", r"\\\1", " ".join(text.split()))
+
+
+def _markdown_table(grid: Grid) -> str:
+    head = [plain(name) for name in grid.header]
+    rule = [":--", *["--:"] * (len(head) - 1)]
+    body = [[plain(name), *map(_marked, cells)] for name, cells in grid.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
+
+
+def _marked(cell: Cell) -> str:
+    text = f"**{plain(cell.text)}**" if cell.best else plain(cell.text)
+    return f"{text} {NOISE}" if cell.noise else text
+
+
+def csv(comparison: Comparison) -> str:
+    """Returns the comparison as CSV, a line for each method, measure and reference; accuracies are fractions."""
+    stream = io.StringIO()
+    out = writer(stream, lineterminator="\n")
+    out.writerow(HEADER)
+    for method in comparison.methods:
+        for measure, spread in method.accuracies.items():
+            attack = (measure.which, measure.attack, measure.radius)
+            out.writerows([method.name, *attack, *_figures(spread), *rest] for rest in _references(method, measure))
+        for name, cost in (("seconds", method.seconds), ("seconds per epoch", method.seconds_per_epoch)):
+            if cost:
+                out.writerow([method.name, "", name, "", *_figures(cost), *_nothing()])
+        if method.speed_up:
+            out.writerow([method.name, "", "speed-up", "", "", "", "", *_estimate(method.baseline, method.speed_up)])
+    return stream.getvalue()
+
+
+def _figures(spread: Spread) -> list[str]:
+    return [" ".join(map(str, spread.values)), repr(spread.mean), "" if spread.std is None else repr(spread.std)]
+
+
+def _references(method: Method, measure: Measure) -> Iterator[list[str]]:
+    """Yields the columns of each difference that a measure has; empty ones where it has none."""
+    kinds = (
+        (method.baseline, method.against_baseline),
+        (method.random, method.against_random),
+        ("last weights", method.early_stopping),
+    )
+    found = [_estimate(name, estimates[measure]) for name, estimates in kinds if estimates and measure in estimates]
+    yield from found or [_nothing()]
+
+
+def _estimate(reference: str | None, estimate: Estimate) -> list[str]:
+    ends = ["" if end is None else repr(end) for end in (estimate.low, estimate.high)]
+    return [reference or "", repr(estimate.value), *ends, str(estimate.noise).lower(), estimate.how]
+
+
+def _nothing() -> list[str]:
+    return [""] * (len(HEADER) - 7)
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Prints the headline tables and the warnings to the terminal."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PLAIN_WIDTH)
+    for grid in headlines(comparison):
+        table = Table()
+        for number, name in enumerate(grid.header):
+            table.add_column(escape(name), justify="left" if number == 0 else "right")
+        for name, cells in grid.rows:
+            table.add_row(escape(name), *(escape(f"{c.text} {NOISE}" if c.noise else c.text) for c in cells))
+        console.print(grid.caption, markup=False, highlight=False, soft_wrap=True)
+        console.print(table)
+    for line in [LEGEND, *(f"warning: {text}" for text in comparison.warnings)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

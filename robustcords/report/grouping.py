@@ -1,0 +1,181 @@
+"""Which runs are the same method, what a method is called, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from robustcords.report.runs import Run
+
+Recipe = Mapping[str, Any]
+"""Dotted key to value; a key that is not there is a table that is switched off."""
+
+_NOT_THE_METHOD = (
+    "seed",
+    "data.path",
+    "dynamics",
+    "evaluation",
+    "logging",
+    *(f"train.{key}" for key in ("precision", "checkpoint_every", "keep_checkpoints", "time_limit", "dynamics")),
+)
+_HEADLINE = ("data.name", "model.name", "attack.name", "train.epochs")
+"""Keys that a name tells wherever a method has another value than most."""
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted keys and values of a recipe."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def method_of(run: Run) -> dict[str, Any]:
+    """Returns what makes a run's method: its recipe without seed, paths, precision, records and evaluation."""
+    return {
+        key: value
+        for key, value in flat(run.recipe)
+        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_THE_METHOD)
+    }
+
+
+def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
+    """Returns the methods and their runs, in order of appearance.
+
+    Precision is no part of a method, unless the same seed was run in two.
+    """
+    groups = _grouped(runs, method_of)
+    found = []
+    for recipe, members in groups:
+        if len({run.seed for run in members}) < len(members):
+            found += _grouped(members, lambda run: method_of(run) | {"train.precision": _precision(run)})
+        else:
+            found.append((recipe, members))
+    return found
+
+
+def _precision(run: Run) -> str:
+    return str(run.recipe["train"].get("precision"))
+
+
+def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], list[Run]]]:
+    groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run in runs:
+        recipe = key_of(run)
+        groups.setdefault(repr(sorted(recipe.items())), (recipe, []))[1].append(run)
+    return list(groups.values())
+
+
+def names(recipes: Sequence[Recipe]) -> list[str]:
+    """Returns a name for each method, all different: loss, subset, Bullet, and what tells it apart.
+
+    The data set, network, attack and number of epochs are told where they are not what most methods have; any other
+    key only where names would be the same.
+    """
+    found = [_plain_name(recipe) for recipe in recipes]
+    for key in _HEADLINE:
+        usual = _usual([recipe.get(key) for recipe in recipes])
+        found = [
+            name if recipe.get(key) == usual else f"{name}, {_told(key, recipe)}"
+            for name, recipe in zip(found, recipes, strict=True)
+        ]
+    for key in _by_use(recipes):
+        for name, count in Counter(found).items():
+            alike = [number for number, other in enumerate(found) if other == name]
+            if count > 1 and len({repr(recipes[number].get(key)) for number in alike}) > 1:
+                for number in alike:
+                    found[number] = f"{name}, {_told(key, recipes[number])}"
+    return found
+
+
+def _plain_name(recipe: Recipe) -> str:
+    subset = f"{recipe['selector.name']} {recipe['selector.fraction'] * 100:g} %" if has(recipe, "selector") else None
+    parts = [recipe["loss.name"], subset or "full data", *(["Bullet"] if has(recipe, "bullet") else [])]
+    return ", ".join(map(str, parts))
+
+
+def has(recipe: Recipe, table: str) -> bool:
+    """Returns whether a recipe has a table switched on."""
+    return any(key.startswith(f"{table}.") for key in recipe)
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    """Returns the value that more have than any other, or an object that equals none."""
+    (first, most), *others = Counter(values).most_common(2)
+    return object() if others and others[0][1] == most else first
+
+
+def _by_use(recipes: Sequence[Recipe]) -> list[str]:
+    """Returns the keys that differ, those first that tell the most methods apart."""
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    kinds = {key: len({repr(recipe.get(key)) for recipe in recipes}) for key in keys}
+    return sorted((key for key in keys if kinds[key] > 1 and key not in _HEADLINE), key=lambda key: -kinds[key])
+
+
+def _told(key: str, recipe: Recipe) -> str:
+    value = recipe.get(key, "none")
+    if key == "train.epochs":
+        return f"{value} epoch{'s' if value != 1 else ''}"
+    table, *path = key.split(".")
+    path = [part for part in path if part != "name"]
+    words = path if table in {"train", "loss", "selector"} else [table, *path]
+    return f"{' '.join(words)} {value:g}" if isinstance(value, float) else f"{' '.join(words)} {value}"
+
+
+def field_of(recipe: Recipe) -> tuple[Any, Any]:
+    """Returns what two methods must share for a comparison to mean anything: data set and network."""
+    return recipe["data.name"], recipe["model.name"]
+
+
+def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
+    """Returns for each method the number of the one it is compared with, or None.
+
+    That is full data without Bullet under the same loss; of several, the one whose other keys most methods share, then
+    the longest. A loss that has no other method is compared with the baseline of the loss that has the most.
+    """
+    of_loss: dict[tuple[Any, ...], list[int]] = {}
+    for number, recipe in enumerate(recipes):
+        of_loss.setdefault((*field_of(recipe), recipe["loss.name"]), []).append(number)
+    chosen = {loss: _most_central(recipes, numbers) for loss, numbers in of_loss.items()}
+    found: list[int | None] = []
+    for number, recipe in enumerate(recipes):
+        loss = (*field_of(recipe), recipe["loss.name"])
+        if len(of_loss[loss]) == 1:
+            others = [other for other in of_loss if other[:2] == loss[:2] and len(of_loss[other]) > 1]
+            loss = max(others, key=lambda other: len(of_loss[other]), default=loss)
+        found.append(chosen[loss] if chosen[loss] != number else None)
+    return found
+
+
+def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | None:
+    candidates = [n for n in numbers if not has(recipes[n], "selector") and not has(recipes[n], "bullet")]
+
+    def rank(number: int) -> tuple[int, int]:
+        mine = recipes[number]
+        shared = sum(mine.get(key) == recipes[n].get(key) for n in numbers for key in mine)
+        return shared, mine["train.epochs"]
+
+    return max(candidates, key=rank, default=None)
+
+
+def random_subset_of(recipes: Sequence[Recipe], number: int) -> int | None:
+    """Returns the method that trains on a random subset of the same fraction with the same Bullet table, or None.
+
+    Of several, the one that differs in the fewest other keys.
+    """
+    mine = recipes[number]
+    if not has(mine, "selector") or mine["selector.name"] == "random":
+        return None
+    shared = ("data.name", "model.name", "loss.name", "selector.fraction")
+
+    def fits(other: Recipe) -> bool:
+        bullet = {key for key in (*mine, *other) if key.startswith("bullet.")}
+        same = all(mine.get(key) == other.get(key) for key in (*shared, *bullet))
+        return same and other.get("selector.name") == "random"
+
+    def distance(other: int) -> int:
+        return sum(mine.get(key) != recipes[other].get(key) for key in {*mine, *recipes[other]})
+
+    return min((n for n, other in enumerate(recipes) if fits(other)), key=distance, default=None)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import io
+import json
+from csv import DictReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import BULLET, GLISTER, RANDOM, evaluation, make_run, write_outcomes
+from rich.console import Console
+from scipy import stats
+
+from robustcords.errors import UserError
+from robustcords.report import intervals
+from robustcords.report.comparison import Comparison, Measure, compare
+from robustcords.report.comparison_tables import csv, markdown, print_comparison
+from robustcords.report.intervals import Accuracy, Spread, difference, ratio
+from robustcords.report.runs import find_runs
+
+CLEAN = Measure("last", "clean", "", "clean")
+PGD = Measure("last", "PGD-50-10", "0.15", "PGD 0.15")
+AUTOATTACK = Measure("last", "AutoAttack standard", "0.15", "AutoAttack 0.15")
+
+
+def shares(**right: float) -> dict[str, list[int]]:
+    """Returns outcomes of 100 images with these accuracies, the first ones right."""
+    names = {"clean": "clean", "pgd": "PGD 0.15", "aa": "AutoAttack 0.15"}
+    return {names[key]: [1] * round(100 * value) + [0] * round(100 * (1 - value)) for key, value in right.items()}
+
+
+def compared(folder: Path, **options: Any) -> Comparison:
+    return compare(find_runs([folder]), **options)
+
+
+def test_paired_t_is_scipys():
+    one, other = [0.41, 0.43, 0.44, 0.40], [0.40, 0.41, 0.45, 0.36]
+    expected = stats.ttest_rel(one, other).confidence_interval(0.95)
+    found = difference({n: Accuracy(v, 9) for n, v in enumerate(one)}, {n: Accuracy(v, 9) for n, v in enumerate(other)})
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    assert found.value == pytest.approx(0.015)
+    assert found.how == "t interval, paired over 4 seeds"
+    assert found.noise
+
+
+def test_welch_is_scipys_where_no_seed_is_common():
+    one, other = [0.41, 0.43, 0.44], [0.30, 0.35]
+    expected = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    sides = [{seed: Accuracy(v, 9) for seed, v in enumerate(side, start)} for side, start in ((one, 0), (other, 7))]
+    found = difference(*sides)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    assert intervals.welch([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25)
+
+
+def test_only_seeds_that_both_have_are_paired():
+    one = {seed: Accuracy(value, 9) for seed, value in {0: 0.5, 1: 0.6, 5: 0.0}.items()}
+    other = {seed: Accuracy(value, 9) for seed, value in {0: 0.4, 1: 0.4, 7: 1.0}.items()}
+    found = difference(one, other)
+    assert found.value == pytest.approx(0.15)
+    low, high = stats.t.interval(0.95, 1, loc=0.15, scale=0.05)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_bootstrap_is_that_of_drawing_images():
+    draw = np.random.default_rng(0)
+    one, other = draw.random(400) < 0.6, draw.random(400) < 0.5
+    gaps = one.astype(int) - other
+    rows = draw.integers(400, size=(10_000, 400))
+    expected = np.quantile(gaps[rows].mean(axis=1), [0.025, 0.975])
+    found = intervals.bootstrap(gaps)
+    assert found == pytest.approx(expected, abs=0.004)  # two such bootstraps differ by their 10,000 draws
+    assert found == intervals.bootstrap(gaps)
+    error = gaps.std() / 20
+    assert found == pytest.approx((gaps.mean() - 1.96 * error, gaps.mean() + 1.96 * error), abs=0.004)
+
+
+def test_one_seed_is_compared_image_by_image():
+    ours, theirs = np.arange(200) < 100, np.arange(200) < 90
+    found = difference({3: Accuracy(0.5, 200, ours, "a")}, {3: Accuracy(0.45, 200, theirs, "a")})
+    assert found.value == pytest.approx(0.05)
+    assert found.how == "bootstrap, paired over 200 test images, seed 3"
+    assert found.low is not None
+    assert 0.02 <= found.low < 0.05
+    assert not found.noise
+
+
+def test_images_of_another_test_set_are_not_paired():
+    one, other = (Accuracy(0.5, 4, np.array([1, 1, 0, 0], dtype=bool), name) for name in "ab")
+    assert difference({0: one}, {1: other}).how == "binomial interval, not paired, over 4 test images, seeds 0 and 1"
+
+
+def test_newcombe_by_his_own_example():
+    # Newcombe 1998, Statistics in Medicine 17:873, table II, (a): 56/70 - 48/80, method 10.
+    assert intervals.newcombe(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert intervals.newcombe(10 / 10, 10, 0 / 10, 10) == pytest.approx((0.6075, 1.0), abs=5e-5)
+
+
+def test_speed_up_is_a_ratio():
+    found = ratio({0: 20.0, 1: 40.0}, {0: 10.0, 1: 10.0})
+    assert found.value == pytest.approx(8**0.5)
+    logs = stats.t.interval(0.95, 1, loc=np.log(8) / 2, scale=np.log(2) / 2)
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp(logs)))
+    assert found.noise
+    assert ratio({0: 20.0}, {0: 5.0}).value == 4
+    assert not ratio({0: 20.0}, {0: 5.0}).noise
+    assert ratio({0: 20.0, 1: 40.0}, {2: 10.0}).value == 3
+
+
+def test_spread_over_seeds():
+    assert Spread({0: 0.25}).std is None
+    found = Spread({0: 0.25, 1: 0.5, 2: 0.5})
+    assert (found.mean, found.std) == pytest.approx((1.25 / 3, np.std([0.25, 0.5, 0.5], ddof=1)))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for seed in (0, 1):
+        change = {"seed": seed, "data": {"path": f"disk{seed}"}}
+        make_run(tmp_path / f"full{seed}", change, right=shares(clean=0.9, pgd=0.5 + seed / 100, aa=0.4), seconds=20)
+        make_run(tmp_path / f"lots{seed}", change, RANDOM, right=shares(clean=0.8, pgd=0.4, aa=0.30 + seed / 20))
+        make_run(tmp_path / f"gli{seed}", change, GLISTER, right=shares(clean=0.8, pgd=0.45, aa=0.32 + seed / 20))
+    make_run(tmp_path / "bullet", BULLET, right=shares(clean=0.9, pgd=0.5, aa=0.42), seconds=8)
+    make_run(tmp_path / "short", {"train": {"epochs": 2}}, right=shares(clean=0.7, pgd=0.4, aa=0.3), seconds=20)
+    fast = {"loss": {"name": "sat"}, "attack": {"name": "fgsm"}}
+    make_run(tmp_path / "zfast", fast, right=shares(clean=0.9, pgd=0.4, aa=0.3), seconds=5)
+    return tmp_path
+
+
+def test_methods_are_named_and_given_a_baseline(study: Path):
+    found = compared(study)
+    assert {m.name: (m.baseline, m.random, m.seeds) for m in found.methods} == {
+        "trades, full data, Bullet": ("trades, full data", None, [0]),
+        "trades, full data": (None, None, [0, 1]),
+        "trades, adv-glister 50 %": ("trades, full data", "trades, random 50 %", [0, 1]),
+        "trades, random 50 %": ("trades, full data", None, [0, 1]),
+        "trades, full data, 2 epochs": ("trades, full data", None, [0]),
+        "sat, full data, attack fgsm": ("trades, full data", None, [0]),
+    }
+
+
+def test_figures_by_hand(study: Path):
+    found = compared(study)
+    full, glister = found.method("trades, full data"), found.method("trades, adv-glister 50 %")
+    assert found.measures == [CLEAN, PGD, AUTOATTACK]
+    assert full.accuracies[PGD].mean == pytest.approx(0.505)
+    assert full.accuracies[PGD].std == pytest.approx(0.01 / 2**0.5)
+    assert full.seconds is not None
+    assert full.seconds.values == pytest.approx({0: 80.0, 1: 80.0})  # without validation and checkpoints
+    assert full.seconds_per_epoch is not None
+    assert full.seconds_per_epoch.mean == pytest.approx(20.0)
+    assert glister.speed_up is not None
+    assert (glister.speed_up.value, glister.speed_up.low, glister.speed_up.high) == pytest.approx((2, 2, 2))
+    assert glister.against_random is not None
+    assert glister.against_random[AUTOATTACK].value == pytest.approx(0.02)
+    assert glister.against_random[AUTOATTACK].how == "t interval, paired over 2 seeds"
+    assert glister.against_baseline is not None
+    assert glister.against_baseline[CLEAN].value == pytest.approx(-0.1)
+    assert not glister.against_baseline[CLEAN].noise
+    bullet = found.method("trades, full data, Bullet")
+    assert bullet.against_baseline is not None
+    assert bullet.against_baseline[CLEAN].noise
+    assert bullet.against_baseline[CLEAN].how == "bootstrap, paired over 100 test images, seed 0"
+
+
+def test_a_baseline_that_is_named(study: Path, tmp_path: Path):
+    found = compared(study, baseline=study / "short")
+    assert {method.baseline for method in found.methods} == {None, "trades, full data, 2 epochs"}
+    alone = compare(find_runs([study / "bullet"]), baseline=study / "short")
+    names = ("trades, full data, Bullet, 4 epochs", "trades, full data, 2 epochs")
+    assert [(method.name, method.baseline) for method in alone.methods] == [names, (names[1], None)]
+    with pytest.raises(UserError, match=r"--baseline .*nowhere: not a finished run"):
+        compared(study, baseline=study / "nowhere")
+
+
+def test_early_stopping(tmp_path: Path):
+    path = make_run(tmp_path / "run", right=shares(clean=0.8, pgd=0.4, aa=0.3))
+    best = shares(clean=0.7, pgd=0.5, aa=0.4)
+    report = json.loads((path / "report.json").read_text())
+    report["evaluation"]["best"] = evaluation(best)
+    (path / "report.json").write_text(json.dumps(report))
+    write_outcomes(path / "evaluation/best", best, attacks=2)
+    method = compared(tmp_path).methods[0]
+    assert method.early_stopping is not None
+    assert {m.what: (m.which, round(e.value, 9)) for m, e in method.early_stopping.items()} == {
+        "clean": ("best", -0.1),
+        "PGD 0.15": ("best", 0.1),
+        "AutoAttack 0.15": ("best", 0.1),
+    }
+    assert "Early stopping: best minus last weights" in markdown(compared(tmp_path))
+
+
+def test_names_differ_where_any_key_does(tmp_path: Path):
+    for number, change in enumerate(({}, {"loss": {"beta": 1.0}}, {"optimizer": {"lr": 0.2}})):
+        make_run(tmp_path / f"{number}", change)
+    names = [method.name for method in compared(tmp_path).methods]
+    assert len(set(names)) == 3
+    assert all("beta" in name or "lr" in name for name in names)
+
+
+def test_the_same_seed_twice_counts_once_and_precisions_are_told_apart(tmp_path: Path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    found = compared(tmp_path)
+    assert [run.path for run in found.methods[0].runs] == [tmp_path / "a"]
+    assert found.notes == [f"{tmp_path / 'b'}: left out: the same recipe and seed as {tmp_path / 'a'}"]
+    make_run(tmp_path / "c", {"train": {"precision": "bf16"}})
+    assert {m.name for m in compared(tmp_path).methods} == {
+        "trades, full data, precision fp32",
+        "trades, full data, precision bf16",
+    }
+
+
+def test_what_cannot_be_compared_is_warned_of(tmp_path: Path):
+    make_run(tmp_path / "a")
+    other = {"device": "another", "threads": 2, "versions": {"torch": "2.8.0"}}
+    path = make_run(tmp_path / "b", GLISTER, right=shares(clean=0.8, pgd=0.4, aa=0.3), environment=other)
+    report = json.loads((path / "report.json").read_text())
+    report["evaluation"]["last"]["autoattack_warnings"] = ["zero gradients"]
+    (path / "report.json").write_text(json.dumps(report))
+    assert compared(tmp_path).warnings == [
+        "numbers of test images differ (100, 4): accuracies are not comparable",
+        "numbers of AutoAttack images differ (100, 4): accuracies are not comparable",
+        "devices differ (a processor, another): times are not comparable",
+        "numbers of threads differ (1, 2): times are not comparable",
+        "versions of torch differ (2.8.0, 2.9.0): results may too",
+        "trades, adv-glister 50 %, seed 0: AutoAttack warns (last): zero gradients",
+    ]
+
+
+def test_markdown_and_terminal_say_the_same(study: Path):
+    found = compared(study)
+    text = markdown(found)
+    assert "| trades, full data | 2 | **90.00 ± 0.00** | **50.50 ± 0.71** | 40.00 ± 0.00 | 20.0 ± 0.0 |" in text
+    bullet = "| trades, full data, Bullet | 1 | **90.00** ≈ | 50.00 ≈ | **42.00** ≈ | 8.00 | 32 s | 2.50\N{MULTIPLICATION SIGN} |"
+    assert bullet in text
+    assert "| trades, full data, Bullet | trades, full data | +0.00 [+0.00, +0.00] ≈ |" in text
+    stream = io.StringIO()
+    print_comparison(found, Console(file=stream))
+    assert any("trades, full data, Bullet" in line and "42.00 ≈" in line for line in stream.getvalue().splitlines())
+
+
+def test_csv_has_every_number(study: Path):
+    rows = list(DictReader(io.StringIO(csv(compared(study)))))
+    found = {(row["method"], row["measure"], row["reference"]): row for row in rows}
+    row = found["trades, adv-glister 50 %", "AutoAttack standard", "trades, random 50 %"]
+    assert float(row["difference"]) == pytest.approx(0.02)
+    assert row["seeds"] == "0 1"
+    assert row["within_noise"] == "false"
+    assert float(found["trades, full data", "PGD-50-10", ""]["mean"]) == pytest.approx(0.505)
+    assert float(found["trades, full data", "seconds", ""]["mean"]) == pytest.approx(80)
+    assert float(found["trades, random 50 %", "speed-up", "trades, full data"]["difference"]) == pytest.approx(2)
+
+
+def test_names_are_escaped_in_markdown(tmp_path: Path):
+    make_run(tmp_path / "a|b", {"loss": {"name": "mine:<script>|[x](y)"}})
+    text = markdown(compared(tmp_path))
+    assert "| mine:\\<script\\>\\|[x\\](y), full data | 1 |" in text
+    assert "<script>" not in text
+    assert r"a\|b" in text

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import GLISTER, evaluation, make_run, write_outcomes
+
+from robustcords.errors import UserError
+from robustcords.report.runs import find_runs, load_run, unfinished
+
+
+def test_a_run_is_read_whole(tmp_path: Path):
+    path = make_run(tmp_path / "run", {"seed": 3})
+    (path / "selections").mkdir()
+    for epoch, indices in ((0, [1, 5]), (2, [5, 7])):
+        weights = np.array([1.0, 2.0], dtype=np.float32)
+        np.savez(path / f"selections/epoch_{epoch:04d}.npz", indices=np.array(indices), weights=weights)
+    run = load_run(path)
+    assert (run.path, run.seed, len(run.rows), run.notes) == (path, 3, 4, [])
+    assert run.report == json.loads((path / "report.json").read_text())
+    assert [(s.epoch, s.indices.tolist(), s.weights.tolist()) for s in run.selections] == [
+        (0, [1, 5], [1.0, 2.0]),
+        (2, [5, 7], [1.0, 2.0]),
+    ]
+    assert {key: outcome.right.tolist() for key, outcome in run.outcomes.items()} == {
+        ("last", "clean"): [True, True, True, False],
+        ("last", "PGD 0.15"): [True, True, False, False],
+        ("last", "AutoAttack 0.15"): [True, False, False, False],
+    }
+
+
+def test_what_is_missing_is_noted(tmp_path: Path):
+    path = make_run(tmp_path / "run", GLISTER, outcomes=False)
+    report = json.loads((path / "report.json").read_text())
+    report["training"]["selections"] = [{"epoch": 0, "size": 5}]
+    (path / "report.json").write_text(json.dumps(report))
+    (path / "metrics.jsonl").unlink()
+    run = load_run(path)
+    assert (run.rows, run.selections, run.outcomes) == ([], [], {})
+    assert run.notes == [
+        "metrics.jsonl has 0 of the 4 epochs",
+        "no selections/: overlap is not known",
+        "evaluation/last/ does not have the single images' outcomes of clean, PGD 0.15, AutoAttack 0.15",
+    ]
+
+
+def test_outcomes_of_another_evaluation_are_passed_over(tmp_path: Path):
+    path = make_run(tmp_path / "run")
+    other = {"clean": [1, 1, 1, 1], "PGD 0.15": [1, 1], "AutoAttack 0.15": [0, 0, 0, 1]}
+    write_outcomes(path / "evaluation/last", other, attacks=2)
+    (path / "evaluation/last/broken.json").write_text("{")
+    run = load_run(path)
+    assert {what for _, what in run.outcomes} == {"AutoAttack 0.15"}  # the same accuracy cannot be told apart
+    assert "clean, PGD 0.15" in run.notes[0]
+
+
+def test_an_outcome_that_is_not_there_yet_is_no_outcome(tmp_path: Path):
+    path = make_run(tmp_path / "run")
+    file = path / "evaluation/last/0.json"
+    content = json.loads(file.read_text())
+    content["outcomes"] = [1, 1, 1, -1]
+    file.write_text(json.dumps(content))
+    assert ("last", "clean") not in load_run(path).outcomes
+
+
+def test_folders_are_searched_and_what_is_not_finished_is_named(tmp_path: Path):
+    make_run(tmp_path / "grid/b")
+    make_run(tmp_path / "grid/deeper/a")
+    make_run(tmp_path / "grid/.hidden/c")
+    half = make_run(tmp_path / "grid/half")
+    (half / "report.json").unlink()
+    make_run(half / "inside")  # what lies in a run is its own business
+    given = [tmp_path / "grid/b", tmp_path / "grid"]
+    assert [run.path for run in find_runs(given)] == [tmp_path / "grid/b", tmp_path / "grid/deeper/a"]
+    assert unfinished(given) == [half]
+    with pytest.raises(UserError, match=r"half: not finished \(no report.json\)"):
+        find_runs([half])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("report.json", "[1", "report.json: damaged: not a JSON object"),
+        ("report.json", "{}", r"report.json: damaged: recipe: field required"),
+        ("metrics.jsonl", '{"epoch": 0}\n', r"metrics.jsonl:1: damaged: train_loss: field required"),
+        ("metrics.jsonl", '{"epoch"\n', r"metrics.jsonl:1: damaged: not a JSON object"),
+        ("selections/epoch_0000.npz", "no zip", r"epoch_0000.npz: damaged: not a selection"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, text: str, message: str):
+    path = make_run(tmp_path / "run")
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        find_runs([tmp_path])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_number_deep_in_a_report_is_named(tmp_path: Path):
+    path = make_run(tmp_path / "run")
+    report = json.loads((path / "report.json").read_text())
+    report["evaluation"]["last"] = evaluation({"clean": [1], "PGD 0.15": [1], "AutoAttack 0.15": [1]})
+    report["evaluation"]["last"]["pgd"]["0.15"] = "much"
+    (path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"damaged: evaluation\.last\.pgd\.0\.15: input should be a valid number"):
+        load_run(path)
+
+
+def test_paths_that_are_nothing_are_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name, message in (("nowhere", "there is no such folder"), ("file", "a file"), ("empty", "neither a run")):
+        with pytest.raises(UserError, match=message):
+            find_runs([tmp_path / name])
+
+
+def test_a_copy_given_twice_counts_once(tmp_path: Path):
+    path = make_run(tmp_path / "run")
+    assert len(find_runs([path, tmp_path, tmp_path / "run"])) == 1
+    shutil.copytree(path, tmp_path / "copy")
+    assert len(find_runs([tmp_path])) == 2
