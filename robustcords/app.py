@@ -106,6 +106,30 @@ def sweep(
 
 
 @app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table1 ... table4, figure1 or figure2.")],
+    preset: Annotated[str, typer.Option(help="paper, small (for a CPU) or smoke (two minutes).")] = "paper",
+    dataset: Annotated[list[str] | None, typer.Option(help="Only its rows; may be repeated; default cifar10.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; default 0.")] = None,
+    set_: Set = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/TABLE-PRESET.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
+) -> None:
+    """Run a table of the paper, with the baselines that it lacks, and put ours beside its numbers."""
+    from robustcords import reproduce as tables
+    from robustcords.report.beside import print_beside
+
+    plan = tables.plan(
+        table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
+    )
+    ended = tables.run(plan, jobs)
+    print_beside(plan.table, {row.id: plan.runs(row) for row in plan.rows})
+    if any(job.state == "failed" for job in ended):
+        raise typer.Exit(1)
+
+
+@app.command()
 def validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")]) -> None:
     """Check recipes without running them."""
     from robustcords import recipe
@@ -194,7 +218,7 @@ def main() -> None:
 def _continuation() -> str:
     """Returns how to go on with a command that was stopped, as the end of a message."""
     again = "; the same command goes on where it stopped"
-    how = {"run": "; go on with --resume", "evaluate": again, "sweep": again}
+    how = {"run": "; go on with --resume", "evaluate": again, "sweep": again, "reproduce": again}
     return how.get(sys.argv[1], "")
 
 

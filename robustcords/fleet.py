@@ -25,7 +25,8 @@ from robustcords.recipe import Recipe, dump, load
 from robustcords.run_directory import RunDirectory, has_run
 
 _POLL_S = 0.2
-_WORKSHOP = ".fleet"
+WORKSHOP = ".fleet"
+"""The folder, beside the runs, of their recipes and logs."""
 _TAIL = 4096
 
 
@@ -162,7 +163,7 @@ class Fleet:
         return job
 
     def _start(self, job: Job, place: Mapping[str, str]) -> None:
-        workshop = self.folder / _WORKSHOP
+        workshop = self.folder / WORKSHOP
         workshop.mkdir(parents=True, exist_ok=True)
         recipe = workshop / f"{job.task.name}.toml"
         write_atomic(recipe, dump(job.task.recipe))
@@ -206,7 +207,7 @@ class Fleet:
 
     def log(self, job: Job) -> Path:
         """Returns the file that a run's progress and errors go to."""
-        return self.folder / _WORKSHOP / f"{job.task.name}.log"
+        return self.folder / WORKSHOP / f"{job.task.name}.log"
 
     def _last_line(self, job: Job) -> str:
         with self.log(job).open("rb") as log:

@@ -6,12 +6,14 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
@@ -57,6 +59,13 @@ class RunDirectory:
     def weights(self, which: str) -> Path:
         """Returns where the ``best`` or the ``last`` weights are."""
         return self.path / "weights" / f"{which}.safetensors"
+
+    def save_weights(self, which: str, state: Mapping[str, Tensor]) -> None:
+        """Writes the ``best`` or the ``last`` weights: a plain state dict."""
+        if self.writes:
+            # Copies, so that parameters that share memory are written one by one.
+            copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+            write_atomic(self.weights(which), serialise_tensors(copies))
 
     def start(self, recipe: str, environment: dict[str, Any]) -> None:
         """Writes the resolved recipe and the environment; of a run that goes on, only what a crash kept it from.

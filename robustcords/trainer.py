@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save as serialise_tensors
 from torch import Tensor, nn
 
 from robustcords import processes
@@ -24,7 +23,6 @@ from robustcords.checkpoint import restore_optimizer
 from robustcords.data.base import ImageSet
 from robustcords.errors import Interrupted, RunError
 from robustcords.evaluation import robust_accuracy
-from robustcords.files import write_atomic
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
@@ -315,12 +313,9 @@ class Trainer:
         return self.averaging.model if self.averaging else self.model
 
     def save_weights(self, which: str) -> None:
-        """Writes the ``best`` or the ``last`` weights: a plain state dict."""
-        if self.run and self.run.writes:
-            # Copies, so that parameters that share memory are written one by one.
-            weights = self.evaluated.state_dict().items()
-            state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights}
-            write_atomic(self.run.weights(which), serialise_tensors(state))
+        """Writes the ``best`` or the ``last`` weights."""
+        if self.run:
+            self.run.save_weights(which, self.evaluated.state_dict())
 
     def save_checkpoint(self) -> None:
         """Writes everything that the rest of the run depends on."""

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "robustcords"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMPONENTS = ("attacks", "losses", "strategies", "data", "models")
-ABOVE_BUILD = ("app", "experiment", "commands", "fleet", "sweep", "scaffold", "doctor")
+ABOVE_BUILD = ("app", "experiment", "commands", "fleet", "reproduce", "sweep", "scaffold", "doctor")
 ABOVE_COMPONENTS = (*ABOVE_BUILD, "build", "trainer", "evaluation", "selection", "report", "recipe")
 
 

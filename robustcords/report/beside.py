@@ -1,0 +1,120 @@
+"""Our runs beside the paper's numbers, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from robustcords.paper.tables import PaperTable, Row
+from robustcords.report.comparison import training_seconds
+from robustcords.report.intervals import Spread
+from robustcords.report.runs import Run
+
+_PLAIN_WIDTH = 200
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_UNITS = {"seconds_per_epoch": "s / epoch", "speed_up": "speed-up"}
+
+
+def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]]:
+    """Returns the table as text, head first: what the paper prints, what our runs gave, and the difference.
+
+    Args:
+        table: of the paper.
+        runs: row id to its finished runs, one for each seed, in the order of the table; a row may have none.
+
+    Returns:
+        A line for each row and each of the paper, ours, and ours minus the paper's, where there are such. Accuracies
+        in percent, as mean and standard deviation over seeds.
+    """
+    columns = [column for column in table.columns if any(_measured(row, runs, column) for row in _present(table, runs))]
+    found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
+    for row in _present(table, runs):
+        printed = {column: row.paper[column] for column in columns}
+        ours = {column: _measured(row, runs, column) for column in columns}
+        label = f"{row.method} ({row.setting})" if row.setting else row.method
+        if not row.baseline:
+            found.append([label, "paper", *(_number(printed[column], column) for column in columns), ""])
+        seeds = str(len(runs[row.id])) if runs[row.id] else "none"
+        found.append(["" if not row.baseline else label, "ours", *(_spread(ours[c], c) for c in columns), seeds])
+        if not row.baseline and runs[row.id]:
+            gaps = [_gap(ours[column], printed[column], column) for column in columns]
+            found.append(["", "difference", *gaps, ""])
+    return found
+
+
+def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Returns what to know of the paper's numbers: its source, and where it contradicts itself or is silent."""
+    own = [f"{row.method}: {note}" for row in _present(table, runs) for note in row.notes]
+    return [f"Paper: {table.source}.", *table.notes, *own]
+
+
+def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
+    """Prints `rows` and `notes` to the terminal."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PLAIN_WIDTH)
+    header, *lines = rows(table, runs)
+    shown = Table(*(Column(escape(name), justify="left" if n < 2 else "right") for n, name in enumerate(header)))
+    for line in lines:
+        shown.add_row(*map(escape, line), end_section=line[1] == "difference")
+    console.print(table.title, markup=False, highlight=False, soft_wrap=True)
+    console.print(shown, highlight=False)
+    for note in notes(table, runs):
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _present(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[Row]:
+    return [row for row in table.rows if row.id in runs]
+
+
+def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str) -> Spread | None:
+    """Returns our figure in a column of the paper's, over seeds; accuracies in percent, of the ``last`` weights."""
+    found = {run.seed: value for run in runs[row.id] if (value := _of_run(run, column)) is not None}
+    if column == "speed_up":
+        over = {run.seed: training_seconds(run) for run in runs.get(row.speed_up_over, ())}
+        mine = {run.seed: training_seconds(run) for run in runs[row.id]}
+        pairs = {
+            seed: (over[seed], seconds)
+            for seed, seconds in mine.items()
+            if row.id != row.speed_up_over and seed in over
+        }
+        found = {seed: theirs / own for seed, (theirs, own) in pairs.items() if theirs and own}
+    return Spread(found) if found else None
+
+
+def _of_run(run: Run, column: str) -> float | None:
+    if column == "seconds_per_epoch":
+        seconds = training_seconds(run)
+        return seconds / run.report["training"]["epochs"] if seconds else None
+    entry = run.report["evaluation"].get("last", {})
+    attack, _, radius = column.partition(" ")
+    if attack == "clean":
+        share = entry.get("clean")
+    elif attack == "autoattack":
+        share = next(iter(entry.get("autoattack", {}).values()), None)
+    else:
+        share = entry.get(attack, {}).get(radius)
+    return None if share is None else 100 * share
+
+
+def _number(value: float | None, column: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}{_TIMES}" if column == "speed_up" else f"{value:.2f}"
+
+
+def _spread(found: Spread | None, column: str) -> str:
+    if found is None:
+        return ""
+    text = _number(found.mean, column)
+    return text if found.std is None else f"{text} ± {found.std:.2f}"
+
+
+def _gap(ours: Spread | None, printed: float | None, column: str) -> str:
+    """Returns ours minus the paper's, in points; times differ with the hardware, so they are not subtracted."""
+    if ours is None or printed is None or column == "seconds_per_epoch":
+        return ""
+    return f"{ours.mean - printed:+.2f}"

@@ -1,0 +1,167 @@
+"""The paper's tables, run again: which runs, in which order, and how long those that are to take as long as others."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import call
+from rich.console import Console
+
+from robustcords import fleet, reproduce
+from robustcords.errors import UserError
+from robustcords.paper.tables import TABLES
+from robustcords.recipe import load
+from robustcords.report import beside
+
+# Does what a run does to its directory: an epoch takes 10 s on full data, as TRADES has it, and 2 s under FGSM.
+PRETENDS = """
+import json, pathlib, shutil, sys, tomllib
+recipe, output = map(pathlib.Path, sys.argv[1:])
+output.mkdir(parents=True)
+shutil.copy(recipe, output / "recipe.toml")
+tables = tomllib.loads(recipe.read_text())
+epochs, selector = tables["train"]["epochs"], tables.get("selector")
+each = 2.0 if tables["attack"]["name"] == "fgsm" else 10 * (selector["fraction"] if selector else 1)
+seconds = {"total": 9 * each * epochs, "attack": each * epochs, "validation": 8 * each * epochs}
+if selector and selector["name"] == "adv-gradmatch":
+    seconds["selection"] = 9.0
+training = {"epochs": epochs, "seconds": seconds, "selections": []}
+environment = {"device": "CPU", "world_size": 1, "threads": 1, "versions": {}}
+result = {"clean": 0.5 + tables["seed"] / 100, "examples": 100, "pgd": {"8/255": 0.25}, "pgd_attack": "PGD-50-10",
+          "autoattack": {"8/255": 0.2}, "autoattack_examples": 100, "autoattack_version": "standard"}
+report = {"recipe": tables, "environment": environment, "training": training, "evaluation": {"last": result}}
+(output / "report.json").write_text(json.dumps(report))
+"""
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that were made, in order."""
+    made: list[str] = []
+
+    def command(recipe: Path, output: Path) -> list[str]:
+        made.append(output.name)
+        return [sys.executable, "-c", PRETENDS, str(recipe), str(output)]
+
+    monkeypatch.setattr(fleet, "command", command)
+    return made
+
+
+def epochs(folder: Path, name: str) -> int:
+    return int(tomllib.loads((folder / name / "recipe.toml").read_text())["train"]["epochs"])
+
+
+def test_rows_come_first_and_then_those_of_equal_time(tmp_path: Path, pretended: list[str]):
+    made = reproduce.plan("table1", "small", seeds=[0, 1], folder=tmp_path)
+    ended = reproduce.run(made)
+    assert {job.state for job in ended} == {"done"}
+    plain = [row.id for row in made.rows if not row.equal_time]
+    assert len(plain) == 9
+    assert pretended[:18] == [f"{row},seed={seed}" for seed in (0, 1) for row in plain]
+    timed = ["cifar10_equal_time", "cifar10_fgsm_rs_equal_time"]
+    assert pretended[18:20] == [f"one-epoch,{timed[1]},seed={seed}" for seed in (0, 1)]
+    assert pretended[20:] == [f"{row},seed={seed}" for seed in (0, 1) for row in timed]
+    # Adv-GRAD-MATCH: 12 epochs of 3 s and 9 s of selection; Adv-GLISTER less.
+    assert [epochs(tmp_path, f"{row},seed=1") for row in timed] == [round(45 / 10), round(45 / 2)]
+    assert load(tmp_path / "cifar10_trades,seed=1" / "recipe.toml").seed == 1
+
+
+def test_what_is_there_is_not_run_again_and_keeps_its_length(tmp_path: Path, pretended: list[str]):
+    made = reproduce.plan("table1", "small", folder=tmp_path)
+    reproduce.run(made)
+    report = tmp_path / "cifar10_gradmatch,seed=0" / "report.json"
+    longer = json.loads(report.read_text())
+    longer["training"]["seconds"]["selection"] = 500.0
+    report.write_text(json.dumps(longer))
+    pretended.clear()
+    assert {job.state for job in reproduce.run(made)} == {"skipped"}
+    assert pretended == []
+
+
+def test_without_the_rows_whose_time_it_takes_one_is_left_out(
+    tmp_path: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]
+):
+    made = reproduce.plan("table1", "small", rows=["cifar10_equal_time", "cifar10_glister"], folder=tmp_path)
+    assert [job.task.name for job in reproduce.run(made)] == ["cifar10_glister,seed=0"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cifar10_equal_time,seed=0: left out: of cifar10_glister, cifar10_gradmatch, not all are done" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"table": "table9"},
+            "unknown table 'table9'; did you mean 'table4'? (one of: figure1, figure2, table1, table2, ",
+        ),
+        ({"preset": "smal"}, "unknown preset 'smal'; did you mean 'small'? (one of: paper, small, smoke)"),
+        (
+            {"datasets": ["cifar"]},
+            "--dataset cifar: not in table1; did you mean 'cifar10'? (one of: cifar10, cifar100)",
+        ),
+        ({"rows": ["cifar100_trades"]}, "--row cifar100_trades: not among the rows of table1 for cifar10"),
+        (
+            {"overrides": ["train.epoch=3"]},
+            "--set train.epoch=3: [train] unknown key \"epoch\"; did you mean 'epochs'?",
+        ),
+    ],
+)
+def test_what_there_is_not_is_said_in_one_line(tmp_path: Path, options: dict[str, Any], message: str):
+    with pytest.raises(UserError) as refused:
+        reproduce.plan(**{"table": "table1", **options}, folder=tmp_path)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[str]):
+    names = ["cifar10_trades", "cifar10_glister", "cifar10_random", "cifar10_bullet"]
+    made = reproduce.plan("table1", "small", rows=names, seeds=[0, 4], folder=tmp_path)
+    reproduce.run(made)
+    runs = {row.id: made.runs(row) for row in made.rows} | {"cifar10_bullet": []}
+    header, *lines = beside.rows(TABLES["table1"], runs)
+    assert header == ["method", "", "clean", "pgd 8/255", "autoattack", "s / epoch", "speed-up", "seeds"]
+    x = "\N{MULTIPLICATION SIGN}"
+    assert lines == [
+        ["TRADES", "paper", "82.73", "51.83", "49.06", "416.20", "", ""],
+        ["", "ours", "52.00 ± 2.83", "25.00 ± 0.00", "20.00 ± 0.00", "10.00 ± 0.00", "", "2"],
+        ["", "difference", "-30.73", "-26.83", "-29.06", "", "", ""],
+        ["Bullet", "paper", "84.60", "50.82", "47.93", "193.06", f"2.16{x}", ""],
+        ["", "ours", "", "", "", "", "", "none"],
+        ["Adv-GLISTER", "paper", "77.62", "46.06", "41.61", "120.70", f"3.45{x}", ""],
+        ["", "ours", "52.00 ± 2.83", "25.00 ± 0.00", "20.00 ± 0.00", "3.00 ± 0.00", f"3.33{x} ± 0.00", "2"],
+        ["", "difference", "-25.62", "-21.06", "-21.61", "", "-0.12", ""],
+        [
+            "Random subset",
+            "ours",
+            "52.00 ± 2.83",
+            "25.00 ± 0.00",
+            "20.00 ± 0.00",
+            "3.00 ± 0.00",
+            f"3.33{x} ± 0.00",
+            "2",
+        ],
+    ]
+    shown = io.StringIO()
+    beside.print_beside(TABLES["table1"], runs, Console(file=shown, width=200))
+    assert "arXiv:2302.12366" in shown.getvalue()
+    assert "Table 3 has Adv-GLISTER's numbers for 100 epochs under beta = 1" in shown.getvalue()
+    assert all(cell in shown.getvalue() for line in lines for cell in line)
+
+
+def test_the_command_prints_the_table(
+    tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    answer = call(capsys, "reproduce", "table2", "--preset", "smoke", "--row", "cifar10_mart", "--seed", "3")
+    assert answer.status == 0, answer.err
+    assert pretended == ["cifar10_mart,seed=3"]
+    assert (tmp_path / "runs" / "table2-smoke" / "cifar10_mart,seed=3" / "report.json").exists()
+    assert "80.96" in answer.out
+    assert "53.00" in answer.out
