@@ -10,7 +10,7 @@ import docs_pages as pages
 import pytest
 import typer
 
-from robustcords import app, components, recipe, scaffold, wording
+from robustcords import app, components, recipe, reproduce, scaffold, sweep, wording
 from robustcords.bullet import BulletSteps, BulletStepSizes
 from robustcords.config import Table
 from robustcords.data.decoding import ImageConfig
@@ -116,6 +116,11 @@ def check_command(arguments: list[str]) -> None:
         recipe.load(given["recipe"], given.get("set_") or [])
     for source in given.get("recipes", ()):
         recipe.load(source)
+    if arguments[0] == "sweep":
+        sweep.grid(given["recipes"], given["over"] or [], given["set_"] or [])
+    if arguments[0] == "reproduce":
+        options = {"datasets": given["dataset"], "rows": given["row"], "overrides": given["set_"]}
+        reproduce.plan(given["table"], given["preset"], **{key: value or () for key, value in options.items()})
     if arguments[0] == "new":
         scaffold.new(**{key: value for key, value in given.items() if key != "file"})
     if arguments[0] == "list":
