@@ -150,6 +150,7 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
     ]
     shown = io.StringIO()
     beside.print_beside(TABLES["table1"], runs, Console(file=shown, width=200))
+    assert "- Ours: resnet8 on cifar10, 12 epochs, 100 test images.\n- Paper: " in shown.getvalue()
     assert "arXiv:2302.12366" in shown.getvalue()
     assert "Table 3 has Adv-GLISTER's numbers for 100 epochs under beta = 1" in shown.getvalue()
     assert all(cell in shown.getvalue() for line in lines for cell in line)

@@ -46,9 +46,17 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
 
 
 def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Returns what to know of the paper's numbers: its source, and where it contradicts itself or is silent."""
+    """Returns what to know of both: what ours ran on, the paper's source, where it contradicts itself or is silent."""
+    settings = dict.fromkeys(_setting(run) for row in _present(table, runs) for run in runs[row.id])
     own = [f"{row.method}: {note}" for row in _present(table, runs) for note in row.notes]
-    return [f"Paper: {table.source}.", *table.notes, *own]
+    return [*(f"Ours: {text}." for text in settings), f"Paper: {table.source}.", *table.notes, *own]
+
+
+def _setting(run: Run) -> str:
+    """Returns what makes a run's numbers others than the paper's, whatever the method."""
+    images = next(iter(run.report["evaluation"].values()))["examples"]
+    data, model = run.recipe["data"]["name"], run.recipe["model"]["name"]
+    return f"{model} on {data}, {run.recipe['train']['epochs']} epochs, {images} test images"
 
 
 def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
