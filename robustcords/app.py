@@ -55,14 +55,19 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=0, help="First N test images; 0 for all.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="pgd or autoattack; may be repeated.")] = None,
     epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Check for masked gradients too, on 256 images or --limit.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the report here: FILE.md as Markdown, any other as JSON.")
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Evaluate the weights of a run, or a recipe with a weights file."""
     from robustcords import commands
     from robustcords.report.tables import print_report
 
-    choice = commands.Choice(limit, attack or (), epsilon or ())
+    choice = commands.Choice(limit, attack or (), epsilon or (), sanity)
     report = commands.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
     if _is_main():
         print_report(report)

@@ -55,7 +55,7 @@ def variant(version: str, norm: str, classes: int, pixels: int) -> Variant:
     """
     wanted = _attacker(nn.Identity(), norm, 1.0, version, 0, torch.device("cpu")).attacks_to_run
     fits = {name: classes >= _CLASSES_NEEDED.get(name, 2) for name in wanted}
-    if norm == "l2" and pixels < _SQUARE_L2_PIXELS:
+    if not square_fits(norm, pixels):
         fits["square"] = False
     attacks = tuple(name for name in wanted if fits[name])
     missing = [name for name in wanted if not fits[name]]
@@ -94,13 +94,44 @@ def run(
         attacker = _attacker(model, norm, epsilon, version, seed, x.device)
         attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = chosen.targets
         for attack in chosen.attacks:
-            if len(alive) == 0:
-                break
-            attacker.attacks_to_run = [attack]
-            _, prediction = attacker.run_standard_evaluation(x[alive], y[alive], batch_size=len(alive))
-            alive = alive[prediction == y[alive]]
+            alive = _survivors(attacker, attack, x, y, alive)
             withstood[alive] += 1
     return withstood, _tidy(messages, chosen)
+
+
+def square_fits(norm: str, pixels: int) -> bool:
+    """Returns whether Square can attack images whose shorter side has so many pixels."""
+    return norm != "l2" or pixels >= _SQUARE_L2_PIXELS
+
+
+def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:
+    """Returns which examples (B,) bool withstand Square (Andriushchenko et al. 2020) alone, which uses no gradients.
+
+    Args:
+        model: as for `run`.
+        x: as for `run`; misclassified examples do not withstand.
+        y: (B,) int64 labels.
+        norm: ``"linf"`` or ``"l2"``, of which `square_fits` says whether it can be.
+        epsilon: radius in pixel space, greater than 0.
+        queries: forward passes for each example, at least 1.
+        seed: in [0, 2**63).
+    """
+    withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with evaluation_mode(model), _untouched(model, x.device), _caught([]):
+        alive, _ = _correct(model, x, y)
+        attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
+        attacker.square.n_queries = queries
+        withstood[_survivors(attacker, "square", x, y, alive)] = True
+    return withstood
+
+
+def _survivors(attacker: Any, attack: str, x: Tensor, y: Tensor, alive: Tensor) -> Tensor:
+    """Returns those of the rows ``alive`` that withstand one attack."""
+    if len(alive) == 0:
+        return alive
+    attacker.attacks_to_run = [attack]
+    _, prediction = attacker.run_standard_evaluation(x[alive], y[alive], batch_size=len(alive))
+    return alive[prediction == y[alive]]
 
 
 def square_warning(accuracies: dict[str, float]) -> list[str]:
@@ -144,6 +175,8 @@ def _correct(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
 @contextmanager
 def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Keeps the global random state, the parameters' gradients and a debugger's trace function as they are."""
+    from pyautoattack import checks
+
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     cards = (
         {device.index if device.index is not None else torch.cuda.current_device()} if device.type == "cuda" else set()
@@ -151,6 +184,8 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     if torch.cuda.is_available():
         cards.add(torch.cuda.current_device())
     trace = sys.gettrace()
+    # pyautoattack counts calls of autograd and never starts anew: one model that makes them would accuse all others.
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
     for parameter in trained:
         parameter.requires_grad_(False)
     try:

@@ -26,7 +26,10 @@ from robustcords.inference import Inference
 from robustcords.recipe import Recipe, load
 from robustcords.report.selection import SelectionSummary, summarise_selection
 from robustcords.report.summary import summarise
+from robustcords.report.tables import MARK, markdown
 from robustcords.run_directory import RunDirectory
+from robustcords.sanity import IMAGES, Sanity
+from robustcords.threat import ThreatModel
 
 _ATTACKS = ("autoattack", "pgd")
 
@@ -39,11 +42,13 @@ class Choice:
         limit: the first so many test images; None as the recipe says, 0 all.
         attacks: of ``"pgd"`` and ``"autoattack"``; empty as the recipe says.
         epsilons: radii for all of them; empty as the recipe says.
+        sanity: whether to check for masked gradients too.
     """
 
     limit: int | None = None
     attacks: Sequence[str] = ()
     epsilons: Sequence[str] = ()
+    sanity: bool = False
 
     def apply(self, config: EvaluationConfig) -> EvaluationConfig:
         """Returns a recipe's evaluation table with these changes.
@@ -74,6 +79,24 @@ class Choice:
             )
             raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
 
+    def checks(self, recipe: Recipe) -> Sanity | None:
+        """Returns what to check for masked gradients, at the first radius given or else the recipe's; None for nothing.
+
+        Raises:
+            UserError: the recipe's radius is 0 and none is given.
+        """
+        if not self.sanity:
+            return None
+        threat = recipe.threat
+        if self.epsilons:
+            threat = ThreatModel(norm=threat.norm, epsilon=parse_radius(self.epsilons[0]))
+        if threat.epsilon == 0:
+            raise UserError(
+                "--sanity: the recipe's threat.epsilon is 0, so there is no attack to check; give --epsilon"
+            )
+        limit = min(IMAGES, recipe.evaluation.limit or IMAGES) if self.limit is None else self.limit
+        return Sanity(threat, limit)
+
 
 def evaluate(
     run_dir: Path | None,
@@ -103,7 +126,7 @@ def evaluate(
     if directory and not directory.recipe.exists():
         raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
     loaded = load(directory.recipe if directory else str(recipe), overrides)
-    config = choice.apply(loaded.evaluation)
+    config, sanity = choice.apply(loaded.evaluation), choice.checks(loaded)
     files = _weights(directory, weights, config)
     with session(loaded) as work:
         images = build.data(loaded)
@@ -112,13 +135,24 @@ def evaluate(
         for name, path in files.items():
             build.load_weights(model, path)
             store = _store(directory, name)
-            results[name] = test(model, images, loaded, config, work, store, f"{name} weights")
+            results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
         around = directory.environment() if directory else environment(loaded, work.accelerator)
         rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results)
         if output and processes.is_main():
-            write_json(output, report)
+            _write(output, report)
     return report
+
+
+def _write(output: Path, report: dict[str, Any]) -> None:
+    """Writes a report as its name says, and beside a report.json that has one the report.md that belongs to it."""
+    if output.suffix == ".md":
+        write_atomic(output, markdown(report))
+        return
+    write_json(output, report)
+    beside = output.with_name("report.md")
+    if output.name == "report.json" and (output.parent / "recipe.toml").exists() and beside.exists():
+        write_atomic(beside, markdown(report))
 
 
 def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
@@ -147,7 +181,8 @@ def _refuse_foreign(output: Path | None) -> None:
     if not output.exists():
         return
     try:
-        earlier = "evaluation" in json.loads(output.read_text())
+        text = output.read_text()
+        earlier = MARK in text.splitlines() if output.suffix == ".md" else "evaluation" in json.loads(text)
     except (OSError, ValueError, TypeError):
         earlier = False
     if not earlier:

@@ -7,7 +7,8 @@ misclassified as it is counts as broken, and no attack is spent on it. Logits th
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -68,15 +69,10 @@ def evaluate(
     Raises:
         UserError: there is no image.
     """
-    count = min(config.limit or len(data), len(data))
-    if count == 0:
-        raise UserError("evaluation: the test set has no images")
-    device = torch.device(device)
-    identity = _identity(model, data, count) if store is not None and processes.is_main() else {}
-    session = _Session(model, data, count, norm, seed, device, store, identity, on_progress)
-    with evaluation_mode(model), exact_float32(device):
+    session = Session.start(model, data, config.limit, norm, seed, device, store, on_progress)
+    with session.measuring():
         clean = session.clean()
-        report = {"clean": _mean(clean), "examples": count}
+        report = {"clean": _mean(clean), "examples": session.count}
         if config.pgd is not None:
             report |= session.pgd(config.pgd, clean)
         if config.autoattack is not None:
@@ -119,16 +115,28 @@ def robust_accuracy(
             if number % processes.world_size() == processes.rank():
                 x, y = data.batch(rows, device)
                 noise = Noise(derive(seed, "validation"), rows.to(device))
-                correct = _correct(inference, x, y)
+                correct = classified(inference, x, y)
                 clean += int(correct.sum())
-                robust += int(_withstands(inference, x, y, noise, correct, attack, restarts=1).sum())
+                robust += int(withstands(inference, x, y, noise, correct, attack, restarts=1).sum())
     total = processes.sum_over([clean, robust], device if processes.world_size() > 1 else "cpu")
     return total[0] / len(data), total[1] / len(data)
 
 
 @dataclass(frozen=True)
-class _Session:
-    """One evaluation: what all of its attacks share."""
+class Session:
+    """One evaluation: what all of its measurements share.
+
+    Attributes:
+        model: images in [0, 1] to logits.
+        data: the test set.
+        count: how many of its first images are looked at.
+        norm: ``"linf"`` or ``"l2"``.
+        seed: of all random numbers.
+        device: where the model is.
+        store: folder for finished chunks, or None.
+        identity: what tells this model and these images from others.
+        on_progress: is told how far a measurement is.
+    """
 
     model: nn.Module
     data: ImageSet
@@ -140,14 +148,43 @@ class _Session:
     identity: dict[str, Any]
     on_progress: chunks.Progress | None
 
+    @classmethod
+    def start(
+        cls,
+        model: nn.Module,
+        data: ImageSet,
+        limit: int,
+        norm: str,
+        seed: int,
+        device: torch.device | str,
+        store: Path | None,
+        on_progress: chunks.Progress | None,
+    ) -> Session:
+        """Returns a session on the first ``limit`` images; 0 for all.
+
+        Raises:
+            UserError: there is no image.
+        """
+        count = min(limit or len(data), len(data))
+        if count == 0:
+            raise UserError("evaluation: the test set has no images")
+        identity = _identity(model, data, count) if store is not None and processes.is_main() else {}
+        return cls(model, data, count, norm, seed, torch.device(device), store, identity, on_progress)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Puts the model into eval mode and float32 into full precision for as long as the block lasts."""
+        with evaluation_mode(self.model), exact_float32(self.device):
+            yield
+
     def clean(self) -> Tensor:
         """Returns (count,) bool, which images are classified correctly as they are."""
 
         def work(rows: Tensor) -> tuple[Tensor, list[str]]:
-            parts = [_correct(self.model, *self.data.batch(part, self.device)) for part in rows.split(_BATCH)]
+            parts = [classified(self.model, *self.data.batch(part, self.device)) for part in rows.split(_BATCH)]
             return torch.cat(parts).long(), []
 
-        return self._run("clean", {}, self.count, work)[0] > 0
+        return self.run("clean", {}, self.count, work)[0] > 0
 
     def pgd(self, config: PGDEvaluation, clean: Tensor) -> dict[str, Any]:
         """Returns the entries of PGD at each radius."""
@@ -161,9 +198,9 @@ class _Session:
                 x, y = self.data.batch(rows, self.device)
                 noise = Noise(derive(self.seed, "evaluation"), rows.to(self.device))
                 alive = clean[rows].to(self.device)
-                return _withstands(self.model, x, y, noise, alive, attack, config.restarts).long(), []
+                return withstands(self.model, x, y, noise, alive, attack, config.restarts).long(), []
 
-            accuracies[radius] = _mean(self._run(f"PGD {radius}", settings, self.count, work)[0] > 0)
+            accuracies[radius] = _mean(self.run(f"PGD {radius}", settings, self.count, work)[0] > 0)
         return {"pgd": accuracies, "pgd_attack": f"PGD-{config.steps}-{config.restarts}"}
 
     def autoattack(self, config: AutoAttackEvaluation) -> dict[str, Any]:
@@ -181,7 +218,7 @@ class _Session:
             def work(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
                 return self._autoattack_chunk(rows, epsilon, config.version)
 
-            withstood, warnings = self._run(f"AutoAttack {radius}", settings, count, work)
+            withstood, warnings = self.run(f"AutoAttack {radius}", settings, count, work)
             after[radius] = {name: _mean(withstood > number) for number, name in enumerate(variant.attacks)}
             messages += warnings + autoattack.square_warning(after[radius])
         return {
@@ -208,35 +245,61 @@ class _Session:
     def _threat(self, epsilon: float) -> ThreatModel:
         return ThreatModel(norm=cast("Any", self.norm), epsilon=epsilon)
 
-    def _run(self, name: str, settings: dict[str, Any], count: int, work: chunks.Work) -> tuple[Tensor, list[str]]:
+    def run(self, name: str, settings: dict[str, Any], count: int, work: chunks.Work) -> tuple[Tensor, list[str]]:
+        """Returns what `chunks.run` does, with a ledger of its own for these settings.
+
+        Args:
+            name: of the measurement, for the ledger and for progress.
+            settings: everything that the numbers depend on beside model, images, norm and seed.
+            count: number of examples.
+            work: done for one chunk at a time.
+        """
         common = {"what": name, "norm": self.norm, "seed": self.seed, "count": count}
         ledger = chunks.Ledger(self.store, {**common, **settings, **self.identity})
         return chunks.run(name, count, work, ledger=ledger, device=self.device, on_progress=self.on_progress)
 
 
-def _withstands(
-    model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, attack: Attack, restarts: int
+def cross_entropy_of(y: Tensor) -> Objective:
+    """Returns the objective of PGD: cross-entropy with labels (B,)."""
+    return Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
+
+
+def withstands(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    alive: Tensor,
+    attack: Attack,
+    restarts: int,
+    objective_of: Callable[[Tensor], Objective] = cross_entropy_of,
 ) -> Tensor:
     """Returns (B,) bool: which of the examples ``alive`` are classified correctly after every restart's last iterate.
 
     Broken examples are dropped between restarts and the others closed up into full batches.
+
+    Args:
+        model: as `Model`.
+        x: (B, C, H, W) in [0, 1].
+        y: (B,) labels.
+        noise: for the random starts.
+        alive: (B,) bool, which examples to attack; the others are False in the result.
+        attack: what to attack with.
+        restarts: random starts, at least 1.
+        objective_of: labels (B,) to what the attack maximises.
     """
     alive = alive.clone()
     for restart in range(restarts):
         for rows in alive.nonzero().flatten().split(_BATCH):
             if len(rows) == 0:
                 return alive
-            x_adv = attack(model, x[rows], _objective(y[rows]), noise.restart(restart)[rows])
-            alive[rows] = _correct(model, x_adv, y[rows])
+            x_adv = attack(model, x[rows], objective_of(y[rows]), noise.restart(restart)[rows])
+            alive[rows] = classified(model, x_adv, y[rows])
     return alive
 
 
-def _objective(y: Tensor) -> Objective:
-    return Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
-
-
-def _correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Returns (B,) bool."""
+def classified(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Returns (B,) bool, which images (B, C, H, W) the model gives their labels (B,)."""
     with torch.no_grad():
         logits = full_precision(model(x))
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)

@@ -28,6 +28,7 @@ from robustcords.recipe import Recipe, dump, load
 from robustcords.report.summary import summarise
 from robustcords.report.tables import markdown
 from robustcords.run_directory import RunDirectory
+from robustcords.sanity import Sanity
 from robustcords.trainer import Trainer
 
 CHANGEABLE = frozenset(f"train.{key}" for key in ("checkpoint_every", "keep_checkpoints", "time_limit")) | {
@@ -164,24 +165,29 @@ def test(
     work: Session,
     store: Path | None = None,
     label: str = "evaluation",
+    sanity: Sanity | None = None,
 ) -> dict[str, Any]:
-    """Returns clean, PGD and AutoAttack accuracy of a model on the test set, showing progress."""
+    """Returns clean, PGD and AutoAttack accuracy of a model on the test set, showing progress.
+
+    With ``sanity`` the result has its checks for masked gradients too, as ``sanity``.
+    """
     with work.display.task(label) as update:
 
         def on_progress(what: str, done: int, total: int) -> None:
             update(done, total, what)
             work.interruption.check_together(work.accelerator.device)
 
-        return evaluate(
-            _Interruptible(model.to(work.accelerator.device), work.interruption),
-            images.test,
-            config,
-            recipe.threat.norm,
-            seed=recipe.seed,
-            store=store,
-            on_progress=on_progress,
-            device=work.accelerator.device,
-        )
+        network = _Interruptible(model.to(work.accelerator.device), work.interruption)
+        around: dict[str, Any] = {
+            "seed": recipe.seed,
+            "device": work.accelerator.device,
+            "store": store,
+            "on_progress": on_progress,
+        }
+        result = evaluate(network, images.test, config, recipe.threat.norm, **around)
+        if sanity is not None:
+            result["sanity"] = sanity.check(network, images.test, **around)
+        return result
 
 
 class _Interruptible(nn.Module):

@@ -14,8 +14,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "robustcords"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMPONENTS = ("attacks", "losses", "strategies", "data", "models")
-ABOVE_BUILD = ("app", "experiment", "commands", "fleet", "reproduce", "sweep", "scaffold", "doctor")
-ABOVE_COMPONENTS = (*ABOVE_BUILD, "build", "trainer", "evaluation", "selection", "report", "recipe")
+ABOVE_BUILD = (
+    *("app", "commands", "doctor", "experiment", "fleet", "reporting", "reproduce", "scaffold", "sweep"),
+    "adversarial_pictures",
+)
+ABOVE_COMPONENTS = (*ABOVE_BUILD, "build", "trainer", "evaluation", "sanity", "selection", "report", "recipe")
 
 
 def name_of(file: Path) -> str:

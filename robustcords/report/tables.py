@@ -14,12 +14,16 @@ from robustcords.progress import duration
 Report = Mapping[str, Any]
 """What `robustcords.report.summary.summarise` returns."""
 
+MARK = "## Test accuracy"
+"""A line that every report.md has."""
+
 _UNIT = "accuracy in percent"
 
 
 def markdown(report: Report) -> str:
     """Returns report.md: what was trained, how accurate it is, where the time went, and what it ran on."""
-    parts = [f"# {title(report)}", _list(_recipe(report["recipe"])), "## Test accuracy", *_accuracy(report)]
+    parts = [f"# {title(report)}", _list(_recipe(report["recipe"])), MARK, *_accuracy(report)]
+    parts += _sanity(report)
     if report["training"]["epochs"]:
         parts += ["## Training", *_training(report["training"])]
     if report["environment"]:
@@ -39,12 +43,16 @@ def rich_table(report: Report) -> Table:
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
-    """Prints the table, AutoAttack's warnings and the training time to the terminal."""
+    """Prints the table, AutoAttack's warnings, checks for masked gradients and the training time to the terminal."""
     console = console or Console()
     # Not the table's own title: that would be wrapped to the table's width.
     console.print(f"{title(report)}: {_UNIT}", markup=False, highlight=False, soft_wrap=True)
     console.print(rich_table(report))
-    lines = [*_warnings(report), *([_time(report["training"])] if report["training"]["epochs"] else [])]
+    lines = [
+        *_warnings(report),
+        *_checks(report),
+        *([_time(report["training"])] if report["training"]["epochs"] else []),
+    ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -95,6 +103,30 @@ def _warnings(report: Report) -> list[str]:
         for name, result in report["evaluation"].items()
         for text in result.get("autoattack_warnings", [])
     ]
+
+
+def _checks(report: Report) -> list[str]:
+    """Returns one line for each check for masked gradients."""
+    return [
+        f"{check['status']}: {check['name']} ({name}): {check['finding']}"
+        for name, result in report["evaluation"].items()
+        for check in result.get("sanity", {}).get("checks", [])
+    ]
+
+
+def _sanity(report: Report) -> list[str]:
+    """Returns report.md's section on masked gradients, or nothing."""
+    parts = []
+    for name, result in report["evaluation"].items():
+        if found := result.get("sanity"):
+            about = (
+                f"{name} weights: {found['attacked']} of the first {found['examples']} test images are classified "
+                f"correctly as they are, and attacked at {found['norm']} radius {found['epsilon']}. "
+                f"An honest model fails a check by chance with probability {found['level']:g} at most."
+            )
+            rows = [[check["name"], check["status"], check["finding"]] for check in found["checks"]]
+            parts += [about, _table([["check", "result", "what was measured"], [":--", ":--", ":--"], *rows])]
+    return ["## Masked gradients", *parts] if parts else []
 
 
 def _recipe(recipe: Report) -> list[str]:
