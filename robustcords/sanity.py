@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcords import autoattack, chunks
-from robustcords.attacks.base import Objective, input_gradient, without_parameter_gradients
+from robustcords.attacks.base import Objective, Start, input_gradient, without_parameter_gradients
 from robustcords.attacks.pgd import PGD
 from robustcords.config import format_radius
 from robustcords.data.base import ImageSet
@@ -158,9 +158,12 @@ class _Probe:
         return self._pgd(f"radius x {factor:g}", self.threat.epsilon * factor, _PGD_STEPS, restarts=1)
 
     def unbounded(self) -> Tensor:
-        """Returns what withstands PGD that may turn an image into any other."""
+        """Returns what withstands PGD that may turn an image into any other.
+
+        It starts beside the image: from anywhere in the box the start alone would do the attack's work.
+        """
         diameter = 1.0 if self.threat.norm == "linf" else self.session.data.images[0].numel() ** 0.5
-        return self._pgd("unbounded", diameter, _UNBOUNDED_STEPS, _RESTARTS)
+        return self._pgd("unbounded", diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
 
     def pgd(
         self, objective_of: Callable[[Tensor], Objective] = cross_entropy_of, loss: str = "cross-entropy"
@@ -201,16 +204,17 @@ class _Probe:
         steps: int,
         restarts: int,
         objective_of: Callable[[Tensor], Objective] = cross_entropy_of,
+        start: Start = "uniform",
     ) -> Tensor:
         # Madry et al. 2018: steps that reach the other end of the ball, and half as far again, whatever its size.
         threat = ThreatModel(norm=self.threat.norm, epsilon=epsilon)
-        attack = PGD(threat, steps=steps, step_size=2.5 * epsilon / steps, random_start="uniform")
+        attack = PGD(threat, steps=steps, step_size=2.5 * epsilon / steps, random_start=start)
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
             return withstands(self.session.model, x, y, noise, alive, attack, restarts, objective_of)
 
-        settings = {"steps": steps, "restarts": restarts, "epsilon": epsilon}
+        settings = {"steps": steps, "restarts": restarts, "epsilon": epsilon, "start": start}
         return self._measure(name, settings, work) > 0
 
     def _measure(self, name: str, settings: dict[str, Any], work: Callable[[Tensor, Tensor, Noise], Tensor]) -> Tensor:
@@ -288,10 +292,10 @@ def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Finding:
     values = {loss: p_value(square, found) for loss, found in white.items()}
     status = _judge(min(values.values()), len(white), [square, *white.values()])
     shares = {"Square": _share(square), **{f"PGD on {loss}": _share(found) for loss, found in white.items()}}
-    beaten = ", ".join(
-        f"{int((found & ~square).sum())} only Square and not PGD on {loss}" for loss, found in white.items()
+    beaten = " and ".join(
+        f"{int((found & ~square).sum())} that PGD on {loss} did not" for loss, found in white.items()
     )
-    text = f"{_listed(shares)}; of all broken images {beaten}; p = {min(values.values()):.2g}"
+    text = f"{_listed(shares)}; Square broke {beaten}; p = {min(values.values()):.2g}"
     return _finding(name, status, text, {"withstood": shares, "p_value": values, "comparisons": len(white)})
 
 
