@@ -22,7 +22,7 @@ from robustcords.attacks.base import evaluation_mode
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 _CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}  # DLR divides by z_1 - z_3, targeted DLR by z_1 - (z_3 + z_4) / 2
-_SQUARE_L2_PIXELS = 5  # Square starts under l2 from a grid of five by five tiles
+_SQUARE_L2_TILES = 5  # Square starts under l2 from a grid of five by five tiles
 _SQUARE_MATTERS = 0.002  # the drop in accuracy that pyautoattack warns at
 
 
@@ -45,7 +45,7 @@ def variant(version: str, norm: str, classes: int, pixels: int) -> Variant:
     """Returns what of a version can run.
 
     The targeted attacks aim at nine classes at most, and with fewer than ten classes at all but the label's own.
-    The DLR loss needs three classes, its targeted form four, and Square under l2 images of five by five pixels.
+    The DLR loss needs three classes, its targeted form four; `square_fits` says when Square can run.
 
     Args:
         version: ``"standard"``, ``"plus"`` or ``"rand"``.
@@ -100,8 +100,15 @@ def run(
 
 
 def square_fits(norm: str, pixels: int) -> bool:
-    """Returns whether Square can attack images whose shorter side has so many pixels."""
-    return norm != "l2" or pixels >= _SQUARE_L2_PIXELS
+    """Returns whether Square can attack images of ``pixels`` by ``pixels``.
+
+    Under l2 pyautoattack starts from tiles of a fifth of the side, in the middle of the image, and lays as many as would
+    fit from its edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and it raises RuntimeError. Tiles of
+    one pixel that stick out it passes over.
+    """
+    tile = pixels // _SQUARE_L2_TILES
+    inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_L2_TILES) // 2 + pixels // tile * tile <= pixels)
+    return norm != "l2" or inside
 
 
 def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:

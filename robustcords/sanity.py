@@ -150,7 +150,7 @@ class _Probe:
                     code += classified(self.session.model, x_adv, y).long() << STEPS.index(step)
             return code
 
-        code = self._measure("steps", {"steps": STEPS, "epsilon": self.threat.epsilon}, work)
+        code = self._measure("steps", {"steps": list(STEPS), "epsilon": self.threat.epsilon}, work)
         return {steps: (code >> number) % 2 > 0 for number, steps in enumerate(STEPS)}
 
     def radius(self, factor: float) -> Tensor:
@@ -287,14 +287,12 @@ def _unbounded(withstood: Tensor) -> Finding:
 def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Finding:
     name = "black-box"
     if square is None:
-        return _finding(name, "not conclusive", "Square cannot run under l2 on images this small", {})
+        return _finding(name, "not conclusive", "Square cannot run under l2 on images of this size", {})
     # More images withstand PGD than withstand Square.
     values = {loss: p_value(square, found) for loss, found in white.items()}
     status = _judge(min(values.values()), len(white), [square, *white.values()])
     shares = {"Square": _share(square), **{f"PGD on {loss}": _share(found) for loss, found in white.items()}}
-    beaten = " and ".join(
-        f"{int((found & ~square).sum())} that PGD on {loss} did not" for loss, found in white.items()
-    )
+    beaten = " and ".join(f"{int((found & ~square).sum())} that PGD on {loss} did not" for loss, found in white.items())
     text = f"{_listed(shares)}; Square broke {beaten}; p = {min(values.values()):.2g}"
     return _finding(name, status, text, {"withstood": shares, "p_value": values, "comparisons": len(white)})
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pyautoattack import AutoAttack
+from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustcords import autoattack
@@ -78,6 +80,21 @@ def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: f
     assert torch.equal(robust, predicted == y)
     assert 0 < robust.sum() < len(x) - 1, "the radius does not tell examples apart"
     assert withstood[0] == 0
+
+
+def test_square_under_l2_is_run_on_the_sizes_that_it_can_be():
+    for size in (*range(5, 26), 28, 32, 49, 64):
+        model = network(3, size=size)
+        x, y = images(model, 1, size=size)
+        attacker = SquareAttack(model, norm="L2", eps=1e-4, n_queries=1, seed=0, device="cpu")
+        with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError):
+            attacker.perturb(x, y)
+            assert autoattack.square_fits("l2", size), size
+            continue
+        assert not autoattack.square_fits("l2", size), size
+    assert not autoattack.square_fits("l2", 24)
+    assert not autoattack.square_fits("l2", 4)
+    assert autoattack.square_fits("linf", 4)
 
 
 @pytest.mark.parametrize("classes", range(2, 11))
