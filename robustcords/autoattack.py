@@ -102,9 +102,9 @@ def run(
 def square_fits(norm: str, pixels: int) -> bool:
     """Returns whether Square can attack images of ``pixels`` by ``pixels``.
 
-    Under l2 pyautoattack starts from tiles of a fifth of the side, in the middle of the image, and lays as many as would
-    fit from its edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and it raises RuntimeError. Tiles of
-    one pixel that stick out it passes over.
+    Under l2 pyautoattack starts from tiles of a fifth of the side. It begins with the first of five in the middle, and
+    lays as many as fit from edge to edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and it raises
+    RuntimeError. Tiles of one pixel that stick out it passes over.
     """
     tile = pixels // _SQUARE_L2_TILES
     inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_L2_TILES) // 2 + pixels // tile * tile <= pixels)

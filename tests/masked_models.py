@@ -53,9 +53,13 @@ def trained(kind: str) -> tuple[Recipe, nn.Module, ImageSet]:
     return extends, model.eval(), images.test
 
 
-def write(folder: Path, kind: str) -> tuple[Path, Path]:
-    """Writes the recipe and the weights of `trained`, for a command line; returns their paths."""
+def write(folder: Path, kind: str) -> None:
+    """Writes the recipe and the weights of `trained` where a run has them, and reports to be replaced."""
     chosen, model, _ = trained(kind)
     (folder / "recipe.toml").write_text(recipe.dump(chosen))
-    save_file(model.state_dict(), folder / "weights.safetensors")
-    return folder / "recipe.toml", folder / "weights.safetensors"
+    (folder / "weights").mkdir()
+    save_file(model.state_dict(), folder / "weights" / "last.safetensors")
+    (folder / "environment.json").write_text("{}")
+    (folder / "metrics.jsonl").touch()
+    (folder / "report.json").write_text('{"evaluation": {}}')
+    (folder / "report.md").write_text("## Test accuracy\n")

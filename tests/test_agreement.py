@@ -71,9 +71,9 @@ def test_pgd_from_the_same_random_start_is_torchattacks(problem, monkeypatch: py
     assert 0 < withstood.sum() < COUNT - 1, "the radius does not tell examples apart"
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.02), ("l2", 0.15)])
-def test_evaluation_under_autoattack_is_pyautoattacks_own(norm: str, epsilon: float, tmp_path: Path):
+def test_evaluation_under_autoattack_is_pyautoattacks_own(tmp_path: Path):
     """One chunk, so that both see the same batch; the standard version, nothing of it changed."""
+    epsilon = 0.02
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(25, 32), nn.Tanh(), nn.Linear(32, 10)).eval()
@@ -82,15 +82,14 @@ def test_evaluation_under_autoattack_is_pyautoattacks_own(norm: str, epsilon: fl
         y = model(x).argmax(1)
     y[0] = (y[0] + 1) % 10
     settings = EvaluationConfig(pgd=None, autoattack={"epsilons": [epsilon]})
-    report = evaluate(model, ImageSet(x, y, tuple("abcdefghij")), settings, norm, seed=9, store=tmp_path)
+    report = evaluate(model, ImageSet(x, y, tuple("abcdefghij")), settings, "linf", seed=9, store=tmp_path)
     kept = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
     (outcomes,) = [each["outcomes"] for each in kept if each["fingerprint"]["what"].startswith("AutoAttack")]
     assert report["autoattack_version"] == "standard"
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     with torch.random.fork_rng(devices=[]):
-        name = {"linf": "Linf", "l2": "L2"}[norm]
-        direct = AutoAttack(model, norm=name, eps=epsilon, seed=derive(9, "autoattack", 0))
+        direct = AutoAttack(model, norm="Linf", eps=epsilon, seed=derive(9, "autoattack", 0))
         _, predicted = direct.run_standard_evaluation(x, y, batch_size=COUNT)
     robust = torch.tensor(outcomes) == len(report["autoattack_attacks"])
     assert torch.equal(robust, predicted == y)
