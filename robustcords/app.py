@@ -135,6 +135,26 @@ def reproduce(
 
 
 @app.command()
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Finished runs, or folders that hold some.")
+    ],
+    output: Annotated[Path, typer.Option(help="The page, FILE.html; FILE.md and FILE.csv are written beside it.")],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_DIR", help="What to compare with; default full data without Bullet, same loss."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, help="Test images to show attacked, of each method.")] = 6,
+) -> None:
+    """Compare runs on one page: accuracy, cost, intervals, charts, images."""
+    from robustcords import reporting
+    from robustcords.report.comparison_tables import print_comparison
+
+    print_comparison(reporting.report(run_dirs, output, baseline, images))
+    typer.echo(f"\n{output}")
+
+
+@app.command()
 def validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")]) -> None:
     """Check recipes without running them."""
     from robustcords import recipe

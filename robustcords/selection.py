@@ -39,6 +39,13 @@ class Subset:
     weights: Tensor
     selected_at: int | None = None
 
+    def record(self, epoch: int, train: ImageSet) -> dict[str, list[int]] | None:
+        """Returns how many examples of each class were selected, in the epoch of the selection; None in others."""
+        if self.selected_at != epoch:
+            return None
+        labels = train.labels[self.indices.to(train.labels.device)]
+        return {"classes": labels.bincount(minlength=len(train.classes)).tolist()}
+
 
 def everything(size: int) -> Subset:
     """Returns the whole training split with weight 1."""

@@ -289,6 +289,7 @@ class Trainer:
             "images_per_second": len(subset.indices) / sum(seconds[phase] for phase in TRAINING),
             "seconds": seconds,
             "counts": self.progress.counts or None,
+            "selection": subset.record(epoch, self.train),
         }
         if self.run:
             self.run.add_row(row)

@@ -91,7 +91,7 @@ class Comparison:
     """What `compare` found.
 
     Attributes:
-        methods: in order of appearance.
+        methods: baselines first, otherwise in order of appearance.
         measures: every accuracy that a method has, in the order of a table.
         warnings: what makes the runs hard to compare, and what AutoAttack warned of, a line each.
         notes: what is missing, a line each.
@@ -141,6 +141,7 @@ def compare(runs: Sequence[Run], baseline: Path | None = None, notes: Sequence[s
         _compared(methods[n], methods, references[n], grouping.random_subset_of(recipes, n))
         for n in range(len(methods))
     ]
+    methods.sort(key=lambda method: method.baseline is not None)
     measures = sorted({measure for method in methods for measure in method.accuracies}, key=lambda m: m.order)
     named = [(f"{method.name}, seed {run.seed}", run) for method in methods for run in method.runs]
     return Comparison(methods, measures, cautions(named), said)

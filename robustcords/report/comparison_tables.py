@@ -54,6 +54,15 @@ class Grid:
     rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Something that comes before the comparison itself: paragraphs, then tables."""
+
+    title: str
+    text: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+
+
 def headlines(comparison: Comparison) -> list[Grid]:
     """Returns the table of accuracies and costs for each set of weights that was evaluated."""
     found = []
@@ -152,9 +161,13 @@ def points(estimate: Estimate) -> str:
     return f"{text} [{estimate.low * 100:+.2f}, {estimate.high * 100:+.2f}]"
 
 
-def markdown(comparison: Comparison) -> str:
-    """Returns the comparison as Markdown: the tables, what their intervals are, warnings and notes."""
+def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
+    """Returns the comparison as Markdown: first some blocks, then tables, intervals, warnings and notes."""
     parts = [MARK, "# Comparison of runs"]
+    for block in blocks:
+        parts += [f"## {plain(block.title)}", *map(plain, block.text)]
+        for grid in block.grids:
+            parts += [f"### {plain(grid.caption)}", _markdown_table(grid)]
     for grid in headlines(comparison):
         parts += [f"## {grid.caption}", _markdown_table(grid)]
     parts.append(LEGEND)

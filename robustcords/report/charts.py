@@ -1,0 +1,181 @@
+"""Charts of what methods reach and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
+from typing import Any
+
+from robustcords.config import parse_radius
+from robustcords.report import chart
+from robustcords.report.chart import Chart, Section, style
+from robustcords.report.comparison import Comparison, Measure, Method
+from robustcords.report.intervals import wilson
+
+_LOG_FROM = 8
+"""The ratio of the largest to the smallest time from which on the axis is logarithmic."""
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """Returns the sections that the runs have charts for, or a note on."""
+    found = [make(comparison) for make in (robustness, curves, fractions)]
+    return [section for section in found if section.charts or section.notes]
+
+
+def deciding_measure(comparison: Comparison) -> Measure | None:
+    """Returns AutoAttack at the training radius, else PGD at it, of the ``last`` weights where there are some."""
+    radii = {float(parse_radius(run.recipe["threat"]["epsilon"])) for run in comparison.runs}
+
+    def rank(measure: Measure) -> tuple[bool, bool, bool, int]:
+        trained = float(parse_radius(measure.radius)) in radii
+        holders = sum(measure in method.accuracies for method in comparison.methods)
+        return trained, measure.which == "last", measure.what.startswith("AutoAttack"), holders
+
+    return max((m for m in comparison.measures if m.radius), key=rank, default=None)
+
+
+def robustness(comparison: Comparison) -> Section:
+    """Returns robust accuracy against training time: the plot that decides."""
+    title, measure = "Robustness against training time", deciding_measure(comparison)
+    if measure is None:
+        return Section("robustness", title, [], ["No run was evaluated under an attack."])
+    shown = [(n, m) for n, m in enumerate(comparison.methods) if measure in m.accuracies and m.seconds]
+    missing = [m.name for m in comparison.methods if measure not in m.accuracies or not m.seconds]
+    notes = [f"Not shown, without {measure.label} or a training time: {name}." for name in missing]
+    if not shown:
+        return Section("robustness", title, [], notes)
+    times = [method.seconds.mean for _, method in shown if method.seconds]
+    unit, name = chart.unit(max(times))
+    traces = []
+    for number, method in shown:
+        seconds, accuracy = method.seconds, method.accuracies[measure]
+        assert seconds is not None
+        low, high = error_bar(method, measure)
+        x_error = {"type": "data", "array": [(seconds.std or 0) / unit], "thickness": 1, "visible": bool(seconds.std)}
+        y_error = {"type": "data", "symmetric": False, "array": [high], "arrayminus": [low], "thickness": 1}
+        traces.append(
+            {
+                **chart.line(number, [seconds.mean / unit], [accuracy.mean * 100], method.name),
+                "mode": "markers",
+                "error_x": x_error,
+                "error_y": y_error,
+                "hovertemplate": f"<b>{escape(method.name)}</b><br>{escape(measure.label)}: %{{y:.2f}} %"
+                f" (+{high:.2f} / -{low:.2f})<br>%{{x:.3g}} {name}<extra></extra>",
+            }
+        )
+        traces[-1]["marker"] |= {"size": 12, "line": {"width": 1}}
+    front = _front([(m.seconds.mean / unit, m.accuracies[measure].mean * 100) for _, m in shown if m.seconds])
+    line = {"color": "#8C8C8C", "dash": "dot", "width": 1.5, "shape": "hv"}
+    x, y = ([point[axis] for point in front] for axis in (0, 1))
+    traces.insert(0, {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip"})
+    kind = "log" if max(times) > _LOG_FROM * min(times) else "linear"
+    layout = chart.layout(f"training time ({name})", f"{measure.label}, accuracy (%)")
+    layout["xaxis"] |= {"type": kind} | ({"rangemode": "tozero"} if kind == "linear" else {"dtick": "D2"})
+    caption = (
+        f"{measure.label} of the {measure.which} weights against training time with selection, mean over seeds; up and "
+        "left is better. Bars: standard deviation over seeds, or for a single seed the 95 % interval of so many test "
+        "images (Wilson). Dotted: what no other method beats in both."
+        + (" The time axis is logarithmic." if kind == "log" else "")
+    )
+    legend = [(method.name, style(number)) for number, method in shown]
+    return Section(
+        "robustness", title, [Chart("decides", title, caption, chart.figure(traces, layout), legend, 460)], notes
+    )
+
+
+def error_bar(method: Method, measure: Measure) -> tuple[float, float]:
+    """Returns how far an accuracy's error bar reaches down and up, in percentage points."""
+    spread = method.accuracies[measure]
+    if spread.std is not None:
+        return spread.std * 100, spread.std * 100
+    entry = next(run for run in method.runs if run.seed in spread.values).report["evaluation"][measure.which]
+    count = entry["autoattack_examples"] if measure.what.startswith("AutoAttack") else entry["examples"]
+    low, high = wilson(spread.mean, count)
+    return (spread.mean - low) * 100, (high - spread.mean) * 100
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the points that none beats in both time and accuracy, by time."""
+    front: list[tuple[float, float]] = []
+    for time, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((time, accuracy))
+    return front
+
+
+def curves(comparison: Comparison) -> Section:
+    """Returns training loss and validation accuracies over epochs."""
+    kinds = (
+        ("loss", "Training loss", "training loss", 1.0, lambda row: row["train_loss"]),
+        ("clean", "Validation accuracy, clean", "accuracy (%)", 100.0, lambda row: _validation(row, "clean")),
+        ("robust", "Validation accuracy under PGD-10", "accuracy (%)", 100.0, lambda row: _validation(row, "robust")),
+    )
+    captions = {
+        "loss": "Mean over seeds. Losses of different names are different quantities.",
+        "clean": "On the validation split, mean over seeds.",
+        "robust": "On the validation split, steps of a quarter of the radius, mean over seeds.",
+    }
+    charts = []
+    for key, title, axis, scale, value in kinds:
+        lines = [(n, m, chart.over_epochs(m.runs, value)) for n, m in enumerate(comparison.methods)]
+        lines = [(n, m, points) for n, m, points in lines if points]
+        traces = []
+        for number, method, points in lines:
+            x, y = [epoch + 1 for epoch in points], [y * scale for y in points.values()]
+            few = len(x) <= 40
+            traces.append(chart.line(number, x, y, method.name) | {"mode": "lines+markers" if few else "lines"})
+        if traces:
+            legend = [(method.name, style(number)) for number, method, _ in lines]
+            figure = chart.figure(traces, chart.layout("epoch", axis))
+            charts.append(Chart(f"curve-{key}", title, captions[key], figure, legend, 360))
+    notes = [] if len(charts) > 1 else ["No run looked at a validation split."]
+    return Section("curves", "Learning curves", charts, notes if charts else ["No run has metrics.jsonl."])
+
+
+def _validation(row: Mapping[str, Any], key: str) -> float | None:
+    return (row.get("validation") or {}).get(key)
+
+
+def fractions(comparison: Comparison) -> Section:
+    """Returns accuracy and speed-up against the fraction (Fig. 2 of the paper), where there are two fractions."""
+    series: dict[str, list[tuple[float, Method]]] = {}
+    recipes: dict[str, str] = {}
+    for method in comparison.methods:
+        if "selector.fraction" in method.recipe:
+            same = {key: value for key, value in method.recipe.items() if key != "selector.fraction"}
+            key = repr(sorted(same.items()))
+            share = float(method.recipe["selector.fraction"])
+            recipes.setdefault(key, method.name.replace(f" {share * 100:g} %", "", 1))
+            series.setdefault(key, []).append((share, method))
+    lines = [
+        (recipes[key], sorted(points, key=lambda point: point[0])) for key, points in series.items() if len(points) > 1
+    ]
+    measure = deciding_measure(comparison)
+    clean = next((m for m in comparison.measures if not m.radius and (not measure or m.which == measure.which)), None)
+    kinds: list[tuple[str, str, Callable[[Method], float | None]]] = [
+        (m.label, f"{m.label}, accuracy (%)", partial(_accuracy, m)) for m in (measure, clean) if m
+    ]
+    kinds.append(("Speed-up", "times faster than the baseline", lambda m: m.speed_up.value if m.speed_up else None))
+    charts = []
+    for number, (title, axis, value) in enumerate(kinds):
+        traces, legend = [], []
+        for row, (name, points) in enumerate(lines):
+            whole = {method.baseline: 1.0 for _, method in points if method.baseline}
+            ends = [(1.0, comparison.method(name)) for name in whole] if title != "Speed-up" else []
+            found = [(100 * share, y) for share, method in [*points, *ends] if (y := value(method)) is not None]
+            traces.append(chart.line(row, [x for x, _ in found], [y for _, y in found], name))
+            legend.append((name, style(row)))
+        if any(trace["y"] for trace in traces):
+            caption = (
+                "Mean over seeds; at 100 % the baseline." if title != "Speed-up" else "Of the whole training time."
+            )
+            figure = chart.figure(traces, chart.layout("images trained on (%)", axis))
+            charts.append(Chart(f"fraction-{number}", title, caption, figure, legend, 300, small=True))
+    return Section("fractions", "Accuracy and speed-up against the fraction", charts)
+
+
+def _accuracy(measure: Measure, method: Method) -> float | None:
+    """Returns a method's mean accuracy in percent."""
+    spread = method.accuracies.get(measure)
+    return spread.mean * 100 if spread else None

@@ -1,0 +1,199 @@
+"""Charts of what happens inside a run: kinds of examples, time, selections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from robustcords.report import chart
+from robustcords.report.chart import COLORS, DASHES, PATTERNS, SYMBOLS, Chart, Section, Style, style
+from robustcords.report.comparison import Comparison, Method
+from robustcords.report.runs import Run
+
+KINDS = ("outlier", "boundary", "robust")
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """Returns the sections that the runs have charts for, or a note on."""
+    found = [make(comparison) for make in (times, selections, dynamics)]
+    return [section for section in found if section.charts or section.notes]
+
+
+def dynamics(comparison: Comparison) -> Section:
+    """Returns the shares of outlier, boundary and robust examples over epochs (Fig. 1 of the paper)."""
+    charts = []
+    looks = [Style(COLORS[n], dash=DASHES[n], symbol=SYMBOLS[n]) for n in (1, 4, 0)]
+    for number, method in enumerate(comparison.methods):
+        source = next(
+            (key for key in ("dynamics", "counts") for run in method.runs if any(r.get(key) for r in run.rows)), ""
+        )
+        if not source:
+            continue
+        traces = []
+        for kind, look in zip(KINDS, looks, strict=True):
+            points = chart.over_epochs(method.runs, partial(_share, source, kind))
+            x, y = [epoch + 1 for epoch in points], [100 * share for share in points.values()]
+            traces.append(chart.trace(look, x, y, kind) | {"mode": "lines+markers" if len(x) <= 20 else "lines"})
+        told = {
+            "dynamics": "by a PGD attack on fixed training images after the epoch",
+            "counts": "as Bullet-Train sorted each batch while it trained on it, by confidence and not by an attack",
+        }[source]
+        layout = chart.layout("epoch", "images (%)")
+        layout["yaxis"] |= {"range": [0, 100]}
+        legend = list(zip(KINDS, looks, strict=True))
+        charts.append(
+            Chart(f"dynamics-{number}", method.name, told, chart.figure(traces, layout), legend, 260, small=True)
+        )
+    title = "Outlier, boundary and robust examples"
+    without = [m.name for n, m in enumerate(comparison.methods) if not any(c.key == f"dynamics-{n}" for c in charts)]
+    return Section("dynamics", title, charts, chart.not_shown(without, "these runs kept no count"))
+
+
+def _share(source: str, kind: str, row: Mapping[str, Any]) -> float | None:
+    """Returns a kind's share of what an epoch counted."""
+    counts = row.get(source)
+    total = sum(counts.get(each, 0) for each in KINDS) if counts else 0
+    return counts.get(kind, 0) / total if counts and total else None
+
+
+def times(comparison: Comparison) -> Section:
+    """Returns where the time went, as stacked bars."""
+    phases = ("attack", "update", "selection", "data", "rest")
+    methods = list(reversed(comparison.methods))
+    seconds = [_phases(method.runs) for method in methods]
+    unit, name = chart.unit(max(sum(each.values()) for each in seconds))
+    rows = list(range(len(methods)))
+    traces = []
+    looks = [Style(COLORS[n], pattern=PATTERNS[n]) for n in range(len(phases))]
+    for phase, look in zip(phases, looks, strict=True):
+        shares = [100 * each[phase] / (sum(each.values()) or 1) for each in seconds]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": phase,
+                "y": rows,
+                "x": [each[phase] / unit for each in seconds],
+                "width": 0.42,
+                "marker": {"color": look.color, "pattern": {"shape": look.pattern, "fillmode": "overlay", "size": 6}},
+                "customdata": [[escape(method.name), share] for method, share in zip(methods, shares, strict=True)],
+                "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{phase}: %{{x:.3g}} {name}, %{{customdata[1]:.1f}} %"
+                "<extra></extra>",
+            }
+        )
+    layout = chart.layout(f"{name}, mean over seeds", "")
+    layout |= {"barmode": "stack"}
+    layout["yaxis"] |= {"visible": False, "range": [-0.6, len(rows) - 0.2], "fixedrange": True}
+    # Names above their bars: beside them they would leave a phone no room for the bars.
+    layout["annotations"] = [
+        {
+            "x": 0,
+            "xanchor": "left",
+            "y": row + 0.24,
+            "yanchor": "bottom",
+            "text": escape(method.name),
+            "showarrow": False,
+        }
+        for row, method in enumerate(methods)
+    ]
+    layout["margin"] |= {"l": 12}
+    caption = "Rest: validation, checkpoints, communication, averaged weights and logging."
+    legend = list(zip(phases, looks, strict=True))
+    bars = Chart("time", "Where the time went", caption, chart.figure(traces, layout), legend, 90 + 46 * len(rows))
+    return Section("time", "Where the time went", [bars])
+
+
+def _phases(runs: Sequence[Run]) -> dict[str, float]:
+    """Returns the mean seconds of each part of a run."""
+    found = dict.fromkeys(("attack", "update", "selection", "data", "rest"), 0.0)
+    for run in runs:
+        seconds = {phase: value or 0.0 for phase, value in run.report["training"]["seconds"].items()}
+        told = {phase: seconds.get(phase, 0.0) for phase in found if phase != "rest"}
+        rest = max(0.0, seconds.get("total", 0.0) - sum(told.values()))
+        for phase, value in (*told.items(), ("rest", rest)):
+            found[phase] += value / len(runs)
+    return found
+
+
+def selections(comparison: Comparison) -> Section:
+    """Returns how much of a selection was in the one before, and how it is spread over the classes."""
+    title = "Selections: overlap and class balance"
+    selecting = [(n, m) for n, m in enumerate(comparison.methods) if "selector.fraction" in m.recipe]
+    if not selecting:
+        return Section("selections", title, [])
+    charts, notes = [], []
+    traces, legend = [], []
+    for number, method in selecting:
+        points = overlaps(method.runs)
+        if points:
+            look = style(number)
+            x, y = [epoch + 1 for epoch in points], [100 * share for share in points.values()]
+            traces.append(chart.line(number, x, y, method.name))
+            lots = 100 * float(method.recipe["selector.fraction"])
+            line = {"color": look.color, "dash": "dot", "width": 1}
+            traces.append(
+                {"type": "scatter", "mode": "lines", "x": [x[0] - 0.5, x[-1] + 0.5], "y": [lots, lots], "line": line}
+                | {"hovertemplate": f"by lot: {lots:g} %<extra></extra>"}
+            )
+            legend.append((method.name, look))
+    if traces:
+        layout = chart.layout("epoch of the selection", "images kept (%)")
+        layout["yaxis"] |= {"range": [0, 104]}
+        caption = (
+            "Share of a selection that was in the one before, mean over seeds. Thin dotted: what drawing lots would "
+            "give, which is the fraction."
+        )
+        charts.append(
+            Chart("overlap", "Overlap with the selection before", caption, chart.figure(traces, layout), legend, 340)
+        )
+    notes += chart.not_shown(
+        [m.name for _, m in selecting if not overlaps(m.runs)],
+        "overlap needs two selections and the folder selections/",
+    )
+    without = []
+    for number, method in selecting:
+        balance = _balance(number, method)
+        charts += [balance] if balance else []
+        without += [] if balance else [method.name]
+    notes += chart.not_shown(without, "class balance is not in these runs' metrics.jsonl")
+    return Section("selections", title, charts, notes)
+
+
+def overlaps(runs: Sequence[Run]) -> dict[int, float]:
+    """Returns the share of each selection that was in the one before, by epoch, mean over runs."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for before, now in pairwise(run.selections):
+            share = np.isin(now.indices, before.indices, assume_unique=True).mean()
+            found.setdefault(now.epoch, []).append(float(share))
+    return {epoch: float(np.mean(shares)) for epoch, shares in sorted(found.items())}
+
+
+def _balance(number: int, method: Method) -> Chart | None:
+    """Returns a map of classes and epochs; of several seeds the first."""
+    rows = [row for run in method.runs[:1] for row in run.rows if (row.get("selection") or {}).get("classes")]
+    if not rows:
+        return None
+    counts = np.array([row["selection"]["classes"] for row in rows], dtype=float)
+    shares = counts / counts.sum(axis=1, keepdims=True) * counts.shape[1]
+    trace = {
+        "type": "heatmap",
+        "x": [str(row["epoch"] + 1) for row in rows],
+        "y": list(range(counts.shape[1])),
+        "z": shares.T.tolist(),
+        "customdata": counts.T.tolist(),
+        "colorscale": "Cividis",
+        "zmin": 0,
+        "zmax": max(2.0, float(shares.max())),
+        "colorbar": {"thickness": 10, "outlinewidth": 0},
+        "hovertemplate": "class %{y}, epoch %{x}<br>%{customdata} images, %{z:.2f} of an equal share<extra></extra>",
+    }
+    layout = chart.layout("epoch of the selection", "class")
+    layout["xaxis"] |= {"type": "category"}
+    caption = f"Images of a class; 1 is an equal share. Seed {method.runs[0].seed}."
+    return Chart(f"balance-{number}", method.name, caption, chart.figure([trace], layout), (), 280, small=True)

@@ -1,0 +1,210 @@
+"""One HTML page that holds everything, with Markdown and CSV beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from robustcords import __version__
+from robustcords.errors import UserError
+from robustcords.files import write_atomic
+from robustcords.report import charts, comparison_tables, inner_charts
+from robustcords.report.comparison import Comparison
+from robustcords.report.comparison_tables import Block, Cell, Grid
+
+_MARKS = {
+    ".html": '<meta name="generator" content="robustcords report">',
+    ".md": comparison_tables.MARK,
+    ".csv": ",".join(comparison_tables.HEADER),
+}
+_SYMBOLS = {
+    "": "",
+    "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+    "square": "M-4 -4h8v8h-8z",
+    "diamond": "M0 -5l5 5l-5 5l-5 -5z",
+    "triangle-up": "M0 -5l5 9h-10z",
+    "triangle-down": "M0 5l5 -9h-10z",
+    "cross": "M-1.6 -5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",
+    "x": "M-5 -3l2 -2l3 3l3 -3l2 2l-3 3l3 3l-2 2l-3 -3l-3 3l-2 -2l3 -3z",
+    "star": "M0 -6l1.6 4h4.2l-3.4 2.6l1.3 4.2l-3.7 -2.6l-3.7 2.6l1.3 -4.2l-3.4 -2.6h4.2z",
+}
+_DASHES = {"": "none", "solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "12 5"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image, what an attack makes of it, and how the model sees both; pictures are ``data:`` addresses."""
+
+    number: int
+    label: str
+    predicted: str
+    attacked: str
+    clean: str
+    adversarial: str
+    difference: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The page's images.
+
+    Attributes:
+        caption: how they were made.
+        shown: what a run is called, and its pictures.
+        notes: why there are none of others.
+    """
+
+    caption: str = ""
+    shown: Sequence[tuple[str, Sequence[Picture]]] = ()
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def refuse_foreign(output: Path) -> None:
+    """Checks that the page and the files beside it overwrite nothing but an earlier report.
+
+    Raises:
+        UserError: the name does not end in ``.html``, its folder is not there, or one of the files is something else.
+    """
+    if output.suffix != ".html":
+        raise UserError(f"--output {output}: must end in .html; the .md and .csv files are written beside it")
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    for suffix, mark in _MARKS.items():
+        path = output.with_suffix(suffix)
+        try:
+            with path.open(encoding="utf-8") as file:
+                ours = mark in file.read(1000)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            ours = False
+        if not ours:
+            raise UserError(f"--output {output}: {path} exists and is not an earlier report; name another file")
+
+
+def write(
+    comparison: Comparison, output: Path, sections: Sequence[Block] = (), pictures: Pictures | None = None
+) -> None:
+    """Writes ``FILE.html``, ``FILE.md`` and ``FILE.csv``.
+
+    Args:
+        comparison: the runs.
+        output: ``FILE.html``.
+        sections: what comes before everything else.
+        pictures: adversarial images; None for none.
+
+    Raises:
+        UserError: one of the files exists and is no earlier report, or cannot be written.
+    """
+    refuse_foreign(output)
+    contents = {
+        ".html": html(comparison, output.stem, sections, pictures),
+        ".md": comparison_tables.markdown(comparison, sections),
+        ".csv": comparison_tables.csv(comparison),
+    }
+    try:
+        for suffix, content in contents.items():
+            write_atomic(output.with_suffix(suffix), content)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
+
+
+def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pictures: Pictures | None = None) -> str:
+    """Returns the page: complete in itself, it asks for nothing from anywhere.
+
+    Args:
+        comparison: the runs.
+        stem: what the files beside it are called, without their endings.
+        sections: what comes before everything else.
+        pictures: adversarial images; None for none.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    places = Environment(
+        loader=PackageLoader("robustcords.report", "template"), autoescape=True, undefined=StrictUndefined
+    )
+    shown = [*charts.sections(comparison), *inner_charts.sections(comparison)]
+    return places.get_template("page.html").render(
+        title=_title(comparison),
+        version=__version__,
+        stem=stem,
+        comparison=comparison,
+        sections=sections,
+        headlines=comparison_tables.headlines(comparison),
+        differences=comparison_tables.differences(comparison),
+        intervals=comparison_tables.intervals(comparison),
+        legend=comparison_tables.LEGEND,
+        charts=shown,
+        figures={chart.key: chart.figure for section in shown for chart in section.charts},
+        pictures=pictures or Pictures(notes=["No images were asked for."]),
+        environments=_environments(comparison),
+        differing=_differing(comparison),
+        recipes=[(method.name, tomli_w.dumps(_without_none(method.runs[0].recipe))) for method in comparison.methods],
+        sanity=_sanity(comparison),
+        symbols=_SYMBOLS,
+        dashes=_DASHES,
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    names = list(dict.fromkeys(str(method.recipe["data.name"]) for method in comparison.methods))
+    return f"Robust training on {', '.join(names)}"
+
+
+def _environments(comparison: Comparison) -> Grid:
+    """Returns what each run ran on, and where it lies."""
+    header = ("method", "seed", "device", "processes", "threads", "precision", "commit", "versions", "run directory")
+    rows = []
+    for method in comparison.methods:
+        for run in method.runs:
+            place = run.report["environment"]
+            versions = ", ".join(f"{name} {number}" for name, number in place["versions"].items())
+            cells = (
+                run.seed,
+                place["device"],
+                place["world_size"],
+                place["threads"],
+                run.recipe["train"].get("precision", ""),
+                (place.get("git_commit") or "")[:12],
+                versions,
+                run.path,
+            )
+            rows.append((method.name, [Cell(str(cell)) for cell in cells]))
+    return Grid("What each run ran on", header, rows)
+
+
+def _differing(comparison: Comparison) -> Grid:
+    """Returns the keys that methods differ in."""
+    recipes = [method.recipe for method in comparison.methods]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    telling = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
+    rows = [(m.name, [Cell(str(m.recipe.get(key, ""))) for key in telling]) for m in comparison.methods]
+    return Grid("What the recipes differ in", ["method", *telling], rows if telling else [])
+
+
+def _sanity(comparison: Comparison) -> list[tuple[str, str]]:
+    """Returns what the evaluations' sanity checks found, as they wrote it down."""
+    return [
+        (f"{method.name}, seed {run.seed}, {which} weights", json.dumps(entry["sanity"], indent=2))
+        for method in comparison.methods
+        for run in method.runs
+        for which, entry in run.report["evaluation"].items()
+        if entry.get("sanity")
+    ]
+
+
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recipe's tables without nulls, which a report has for numbers that are not finite and TOML has not."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }

@@ -1,0 +1,33 @@
+"""What the ``report`` command does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustcords.adversarial_pictures import pictures
+from robustcords.progress import Display
+from robustcords.report import page
+from robustcords.report.comparison import Comparison, compare
+from robustcords.report.runs import find_runs, unfinished
+
+
+def report(paths: Sequence[Path], output: Path, baseline: Path | None = None, images: int = 6) -> Comparison:
+    """Compares finished runs, and writes the page with Markdown and CSV beside it.
+
+    Args:
+        paths: run directories, or folders that hold some.
+        output: ``FILE.html``.
+        baseline: the run to compare with; None for full data without Bullet under the same loss.
+        images: test images to show attacked, of each method.
+
+    Raises:
+        UserError: a path, the baseline or the output cannot be used, or a run is damaged.
+    """
+    page.refuse_foreign(output)
+    left_out = [f"{path}: left out: not finished (no report.json)" for path in unfinished(paths)]
+    comparison = compare(find_runs(paths), baseline, left_out)
+    with Display() as display, display.task("images") as update:
+        shown = pictures(comparison, images, update)
+    page.write(comparison, output, pictures=shown)
+    return comparison
