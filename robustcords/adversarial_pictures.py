@@ -62,8 +62,8 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
         shown.append((f"{method.name}, seed {run.seed}, {_weights(run)} weights", found))
     notes = [f"No images, as {reason}: {'; '.join(names)}." for reason, names in without.items()]
     caption = (
-        "Test images; the same after PGD-10 on cross-entropy at the training radius, with steps of a quarter of it; and "
-        "their difference, amplified until the largest change of a run's pixels is black or white; grey is none."
+        "Test images; the same after PGD-10 on cross-entropy at the training radius, with steps of a quarter of it; "
+        "and their difference, amplified until the largest change of a run's pixels is black or white; grey is none."
     )
     return Pictures(caption, shown, notes)
 

@@ -101,11 +101,15 @@ def sweep(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
 ) -> None:
     """Run every combination of some values; what is done is skipped, what was interrupted goes on."""
-    from robustcords import fleet
+    from robustcords import fleet, reporting
     from robustcords import sweep as sweeps
+    from robustcords.report.comparison_tables import print_comparison
 
     folder = output or Path("runs") / f"{Path(recipes[0]).stem}-sweep"
     ended = fleet.run_all(sweeps.grid(recipes, over or [], set_ or []), folder, jobs)
+    if done := [job.path for job in ended if job.state != "failed"]:
+        print_comparison(reporting.report(done, folder / "report.html"))
+        typer.echo(f"\n{folder / 'report.html'}")
     if any(job.state == "failed" for job in ended):
         raise typer.Exit(1)
 
@@ -122,14 +126,19 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
 ) -> None:
     """Run a table of the paper, with the baselines that it lacks, and put ours beside its numbers."""
+    from robustcords import reporting
     from robustcords import reproduce as tables
-    from robustcords.report.beside import print_beside
+    from robustcords.report.beside import block, print_beside
 
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
     )
     ended = tables.run(plan, jobs)
-    print_beside(plan.table, {row.id: plan.runs(row) for row in plan.rows})
+    runs = {row.id: plan.runs(row) for row in plan.rows}
+    if done := [run.path for found in runs.values() for run in found]:
+        reporting.report(done, plan.folder / "report.html", sections=[block(plan.table, runs)])
+        print_beside(plan.table, runs)
+        typer.echo(f"\n{plan.folder / 'report.html'}")
     if any(job.state == "failed" for job in ended):
         raise typer.Exit(1)
 

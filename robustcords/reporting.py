@@ -9,10 +9,17 @@ from robustcords.adversarial_pictures import pictures
 from robustcords.progress import Display
 from robustcords.report import page
 from robustcords.report.comparison import Comparison, compare
+from robustcords.report.comparison_tables import Block
 from robustcords.report.runs import find_runs, unfinished
 
 
-def report(paths: Sequence[Path], output: Path, baseline: Path | None = None, images: int = 6) -> Comparison:
+def report(
+    paths: Sequence[Path],
+    output: Path,
+    baseline: Path | None = None,
+    images: int = 6,
+    sections: Sequence[Block] = (),
+) -> Comparison:
     """Compares finished runs, and writes the page with Markdown and CSV beside it.
 
     Args:
@@ -20,6 +27,7 @@ def report(paths: Sequence[Path], output: Path, baseline: Path | None = None, im
         output: ``FILE.html``.
         baseline: the run to compare with; None for full data without Bullet under the same loss.
         images: test images to show attacked, of each method.
+        sections: what comes before everything else.
 
     Raises:
         UserError: a path, the baseline or the output cannot be used, or a run is damaged.
@@ -29,5 +37,5 @@ def report(paths: Sequence[Path], output: Path, baseline: Path | None = None, im
     comparison = compare(find_runs(paths), baseline, left_out)
     with Display() as display, display.task("images") as update:
         shown = pictures(comparison, images, update)
-    page.write(comparison, output, pictures=shown)
+    page.write(comparison, output, sections, shown)
     return comparison

@@ -153,11 +153,13 @@ def test_the_command_sweeps_and_a_second_time_has_nothing_to_do(
     first = call(capsys, "sweep", *options)
     assert first.status == 0, first.err
     names = ["selector.name=adv-gradmatch", "selector.name=random"]
-    assert sorted(path.name for path in Path("out").iterdir() if path.name[0] != ".") == names
+    assert sorted(path.parent.name for path in Path("out").glob("*/recipe.toml")) == names
     for name in names:
         report = json.loads((Path("out") / name / "report.json").read_text())
         assert report["recipe"]["selector"]["name"] == name.partition("=")[2]
     assert "started" in first.err
+    assert first.out.endswith("\nout/report.html\n")
+    assert all(name.partition("=")[2] in (Path("out") / "report.md").read_text() for name in names)
     again = call(capsys, "sweep", *options)
     assert again.status == 0
     assert "started" not in again.err

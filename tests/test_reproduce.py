@@ -164,5 +164,9 @@ def test_the_command_prints_the_table(
     assert answer.status == 0, answer.err
     assert pretended == ["cifar10_mart,seed=3"]
     assert (tmp_path / "runs" / "table2-smoke" / "cifar10_mart,seed=3" / "report.json").exists()
+    page = tmp_path / "runs" / "table2-smoke" / "report.html"
+    assert all(
+        "MART results where data pruning methods use" in page.with_suffix(s).read_text() for s in (".html", ".md")
+    )
     assert "80.96" in answer.out
     assert "53.00" in answer.out

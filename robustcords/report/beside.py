@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from robustcords.paper.tables import PaperTable, Row
 from robustcords.report.comparison import training_seconds
+from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.intervals import Spread
 from robustcords.report.runs import Run
 
@@ -57,6 +58,13 @@ def _setting(run: Run) -> str:
     images = next(iter(run.report["evaluation"].values()))["examples"]
     data, model = run.recipe["data"]["name"], run.recipe["model"]["name"]
     return f"{model} on {data}, {run.recipe['train']['epochs']} epochs, {images} test images"
+
+
+def block(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Block:
+    """Returns `rows` and `notes` for the page."""
+    header, *lines = rows(table, runs)
+    grid = Grid(table.caption, header, [(line[0], [Cell(text) for text in line[1:]]) for line in lines])
+    return Block(table.title, notes(table, runs), [grid])
 
 
 def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
