@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import nn
 
 from robustcords import processes
 from robustcords.errors import UserError
-from robustcords.liveness import meeting
+from robustcords.liveness import meeting, name_interface
 from robustcords.memory import keep_freed_memory
 from robustcords.precision import fastest, require
 from robustcords.training_config import TrainConfig
@@ -45,10 +47,10 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
             raise UserError(f"logging.trackers: {tracker!r} needs the package of that name, which is not installed")
     # Accelerate keeps the first Accelerator's precision for the whole process; a second run has its own.
     AcceleratorState._reset_state(reset_partial_state=False)
-    # Sums over processes and the selection's arithmetic are in float64, which Apple's GPUs do not have.
-    on_cpu = torch.backends.mps.is_available()
-    with meeting():
-        device = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)]).device
+    # Sums over processes and the selection's arithmetic are in float64, which Apple's GPUs do not have. Where there is
+    # no GPU Accelerate has to be told: else it takes every process that torchrun has started for the only one.
+    on_cpu = torch.backends.mps.is_available() or not torch.accelerator.is_available()
+    device = _meet(on_cpu)
     if processes.world_size() > 1:
         atexit.unregister(processes.release)
         atexit.register(processes.release)
@@ -65,6 +67,28 @@ def start(settings: TrainConfig, trackers: Sequence[str] = ()) -> Accelerator:
         # Trackers with files get the run's directory when there is one; Accelerate asks for a place at once.
         project_dir=Path("runs"),
     )
+
+
+def _meet(on_cpu: bool) -> torch.device:
+    """Starts this process's work with all others that its launcher has started; returns the device.
+
+    Raises:
+        UserError: Accelerate takes this process for the only one.
+        RunError: the processes cannot meet.
+    """
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if expected > 1:
+        name_interface()
+    with meeting(), warnings.catch_warnings():
+        # How many threads it has chosen is in environment.json.
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
+        accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
+    if accelerator.num_processes < expected:
+        raise UserError(
+            f"WORLD_SIZE = {expected}, but this process would work alone; on GPUs each needs LOCAL_RANK too, which "
+            "accelerate launch and torchrun set"
+        )
+    return accelerator.device
 
 
 def compile_model(model: nn.Module) -> None:

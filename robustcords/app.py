@@ -10,6 +10,10 @@ from typing import Annotated, TextIO
 
 import typer
 
+# torch warns of hosts whose addresses have no names, once for each connection. It reads this when it is imported, also
+# in the launcher that this process may become; a user's own setting stands.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 app = typer.Typer(
     help="Robust image classifiers by adversarial training on small, periodically re-selected subsets.",
     add_completion=False,
@@ -220,7 +224,9 @@ def _run_name(source: str) -> str:
 
 def _is_main() -> bool:
     """Returns whether this process prints; the launcher says so before torch is imported."""
-    return int(os.environ.get("RANK", "0")) == 0
+    from robustcords.launching import rank
+
+    return rank(os.environ) == 0
 
 
 def main() -> None:

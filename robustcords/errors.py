@@ -22,11 +22,12 @@ class LostProcess(RunError):  # noqa: N818 -- says what it is
     Args:
         text: which one, and why.
         speaks: whether this is the process that prints it; any that is left may have to, as the main one may be lost.
+        died: whether it went without a word.
     """
 
-    def __init__(self, text: str, *, speaks: bool) -> None:
+    def __init__(self, text: str, *, speaks: bool, died: bool = False) -> None:
         super().__init__(text)
-        self.speaks = speaks
+        self.speaks, self.died = speaks, died
 
 
 def raised_at(error: BaseException) -> traceback.FrameSummary:

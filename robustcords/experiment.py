@@ -67,8 +67,8 @@ def session(recipe: Recipe) -> Iterator[Session]:
         try:
             yield Session(accelerator, display, interruption)
         except Exception as error:
-            if _unexplained(error) and (lost := watch.lost_within(1.0)):
-                raise interruption.verdict(interruption.reasons()) or lost from error
+            if reason := _reason(error, watch, interruption):
+                raise reason from error
             raise
         finally:
             for tracker in accelerator.trackers:
@@ -76,11 +76,18 @@ def session(recipe: Recipe) -> Iterator[Session]:
     accelerator.state.destroy_process_group()
 
 
-def _unexplained(error: BaseException) -> bool:
-    """Returns whether an error began as none of this package's own."""
+def _reason(error: BaseException, watch: Watch, interruption: Interruption) -> Exception | None:
+    """Returns what stopped this process where the error at hand is only what came of it, or None."""
     while error.__cause__:
         error = error.__cause__
-    return not isinstance(error, UserError | RunError | Interrupted)
+    if isinstance(error, UserError | RunError):
+        return None
+    explained = isinstance(error, Interrupted)
+    lost = watch.lost_within(0.5 if explained else 1.0)
+    if lost is None:
+        return None
+    # A launcher that sees a process die sends the others SIGTERM, which says nothing of why.
+    return lost if lost.died else (None if explained else interruption.verdict(interruption.reasons()) or lost)
 
 
 def run(
@@ -137,7 +144,9 @@ def _run_in(
     directory: RunDirectory, recipe: Recipe, images: build.Data, trainer: Trainer, work: Session
 ) -> dict[str, Any]:
     """Trains, evaluates and reports in a directory that is ready for it; returns the report."""
-    work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images")
+    number = processes.world_size()
+    shared = f", {number} processes" if number > 1 else ""
+    work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images{shared}")
     if recipe.logging.trackers:
         work.accelerator.project_configuration.logging_dir = str(directory.path / "trackers")
         work.accelerator.init_trackers(directory.path.name, config=dict(_flat(plain(recipe))))

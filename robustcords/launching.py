@@ -14,6 +14,11 @@ from itertools import pairwise
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
+def rank(environment: Mapping[str, str]) -> int:
+    """Returns this process's number among all, from 0, as its launcher has given it, before torch is there to ask."""
+    return next((int(environment[name]) for name in _RANKS if environment.get(name, "").isdecimal()), 0)
+
+
 def left_out(launcher: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Returns torchrun's options for the processes that ``accelerate launch`` was asked for and did not start.
 

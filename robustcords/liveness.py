@@ -48,11 +48,20 @@ class Watch:
         self._server: socket.socket | None = None
 
     def __enter__(self) -> Watch:
-        """Connects the processes; warns, and watches nothing, where they cannot be."""
+        """Connects the processes; warns, and watches nothing, where they cannot be.
+
+        Raises:
+            LostProcess: another process has died before they were connected.
+        """
         if processes.world_size() > 1:
-            port, token = processes.decide_together(self._listen)
-            connected = self._accept(token) if self._server else self._connect(port, token)
-            if all(processes.gather_objects(lambda: connected)):
+            try:
+                port, token = processes.decide_together(self._listen)
+                connected = self._accept(token) if self._server else self._connect(port, token)
+                everyone = all(processes.gather_objects(lambda: connected))
+            except RuntimeError as error:
+                text = f"another process has died at the start: {' '.join(str(error).split())}"
+                raise LostProcess(text, speaks=processes.rank() < 2, died=True) from error
+            if everyone:
                 threading.Thread(target=self._watch, daemon=True).start()
             else:
                 text = (
@@ -135,7 +144,7 @@ class Watch:
         text = f"has stopped: {reason}" if reason else "has died, or cannot be reached any more"
         # The main process has said itself why it stops, if it still could; where it could not, the next one speaks.
         speaks = processes.is_main() or (processes.rank() == 1 and not reason)
-        self._error = LostProcess(f"process {rank} {text}", speaks=speaks)
+        self._error = LostProcess(f"process {rank} {text}", speaks=speaks, died=not reason)
         self._noticed.set()
         self._say(str(self._error).encode())
         threading.Timer(GRACE_S, self._force).start()
@@ -168,6 +177,27 @@ def _end(error: LostProcess | None) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
     os._exit(1)
+
+
+def name_interface() -> None:
+    """Tells gloo which network interface leads to the main process, unless the user has.
+
+    By itself gloo takes the one that has the machine's own name, which on many machines is the loopback: then those on
+    others cannot be reached.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    import psutil
+
+    with suppress(OSError):  # a name that cannot be looked up is told of when the processes meet
+        main = os.environ.get("MASTER_ADDR", "127.0.0.1")
+        family, kind, *_, address = socket.getaddrinfo(main, 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # sends nothing: it only chooses the way
+            own = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if own in [each.address.partition("%")[0] for each in addresses]:
+                os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 @contextmanager

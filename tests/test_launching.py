@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustcords.launching import left_out
+from robustcords.launching import left_out, rank
 
 CPU = {"ACCELERATE_USE_CPU": "True"}
 ACCELERATE = ["python", "accelerate", "launch", "--cpu"]
@@ -33,3 +33,10 @@ def test_several_machines_share_the_processes():
     words = "--num_processes 4 --num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 --main_process_port 29501"
     expected = "--nnodes 2 --nproc_per_node 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29501"
     assert left_out([*ACCELERATE, *words.split(), "cli.py"], CPU) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("environment", "number"), [({}, 0), ({"RANK": "2"}, 2), ({"PMI_RANK": "1"}, 1), ({"OMPI_COMM_WORLD_RANK": "3"}, 3)]
+)
+def test_a_process_knows_its_number_before_torch_is_there(environment: dict[str, str], number: int):
+    assert rank(environment) == number

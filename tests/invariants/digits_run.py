@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
 from command_line import settings
+from safetensors.torch import load_file
 
 RECIPE = [
     "digits_mart",
@@ -27,6 +31,17 @@ RECIPE = [
         evaluation__autoattack="false",
     ),
 ]
+TINY = """
+from torch import nn
+
+class TinyNet(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes)
+        )
+"""
+"""A module with a network that has no BatchNorm."""
+
 SAME = (
     "weights/last.safetensors",
     "weights/best.safetensors",
@@ -55,3 +70,19 @@ def check_same(one: Path, other: Path) -> None:
     assert rows(one) == rows(other)
     reports = [json.loads((run / "report.json").read_text()) for run in (one, other)]
     assert timeless(reports[0]) == timeless(reports[1])
+
+
+def check_close(one: Path, other: Path) -> None:
+    """Two runs have the same weights and losses to float tolerance, and are otherwise equal."""
+    weights = [load_file(run / "weights" / "last.safetensors") for run in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+    for first, second in zip(rows(one), rows(other), strict=True):
+        assert first["counts"] == second["counts"]
+        assert first["validation"] == second["validation"]
+        assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-4)
+    selections = [np.load(run / "selections" / "epoch_0000.npz") for run in (one, other)]
+    assert np.array_equal(selections[0]["indices"], selections[1]["indices"])
+    results = [json.loads((run / "report.json").read_text())["evaluation"] for run in (one, other)]
+    assert results[0] == results[1]

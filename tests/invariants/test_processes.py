@@ -5,27 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from command_line import ROOT, call, settings, start
-from safetensors.torch import load_file
+from digits_run import TINY, check_close
 
 OPTIONS = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
 LAUNCH = [
     *("-m", "accelerate.commands.launch", "--cpu"),
     *(word for key, value in OPTIONS.items() for word in (f"--{key}", value)),
 ]
-
-TINY = """
-from torch import nn
-
-class TinyNet(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(
-            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes)
-        )
-"""
 
 
 def launched(folder: Path, *arguments: str) -> tuple[str, str]:
@@ -88,16 +76,4 @@ def test_the_weights_are_those_of_one_process(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert call(capsys, "run", *options, "--output", "one").status == 0
-    one, two = (load_file(Path(name) / "weights" / "last.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
-    rows = [[json.loads(line) for line in (Path(name) / "metrics.jsonl").open()] for name in ("one", "two")]
-    for first, second in zip(*rows, strict=True):
-        assert first["counts"] == second["counts"]
-        assert first["validation"] == second["validation"]
-        assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-4)
-    selections = [np.load(Path(name) / "selections" / "epoch_0000.npz") for name in ("one", "two")]
-    assert np.array_equal(selections[0]["indices"], selections[1]["indices"])
-    results = [json.loads((Path(name) / "report.json").read_text())["evaluation"] for name in ("one", "two")]
-    assert results[0] == results[1]
+    check_close(Path("one"), Path("two"))

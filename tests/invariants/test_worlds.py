@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from several import together
 from small_run import ATTACK, After, chooser, fitted, made_up
 
+from robustcords.acceleration import start
 from robustcords.averaging import AveragingConfig
 from robustcords.bullet import BulletAdversary
 from robustcords.errors import Interrupted
 from robustcords.run_directory import RunDirectory
+from robustcords.training_config import TrainConfig
 
 
 def options(run: Path) -> dict[str, Any]:
@@ -35,9 +36,9 @@ def options(run: Path) -> dict[str, Any]:
 def part(rank: int, world: int, folder: Path, looks: int) -> None:
     """Goes on with the run until it has been asked so many times whether to stop."""
     torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_600 + world), "ACCELERATE_USE_CPU": "true"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_600 + world)}
     os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = Accelerator(cpu=True)
+    accelerator = start(TrainConfig(precision="fp32"))  # torchrun does not say that there is no GPU
     assert accelerator.num_processes == world
     with pytest.raises(Interrupted):
         fitted(**options(folder / "parts"), interruption=After(looks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from small_problem import Problem
 from torch import distributed
 
 from robustcords import processes
+from robustcords.components import find
 from robustcords.errors import RunError, UserError
 from robustcords.losses.mart import MART
-from robustcords.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.strategies.adv_gradmatch import AdvGradMatchStrategy
 from robustcords.strategies.adversarial_pass import adversarial_pass
 from robustcords.strategies.upstream import UpstreamStrategy
@@ -24,11 +25,10 @@ SIZES = [19, 14, 0, 9, 5]
 
 
 CHOICES = [
-    (AdvGradMatchStrategy, "per_class"),
-    (AdvGradMatchStrategy, "per_gradient"),
-    (AdvGradMatchStrategy, "full"),
-    (AdvGLISTERStrategy, "per_class"),
-    (AdvGLISTERStrategy, "per_batch"),
+    *(("adv-gradmatch", granularity) for granularity in ("per_class", "per_gradient", "full")),
+    *(("adv-glister", granularity) for granularity in ("per_class", "per_batch", "full")),
+    *((name, granularity) for name in ("loss", "el2n") for granularity in ("per_class", "full")),
+    *(("adv-craig", granularity) for granularity in ("per_class", "full") if find_spec("submodlib")),
 ]
 
 
@@ -40,7 +40,8 @@ def results():
         problem.model, problem.train_loader, MART(), context.attack, seed=3, num_classes=5, device="cpu"
     )
     found = [*gradients.deltas, *gradients.features, gradients.labels]
-    for kind, granularity in CHOICES:
+    for name, granularity in CHOICES:
+        kind = find("selector", name)
         strategy = kind.from_context(kind.Config(granularity=granularity), context)
         rows, weights = strategy.select(15, problem.model.state_dict())
         found += [torch.tensor(rows), weights]

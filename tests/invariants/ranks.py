@@ -1,0 +1,127 @@
+"""The processes of one run, started as a launcher does, some of which die at a chosen place or live on hosts apart."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from several import SERVER
+
+PLACES = {
+    "training": ("robustcords.trainer:Trainer", "update", 5),
+    "selection": ("robustcords.strategies.adv_glister:AdvGLISTERStrategy", "pick", 2),
+    "checkpoint": ("robustcords.checkpoint", "write_atomic", 2),
+    "AutoAttack": ("robustcords.autoattack", "run", 1),
+}
+"""What is called where, and in which of its calls the process dies there."""
+
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+
+
+def die_in(place: str) -> None:
+    """Makes this process kill itself in the middle of something."""
+    where, name, fatal = PLACES[place]
+    owner = resolve_name(where)
+    before, calls = getattr(owner, name), 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fatal:
+            Path("died.txt").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return before(*arguments, **options)
+
+    setattr(owner, name, call)
+
+
+def _rank(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str], place: str, host: str, silence: int
+) -> None:
+    """Is what one process does: one command, with what it prints in files of its own."""
+    import torch
+
+    from robustcords import liveness
+    from robustcords.app import main
+
+    if host and ctypes.CDLL(None, use_errno=True).setns(os.open(f"/run/netns/{host}", os.O_RDONLY), _NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {host}")
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{name}{environment['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if place:
+        die_in(place)
+    if silence:
+        liveness._IDLE_S, liveness._INTERVAL_S, liveness._PROBES = silence - 3, 1, 3
+    sys.argv = ["robustcords", *arguments]
+    main()
+
+
+def start(
+    world: int,
+    folder: Path,
+    arguments: Sequence[str],
+    *,
+    victim: int = -1,
+    place: str = "",
+    hosts: Sequence[str] = (),
+    address: str = "127.0.0.1",
+    silence: int = 0,
+) -> list[ForkServerProcess]:
+    """Starts a run's processes with nothing but environment variables, as ``srun`` does.
+
+    Args:
+        world: how many.
+        folder: where they work, and leave ``out0.txt``, ``err0.txt`` and so on.
+        arguments: of the command line.
+        victim: the process that dies.
+        place: in which of `PLACES`.
+        hosts: the network namespace of each; empty for none.
+        address: of the main process.
+        silence: seconds after which a silent host is lost; 0 for the usual ones.
+    """
+    folder.mkdir(exist_ok=True)
+    meeting = {"MASTER_ADDR": address, "MASTER_PORT": _free_port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    started = []
+    for rank in range(world):
+        environment = {**meeting, "RANK": str(rank), "LOCAL_RANK": "0" if hosts else str(rank)}
+        own = (place if rank == victim else "", hosts[rank] if hosts else "", silence)
+        started.append(SERVER.Process(target=_rank, args=(folder, arguments, environment, *own)))
+        started[-1].start()
+    return started
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def ended(started: Sequence[ForkServerProcess], within: float) -> list[int]:
+    """Returns the exit statuses; fails, and ends what is left, where the processes do not end in time."""
+    deadline = time.monotonic() + within
+    try:
+        for process in started:
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
+        statuses = [process.exitcode for process in started]
+        assert None not in statuses, f"still waiting after {within} s: {statuses}"
+    finally:
+        for process in started:
+            process.kill()
+    return [status for status in statuses if status is not None]
+
+
+def said(folder: Path, rank: int, what: str = "err") -> list[str]:
+    """Returns the lines that a process has printed."""
+    return (folder / f"{what}{rank}.txt").read_text().splitlines()
