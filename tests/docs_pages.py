@@ -14,7 +14,8 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(
-    r"(?:.* && )?(?:uv run )?(?:python -m )?(?:robustcords|accelerate launch .*?(?:cli\.py|-m robustcords)) "
+    r"(?:.* && )?(?:uv run )?(?:python -m )?"
+    r"(?:robustcords|(?:accelerate launch|torchrun) .*?(?:cli\.py|-m robustcords)) "
 )
 _PLACEHOLDERS = {"RECIPE", "NAME", "KEY", "VALUE", "KIND"}
 

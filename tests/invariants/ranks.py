@@ -58,6 +58,7 @@ def _rank(
     torch.set_num_threads(1)
     os.environ.update(environment)
     os.chdir(folder)
+    sys.path.insert(0, str(folder))
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{name}{environment['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if place:
@@ -97,7 +98,7 @@ def start(
     for rank in range(world):
         environment = {**meeting, "RANK": str(rank), "LOCAL_RANK": "0" if hosts else str(rank)}
         own = (place if rank == victim else "", hosts[rank] if hosts else "", silence)
-        started.append(SERVER.Process(target=_rank, args=(folder, arguments, environment, *own)))
+        started.append(SERVER.Process(target=_rank, args=(folder, arguments, environment, *own), daemon=True))
         started[-1].start()
     return started
 
