@@ -235,7 +235,7 @@ def main() -> None:
     Exit status: 0 done, 2 the input is at fault, 128 + signal if a signal stopped it, 75 if the time limit did, 1
     anything else.
     """
-    from robustcords.errors import Interrupted, LostProcess, RunError, UserError
+    from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation
 
     warnings.showwarning = _warn
     try:
@@ -247,19 +247,12 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except LostProcess as error:
-        _fail(f"{error}{_continuation()}", 1, speaks=error.speaks)
+        _fail(f"{error}{continuation()}", 1, speaks=error.speaks)
     except RunError as error:
         _fail(str(error), 1)
     except Interrupted as error:
-        _fail(f"{error}{_continuation()}", error.status)
+        _fail(f"{error}{continuation()}", error.status)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _continuation() -> str:
-    """Returns how to go on with a command that was stopped, as the end of a message."""
-    again = "; the same command goes on where it stopped"
-    how = {"run": "; go on with --resume", "evaluate": again, "sweep": again, "reproduce": again}
-    return how.get(sys.argv[1], "")
 
 
 def _warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,13 @@ def one_line(error: BaseException) -> str:
     place = raised_at(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{text} ({Path(place.filename).name}:{place.lineno})"
+
+
+def continuation() -> str:
+    """Returns how to go on with a command that was stopped, as the end of a message."""
+    again = dict.fromkeys(("evaluate", "sweep", "reproduce"), "; the same command goes on where it stopped")
+    how = {"run": "; go on with --resume", **again}
+    return how.get("".join(sys.argv[1:2]), "")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

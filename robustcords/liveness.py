@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import cast
 
 from robustcords import processes
-from robustcords.errors import LostProcess, RunError
+from robustcords.errors import LostProcess, RunError, continuation
 
 MEETING_S = 45.0
 """How long processes that no torchrun watches over may take to meet."""
@@ -151,7 +151,7 @@ class Watch:
 
     def _force(self) -> None:
         if not self._leaving:
-            _end(self._error)
+            _end(self._error, continuation())
 
     def _say(self, word: bytes) -> None:
         for peer in self._peers:
@@ -171,10 +171,10 @@ def _last_word(peer: socket.socket) -> bytes:
         return b""
 
 
-def _end(error: LostProcess | None) -> None:
+def _end(error: LostProcess | None, advice: str = "") -> None:
     """Ends the process, whatever its main thread is waiting for."""
     if error and error.speaks:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {error}{advice}\n")
         sys.stderr.flush()
     os._exit(1)
 

@@ -36,7 +36,7 @@ DEATHS = [("training", 2, 1), ("selection", 3, 2), ("checkpoint", 2, 0), ("AutoA
 
 def test_a_run_outlives_a_death_in_every_phase(tmp_path: Path):
     for place, world, victim in DEATHS:
-        statuses = ended(start(world, tmp_path, RUN, victim=victim, place=place), within=90)
+        statuses = ended(start(world, tmp_path, RUN, victim=victim, place=place), within=240)
         assert statuses[victim] == -signal.SIGKILL, said(tmp_path, victim)
         assert all(status == 1 for rank, status in enumerate(statuses) if rank != victim)
         speaker = 1 if victim == 0 else 0
@@ -51,7 +51,7 @@ def test_a_run_outlives_a_death_in_every_phase(tmp_path: Path):
 
 def finish(folder: Path) -> None:
     """Goes on to the end in one process."""
-    assert ended(start(1, folder, RUN), within=90) == [0], said(folder, 0)
+    assert ended(start(1, folder, RUN), within=240) == [0], said(folder, 0)
     assert [row["epoch"] for row in rows(folder / "run")] == [0, 1]
     report = json.loads((folder / "run" / "report.json").read_text())
     assert report["training"]["selections"] == [{"epoch": 0, "size": 364}, {"epoch": 1, "size": 364}]
