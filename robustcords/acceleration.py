@@ -88,7 +88,8 @@ def _meet(on_cpu: bool) -> torch.device:
             f"WORLD_SIZE = {expected}, but this process would work alone; on GPUs each needs LOCAL_RANK too, which "
             "accelerate launch and torchrun set"
         )
-    return accelerator.device
+    device: torch.device = accelerator.device
+    return device
 
 
 def compile_model(model: nn.Module) -> None:
