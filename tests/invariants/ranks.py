@@ -64,7 +64,7 @@ def _rank(
     if place:
         die_in(place)
     if silence:
-        liveness._IDLE_S, liveness._INTERVAL_S, liveness._PROBES = silence - 3, 1, 3
+        liveness.GRACE_S, liveness._IDLE_S, liveness._INTERVAL_S, liveness._PROBES = 2.0, silence - 3, 1, 3
     sys.argv = ["robustcords", *arguments]
     main()
 
@@ -90,7 +90,7 @@ def start(
         place: in which of `PLACES`.
         hosts: the network namespace of each; empty for none.
         address: of the main process.
-        silence: seconds after which a silent host is lost; 0 for the usual ones.
+        silence: seconds after which a silent host is lost, and two later whoever waits for it; 0 for the usual ones.
     """
     folder.mkdir(exist_ok=True)
     meeting = {"MASTER_ADDR": address, "MASTER_PORT": _free_port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
