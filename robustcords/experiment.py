@@ -160,10 +160,15 @@ def _run_in(
             results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
     report = summarise(plain(recipe), directory.environment(), directory.rows(), directory.selections(), results)
     if work.accelerator.is_main_process:
-        write_atomic(directory.path / "report.md", markdown(report))
-        write_json(directory.report, report)
+        write_report(directory, report)
     processes.barrier()
     return report
+
+
+def write_report(directory: RunDirectory, report: dict[str, Any]) -> None:
+    """Writes the report for people, then the one for programs, which makes the run a finished one."""
+    write_atomic(directory.path / "report.md", markdown(report))
+    write_json(directory.report, report)
 
 
 def test(

@@ -10,8 +10,11 @@ from typing import Any
 from torch.multiprocessing import start_processes
 
 SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
-# The first step of an optimiser imports torch._dynamo, which takes longer than most of what is tested here.
-SERVER.set_forkserver_preload(["robustcords.app", "robustcords.experiment", "torch._dynamo"])
+# The first step of an optimiser imports torch._dynamo, and the digits scikit-learn: longer than most of what is tested.
+SERVER.set_forkserver_preload(
+    ["robustcords.app", "robustcords.experiment", "robustcords.strategies.adv_glister", "sklearn.datasets"]
+    + ["torch._dynamo"]
+)
 
 
 def together(work: Callable[..., None], world: int, *arguments: Any) -> None:

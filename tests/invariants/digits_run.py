@@ -25,7 +25,7 @@ RECIPE = [
         train__averaging__kind="ema",
         train__averaging__decay=0.9,
         train__precision="fp32",
-        evaluation__limit=40,
+        evaluation__limit=300,
         evaluation__checkpoints='["best", "last"]',
         evaluation__pgd="{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
         evaluation__autoattack="false",
