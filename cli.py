@@ -1,8 +1,6 @@
 """What ``accelerate launch cli.py run RECIPE`` starts: the same program as the ``robustcords`` command."""
 
-from robustcords.app import main
-from robustcords.launching import spread
+from robustcords.__main__ import start
 
 if __name__ == "__main__":
-    spread([__file__])
-    main()
+    start([__file__])

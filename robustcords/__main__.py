@@ -1,7 +1,30 @@
-"""``python -m robustcords``: the same as the ``robustcords`` command."""
+"""``python -m robustcords``, and what the ``robustcords`` command and ``cli.py`` call: the program from its start."""
 
-from robustcords.app import main
-from robustcords.launching import spread
+from __future__ import annotations
 
-spread(["-m", "robustcords"])
-main()
+from collections.abc import Sequence
+
+from robustcords import signals
+
+
+def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
+    """Runs the command line, from signals to exit status.
+
+    Args:
+        target: what several processes are started with: a script, or ``"-m"`` and a module.
+    """
+    signals.install()
+    from robustcords.app import main
+    from robustcords.launching import spread
+
+    spread(target)
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code in {128 + number for number in signals.NUMBERS}:
+            signals.settle()
+        raise
+
+
+if __name__ == "__main__":
+    start()

@@ -132,10 +132,11 @@ def evaluate(
         images = build.data(loaded)
         model = build.model(loaded, images)
         results = {}
-        for name, path in files.items():
-            build.load_weights(model, path)
-            store = _store(directory, name)
-            results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
+        with work.interruption:
+            for name, path in files.items():
+                build.load_weights(model, path)
+                store = _store(directory, name)
+                results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
         around = directory.environment() if directory else environment(loaded, work.accelerator)
         rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results)
@@ -215,15 +216,13 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         layout = torch.channels_last if recipe.train.memory_format == "channels_last" else torch.contiguous_format
         model = model.to(work.accelerator.device).to(memory_format=layout)
         start = time.perf_counter()
-        with work.display.task("selection") as update:
+        with work.display.task("selection") as update, work.interruption:
 
             def on_batch(done: int, total: int) -> None:
                 update(done, total)
-                # Several processes are not at the same batch here, and would wait for the one that stops.
-                if processes.world_size() == 1:
-                    work.interruption.check()
+                work.interruption.check()
 
-            network = Inference(model, work.accelerator.autocast)
+            network = Inference(model, work.interruption.watched(work.accelerator.autocast))
             subset = selector.select(0, network, on_batch, measure=True)
         seconds = time.perf_counter() - start
         if processes.is_main():

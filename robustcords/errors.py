@@ -76,9 +76,11 @@ class Interrupted(Exception):  # noqa: N818 -- nothing went wrong: the user aske
         number: the signal's; None where it was the time limit.
 
     Attributes:
+        number: the signal's.
         status: the exit status: 128 and the signal's number, or 75, which sysexits.h has for "try again later".
     """
 
     def __init__(self, number: int | None) -> None:
-        super().__init__(f"stopped by signal {number}" if number else "stopped at train.time_limit")
+        super().__init__(f"stopped by signal {int(number)}" if number else "stopped at train.time_limit")
+        self.number = number
         self.status = 128 + number if number else 75

@@ -46,7 +46,7 @@ class Session:
     Attributes:
         accelerator: the processes, device and precision.
         display: where progress goes.
-        interruption: whether a signal came.
+        interruption: whether a signal came, while its context lasts.
     """
 
     accelerator: Accelerator
@@ -56,14 +56,16 @@ class Session:
 
 @contextmanager
 def session(recipe: Recipe) -> Iterator[Session]:
-    """Starts the processes, the display and the signal handlers, and ends them again.
+    """Starts the processes and the display, and ends them again.
+
+    Signals end the command at once, as ever, but where the session's `Interruption` is entered.
 
     Raises:
         LostProcess: what was done in the context failed because another process is gone.
     """
     accelerator = build.accelerator(recipe)
     interruption = Interruption(recipe.train.time_limit)
-    with Display(visible=accelerator.is_main_process) as display, interruption, Watch() as watch:
+    with Display(visible=accelerator.is_main_process) as display, Watch(interruption.follow) as watch:
         try:
             yield Session(accelerator, display, interruption)
         except Exception as error:
@@ -137,7 +139,8 @@ def run(
         trainer.run = directory
         if profile and directory.writes:
             trainer.profiler = Profiler(path / "profile", work.accelerator.device, work.display)
-        return path, _run_in(directory, recipe, images, trainer, work)
+        with work.interruption:
+            return path, _run_in(directory, recipe, images, trainer, work)
 
 
 def _run_in(

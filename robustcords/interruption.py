@@ -6,17 +6,18 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from types import FrameType
 
 import torch
 
-from robustcords import processes
+from robustcords import processes, signals
 from robustcords.errors import Interrupted
 
-SAME_S = 2.0
-"""Signals within so many seconds are one request: what a terminal sends to all, a launcher also hands on."""
+Context = Callable[[], AbstractContextManager[object]]
+"""Makes the context of a forward pass."""
 
 
 class Interruption:
@@ -38,7 +39,7 @@ class Interruption:
     def __enter__(self) -> Interruption:
         """Installs the handlers, where this is the thread that may."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in signals.NUMBERS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -52,9 +53,16 @@ class Interruption:
         now = time.monotonic()
         if not self.requested:
             self.requested, self._since = number, now
-        elif now - self._since > SAME_S:
+        elif now - self._since > signals.SAME_S:
             self.__exit__()
             signal.raise_signal(number)
+
+    def follow(self, other: Interrupted) -> None:
+        """Stops as another process has been asked to."""
+        if other.number:
+            self.requested = self.requested or other.number
+        else:
+            self._deadline = -math.inf
 
     def reasons(self) -> list[int]:
         """Returns what speaks for stopping in this process: whether a signal came, and whether the time is over."""
@@ -79,6 +87,43 @@ class Interruption:
         """
         if error := self.verdict(self.reasons()):
             raise error
+
+    def watched(self, autocast: Context) -> Context:
+        """Returns a maker of the contexts that ``autocast`` makes for forward passes, which first does `check`."""
+
+        def checked() -> AbstractContextManager[object]:
+            self.check()
+            return autocast()
+
+        return checked
+
+    @contextmanager
+    def begun_again(self, save: Callable[[], None]) -> Iterator[None]:
+        """Is work that a resumed run does again from its beginning, which a stop may leave at any `check`.
+
+        Several processes are not at the same point in it: one that stops leaves the others to be told, or to fail.
+
+        Args:
+            save: is called before the work is left for a stop; may not wait for other processes.
+
+        Raises:
+            Interrupted: a signal came, or the time is over.
+        """
+        try:
+            yield
+        except (Interrupted, RuntimeError) as error:
+            stop = self._found_within(1.0 if processes.world_size() > 1 else 0.0)
+            if stop is None:
+                raise
+            save()
+            raise stop from error
+
+    def _found_within(self, seconds: float) -> Interrupted | None:
+        """Returns what stops all processes, or None if nothing does by then: word of another one may take a moment."""
+        end = time.monotonic() + seconds
+        while not (error := self.verdict(self.reasons())) and time.monotonic() < end:
+            time.sleep(0.01)
+        return error
 
     def check_together(self, device: torch.device | str = "cpu") -> None:
         """Stops all processes if there is a reason to in any; each has to call this at the same point.

@@ -14,12 +14,12 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
 
 from robustcords import processes
-from robustcords.errors import LostProcess, RunError, continuation
+from robustcords.errors import Interrupted, LostProcess, RunError, continuation
 
 MEETING_S = 45.0
 """How long processes that no torchrun watches over may take to meet."""
@@ -29,7 +29,7 @@ GRACE_S = 10.0
 
 _CONNECT_S = 20.0
 _IDLE_S, _INTERVAL_S, _PROBES = 10, 5, 4  # a silent machine is lost after 30 s
-_DONE = b"."
+_DONE, _STOPPED = b".", b"!"
 _TOKEN, _RANK, _MESSAGE = 16, 8, 4096
 
 
@@ -38,9 +38,13 @@ class Watch:
 
     A computation that fails because a process is lost is told from others by `lost_within`. A process that goes on
     waiting for a lost one is ended some seconds later, with exit status 1.
+
+    Args:
+        on_interrupted: is told if another process has been asked to stop, on a thread of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_interrupted: Callable[[Interrupted], None] | None = None) -> None:
+        self._on_interrupted = on_interrupted
         self._leaving = False
         self._noticed = threading.Event()
         self._error: LostProcess | None = None
@@ -75,7 +79,8 @@ class Watch:
         """Tells the other processes that this one may end from here on, or why it has to."""
         self._leaving = True
         reason = f"{kind.__name__}: {error}" if kind else ""
-        self._say(reason.encode()[:_MESSAGE] or _DONE)
+        word = _STOPPED + bytes([error.number or 0]) if isinstance(error, Interrupted) else reason.encode()[:_MESSAGE]
+        self._say(word or _DONE)
         self._close()
 
     def lost_within(self, seconds: float) -> LostProcess | None:
@@ -135,18 +140,27 @@ class Watch:
                     word = _last_word(cast("socket.socket", key.fileobj))
                     if word == _DONE:
                         selector.unregister(key.fileobj)
+                    elif word.startswith(_STOPPED) and not self._leaving:
+                        self._follow(key.data, Interrupted(word[-1] or None))
+                        return
                     elif not self._leaving:
                         self._lose(key.data, word.decode(errors="replace"))
                         return
 
-    def _lose(self, rank: int, reason: str) -> None:
+    def _follow(self, rank: int, error: Interrupted) -> None:
+        """Has this process stop as another one has."""
+        if self._on_interrupted:
+            self._on_interrupted(error)
+        self._lose(rank, str(error), _STOPPED + bytes([error.number or 0]))
+
+    def _lose(self, rank: int, reason: str, word: bytes = b"") -> None:
         """Tells the others that a process is lost, and ends this one if it does not end by itself."""
         text = f"has stopped: {reason}" if reason else "has died, or cannot be reached any more"
         # The main process has said itself why it stops, if it still could; where it could not, the next one speaks.
         speaks = processes.is_main() or (processes.rank() == 1 and not reason)
         self._error = LostProcess(f"process {rank} {text}", speaks=speaks, died=not reason)
         self._noticed.set()
-        self._say(str(self._error).encode())
+        self._say(word or str(self._error).encode())
         threading.Timer(GRACE_S, self._force).start()
 
     def _force(self) -> None:

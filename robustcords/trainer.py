@@ -124,6 +124,7 @@ class Trainer:
             self.loader.check(size, settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()
+        self.watched = self.interruption.watched(self.accelerator.autocast)
         self.profiler, self.observers = profiler or Profiler(), observers
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
         self.gradient_norm = torch.zeros(())
@@ -239,22 +240,16 @@ class Trainer:
         if self.progress.step and epoch >= self.selector.full_until:  # interrupted, it goes on with what it had
             return self.selector.current or everything(len(self.train))
         before = self.selector.current
-        try:
-            self.stopwatch.begin("selection")
-            with self.display.task("selection") as update:
+        self.stopwatch.begin("selection")
+        with self.display.task("selection") as update, self.interruption.begun_again(self.write_checkpoint):
 
-                def on_batch(done: int, total: int) -> None:
-                    update(done, total)
-                    # Several processes are not at the same batch here: they stop together, after the next step.
-                    if processes.world_size() == 1:
-                        self.interruption.check()
+            def on_batch(done: int, total: int) -> None:
+                update(done, total)
+                self.interruption.check()
 
-                subset = self.selector.subset(epoch, self.inference, on_batch)
-                if self.run and self.selector.current is not before:
-                    self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
-        except Interrupted:
-            self.save_checkpoint()
-            raise
+            subset = self.selector.subset(epoch, Inference(self.model, self.watched), on_batch)
+            if self.run and self.selector.current is not before:
+                self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
         return subset
 
     def set_learning_rate(self, epoch: float) -> None:
@@ -277,12 +272,13 @@ class Trainer:
             "skipped_steps": self.progress.skipped,
         }
         due = (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs
-        if due and self.validation and self.validation_attack:
-            row["validation"] = self.validate(self.validation, self.validation_attack)
-        self.stopwatch.begin("validation")
-        for observer in self.observers:
-            noted = observer.look(self.model, epoch, seed=self.seed, autocast=self.accelerator.autocast)
-            row |= {} if noted is None else {observer.name: noted}
+        with self.interruption.begun_again(self.write_checkpoint):
+            if due and self.validation and self.validation_attack:
+                row["validation"] = self.validate(self.validation, self.validation_attack)
+            self.stopwatch.begin("validation")
+            for observer in self.observers:
+                noted = observer.look(self.model, epoch, seed=self.seed, autocast=self.watched)
+                row |= {} if noted is None else {observer.name: noted}
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         row |= {
@@ -300,8 +296,7 @@ class Trainer:
     def validate(self, validation: ImageSet, attack: Attack) -> dict[str, float]:
         """Returns clean and PGD accuracy on the validation split, and keeps the weights if they are the best yet."""
         self.stopwatch.begin("validation")
-        autocast = self.accelerator.autocast
-        clean, robust = robust_accuracy(self.evaluated, validation, attack, seed=self.seed, autocast=autocast)
+        clean, robust = robust_accuracy(self.evaluated, validation, attack, seed=self.seed, autocast=self.watched)
         if self.progress.best is None or robust > self.progress.best:
             self.progress.best = robust
             self.stopwatch.begin("checkpoint")
@@ -319,12 +314,16 @@ class Trainer:
             self.run.save_weights(which, self.evaluated.state_dict())
 
     def save_checkpoint(self) -> None:
+        """Writes a checkpoint, at a point that all processes come to."""
+        self.write_checkpoint()
+        processes.barrier()
+        self.saved = time.monotonic()
+
+    def write_checkpoint(self) -> None:
         """Writes everything that the rest of the run depends on."""
         self.stopwatch.begin("checkpoint")
         if self.run and self.run.writes:
             self.run.checkpoints.save(self.progress.steps, self.state_dict())
-        processes.barrier()
-        self.saved = time.monotonic()
 
     def checkpoint_is_due(self) -> bool:
         """Returns whether it is time for a checkpoint within the epoch."""

@@ -11,10 +11,8 @@ from torch.multiprocessing import start_processes
 
 SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
 # The first step of an optimiser imports torch._dynamo, and the digits scikit-learn: longer than most of what is tested.
-SERVER.set_forkserver_preload(
-    ["robustcords.app", "robustcords.experiment", "robustcords.strategies.adv_glister", "sklearn.datasets"]
-    + ["torch._dynamo"]
-)
+_SLOW = ("app", "experiment", "strategies.adv_glister")
+SERVER.set_forkserver_preload([*(f"robustcords.{name}" for name in _SLOW), "sklearn.datasets", "torch._dynamo"])
 
 
 def together(work: Callable[..., None], world: int, *arguments: Any) -> None:

@@ -1,0 +1,64 @@
+"""What SIGINT and SIGTERM do to the command line: end it at once, where no `Interruption` stops it in good order.
+
+Free of torch, as it is in force before that is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+SAME_S = 2.0
+"""Signals within so many seconds are one request: what a terminal sends to all, a launcher also hands on."""
+
+_STUCK_S = 1.0
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+def end(number: int, _frame: FrameType | None = None) -> None:
+    """Ends the process with one line, and the exit status that a shell gives to one that the signal ends."""
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):
+            shown = _SHOW_CURSOR if os.isatty(2) else b""  # a progress bar has hidden it
+            os.write(2, shown + f"error: stopped by signal {int(number)}\n".encode())
+    os._exit(128 + number)
+
+
+def install() -> None:
+    """Lets the signals end this process at once from here on, whatever it is doing.
+
+    Python calls handlers between two steps of the main thread's code; while that waits for another process, or is deep
+    in a computation, the thread that is started here sees to it.
+    """
+    for number in NUMBERS:
+        signal.signal(number, end)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+
+def _watch(reader: socket.socket) -> None:
+    first = None
+    while True:
+        number = reader.recv(1)[0]
+        if number not in NUMBERS:
+            continue
+        now = time.monotonic()
+        if signal.getsignal(number) is end or (first is not None and now - first > SAME_S):
+            time.sleep(_STUCK_S)  # the main thread does it itself, if it can
+            end(number)
+        first = first or now
+
+
+def settle() -> None:
+    """Lets copies of a signal that has been answered come too late to change the exit status."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
