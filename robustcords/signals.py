@@ -52,7 +52,8 @@ def _watch(reader: socket.socket) -> None:
         if number not in NUMBERS:
             continue
         now = time.monotonic()
-        if signal.getsignal(number) is end or (first is not None and now - first > SAME_S):
+        handler: object = signal.getsignal(number)
+        if handler is end or (first is not None and now - first > SAME_S):
             time.sleep(_STUCK_S)  # the main thread does it itself, if it can
             end(number)
         first = first or now

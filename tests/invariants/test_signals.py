@@ -1,0 +1,192 @@
+"""SIGINT and SIGTERM stop every command in good order, a later second one at once; never with a traceback."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from functools import partial
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import start
+from digits_run import RECIPE, check_same
+from forked_run import RUN, begin, finish, log, statuses, wait_for
+from phases import PHASES, page
+
+from robustcords.checkpoint import Checkpoints
+from robustcords.signals import SAME_S
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+AUTOATTACK = '--set=evaluation.autoattack={version = "standard", epsilons = [0.3], limit = 8}'
+
+
+def send(number: signal.Signals, *processes: ForkServerProcess) -> None:
+    for process in processes:
+        assert process.pid
+        os.kill(process.pid, number)
+
+
+def stop_in(phase: str, number: signal.Signals, folder: Path, *options: str, **how: Any) -> list[str]:
+    """Stops a command of one process in some phase; returns the lines that it has written."""
+    before = len(log(folder)) if (folder / "log.txt").exists() else 0
+    [process] = begin(folder, *options, **how)
+    wait_for(phase, process, folder)
+    send(number, process)
+    assert statuses([process], 30) == [128 + number], log(folder)[-2000:]
+    said = log(folder)[before:]
+    assert "Traceback" not in said
+    return said.splitlines()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in one phase after the other, and then brought to its end."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run, kept = folder / "run", Checkpoints(folder / "run" / "checkpoints")
+    steps = []
+    for phase, number in (("attack", INT), ("selection", TERM), ("validation", INT), ("selection", INT)):
+        said = stop_in(phase, number, folder, AUTOATTACK)
+        assert said[-1] == f"error: stopped by signal {number}; go on with --resume"
+        found = kept.latest()
+        assert found is not None
+        steps.append(found[1]["progress"]["steps"])
+    assert steps == sorted(steps)
+    assert len(set(steps)) == 4, "each was stopped further on"
+    for phase, number in (("evaluation", INT), ("AutoAttack", TERM)):
+        said = stop_in(phase, number, folder, AUTOATTACK)
+        assert said[-1] == f"error: stopped by signal {number}; go on with --resume"
+    assert (run / "weights" / "last.safetensors").exists()
+    assert not (run / "report.json").exists()
+    finish(begin(folder, AUTOATTACK), folder)
+    return run
+
+
+def test_a_run_that_is_stopped_in_every_phase_ends_as_if_it_had_not_been(stopped: Path, tmp_path: Path):
+    finish(begin(tmp_path, AUTOATTACK), tmp_path)
+    check_same(tmp_path / "run", stopped)
+
+
+def test_other_commands_stop_as_well(stopped: Path, tmp_path: Path):
+    weights = str(stopped / "weights" / "last.safetensors")
+    select = ("select", *RECIPE, "--weights", weights, "--output", "subset.npz")
+    assert stop_in("selection", INT, tmp_path, what=select)[-1] == "error: stopped by signal 2"
+    assert not (tmp_path / "subset.npz").exists()
+    evaluate = ("evaluate", str(stopped), "--attack", "autoattack", "--epsilon", "0.05", "--limit", "60")
+    said = stop_in("AutoAttack", TERM, tmp_path, what=evaluate)
+    assert said[-1] == "error: stopped by signal 15; the same command goes on where it stopped"
+
+
+def late_in(phase: str) -> None:
+    """Lets an hour pass when the process comes to a phase."""
+    from robustcords import interruption
+
+    shared, now = page(Path("phase_0")), time.monotonic
+    interruption.time.monotonic = lambda: now() + 3600 * (PHASES[shared[0]] == phase)
+
+
+@pytest.mark.parametrize("phase", ["selection", "validation", "AutoAttack"])
+def test_the_time_limit_counts_everything(phase: str, tmp_path: Path):
+    limit = "--set=train.time_limit=1 h"
+    [process] = begin(tmp_path, AUTOATTACK, limit, prepare=partial(late_in, phase))
+    assert statuses([process]) == [75], log(tmp_path)
+    assert log(tmp_path).splitlines()[-1] == "error: stopped at train.time_limit; go on with --resume"
+    assert "Traceback" not in log(tmp_path)
+
+
+def deadlock(*_: Any, **__: Any) -> None:
+    """Waits for ever, where Python calls no handlers of signals."""
+    page(Path("phase_0"))[0] = len(PHASES)
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+
+def stuck_in(place: str) -> None:
+    from robustcords import autoattack, build
+    from robustcords.selection import SubsetSelector
+    from robustcords.trainer import Trainer
+
+    owners = {"data": build, "train_step": Trainer, "select": SubsetSelector, "run": autoattack}
+    setattr(owners[place], place, deadlock)
+
+
+def stuck(folder: Path, place: str, world: int = 1) -> list[ForkServerProcess]:
+    options = (AUTOATTACK, "--set=train.epochs=1", "--set=selector.select_first=true" if place == "select" else "")
+    return begin(folder, *filter(None, options), prepare=partial(stuck_in, place), world=world)
+
+
+def is_stuck(processes: list[ForkServerProcess], folder: Path) -> None:
+    while processes[0].is_alive() and page(folder / "phase_0")[0] != len(PHASES):
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex is not the same size everywhere")
+def test_a_later_second_signal_ends_a_run_at_once_whatever_it_is_deep_in(tmp_path: Path):
+    places = ("train_step", "select", "run")
+    all_of = {place: stuck(tmp_path / place, place)[0] for place in places}
+    for place, process in all_of.items():
+        is_stuck([process], tmp_path / place)
+    everyone = list(all_of.values())
+    send(INT, *everyone)
+    time.sleep(SAME_S / 2)
+    send(TERM, *everyone)  # the same request
+    time.sleep(SAME_S)
+    assert all(process.is_alive() for process in everyone)
+    send(INT, *everyone)
+    assert statuses(everyone, 20) == [130] * 3
+    for place in places:
+        assert log(tmp_path / place).splitlines()[-1] == "error: stopped by signal 2"
+        assert "Traceback" not in log(tmp_path / place)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex is not the same size everywhere")
+def test_before_there_is_anything_to_lose_the_first_one_does(tmp_path: Path):
+    processes = stuck(tmp_path, "data")
+    is_stuck(processes, tmp_path)
+    send(TERM, *processes)
+    assert statuses(processes, 20) == [143]
+    assert log(tmp_path) == "error: stopped by signal 15\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sees in /proc what is imported")
+def test_also_while_torch_is_imported(tmp_path: Path):
+    process = start("-m", "robustcords", *RUN, folder=tmp_path)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "libtorch" not in maps.read_text():
+        time.sleep(0.005)
+    process.send_signal(INT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "error: stopped by signal 2\n")
+
+
+def test_copies_of_a_signal_change_nothing(tmp_path: Path):
+    [process] = begin(tmp_path)
+    wait_for("step", process, tmp_path)
+    for number in range(1000):
+        if not process.is_alive():
+            break
+        send(TERM if number % 2 else INT, process)
+        time.sleep(0.005)
+    assert statuses([process], 20) == [130]
+    assert log(tmp_path).splitlines()[-1] == "error: stopped by signal 2; go on with --resume"
+    assert log(tmp_path).count("error") == 1
+
+
+@pytest.mark.parametrize("signalled", [(0, 1), (1,)], ids=str)
+def test_two_processes_stop_together_also_if_one_alone_is_asked_to(signalled: tuple[int, ...], tmp_path: Path):
+    for phase in ("selection", "AutoAttack"):
+        processes = begin(tmp_path, AUTOATTACK, "--set=train.epochs=3", world=2)
+        wait_for(phase, processes[0], tmp_path)
+        send(TERM, *(processes[rank] for rank in signalled))
+        assert statuses(processes, 30) == [143, 143], log(tmp_path)[-2000:]
+        said = log(tmp_path)
+        assert said.splitlines()[-1] == "error: stopped by signal 15; go on with --resume"
+        assert "Traceback" not in said
+        assert Checkpoints(tmp_path / "run" / "checkpoints").paths()
