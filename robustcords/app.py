@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -41,12 +42,13 @@ def run(
     """Train, evaluate and report."""
     from robustcords import experiment
     from robustcords import recipe as recipes
+    from robustcords.errors import printable
     from robustcords.report.tables import print_report
 
     path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume, profile)
     if _is_main():
         print_report(report)
-        typer.echo(f"\n{path}")
+        typer.echo(f"\n{printable(str(path))}")
 
 
 @app.command()
@@ -219,7 +221,8 @@ def doctor() -> None:
 def _run_name(source: str) -> str:
     """Returns what a run is called: its recipe's name, or for a run's own recipe.toml the name of that run."""
     path = Path(source)
-    return path.parent.name if path.stem == "recipe" and path.parent.name else path.stem
+    name = path.parent.name if path.stem == "recipe" and path.parent.name else path.stem
+    return name if name.strip(".") else "recipe"  # a folder called "..", in runs/, would be the one around it
 
 
 def _is_main() -> bool:
@@ -246,6 +249,10 @@ def main() -> None:
         sys.exit(130)
     except UserError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"{str(error.filename)[:100]}...: {error.strerror}", 2)
     except LostProcess as error:
         _fail(f"{error}{continuation()}", 1, speaks=error.speaks)
     except RunError as error:
@@ -264,16 +271,20 @@ def _warn(
     line: str | None = None,
 ) -> None:
     """Shows this package's own warnings as a line for a person, and those of others as Python does."""
+    from robustcords.errors import printable
+
     if not _is_main():
         return
     if Path(filename).is_relative_to(Path(__file__).parent):
-        text = f"warning: {message}"
+        text = f"warning: {printable(str(message))}"
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
     typer.echo(text, file=file or sys.stderr)
 
 
 def _fail(message: str, status: int, speaks: bool | None = None) -> None:
+    from robustcords.errors import printable
+
     if _is_main() if speaks is None else speaks:
-        typer.echo(f"error: {message}", err=True)
+        typer.echo(f"error: {printable(message)}", err=True)
     sys.exit(status)

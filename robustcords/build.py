@@ -83,9 +83,17 @@ def resolved(recipe: Recipe, started: Accelerator) -> Recipe:
 
 
 def data(recipe: Recipe) -> Data:
-    """Loads the images and splits off the validation set."""
+    """Loads the images and splits off the validation set.
+
+    Raises:
+        UserError: they cannot be read; the message names the file.
+    """
     source: DataSource = component("data", recipe.data)
-    splits = source.load()
+    try:
+        splits = source.load()
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise UserError(f"data {recipe.data.name!r}: cannot be read: {reason}") from error
     numbers, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
     train = splits.train.subset(numbers)
     validation = splits.train.subset(held_out) if len(held_out) else None

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from robustcords.files import sync_folder, write_atomic
+from robustcords.errors import one_line
+from robustcords.files import parse_json, sync_folder, write_atomic
 
 _TENSOR, _ITEMS = "__tensor__", "__items__"
 _MANIFEST = "manifest.json"
-_DAMAGE = (OSError, ValueError, KeyError)
+_DAMAGE = (OSError, ValueError)
 
 
 def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -143,12 +145,15 @@ def read(path: Path) -> dict[str, Any]:
         OSError: a file is missing or cannot be read.
         ValueError: a file is not what was written.
     """
-    sums = json.loads((path / _MANIFEST).read_bytes())
+    sums = parse_json((path / _MANIFEST).read_bytes())
     contents = {name: (path / name).read_bytes() for name in ("state.json", "tensors.safetensors")}
     if sums != {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}:
         raise ValueError("its files do not have the checksums that were written with them")
-    state = unpack(json.loads(contents["state.json"]), parse_tensors(contents["tensors.safetensors"]))
-    return dict(state)
+    try:
+        state = unpack(parse_json(contents["state.json"]), parse_tensors(contents["tensors.safetensors"]))
+        return dict(state)
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f"its files are not a checkpoint's ({one_line(error)})") from error
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcords import processes
-from robustcords.files import write_atomic
+from robustcords.files import parse_json, write_atomic
 
 _PENDING = -1
 _SMALLEST, _LARGEST, _USUAL_NUMBER = 128, 1024, 16
@@ -63,10 +63,10 @@ class Ledger:
         if self.folder is None:
             return nothing
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = parse_json(self.path.read_bytes())
             outcomes = torch.tensor(content["outcomes"], dtype=torch.int64)
             known, warnings = content["fingerprint"] == self.fingerprint, [str(text) for text in content["warnings"]]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError):  # torch's: a number of more than 64 bits
             return nothing
         return (outcomes, warnings) if known and outcomes.shape == (count,) else nothing
 

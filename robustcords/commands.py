@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ from robustcords.config import parse_radius
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
 from robustcords.experiment import environment, plain, session, test
-from robustcords.files import write_atomic, write_json
+from robustcords.files import parse_json, write_atomic, write_json
 from robustcords.inference import Inference
 from robustcords.recipe import Recipe, load
 from robustcords.report.selection import SelectionSummary, summarise_selection
@@ -182,8 +181,9 @@ def _refuse_foreign(output: Path | None) -> None:
     if not output.exists():
         return
     try:
-        text = output.read_text()
-        earlier = MARK in text.splitlines() if output.suffix == ".md" else "evaluation" in json.loads(text)
+        content = output.read_bytes()
+        ours = MARK.encode() in content.splitlines()
+        earlier = ours if output.suffix == ".md" else "evaluation" in parse_json(content)
     except (OSError, ValueError, TypeError):
         earlier = False
     if not earlier:

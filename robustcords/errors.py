@@ -53,6 +53,14 @@ def continuation() -> str:
     return how.get("".join(sys.argv[1:2]), "")
 
 
+def printable(text: str) -> str:
+    """Returns a text with what is not printable escaped: one line that any terminal can show."""
+    # Bytes of a name that are no UTF-8 stand in it as lone surrogates, which no file or terminal takes.
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
+    )
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the end of an error message that says which names are allowed and which one was probably meant.
 

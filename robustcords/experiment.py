@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from robustcords import build, processes, run_directory
-from robustcords.errors import Interrupted, RunError, UserError
+from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.files import write_atomic, write_json
@@ -118,7 +118,7 @@ def run(
         path = processes.decide_together(lambda: _existing(recipe, name, output, resume))
         if path and finished(path, recipe):
             work.display.say(f"{path} is finished; nothing to do")
-            return path, RunDirectory(path).read_report()
+            return path, _report(RunDirectory(path))
         if path:
             claim(path)
         with work.accelerator.main_process_first():
@@ -277,6 +277,20 @@ def differences(own: Recipe, recipe: Recipe) -> list[str]:
 def finished(path: Path, recipe: Recipe) -> bool:
     """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
     return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml").train.epochs
+
+
+def _report(directory: RunDirectory) -> dict[str, Any]:
+    """Returns the finished run's report.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    report = directory.read_report()
+    try:
+        markdown(report)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{directory.report}: damaged: not a report ({one_line(error)})") from error
+    return report
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def parse_json(content: str | bytes) -> Any:
+    """Returns what JSON says.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested too deeply to be anything that was written here.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes an object as indented JSON, atomically; NaN and infinity, which JSON has no words for, are an error."""
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -13,8 +13,10 @@ from robustcords.errors import UserError, nearest
 
 Keys = tuple[str, ...]
 
-LARGEST_FILE = 1 << 20
+LARGEST_FILE = 1 << 16
 MOST_FILES = 64
+MOST_DOTS = 100
+"""On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
 SWITCHES: frozenset[Keys] = frozenset(
     {("selector",), ("bullet",)}
@@ -158,7 +160,7 @@ def read(path: Path) -> dict[str, Any]:
     """Returns what a TOML file says.
 
     Raises:
-        UserError: it cannot be read, is larger than 1 MiB, or is not UTF-8 or TOML; the message names line and column.
+        UserError: it cannot be read, is larger than 64 KiB, or is not UTF-8 or TOML; the message names line and column.
     """
     shown = _shown(path)
     try:
@@ -167,9 +169,12 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{shown}: {error.strerror}") from error
     if len(content) > LARGEST_FILE:
-        raise UserError(f"{shown}: larger than 1 MiB; that is no recipe")
+        raise UserError(f"{shown}: larger than 64 KiB; that is no recipe")
     try:
-        return tomllib.loads(content.decode())
+        text = content.decode()
+        if line := _dense_line(text):
+            raise UserError(f"{shown}: more than {MOST_DOTS} dots in line {line}; that is no recipe")
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not UTF-8 text (byte {error.start}); a recipe is a TOML file") from error
     except RecursionError as error:
@@ -178,8 +183,15 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(one_line(f"{shown}: not TOML: {error}")) from error
 
 
+def _dense_line(text: str) -> int | None:
+    """Returns the number of the first line that tomllib might take very long for, or None."""
+    return next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > MOST_DOTS), None)
+
+
 def _override(option: str, together: bool) -> Layer:
     origin = one_line(f"--set {option}")
+    if any("\ud800" <= each <= "\udfff" for each in option):
+        raise UserError(f"{origin}: not UTF-8 text")
     key, separator, text = option.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not separator:
@@ -188,7 +200,7 @@ def _override(option: str, together: bool) -> Layer:
         raise UserError(f"{origin}: the key is empty or has an empty part; expected, for example, --set train.epochs=2")
     value: Any = text.strip()
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = {} if _dense_line(text) else tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         parsed = {}
     if list(parsed) == ["value"]:
@@ -201,11 +213,20 @@ def _override(option: str, together: bool) -> Layer:
 def _written(value: Any, origin: str, layer: int, path: Keys) -> Written:
     if len(path) > DEEPEST_TABLE:
         raise UserError(f"{origin}: tables are nested more than {DEEPEST_TABLE} deep")
+    if not _fits(value):
+        raise UserError(one_line(f"{origin}: {'.'.join(path)}: TOML's integers have 64 bits, and this one has more"))
     if path in SWITCHES and value is True:
         value = {}
     if isinstance(value, dict):
         value = {key: _written(item, origin, layer, (*path, key)) for key, item in value.items()}
     return Written(value, origin, layer, layer)
+
+
+def _fits(value: Any) -> bool:
+    """Returns whether no integer, also none of a list, is longer than TOML's; Python's parser takes any."""
+    if isinstance(value, list):
+        return all(map(_fits, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _over(old: Written, new: Written) -> Written:

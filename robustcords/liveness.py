@@ -79,7 +79,11 @@ class Watch:
         """Tells the other processes that this one may end from here on, or why it has to."""
         self._leaving = True
         reason = f"{kind.__name__}: {error}" if kind else ""
-        word = _STOPPED + bytes([error.number or 0]) if isinstance(error, Interrupted) else reason.encode()[:_MESSAGE]
+        word = (
+            _STOPPED + bytes([error.number or 0])
+            if isinstance(error, Interrupted)
+            else reason.encode(errors="replace")[:_MESSAGE]
+        )
         self._say(word or _DONE)
         self._close()
 

@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from robustcords.errors import printable
+
 LINE_EVERY_S = 30.0
 
 
@@ -60,7 +62,7 @@ class Display:
     def say(self, text: str) -> None:
         """Prints a line that stays."""
         if self.visible:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, label: str) -> Iterator[Update]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
 from robustcords.errors import UserError, one_line
-from robustcords.files import write_atomic, write_json
+from robustcords.files import parse_json, write_atomic, write_json
 
 
 class RunDirectory:
@@ -108,13 +108,21 @@ class RunDirectory:
         return _read_object(self.path / "environment.json")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the epochs' metrics; a last line that a crash cut short is left out."""
+        """Returns the epochs' metrics; a last line that a crash cut short is left out.
+
+        Raises:
+            UserError: another line is not an epoch's.
+        """
         rows = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+        whole, _, _ = (self.metrics.read_bytes() if self.metrics.exists() else b"").rpartition(b"\n")
+        for number, line in enumerate(whole.splitlines(), 1):
             try:
-                rows.append(dict(json.loads(line)))
-            except json.JSONDecodeError:
-                break
+                rows.append(dict(parse_json(line)))
+                _check_row(rows[-1])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UserError(
+                    f"{self.metrics}: damaged: line {number} is not an epoch's ({one_line(error)})"
+                ) from error
         return rows
 
     def add_row(self, row: dict[str, Any]) -> None:
@@ -126,9 +134,15 @@ class RunDirectory:
                 os.fsync(file.fileno())
 
     def keep_rows(self, epoch: int) -> None:
-        """Drops the metrics of an epoch and of all later ones: a resumed run writes them again."""
+        """Drops the metrics of an epoch and of all later ones: a resumed run writes them again.
+
+        Raises:
+            UserError: those of an earlier epoch are damaged or missing.
+        """
         if self.writes and self.metrics.exists():
             kept = [row for row in self.rows() if row["epoch"] < epoch]
+            if [row["epoch"] for row in kept] != list(range(epoch)):
+                raise UserError(f"{self.metrics}: damaged: not one line for each of the first {epoch} epochs")
             write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def save_selection(self, epoch: int, indices: Tensor, weights: Tensor) -> None:
@@ -154,9 +168,15 @@ class RunDirectory:
         return found
 
 
+def _check_row(row: dict[str, Any]) -> None:
+    """Checks what a report is made of; any error means that it cannot be made of this."""
+    if not all(isinstance(value, float | int) for value in (row["epoch"], *row["seconds"].values())):
+        raise TypeError("epoch and seconds have to be numbers")
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(parse_json(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError) as error:
@@ -192,8 +212,14 @@ def create(output: Path | None, name: str) -> Path:
         name: the recipe's name.
 
     Raises:
-        UserError: `output` has something in it, or cannot be made.
+        UserError: `output` has something in it, cannot be made, or has a name that trackers cannot write down.
     """
+    try:
+        str(output or name).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the name {str(output or name)!r} is not UTF-8; name another directory with --output"
+        ) from None
     try:
         if output is not None:
             refuse_taken(output)

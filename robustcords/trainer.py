@@ -21,7 +21,7 @@ from robustcords.averaging import Averaging
 from robustcords.batches import Batch, BatchLoader
 from robustcords.checkpoint import restore_optimizer
 from robustcords.data.base import ImageSet
-from robustcords.errors import Interrupted, RunError
+from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import robust_accuracy
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
@@ -376,15 +376,8 @@ class Trainer:
         states = {name: part.state_dict() for name, part in self.parts().items()}
         return {"progress": asdict(self.progress), "seconds": self.stopwatch.seconds(), **states}
 
-    def restore(self) -> None:
-        """Goes on from the run's newest whole checkpoint, if it has one."""
-        if self.run is None:
-            return
-        found = self.run.checkpoints.latest()
-        if found is None:
-            self.run.keep_rows(0)  # a run that died before its first checkpoint may have written some
-            return
-        path, state = found
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes on what `state_dict` gave."""
         self.progress = Progress(**state["progress"])
         for name, part in self.parts().items():
             if name == "optimizer":
@@ -392,5 +385,23 @@ class Trainer:
             else:
                 part.load_state_dict(state[name])
         self.stopwatch.add(state["seconds"])
+
+    def restore(self) -> None:
+        """Goes on from the run's newest whole checkpoint, if it has one.
+
+        Raises:
+            UserError: it is another run's.
+        """
+        if self.run is None:
+            return
+        found = self.run.checkpoints.latest()
+        if found is None:
+            self.run.keep_rows(0)  # a run that died before its first checkpoint may have written some
+            return
+        path, state = found
+        try:
+            self.load_state_dict(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(f"checkpoint {path}: not one of this run ({one_line(error)[:300]})") from error
         self.run.keep_rows(self.progress.epoch)
         self.display.say(f"resumed from {path}")

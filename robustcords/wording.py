@@ -154,7 +154,10 @@ def _words(schema: dict[str, Any]) -> str:
     kind = schema.get("type", "object")
     if kind == "array":
         at_least = f" of at least {schema['minItems']}" if schema.get("minItems") else ""
-        return f"a list{at_least}, each {_words(schema.get('items', {}))}"
+        at_most = f" of at most {schema['maxItems']}" if schema.get("maxItems") else ""
+        return (
+            f"a list{at_least}{' and' if at_least and at_most else ''}{at_most}, each {_words(schema.get('items', {}))}"
+        )
     return f"{_NUMBERS[kind]}{_range(schema)}" if kind in _NUMBERS else _TYPES.get(kind, kind)
 
 

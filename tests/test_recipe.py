@@ -185,13 +185,13 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[data]\nname = = 3\n")
     (tmp_path / "digits.toml").write_text(f"seed = {'9' * 5000}\n")
     (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
-    (tmp_path / "large.toml").write_text("#" * (1 << 20) + "\n")
+    (tmp_path / "large.toml").write_text("#" * (1 << 16) + "\n")
     assert message("folder") == "folder is a folder; a recipe is a TOML file"
     assert message("latin.toml") == "latin.toml: not UTF-8 text (byte 5); a recipe is a TOML file"
     assert message("broken.toml") == "broken.toml: not TOML: Invalid value (at line 2, column 8)"
     assert message("digits.toml").startswith("digits.toml: not TOML: ")
     assert message("deep.toml") == "deep.toml: nested too deeply"
-    assert message("large.toml") == "large.toml: larger than 1 MiB; that is no recipe"
+    assert message("large.toml") == "large.toml: larger than 64 KiB; that is no recipe"
     assert message("x" * 5000).endswith(": File name too long")
     assert message("digits_matr").startswith(
         "no file and no shipped recipe is called 'digits_matr'; did you mean 'digits_mart'? (one of: "

@@ -9,7 +9,7 @@ import torch
 
 from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.decoding import CHUNK, ImageConfig, Rows, splits
-from robustcords.errors import UserError
+from robustcords.errors import UserError, printable
 
 _TEST_NAMES = ("test", "validation", "valid", "val")
 _NO_IMAGES = {"thumbs.db", "desktop.ini"}
@@ -38,7 +38,10 @@ def existing_folder(config: DataConfig) -> Path:
         UserError: there is nothing at the path, or something else.
     """
     key, place = ("name", config.name) if config.path is None else ("path", config.path)
-    folder = Path(place).expanduser()
+    try:
+        folder = Path(place).expanduser()
+    except RuntimeError:
+        raise UserError(f"data.{key}: {place!r}: there is no such user") from None
     if not folder.is_dir():
         raise UserError(f"data.{key}: {place!r} {'is not a folder' if folder.exists() else 'does not exist'}")
     return folder
@@ -62,7 +65,8 @@ def read_class_folders(folder: Path, image_size: int | None) -> Splits:
         missing = "train" if "train" not in present else "test (nor validation, valid, val)"
         raise UserError(f"{folder}: there is no folder {missing}; it holds: {', '.join(present) or 'no folders'}")
     classes = _folders(folder / "train")
-    return splits(_rows(folder / "train", classes), _rows(folder / test, classes), classes, image_size)
+    names = [printable(name) for name in classes]
+    return splits(_rows(folder / "train", classes), _rows(folder / test, classes), names, image_size)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -84,12 +88,22 @@ def _rows(folder: Path, classes: list[str]) -> Rows:
 
 def _files(folder: Path) -> list[Path]:
     """Returns the images of one class."""
-    found = sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".") and name.lower() not in _NO_IMAGES
-    )
+    found = []
+    for parent, below, names in os.walk(folder, onerror=_raise, followlinks=True):
+        _refuse_circle(Path(parent), below)
+        found += [Path(parent, name) for name in names if not name.startswith(".") and name.lower() not in _NO_IMAGES]
     if not found:
         raise UserError(f"{folder}: there are no images of this class")
-    return found
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _refuse_circle(parent: Path, below: list[str]) -> None:
+    """Checks that no folder in a folder leads back to one above: following two such links would never end."""
+    for name in below:
+        inner = parent / name
+        if inner.is_symlink() and parent.resolve().is_relative_to(inner.resolve()):
+            raise UserError(f"{inner}: a link to a folder that it is in itself")

@@ -137,8 +137,11 @@ def _open(file: Path) -> tuple[Any, Any]:
 
     try:
         parquet = ParquetFile(file)
+        columns = parquet.schema_arrow.names
+        if twice := next((name for name in columns if columns.count(name) > 1), None):
+            raise UserError(f"{file}: there are two columns {twice!r}")
         return parquet, datasets.Features.from_arrow_schema(parquet.schema_arrow)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # its metadata is JSON
         raise UserError(f"{file}: not a readable parquet file: {one_line(error)}") from error
 
 

@@ -18,6 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 _GREY = {"1", "L", "LA", "La"}
+# Pillow hands these to Ghostscript, an interpreter.
+_PROGRAMS = {"EPS"}
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"}
 
 
@@ -53,9 +55,12 @@ def to_array(picture: Any, size: int | None = None) -> NDArray[Any]:
 
 def _open(file: io.BytesIO | Path) -> Image.Image:
     try:
-        return Image.open(file)
+        image = Image.open(file)
     except UnidentifiedImageError:
         raise ValueError("not an image, or of a kind that Pillow does not know") from None
+    if image.format in _PROGRAMS:
+        raise ValueError(f"{image.format} is a program that draws an image, and is not run; convert it to PNG")
+    return image
 
 
 def _from_pil(image: Image.Image, size: int | None) -> NDArray[Any]:
@@ -113,7 +118,7 @@ def to_label(label: Any, classes: int | None) -> int:
     value = label.item() if isinstance(label, Tensor | np.generic) and np.ndim(label) == 0 else label
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"the label {value!r} is not an integer")  # noqa: TRY004
-    if value < 0 or (classes is not None and value >= classes):
+    if not 0 <= value < (2**63 if classes is None else classes):
         allowed = "0 and up" if classes is None else f"0 to {classes - 1}"
         raise ValueError(f"the label {value} is out of range (allowed: {allowed})")
     return value

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -95,6 +96,7 @@ class ModelSource(Component, ABC):
             UserError: the model cannot be built for such images.
             ValueError: ``mean`` does not have one number per channel.
         """
+        self.refuse_too_large(channels, image_size, num_classes)
         # The default generator alone is seeded: torch.manual_seed would reseed the accelerators' as well.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(rng.derive(seed, "weights"))
@@ -103,6 +105,10 @@ class ModelSource(Component, ABC):
         if len(normalize.mean) != channels:
             raise ValueError(f"mean and std have {len(normalize.mean)} numbers for images of {channels} channels")
         return Classifier(normalize, network)
+
+    def refuse_too_large(self, channels: int, image_size: int, num_classes: int) -> None:
+        """Checks that the weights fit into this machine's memory, where that can be told without making them."""
+        del channels, image_size, num_classes
 
     @abstractmethod
     def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
@@ -115,6 +121,29 @@ class ModelSource(Component, ABC):
         """
         del network
         return mean, std
+
+
+class OwnModel(ModelSource):
+    """A model whose network is written here, of which nothing but torch has to make the weights."""
+
+    def refuse_too_large(self, channels: int, image_size: int, num_classes: int) -> None:
+        """Checks the weights' size on torch's meta device, which takes no memory.
+
+        Raises:
+            UserError: they need more memory than the machine has.
+        """
+        try:
+            with torch.device("meta"):
+                network = self.network(channels, image_size, num_classes)
+            size = sum(value.nbytes for value in network.state_dict().values())
+        except (RuntimeError, OverflowError, TypeError):  # sizes beyond 64 bits
+            size = 2**63
+        memory = psutil.virtual_memory().total
+        if size > memory:
+            needs = f"{size / 2**30:,.0f} GiB" if size < 2**63 else "more than 64 bits can count"
+            raise UserError(
+                f"model {self.config.name!r}: the weights need {needs}, and this machine has {memory / 2**30:,.0f} GiB"
+            )
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -10,14 +10,14 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords.models.base import ModelConfig, ModelSource, convolution, initialise
+from robustcords.models.base import ModelConfig, OwnModel, convolution, initialise
 from robustcords.models.resnet import Depths, Width, fill, stages
 
 PRESETS: dict[str, dict[str, Any]] = {"preactresnet18": {"width": 64, "depths": (2, 2, 2, 2)}}
 """Name -> what it stands for, unless an option says otherwise."""
 
 
-class PreActResNet(ModelSource):
+class PreActResNet(OwnModel):
     """Pre-activation residual network for small images (He et al. 2016b).
 
     BatchNorm and ReLU come before each convolution. Shortcuts that change the shape are 1x1 convolutions of the

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords.models.base import ModelConfig, ModelSource, convolution, initialise
+from robustcords.models.base import ModelConfig, OwnModel, convolution, initialise
 
 Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=200)], ...], Field(min_length=1, max_length=6, strict=False)]
 """Number of blocks in each stage; a list in a recipe."""
@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Name -> what it stands for, unless an option says otherwise."""
 
 
-class ResNet(ModelSource):
+class ResNet(OwnModel):
     """Residual network for small images (He et al. 2016): 3x3 stem, no max-pooling, basic blocks.
 
     ``resnet8``, ``14``, ``20``, ``32`` and ``56`` are the paper's CIFAR networks (section 4.2: three stages, width 16).

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from robustcords.models.base import ModelConfig, ModelSource
+from robustcords.models.base import ModelConfig, OwnModel
 from robustcords.models.preact_resnet import PreActNetwork
 from robustcords.models.resnet import fill
 
@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Name -> what it stands for, unless an option says otherwise."""
 
 
-class WideResNet(ModelSource):
+class WideResNet(OwnModel):
     """Wide residual network (Zagoruyko and Komodakis 2016) of pre-activation blocks.
 
     The stem has 16 channels, the three stages 16, 32 and 64 times the widening factor. TRADES and MART report on
