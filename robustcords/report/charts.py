@@ -154,7 +154,7 @@ def fractions(comparison: Comparison) -> Section:
     measure = deciding_measure(comparison)
     clean = next((m for m in comparison.measures if not m.radius and (not measure or m.which == measure.which)), None)
     kinds: list[tuple[str, str, Callable[[Method], float | None]]] = [
-        (m.label, f"{m.label}, accuracy (%)", partial(_accuracy, m)) for m in (measure, clean) if m
+        (m.label, "accuracy (%)", partial(_accuracy, m)) for m in (measure, clean) if m
     ]
     kinds.append(("Speed-up", "times faster than the baseline", lambda m: m.speed_up.value if m.speed_up else None))
     charts = []

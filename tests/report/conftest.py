@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from small_study import FULL, METHODS, make
 
+from robustcords.reporting import report
+
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -14,3 +16,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make(folder, name, **changes)
     make(folder, "full-1", **FULL, seed=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def written(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the study, as the command writes it."""
+    output = tmp_path_factory.mktemp("page") / "study.html"
+    report([study], output, images=3)
+    return output

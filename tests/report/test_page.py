@@ -65,16 +65,6 @@ class Page(HTMLParser):
         return dict(json.loads(found[1]))
 
 
-@pytest.fixture(scope="session")
-def written(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the study, written by the command's own function."""
-    from robustcords.reporting import report
-
-    output = tmp_path_factory.mktemp("page") / "study.html"
-    report([study], output, images=3)
-    return output
-
-
 def test_page_is_whole_and_asks_for_nothing(written: Path):
     found = Page(written)
     assert found.open == []
