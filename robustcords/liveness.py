@@ -78,13 +78,10 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         """Tells the other processes that this one may end from here on, or why it has to."""
         self._leaving = True
-        reason = f"{kind.__name__}: {error}" if kind else ""
-        word = (
-            _STOPPED + bytes([error.number or 0])
-            if isinstance(error, Interrupted)
-            else reason.encode(errors="replace")[:_MESSAGE]
-        )
-        self._say(word or _DONE)
+        word = f"{kind.__name__}: {error}".encode(errors="replace")[:_MESSAGE] if kind else _DONE
+        if isinstance(error, Interrupted):
+            word = _STOPPED + bytes([error.number or 0])
+        self._say(word)
         self._close()
 
     def lost_within(self, seconds: float) -> LostProcess | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -178,4 +177,4 @@ def test_a_run_of_a_recipe_with_an_odd_name_stays_below_runs(sandbox: Path, caps
     for source in ("...toml", "../recipe.toml"):
         answer = call(capsys, "run", source, "--resume")
         assert answer.err.endswith(f"error: {REACHED}\n"), "neither the folder around runs/ nor another is taken for it"
-    assert sorted(os.listdir()) == ["...toml", "recipe.toml"]
+    assert sorted(path.name for path in Path().iterdir()) == ["...toml", "recipe.toml"]
