@@ -153,11 +153,10 @@ def _words(schema: dict[str, Any]) -> str:
         return 'a time such as "90 s", "10 min" or "1.5 h"'
     kind = schema.get("type", "object")
     if kind == "array":
-        at_least = f" of at least {schema['minItems']}" if schema.get("minItems") else ""
-        at_most = f" of at most {schema['maxItems']}" if schema.get("maxItems") else ""
-        return (
-            f"a list{at_least}{' and' if at_least and at_most else ''}{at_most}, each {_words(schema.get('items', {}))}"
-        )
+        limits = [
+            f"at {end} {schema[key]}" for end, key in (("least", "minItems"), ("most", "maxItems")) if key in schema
+        ]
+        return f"a list{' of ' if limits else ''}{' and '.join(limits)}, each {_words(schema.get('items', {}))}"
     return f"{_NUMBERS[kind]}{_range(schema)}" if kind in _NUMBERS else _TYPES.get(kind, kind)
 
 
