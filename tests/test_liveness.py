@@ -43,7 +43,7 @@ def spawned(folder: Path, how: str) -> list[int | None]:
     for process in started:
         process.start()
     for process in started:
-        process.join(timeout=max(0.0, begun + 50 - time.monotonic()))
+        process.join(timeout=max(0.0, begun + 150 - time.monotonic()))
     return [process.exitcode for process in started]
 
 
