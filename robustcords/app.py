@@ -259,6 +259,10 @@ def main() -> None:
         _fail(str(error), 1)
     except Interrupted as error:
         _fail(f"{error}{continuation()}", error.status)
+    except OSError as error:  # of a package that writes files of its own, such as a tracker
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise
+        _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
 from robustcords.errors import one_line
-from robustcords.files import parse_json, sync_folder, write_atomic
+from robustcords.files import changing, parse_json, sync_folder, write_atomic
 
 _TENSOR, _ITEMS = "__tensor__", "__items__"
 _MANIFEST = "manifest.json"
@@ -85,20 +85,25 @@ class Checkpoints:
         Args:
             step: optimiser steps taken so far; names the folder.
             state: as `pack` takes it.
+
+        Raises:
+            UserError: it may not be written.
+            RunError: the disk is full, or fails; earlier checkpoints are as they were.
         """
-        self._finish()
-        temporary = self.folder / f".step_{step:08d}"
-        temporary.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         packed = json.dumps(pack(state, tensors), allow_nan=False).encode()
-        contents = {"state.json": packed, "tensors.safetensors": serialise_tensors(tensors)}
-        for name, content in contents.items():
-            write_atomic(temporary / name, content)
-        sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        write_atomic(temporary / _MANIFEST, json.dumps(sums, indent=2))
-        target = self._show(temporary)
-        for old in self.paths()[: -self.keep]:
-            shutil.rmtree(old)
+        temporary = self.folder / f".step_{step:08d}"
+        with changing(temporary):
+            self._finish()
+            temporary.mkdir(parents=True)
+            try:
+                _write(temporary, {"state.json": packed, "tensors.safetensors": serialise_tensors(tensors)})
+            except Exception:
+                shutil.rmtree(temporary, ignore_errors=True)  # what there was no room for takes none
+                raise
+            target = self._show(temporary)
+            for old in self.paths()[: -self.keep]:
+                shutil.rmtree(old)
         return target
 
     def _show(self, temporary: Path) -> Path:
@@ -136,6 +141,14 @@ class Checkpoints:
             except _DAMAGE as error:
                 warnings.warn(f"checkpoint {path} is damaged and was skipped: {error}", stacklevel=2)
         return None
+
+
+def _write(path: Path, contents: dict[str, bytes]) -> None:
+    """Writes a checkpoint's files, the manifest last."""
+    for name, content in contents.items():
+        write_atomic(path / name, content)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    write_atomic(path / _MANIFEST, json.dumps(sums, indent=2))
 
 
 def read(path: Path) -> dict[str, Any]:

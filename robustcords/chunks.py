@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcords import processes
-from robustcords.files import parse_json, write_atomic
+from robustcords.files import changing, parse_json, write_atomic
 
 _PENDING = -1
 _SMALLEST, _LARGEST, _USUAL_NUMBER = 128, 1024, 16
@@ -74,7 +74,8 @@ class Ledger:
         """Writes everything that is known, atomically."""
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with changing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         content = {"fingerprint": self.fingerprint, "outcomes": outcomes.tolist(), "warnings": warnings}
         write_atomic(self.path, json.dumps(content, allow_nan=False) + "\n")
 

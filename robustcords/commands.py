@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from robustcords import build, processes
 from robustcords.config import parse_radius
-from robustcords.errors import UserError, nearest
+from robustcords.errors import UserError, nearest, unwritable
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
 from robustcords.experiment import environment, plain, session, test
 from robustcords.files import parse_json, write_atomic, write_json
@@ -240,4 +240,4 @@ def _refuse_taken(output: Path) -> None:
         _refuse_nowhere(output)
         tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as error:
-        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
+        raise unwritable(output, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 import traceback
 from collections.abc import Iterable
@@ -29,6 +30,18 @@ class LostProcess(RunError):  # noqa: N818 -- says what it is
     def __init__(self, text: str, *, speaks: bool, died: bool = False) -> None:
         super().__init__(text)
         self.speaks, self.died = speaks, died
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+def unwritable(path: Path, error: OSError) -> UserError | RunError:
+    """Returns the error for a place that cannot be written to, as it says no, or as the disk is full or fails.
+
+    The first is for the user to change (exit status 2), the other can happen to anyone (1).
+    """
+    kind = RunError if error.errno in _FULL else UserError
+    return kind(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def raised_at(error: BaseException) -> traceback.FrameSummary:

@@ -5,16 +5,44 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from robustcords.errors import unwritable
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Is a change of a file or folder; one that fails is told in one line.
+
+    Raises:
+        UserError: it may not be written to.
+        RunError: the disk is full, or fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file whole: into a temporary file beside it, flushed to the disk, then renamed over it."""
+    """Writes a file whole: into a temporary file beside it, flushed to the disk, then renamed over it.
+
+    Raises:
+        UserError: it may not be written to.
+        RunError: the disk is full, or fails; what was there before still is.
+    """
+    with changing(path):
+        _replace(path, content.encode() if isinstance(content, str) else content)
+
+
+def _replace(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner may read; a result is an ordinary file.
@@ -23,7 +51,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

@@ -17,8 +17,8 @@ from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
-from robustcords.errors import UserError, one_line
-from robustcords.files import parse_json, write_atomic, write_json
+from robustcords.errors import UserError, one_line, unwritable
+from robustcords.files import changing, parse_json, write_atomic, write_json
 
 
 class RunDirectory:
@@ -77,7 +77,8 @@ class RunDirectory:
             if not self.recipe.exists():  # first, as this is what makes the directory a run
                 write_atomic(self.recipe, recipe)
             for folder in ("checkpoints", "weights", "selections"):
-                (self.path / folder).mkdir(exist_ok=True)
+                with changing(self.path / folder):
+                    (self.path / folder).mkdir(exist_ok=True)
             if not (self.path / "environment.json").exists():
                 write_json(self.path / "environment.json", environment)
         if (self.path / "environment.json").exists():
@@ -88,7 +89,8 @@ class RunDirectory:
         if self.writes:
             for path in (self.report, self.path / "report.md"):
                 if path.exists():
-                    path.rename(path.with_stem(f"report_after_{len(self.rows())}_epochs"))
+                    with changing(path):
+                        path.rename(path.with_stem(f"report_after_{len(self.rows())}_epochs"))
             write_atomic(self.recipe, recipe)
 
     def read_report(self) -> dict[str, Any]:
@@ -128,7 +130,7 @@ class RunDirectory:
     def add_row(self, row: dict[str, Any]) -> None:
         """Appends one epoch's metrics."""
         if self.writes:
-            with self.metrics.open("a") as file:
+            with changing(self.metrics), self.metrics.open("a") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -234,7 +236,7 @@ def create(output: Path | None, name: str) -> Path:
                 continue
             return path
     except OSError as error:
-        raise UserError(f"cannot make the run directory {error.filename}: {error.strerror}") from error
+        raise unwritable(Path(error.filename or output or "runs"), error) from error
     raise UserError(f"runs/{name}: no free number is left")
 
 
@@ -252,7 +254,7 @@ def claim(path: Path) -> AbstractContextManager[object]:
         what = "another process is running in there; wait for it, or name another directory with --output"
         raise UserError(f"{path}: {what}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be written to ({error.strerror})") from error
+        raise unwritable(path, error) from error
 
 
 def newest(name: str) -> Path | None:

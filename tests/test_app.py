@@ -323,7 +323,10 @@ def test_a_class_with_hardly_any_images_is_no_obstacle(command: Command, tmp_pat
         (["run", "no.toml"], ["no file and no shipped recipe is called 'no.toml'"]),
         (["run", "digits_matr"], ["did you mean 'digits_mart'?"]),
         (["run", "digits_mart", "--set", "train.epochs"], ["--set train.epochs: expected KEY=VALUE"]),
-        (["run", "digits_mart", "--output", "/proc/nowhere"], ["cannot make the run directory /proc/nowhere"]),
+        (
+            ["run", "digits_mart", "--output", "/proc/nowhere"],
+            ["/proc/nowhere: cannot be written (No such file or directory)"],
+        ),
         (["list", "los"], ["unknown kind 'los'; did you mean 'loss'?"]),
         (["validate", "no.toml"], ["'no.toml'"]),
         (["new", "x.toml", "--loss", "mrat"], ["did you mean 'mart'?"]),

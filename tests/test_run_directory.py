@@ -45,7 +45,7 @@ def test_a_named_directory_has_to_be_free():
     Path("file").write_text("mine")
     with pytest.raises(UserError, match="--output file: that is a file"):
         create(Path("file"), "name")
-    with pytest.raises(UserError, match="cannot make the run directory file/below"):
+    with pytest.raises(UserError, match="file/below: cannot be written"):
         create(Path("file/below"), "name")
     assert Path("file").read_text() == "mine"
 

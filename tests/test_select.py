@@ -141,7 +141,7 @@ def test_a_run_refuses_a_precision_of_the_attack_before_it_begins(command: Comma
 def test_a_file_that_cannot_be_written_is_one_line(command: Command, weights: Path, name: str, reason: str):
     answer = command("select", "digits_mart", "--weights", weights, *SMALL, "--output", name)
     assert (answer.status, answer.out) == (2, "")
-    assert answer.err.startswith(f"error: --output {name}: cannot be written: {reason}")
+    assert answer.err.startswith(f"error: {name}: cannot be written ({reason}")
     assert answer.err.count("\n") == 1
 
 

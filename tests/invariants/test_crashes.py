@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import re
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from robustcords import interruption
 from robustcords import trainer as training
 from robustcords.averaging import AveragingConfig
 from robustcords.bullet import BulletAdversary
-from robustcords.errors import Interrupted
+from robustcords.errors import Interrupted, RunError
 from robustcords.interruption import Interruption
 from robustcords.training_config import TrainConfig
 
@@ -51,6 +55,21 @@ class Disk:
             if self.dead:
                 raise Killed
             return result
+
+        return change
+
+
+class FullDisk(Disk):
+    """A disk that has no room for one of the changes, and then has again."""
+
+    CHANGES = (*Disk.CHANGES, (tempfile, "mkstemp"))
+
+    def watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **options: Any) -> Any:
+            self.changes += 1
+            if self.changes == self.dies_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(*arguments, **options)
 
         return change
 
@@ -93,6 +112,29 @@ def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(tmp_pat
             dying = trainer(**options(), run=run)
             Disk(patch, number, late)
             dying.fit()
+        again = fitted(**options(), run=run)
+        check_same(tmp_path / "whole", run)
+        assert figures(again) == figures(made)
+        shutil.rmtree(run)
+
+
+def test_a_full_disk_is_told_in_one_line_and_costs_nothing_but_time(tmp_path: Path):
+    made = trainer(**options(), run=tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        disk = FullDisk(patch)
+        made.fit()
+    assert disk.changes >= 40
+    for number in range(1, disk.changes + 1):
+        run = tmp_path / str(number)
+        full = trainer(**options(), run=run)
+        assert full.run is not None
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError) as told:
+            FullDisk(patch, number)
+            full.fit()
+        assert re.fullmatch(rf"{run}/\S+: cannot be written \(No space left on device\)", str(told.value))
+        with warnings.catch_warnings():  # what there is is whole
+            warnings.simplefilter("error")
+            full.run.checkpoints.latest()
         again = fitted(**options(), run=run)
         check_same(tmp_path / "whole", run)
         assert figures(again) == figures(made)
