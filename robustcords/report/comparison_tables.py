@@ -105,20 +105,18 @@ def differences(comparison: Comparison) -> list[Grid]:
     )
     found = []
     for caption, attribute, reference in kinds:
-        rows, shown = [], list[Measure]()
-        for method in comparison.methods:
-            shown += [m for m in getattr(method, attribute) or {} if m not in shown]
-        shown.sort(key=lambda measure: measure.order)
-        both = len({measure.which for measure in shown}) > 1
-        for method in comparison.methods:
-            estimates: Mapping[Measure, Estimate] = getattr(method, attribute) or {}
-            if estimates:
-                first = [Cell(getattr(method, reference))] if reference else []
-                rows.append((method.name, [*first, *(_points(estimates.get(measure)) for measure in shown)]))
-        labels = [f"{m.label} ({m.which})" if both else m.label for m in shown]
-        if rows:
-            text = f"{caption}, in percentage points, with 95 % interval"
-            found.append(Grid(text, ["method", *(["against"] if reference else []), *labels], rows))
+        estimates = {method.name: getattr(method, attribute) or {} for method in comparison.methods}
+        shown = sorted({measure for each in estimates.values() for measure in each}, key=lambda m: m.order)
+        for which in dict.fromkeys(measure.which for measure in shown):
+            measures = [measure for measure in shown if measure.which == which]
+            rows = [
+                (method.name, [*([Cell(getattr(method, reference))] if reference else []), *_points(each, measures)])
+                for method in comparison.methods
+                if any(measure in (each := estimates[method.name]) for measure in measures)
+            ]
+            weights = f", {which} weights" if reference else ""
+            header = ["method", *(["against"] if reference else []), *(m.label for m in measures)]
+            found.append(Grid(f"{caption}{weights}, in percentage points, with 95 % interval", header, rows))
     return found
 
 
@@ -149,8 +147,9 @@ def time(spread: Spread | None) -> str:
     return duration(spread.mean) + (f" ± {duration(spread.std)}" if spread.std is not None else "")
 
 
-def _points(estimate: Estimate | None) -> Cell:
-    return Cell(points(estimate), noise=estimate.noise) if estimate else Cell("")
+def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure]) -> list[Cell]:
+    found = [estimates.get(measure) for measure in measures]
+    return [Cell(points(each), noise=each.noise) if each else Cell("") for each in found]
 
 
 def points(estimate: Estimate) -> str:

@@ -148,6 +148,10 @@ def test_print_is_light_and_whole_even_from_a_dark_screen(look: Callable[..., An
     axis = "return getComputedStyle(document.querySelector('#plot-decides .xtick text')).fill"
     assert browser.execute_script(axis) == "rgb(163, 173, 184)"
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    size = {"width": 703, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wide = "return [...document.querySelectorAll('table, pre, p')].filter(e => e.getBoundingClientRect().right > 704)"
+    assert browser.execute_script(f"{wide}.map(e => e.textContent)") == []  # Chromium would shrink every page
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(255, 255, 255)"
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
