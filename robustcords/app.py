@@ -249,19 +249,18 @@ def main() -> None:
         sys.exit(130)
     except UserError as error:
         _fail(str(error), 2)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        _fail(f"{str(error.filename)[:100]}...: {error.strerror}", 2)
     except LostProcess as error:
         _fail(f"{error}{continuation()}", 1, speaks=error.speaks)
     except RunError as error:
         _fail(str(error), 1)
     except Interrupted as error:
         _fail(f"{error}{continuation()}", error.status)
-    except OSError as error:  # of a package that writes files of its own, such as a tracker
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(f"{str(error.filename)[:100]}...: {error.strerror}", 2)
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise
+        # Of a package that writes files of its own, such as a tracker.
         _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
