@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Self
 
 import torch
@@ -128,6 +128,19 @@ class Schedule(Component, ABC):
         warmup = self.config.warmup
         line = max(epoch / warmup, 0.01) if epoch < warmup else 1.0
         return line * self.shape(epoch, epochs)
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, peaks: Sequence[float], epoch: float, epochs: int) -> None:
+        """Sets an optimiser's learning rates for the step that begins at a moment, see `factor`.
+
+        Args:
+            optimizer: whose they are.
+            peaks: of each of its groups, the rate at factor 1.
+            epoch: epochs that have passed.
+            epochs: of the whole run.
+        """
+        factor = self.factor(epoch, epochs)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
 
     @abstractmethod
     def shape(self, epoch: float, epochs: int) -> float:

@@ -23,6 +23,7 @@ from robustcords.checkpoint import restore_optimizer
 from robustcords.data.base import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import robust_accuracy
+from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
@@ -169,7 +170,9 @@ class Trainer:
         with self.display.task(f"epoch {epoch + 1}/{self.settings.epochs}") as update, self.profiler:
             for step in range(self.progress.step, len(batches)):
                 self.stopwatch.begin("data")
-                self.set_learning_rate(epoch + step / len(batches))
+                if self.schedule:
+                    moment = epoch + step / len(batches)
+                    self.schedule.set_rates(self.optimizer, self.peak_lrs, moment, self.settings.epochs)
                 self.train_step(self.loader.load(batches[step], subset, epoch))
                 if self.averaging:
                     self.stopwatch.begin("averaging")
@@ -178,7 +181,7 @@ class Trainer:
                 self.profiler.step()
                 update(step + 1, len(batches), f"loss {self.progress.mean_loss:.3f}")
                 self.stop_or_save()
-        self.check_weights()
+        check_weights(self.model, self.progress.place, self.run)
 
     def train_step(self, batch: Batch) -> None:
         """Attacks a batch, updates the weights, and adds up what the metrics need.
@@ -208,7 +211,7 @@ class Trainer:
         elif not (math.isfinite(loss) and math.isfinite(norm)):
             numbers = ", ".join(map(str, batch.noise.keys.tolist()))
             where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers})"
-            raise self.not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where)
+            raise not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where, self.run)
         else:
             self.progress.loss += loss * batch.total
             self.progress.weight += batch.total
@@ -252,18 +255,11 @@ class Trainer:
                 self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
         return subset
 
-    def set_learning_rate(self, epoch: float) -> None:
-        """Sets the learning rates of a moment in the run, in epochs."""
-        if self.schedule:
-            factor = self.schedule.factor(epoch, self.settings.epochs)
-            for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
-                group["lr"] = peak * factor
-
     def finish_epoch(self, epoch: int, subset: Subset) -> None:
         """Validates where it is time to, and writes the epoch's line of metrics."""
         self.stopwatch.begin("logging")
         if self.progress.skipped and not self.progress.weight:
-            raise self.not_finite("the gradients of all steps were", f"in epoch {self.progress.epoch}")
+            raise not_finite("the gradients of all steps were", f"in epoch {self.progress.epoch}", self.run)
         row: dict[str, Any] = {
             "epoch": epoch,
             "train_loss": self.progress.mean_loss,
@@ -337,26 +333,10 @@ class Trainer:
             Interrupted: a signal came, or the time is over.
         """
         if self.stopping or self.saving:
-            self.check_weights()
+            check_weights(self.model, self.progress.place, self.run)
             self.save_checkpoint()
         if self.stopping:
             raise self.stopping
-
-    def check_weights(self) -> None:
-        """Checks what a checkpoint is about to keep.
-
-        Raises:
-            RunError: a weight is NaN or infinite.
-        """
-        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
-            where = f"in epoch {self.progress.epoch} after step {self.progress.step - 1}"
-            raise self.not_finite("the weights are", where)
-
-    def not_finite(self, what: str, where: str) -> RunError:
-        """Returns the error for numbers that are NaN or infinite: where they came up, and what is left."""
-        kept = self.run.checkpoints.paths() if self.run else []
-        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return RunError(f"{what} not finite {where}; {good}; lower optimizer.lr or set train.clip_gradient")
 
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""

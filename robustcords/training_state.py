@@ -31,6 +31,11 @@ class Progress:
     best: float | None = None
 
     @property
+    def place(self) -> str:
+        """The last step that was taken, for a message."""
+        return f"in epoch {self.epoch} after step {self.step - 1}"
+
+    @property
     def mean_loss(self) -> float:
         """The epoch's weighted mean loss so far; NaN where no step has been taken."""
         return self.loss / self.weight if self.weight else math.nan

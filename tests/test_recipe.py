@@ -184,7 +184,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"a = '\xe9'")
     (tmp_path / "broken.toml").write_text("[data]\nname = = 3\n")
     (tmp_path / "digits.toml").write_text(f"seed = {'9' * 5000}\n")
-    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 50_000)
     (tmp_path / "large.toml").write_text("#" * (1 << 16) + "\n")
     assert message("folder") == "folder is a folder; a recipe is a TOML file"
     assert message("latin.toml") == "latin.toml: not UTF-8 text (byte 5); a recipe is a TOML file"
