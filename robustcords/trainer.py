@@ -21,7 +21,7 @@ from robustcords.averaging import Averaging
 from robustcords.batches import Batch, BatchLoader
 from robustcords.checkpoint import restore_optimizer
 from robustcords.data.base import ImageSet
-from robustcords.errors import Interrupted, RunError, UserError, one_line
+from robustcords.errors import Interrupted, UserError, one_line
 from robustcords.evaluation import robust_accuracy
 from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes

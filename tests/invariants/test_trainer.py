@@ -312,7 +312,7 @@ def test_dropout_is_drawn_from_the_runs_seed():
 def test_rows_of_a_run_that_died_before_its_first_checkpoint_are_written_anew(tmp_path: Path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2, "tra')
+    (run / "metrics.jsonl").write_text('{"epoch": 0, "seconds": {}}\n{"epoch": 1, "seconds": {}}\n{"epoch": 2, "tra')
     fitted(run=run)
     assert [row["epoch"] for row in RunDirectory(run).rows()] == [0, 1]
     assert all("train_loss" in row for row in RunDirectory(run).rows())
