@@ -31,10 +31,12 @@ from robustcords.run_directory import RunDirectory
 from robustcords.sanity import Sanity
 from robustcords.trainer import Trainer
 
-CHANGEABLE = frozenset(f"train.{key}" for key in ("checkpoint_every", "keep_checkpoints", "time_limit")) | {
-    "logging.trackers"
-}
-"""What a recipe may say otherwise than the run that is resumed with it, beside more epochs."""
+_CHANGEABLE_TRAIN = ("checkpoint_every", "compile", "keep_checkpoints", "memory_format", "time_limit")
+CHANGEABLE = frozenset({"data.path", "logging.trackers", *(f"train.{key}" for key in _CHANGEABLE_TRAIN)})
+"""What a recipe may say otherwise than the run that is resumed with it, beside more epochs.
+
+Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.
+"""
 
 _PACKAGES = ("robustcords", "torch", "torchvision", "accelerate", "cords", "numpy", "pyautoattack", "safetensors")
 
@@ -109,6 +111,7 @@ def run(
         Interrupted: a signal asked to stop; ``resume`` goes on from there.
         RunError: the loss is not finite.
     """
+    recipe = _with_own_precision(recipe, name, output) if resume else recipe
     with session(recipe) as work, ExitStack() as claims:
 
         def claim(path: Path) -> None:
@@ -240,6 +243,15 @@ def environment(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """Returns a recipe as the tables that its TOML has."""
     return tomllib.loads(dump(recipe))
+
+
+def _with_own_precision(recipe: Recipe, name: str, output: Path | None) -> Recipe:
+    """Returns the recipe with the precision that ``"auto"`` stood for where the run began, which goes on in it."""
+    path = output or run_directory.newest(name)
+    if recipe.train.precision != "auto" or path is None or not run_directory.has_run(path):
+        return recipe
+    precision = load(path / "recipe.toml").train.precision
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
 
 
 def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> Path | None:

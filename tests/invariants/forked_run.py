@@ -48,7 +48,12 @@ def begin(
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        meeting = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+        }
         ranks = [
             {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)
         ]
@@ -67,7 +72,7 @@ def wait_for(phase: str, process: ForkServerProcess, folder: Path, rank: int = 0
         time.sleep(0.0002)
 
 
-def statuses(processes: list[ForkServerProcess], seconds: float = 120) -> list[int | None]:
+def statuses(processes: list[ForkServerProcess], seconds: float = 300) -> list[int | None]:
     """Waits for all processes to end; returns their exit statuses, None for one that has not ended."""
     deadline = time.monotonic() + seconds
     for process in processes:

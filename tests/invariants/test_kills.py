@@ -75,7 +75,7 @@ def killed(processes: list[ForkServerProcess], instant: Instant, victim: int, fo
 def campaign(folder: Path, variant: str, kills: int, seed: int, aims: bool) -> Counter[str]:
     """Kills runs that many times, each of them up to five times; returns how often each phase was hit."""
     draw = random.Random(seed)
-    finish(begun(folder / "first", variant), folder / "first")  # starts the server of processes too
+    finish(begin(folder / "first", "--set=train.epochs=1"), folder / "first")  # starts the server of processes too
     since = time.monotonic()
     finish(begun(folder / "whole", variant), folder / "whole")
     whole = time.monotonic() - since

@@ -75,8 +75,9 @@ def test_another_recipe_is_not_resumed(parts: Path, capsys: pytest.CaptureFixtur
     answer = call(capsys, "run", *RECIPE, *settings(loss__beta=4.5, seed=3), "--output", parts, "--resume")
     assert answer.status == 2
     assert answer.err == (
-        f"error: --resume {parts}: that run has another recipe; what differs: loss.beta, seed; what "
-        "may: more train.epochs, logging.trackers, train.checkpoint_every, train.keep_checkpoints, train.time_limit\n"
+        f"error: --resume {parts}: that run has another recipe; what differs: loss.beta, seed; what may: more "
+        "train.epochs, data.path, logging.trackers, train.checkpoint_every, train.compile, train.keep_checkpoints, "
+        "train.memory_format, train.time_limit\n"
     )
     assert contents(parts) == before
 
