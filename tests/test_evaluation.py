@@ -156,6 +156,25 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path):
     assert nothing.calls == 0
 
 
+def test_autoattack_goes_on_where_it_was_stopped(tmp_path: Path):
+    data = image_set(150)  # two chunks
+    settings = config(autoattack={"epsilons": [0.6]})
+    whole = Counting()
+    expected = evaluate(whole, data, settings, "linf", seed=SEED)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("AutoAttack") and 0 < done < total:
+            raise KeyboardInterrupt
+
+    first = Counting()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(first, data, settings, "linf", seed=SEED, store=tmp_path, on_progress=stop)
+    rest = Counting()
+    assert evaluate(rest, data, settings, "linf", seed=SEED, store=tmp_path) == expected
+    assert 0 < rest.calls < whole.calls
+    assert first.calls + rest.calls == whole.calls + 1, "but for the pass that counts the classes"
+
+
 @pytest.mark.parametrize(
     "change", ["weights", "images", "labels", "seed", "norm", "steps", "epsilon", "limit", "broken"]
 )
