@@ -21,7 +21,7 @@ from robustcords.averaging import Averaging
 from robustcords.batches import Batch, BatchLoader
 from robustcords.checkpoint import restore_optimizer
 from robustcords.data.base import ImageSet
-from robustcords.errors import Interrupted, UserError
+from robustcords.errors import Interrupted, UserError, one_line
 from robustcords.evaluation import robust_accuracy
 from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
@@ -357,17 +357,8 @@ class Trainer:
         around = {"seconds": self.stopwatch.seconds(), "data": self.train.fingerprint()}
         return {"progress": asdict(self.progress), **around, **states}
 
-    def restore(self) -> None:
-        """Goes on from the run's newest whole checkpoint, if it has one; a `UserError` if that is of other data."""
-        if self.run is None:
-            return
-        found = self.run.checkpoints.latest()
-        if found is None:
-            self.run.keep_rows(0)  # a run that died before its first checkpoint may have written some
-            return
-        path, state = found
-        if state.get("data", data := self.train.fingerprint()) != data:
-            raise UserError(f"{path} was trained on other data: their labels are not those of data.path")
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes on what `state_dict` gave."""
         self.progress = Progress(**state["progress"])
         for name, part in self.parts().items():
             if name == "optimizer":
@@ -380,7 +371,7 @@ class Trainer:
         """Goes on from the run's newest whole checkpoint, if it has one.
 
         Raises:
-            UserError: it is another run's.
+            UserError: it is another run's, or of other data.
         """
         if self.run is None:
             return
@@ -389,6 +380,8 @@ class Trainer:
             self.run.keep_rows(0)  # a run that died before its first checkpoint may have written some
             return
         path, state = found
+        if state.get("data", data := self.train.fingerprint()) != data:
+            raise UserError(f"{path} was trained on other data: their labels are not those of data.path")
         try:
             self.load_state_dict(state)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
