@@ -14,6 +14,8 @@ import hashlib
 import json
 import shutil
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from robustcords.errors import one_line
+from robustcords.errors import UserError, one_line
 from robustcords.files import changing, parse_json, sync_folder, write_atomic
 
 _TENSOR, _ITEMS = "__tensor__", "__items__"
@@ -167,6 +169,28 @@ def read(path: Path) -> dict[str, Any]:
         return dict(state)
     except (SafetensorError, TypeError, KeyError) as error:
         raise ValueError(f"its files are not a checkpoint's ({one_line(error)})") from error
+
+
+@contextmanager
+def belonging(path: Path) -> Iterator[None]:
+    """While a checkpoint's state is loaded: what does not fit makes it another run's.
+
+    Raises:
+        UserError: something did not fit.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"checkpoint {path}: not one of this run ({one_line(error)[:300]})") from error
+
+
+def restore_parts(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    """Loads the state of each part, which has it under the same name."""
+    for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            restore_optimizer(part, states[name])
+        else:
+            part.load_state_dict(states[name])
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack
 from robustcords.averaging import Averaging
 from robustcords.batches import Batch, BatchLoader
-from robustcords.checkpoint import restore_optimizer
+from robustcords.checkpoint import belonging, restore_parts
 from robustcords.data.base import ImageSet
-from robustcords.errors import Interrupted, UserError, one_line
+from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation import robust_accuracy
 from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
@@ -357,16 +357,6 @@ class Trainer:
         around = {"seconds": self.stopwatch.seconds(), "data": self.train.fingerprint()}
         return {"progress": asdict(self.progress), **around, **states}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes on what `state_dict` gave."""
-        self.progress = Progress(**state["progress"])
-        for name, part in self.parts().items():
-            if name == "optimizer":
-                restore_optimizer(part, state[name])
-            else:
-                part.load_state_dict(state[name])
-        self.stopwatch.add(state["seconds"])
-
     def restore(self) -> None:
         """Goes on from the run's newest whole checkpoint, if it has one.
 
@@ -382,9 +372,9 @@ class Trainer:
         path, state = found
         if state.get("data", data := self.train.fingerprint()) != data:
             raise UserError(f"{path} was trained on other data: their labels are not those of data.path")
-        try:
-            self.load_state_dict(state)
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise UserError(f"checkpoint {path}: not one of this run ({one_line(error)[:300]})") from error
+        with belonging(path):
+            self.progress = Progress(**state["progress"])
+            restore_parts(self.parts(), state)
+            self.stopwatch.add(state["seconds"])
         self.run.keep_rows(self.progress.epoch)
         self.display.say(f"resumed from {path}")

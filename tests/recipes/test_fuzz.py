@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +40,12 @@ EXTREMES = [
 # A hub id would be asked for over the network, so no text has a slash but those above.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\\~:"), max_size=20)
 SCALARS = st.sampled_from(EXTREMES) | st.sampled_from(OUTSIDE) | st.integers() | st.floats() | st.booleans() | TEXT
+LIKE: dict[type, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(0, 100),
+    float: st.floats(0, 1),
+    str: st.sampled_from(["8/255", "0.01", "none", "uniform", "random", "cosine", "adamw", "full", "10 min", "bf16"]),
+}
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | TEXT, inner, max_size=3),
@@ -71,7 +78,7 @@ def trees(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(0, 3))):
         key, value = draw(st.sampled_from(KEYS) | TEXT), draw(VALUES)
         table = values.get(draw(st.sampled_from([*COMPONENTS, "threat", "train", "evaluation", "bullet"])))
-        (values if table is None else table)[key] = value
+        (table if isinstance(table, dict) else values)[key] = value
     if draw(st.booleans()):
         kind = draw(st.sampled_from([*COMPONENTS, "extends"]))
         place = draw(st.sampled_from(OUTSIDE))
@@ -86,6 +93,27 @@ def trees(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def changed(draw: st.DrawFn) -> bytes:
+    """A whole recipe with one or two of its values changed, many of them to ones that are allowed."""
+    values = tomllib.loads(WHOLE.decode())
+    places = [place for place in _places(values) if place[1] != "compile"]  # takes seconds, whatever else it says
+    for _ in range(draw(st.integers(1, 2))):
+        table, key = draw(st.sampled_from(range(len(places))).map(places.__getitem__))
+        like = LIKE.get(type(table[key]), SCALARS)
+        table[key] = draw(like | like | st.sampled_from(EXTREMES))
+    try:
+        return tomli_w.dumps(values).encode()
+    except ValueError:  # as above
+        return repr(values).encode("utf-8", "replace")
+
+
+def _places(table: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields every table that holds a value, and the value's key."""
+    for key, value in table.items():
+        yield from _places(value) if isinstance(value, dict) else [(table, key)]
+
+
+@st.composite
 def torn(draw: st.DrawFn) -> bytes:
     """A valid recipe with some bytes changed, cut off or put in."""
     content = bytearray(WHOLE)
@@ -96,7 +124,12 @@ def torn(draw: st.DrawFn) -> bytes:
 
 
 CONTENTS = st.one_of(
-    trees(), trees(), torn(), st.integers(0, len(BROKEN) - 1).map(BROKEN.__getitem__), st.binary(max_size=300)
+    trees(),
+    changed(),
+    changed(),
+    torn(),
+    st.integers(0, len(BROKEN) - 1).map(BROKEN.__getitem__),
+    st.binary(max_size=300),
 )
 OUTPUTS = st.sampled_from([None, "out", "a\nb", "ü €", "x" * 300, "y/" * 2500, "..", ".", "\udcff", "-", "[red]"])
 
