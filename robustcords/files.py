@@ -12,6 +12,8 @@ from typing import Any
 
 from robustcords.errors import unwritable
 
+_UNFINISHED = ".tmp"
+
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
@@ -39,7 +41,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -55,6 +57,13 @@ def _replace(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Deletes what a process that was killed has left of `write_atomic` in a folder that nobody writes to now."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        with changing(path):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,10 +6,14 @@ uses for GPUs, is started here in its place.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
@@ -52,6 +56,15 @@ def _number(options: Mapping[str, str], name: str, default: int) -> int:
     return int(value) if value.isdecimal() else default
 
 
+def _stop_with_parent() -> None:
+    """Lets this process get SIGTERM when its parent ends, on Linux; also the program that it is replaced by.
+
+    ``accelerate launch`` dies of the SIGTERM that a scheduler sends it, and hands none on.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
 def spread(target: Sequence[str]) -> None:
     """Replaces this process by torchrun, where `left_out` finds that there should be several; else returns.
 
@@ -63,6 +76,9 @@ def spread(target: Sequence[str]) -> None:
     import psutil
 
     parent = psutil.Process().parent()
-    if options := left_out(parent.cmdline() if parent else [], os.environ):
+    launcher = parent.cmdline() if parent else []
+    if any("accelerate" in word for word in launcher[:3]):
+        _stop_with_parent()
+    if options := left_out(launcher, os.environ):
         torchrun = [sys.executable, "-m", "torch.distributed.run", *options]
         os.execv(sys.executable, [*torchrun, *target, *sys.argv[1:]])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
 from robustcords.errors import UserError, one_line, unwritable
-from robustcords.files import changing, parse_json, write_atomic, write_json
+from robustcords.files import changing, clear_unfinished, parse_json, write_atomic, write_json
 
 
 class RunDirectory:
@@ -79,6 +79,8 @@ class RunDirectory:
             for folder in ("checkpoints", "weights", "selections"):
                 with changing(self.path / folder):
                     (self.path / folder).mkdir(exist_ok=True)
+                clear_unfinished(self.path / folder)
+            clear_unfinished(self.path)
             if not (self.path / "environment.json").exists():
                 write_json(self.path / "environment.json", environment)
         if (self.path / "environment.json").exists():
