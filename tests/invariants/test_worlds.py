@@ -20,6 +20,13 @@ from robustcords.run_directory import RunDirectory
 from robustcords.training_config import TrainConfig
 
 
+class AfterSteps(After):
+    """Is looked at once a step; selections and validations are not stopped."""
+
+    def check(self) -> None:
+        pass
+
+
 def options(run: Path) -> dict[str, Any]:
     """Returns a run without BatchNorm, whose batches one, two and three processes can share."""
     return {
@@ -34,18 +41,18 @@ def options(run: Path) -> dict[str, Any]:
 
 
 def part(rank: int, world: int, folder: Path, looks: int) -> None:
-    """Goes on with the run until it has been asked so many times whether to stop."""
+    """Goes on with the run until it has gone on after so many steps."""
     torch.set_num_threads(1)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_600 + world)}
     os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     accelerator = start(TrainConfig(precision="fp32"))  # torchrun does not say that there is no GPU
     assert accelerator.num_processes == world
     with pytest.raises(Interrupted):
-        fitted(**options(folder / "parts"), interruption=After(looks))
+        fitted(**options(folder / "parts"), interruption=AfterSteps(looks))
     accelerator.state.destroy_process_group()
 
 
-@pytest.mark.parametrize("parts", [[(3, 1), (2, 2)], [(1, 10), (3, 1)]])
+@pytest.mark.parametrize("parts", [[(3, 1), (2, 2)], [(1, 2), (3, 1)]])
 def test_a_run_goes_on_with_other_processes(parts: list[tuple[int, int]], tmp_path: Path):
     (tmp_path / "parts").mkdir()
     steps = []
