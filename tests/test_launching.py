@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from robustcords.launching import left_out, rank
@@ -40,3 +46,23 @@ def test_several_machines_share_the_processes():
 )
 def test_a_process_knows_its_number_before_torch_is_there(environment: dict[str, str], number: int):
     assert rank(environment) == number
+
+
+ACCELERATE_DIES = """
+import subprocess, sys
+child = "from robustcords.launching import spread; spread([]); print('ready', flush=True); import time; time.sleep(60)"
+subprocess.run([sys.executable, "-c", child])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such request")
+def test_a_launcher_that_dies_asks_its_process_to_stop(tmp_path: Path):
+    launcher = tmp_path / "accelerate.py"
+    launcher.write_text(ACCELERATE_DIES)
+    environment = {**os.environ, **CPU}
+    process = subprocess.Popen([sys.executable, launcher], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read() == "", "ends with the last process that writes to it"
+    assert process.wait(10) == -signal.SIGTERM

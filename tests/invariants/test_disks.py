@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-import resource
+import stat
 import subprocess
 import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from digits_run import RECIPE, check_same
+from digits_run import RECIPE, rows
 from forked_run import begin, finish, log, statuses, wait_for
 
+from robustcords import experiment
 from robustcords.checkpoint import Checkpoints
+from robustcords.errors import RunError
+from robustcords.run_directory import RunDirectory
+
+resource: Any = pytest.importorskip("resource", reason="limits as POSIX has them")
 
 FULL = {
     "step": r"(checkpoints/\.step_\d+(/\S+)?|weights/best\.safetensors|selections/\S+|metrics\.jsonl)",
     "selection": r"selections/epoch_000\d\.npz",
-    "metrics line": r"(metrics\.jsonl|checkpoints/\.step_\d+(/\S+)?)",
     "evaluation": r"(evaluation/(best|last)(/\w+\.json)?|report\.md)",
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    finish(begin(folder), folder)
-    return folder / "run"
 
 
 def ended(folder: Path) -> str:
@@ -44,14 +44,35 @@ def no_file_above(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_no_room_for_a_checkpoint(whole: Path, tmp_path: Path):
+def test_no_room_for_a_checkpoint(tmp_path: Path):
     [process] = begin(tmp_path, prepare=partial(no_file_above, 30_000))
     assert statuses([process]) == [1], log(tmp_path)
     file = r"run/checkpoints/\.step_\d+/tensors\.safetensors"
     assert re.fullmatch(rf"error: {file}: cannot be written \(File too large\)", ended(tmp_path))
     assert not list((tmp_path / "run" / "checkpoints").iterdir()), "what there was no room for takes none"
-    finish(begin(tmp_path), tmp_path)
-    check_same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "made"), [("fsync", ()), ("replace", ()), ("fsync", ("report.md",))])
+def test_no_room_for_the_report(name: str, made: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The run is not taken for a finished one."""
+    owner, left = (os if name == "fsync" else Path), [*made]
+    original = getattr(owner, name)
+
+    def full(*arguments: Any) -> Any:
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode):
+            left.pop()
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, full)
+    monkeypatch.setattr(experiment, "markdown", lambda _: "a report")
+    directory = RunDirectory(tmp_path)
+    file = "report.json" if made else "report.md"
+    with pytest.raises(RunError, match=rf"^{tmp_path}/{file}: cannot be written \(No space left on device\)$"):
+        experiment.write_report(directory, {})
+    assert not directory.finished
+    assert tuple(path.name for path in tmp_path.iterdir()) == made
 
 
 @pytest.fixture
@@ -77,7 +98,7 @@ def fill(disk: Path) -> None:
             pass
 
 
-def test_a_disk_that_fills_up_or_is_read_only(whole: Path, small_disk: Path, tmp_path: Path):
+def test_a_disk_that_fills_up_or_is_read_only(small_disk: Path, tmp_path: Path):
     what = ("run", *RECIPE, "--output", "disk/run", "--resume")
     run = small_disk / "run"
     for phase, file in FULL.items():
@@ -97,4 +118,5 @@ def test_a_disk_that_fills_up_or_is_read_only(whole: Path, small_disk: Path, tmp
     assert ended(tmp_path) == "error: disk/run: cannot be written (Read-only file system)"
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     finish(begin(tmp_path, what=what), tmp_path)
-    check_same(whole, run)
+    assert [row["epoch"] for row in rows(run)] == list(range(8))
+    assert (run / "report.json").exists()

@@ -44,11 +44,11 @@ class Instant:
 
 
 def drawn(draw: random.Random, number: int, whole: float, aims: bool) -> Instant:
-    """Returns a random instant of a run; where it aims, every second one is in some phase, as most phases are short."""
+    """Returns a random instant; where it aims, every second one is in some phase, as most phases are short."""
     if aims and number % 2:
         phase = PHASES[1 + number // 2 % (len(PHASES) - 1)]
         return Instant(draw.uniform(0, whole / 3), phase, 10 ** draw.uniform(-4, -1.5))
-    return Instant(draw.uniform(0, whole / 3 if aims else whole))
+    return Instant(draw.uniform(0, whole / 3))
 
 
 def killed(processes: list[ForkServerProcess], instant: Instant, victim: int, folder: Path) -> str | None:

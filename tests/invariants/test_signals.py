@@ -93,8 +93,8 @@ def late_in(phase: str) -> None:
 
 @pytest.mark.parametrize("phase", ["selection", "validation", "AutoAttack"])
 def test_the_time_limit_counts_everything(phase: str, tmp_path: Path):
-    limit = "--set=train.time_limit=1 h"
-    [process] = begin(tmp_path, AUTOATTACK, limit, prepare=partial(late_in, phase))
+    options = (AUTOATTACK, "--set=train.time_limit=1 h", "--set=train.epochs=3")
+    [process] = begin(tmp_path, *options, prepare=partial(late_in, phase))
     assert statuses([process]) == [75], log(tmp_path)
     assert log(tmp_path).splitlines()[-1] == "error: stopped at train.time_limit; go on with --resume"
     assert "Traceback" not in log(tmp_path)
@@ -179,10 +179,15 @@ def test_copies_of_a_signal_change_nothing(tmp_path: Path):
     assert log(tmp_path).count("error") == 1
 
 
-@pytest.mark.parametrize("signalled", [(0, 1), (1,)], ids=str)
-def test_two_processes_stop_together_also_if_one_alone_is_asked_to(signalled: tuple[int, ...], tmp_path: Path):
-    for phase in ("selection", "AutoAttack"):
-        processes = begin(tmp_path, AUTOATTACK, "--set=train.epochs=3", world=2)
+@pytest.mark.parametrize(
+    ("signalled", "phases"), [((0, 1), ("selection", "AutoAttack")), ((1,), ("selection",))], ids=str
+)
+def test_two_processes_stop_together_also_if_one_alone_is_asked_to(
+    signalled: tuple[int, ...], phases: tuple[str, ...], tmp_path: Path
+):
+    for phase in phases:
+        options = (AUTOATTACK, "--set=train.epochs=1", "--set=selector.select_first=true")
+        processes = begin(tmp_path, *options, world=2)
         wait_for(phase, processes[0], tmp_path)
         send(TERM, *(processes[rank] for rank in signalled))
         assert statuses(processes, 30) == [143, 143], log(tmp_path)[-2000:]
