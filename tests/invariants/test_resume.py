@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import call, contents, settings, start
+from command_line import call, contents, settings
 from digits_run import RECIPE, SAME, check_same
+from forked_run import begin, finish, log, statuses
 
 from robustcords.checkpoint import Checkpoints
 
 
-def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
-    return start("-m", "robustcords", "run", *RECIPE, "--output", "run", *options, folder=folder)
-
-
-def finish(process: subprocess.Popen[str], status: int) -> str:
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == status, err
-    return err
-
-
-def stop_at(process: subprocess.Popen[str], number: signal.Signals, reached: Callable[[], bool], status: int) -> str:
-    """Sends a signal as soon as the run has got somewhere."""
+def stop_at(number: signal.Signals, folder: Path, reached: Callable[[], bool]) -> int | None:
+    """Sends a run a signal as soon as it has got somewhere; returns its exit status."""
+    [process] = begin(folder)
     deadline = time.monotonic() + 120
-    while process.poll() is None and not reached() and time.monotonic() < deadline:
+    while process.is_alive() and not reached() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(number)
-    return finish(process, status)
+    os.kill(process.pid or 0, number)
+    return statuses([process])[0]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    finish(begin(folder), 0)
+    finish(begin(folder), folder)
     return folder / "run"
 
 
@@ -46,14 +38,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was asked to stop in its second epoch, and killed in a later one."""
     folder = tmp_path_factory.mktemp("parts")
     run, kept = folder / "run", Checkpoints(folder / "run" / "checkpoints")
-    said = stop_at(begin(folder, "--resume"), signal.SIGINT, lambda: len(kept.paths()) == 1, 130)
-    assert said.splitlines()[-1] == "error: stopped by signal 2; go on with --resume"
+    assert stop_at(signal.SIGINT, folder, lambda: len(kept.paths()) == 1) == 130
+    assert log(folder).splitlines()[-1] == "error: stopped by signal 2; go on with --resume"
     found = kept.latest()
     assert found is not None
     assert 0 < found[1]["progress"]["epoch"] < 4
-    stop_at(begin(folder, "--resume"), signal.SIGKILL, (run / SAME[4]).exists, -signal.SIGKILL)
+    assert stop_at(signal.SIGKILL, folder, (run / SAME[4]).exists) == -signal.SIGKILL
     assert not (run / "report.json").exists()
-    assert "resumed from run/checkpoints/step_" in finish(begin(folder, "--resume"), 0)
+    finish(begin(folder), folder)
+    assert log(folder).count("resumed from run/checkpoints/step_") == 2
     return run
 
 
