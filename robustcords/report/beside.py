@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from robustcords.paper.tables import PaperTable, Row
+from robustcords.paper.tables import COLUMNS, PaperTable, Row
 from robustcords.report.comparison import training_seconds
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.intervals import Spread
@@ -30,7 +30,7 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         A line for each row and each of the paper, ours, and ours minus the paper's, where there are such. Accuracies
         in percent, as mean and standard deviation over seeds.
     """
-    columns = [column for column in table.columns if any(_measured(row, runs, column) for row in _present(table, runs))]
+    columns = [column for column in table.columns or COLUMNS if any(_measured(row, runs, column) for row in _present(table, runs))]
     found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
     for row in _present(table, runs):
         printed = {column: row.paper[column] for column in columns}
