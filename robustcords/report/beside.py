@@ -30,7 +30,11 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         A line for each row and each of the paper, ours, and ours minus the paper's, where there are such. Accuracies
         in percent, as mean and standard deviation over seeds.
     """
-    columns = [column for column in table.columns or COLUMNS if any(_measured(row, runs, column) for row in _present(table, runs))]
+    columns = [
+        column
+        for column in table.columns or COLUMNS
+        if any(_measured(row, runs, column) for row in _present(table, runs))
+    ]
     found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
     for row in _present(table, runs):
         printed = {column: row.paper[column] for column in columns}

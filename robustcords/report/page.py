@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,10 +189,14 @@ def _differing(comparison: Comparison) -> Grid:
     return Grid("What the recipes differ in", ["method", *telling], rows if telling else [])
 
 
-def _sanity(comparison: Comparison) -> list[tuple[str, str]]:
-    """Returns what the evaluations' sanity checks found, as they wrote it down."""
+def _sanity(comparison: Comparison) -> list[Grid]:
+    """Returns what each evaluation's checks for masked gradients found."""
     return [
-        (f"{method.name}, seed {run.seed}, {which} weights", json.dumps(entry["sanity"], indent=2))
+        Grid(
+            f"Masked gradients: {method.name}, seed {run.seed}, {which} weights",
+            ("check", "result", "what was measured"),
+            [(check["name"], [Cell(check["status"]), Cell(check["finding"])]) for check in entry["sanity"]["checks"]],
+        )
         for method in comparison.methods
         for run in method.runs
         for which, entry in run.report["evaluation"].items()

@@ -196,6 +196,16 @@ class _Training(_Part):
     selections: list[dict[str, int]]
 
 
+class _Check(_Part):
+    name: str
+    status: str
+    finding: str
+
+
+class _Sanity(_Part):
+    checks: list[_Check]
+
+
 class _Evaluation(_Part):
     clean: float | None
     examples: int
@@ -206,6 +216,7 @@ class _Evaluation(_Part):
     autoattack_version: str = ""
     autoattack_attacks: list[str] = []
     autoattack_warnings: list[str] = []
+    sanity: _Sanity | None = None
 
 
 class _Report(_Part):

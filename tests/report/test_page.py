@@ -20,6 +20,7 @@ from small_study import METHODS
 
 from robustcords import adversarial_pictures
 from robustcords.data.base import ImageSet
+from robustcords.errors import UserError
 from robustcords.report import chart, charts, inner_charts, page
 from robustcords.report.comparison import compare
 from robustcords.report.comparison_tables import Block, Cell, Grid
@@ -278,3 +279,22 @@ def test_what_is_not_finished_is_named_on_the_page(study: Path, tmp_path: Path):
     report([tmp_path / "runs"], tmp_path / "page.html", images=0)
     note = f"{tmp_path / 'runs/half'}: left out: not finished (no report.json)"
     assert note in Page(tmp_path / "page.html").text
+
+
+def test_checks_for_masked_gradients_are_a_table(tmp_path: Path):
+    checks = [
+        {"name": "more steps", "status": "pass", "finding": "PGD-100 breaks <no> less"},
+        {"name": "black-box", "status": "fail", "finding": "Square breaks 12 more"},
+    ]
+    path = make_run(tmp_path / "run")
+    report = json.loads((path / "report.json").read_text())
+    report["evaluation"]["last"]["sanity"] = {"checks": checks, "level": 0.01}
+    (path / "report.json").write_text(json.dumps(report))
+    page.write(compare(find_runs([path])), tmp_path / "page.html")
+    shown = Page(tmp_path / "page.html")
+    assert "Masked gradients: trades, full data, seed 0, last weights" in shown.text
+    assert all(text in shown.text for check in checks for text in check.values())
+    report["evaluation"]["last"]["sanity"]["checks"] = [{"name": "more steps"}]
+    (path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"report\.json: damaged: evaluation\.last\.sanity\.checks\.0\.status: "):
+        load_run(path)
