@@ -47,7 +47,8 @@ def drawn(draw: random.Random, number: int, whole: float, aims: bool) -> Instant
     """Returns a random instant; where it aims, every second one is in some phase, as most phases are short."""
     if aims and number % 2:
         phase = PHASES[1 + number // 2 % (len(PHASES) - 1)]
-        return Instant(draw.uniform(0, whole / 3), phase, 10 ** draw.uniform(-4, -1.5))
+        after = 0 if phase == "resuming" else draw.uniform(0, whole / 3)  # that comes once, at the start
+        return Instant(after, phase, 10 ** draw.uniform(-4, -1.5))
     return Instant(draw.uniform(0, whole / 3))
 
 
