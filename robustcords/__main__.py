@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustcords import signals
+from robustcords import signals, streams
 
 
 def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
@@ -14,6 +14,7 @@ def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
         target: what several processes are started with: a script, or ``"-m"`` and a module.
     """
     signals.install()
+    streams.outlive_readers()
     from robustcords.app import main
     from robustcords.launching import spread
 

@@ -25,12 +25,13 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from robustcords.errors import UserError, one_line
+from robustcords.errors import UserError, one_line, unreadable
 from robustcords.files import changing, parse_json, sync_folder, write_atomic
 
 _TENSOR, _ITEMS = "__tensor__", "__items__"
 _MANIFEST = "manifest.json"
-_DAMAGE = (OSError, ValueError)
+_DAMAGE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)
+"""What a damaged checkpoint ends in. One that cannot be read just now is whole, and starting over is no answer."""
 
 
 def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -104,9 +105,15 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)  # what there was no room for takes none
                 raise
             target = self._show(temporary)
-            for old in self.paths()[: -self.keep]:
+            # Later ones are damaged, or this run would have gone on from them; they must not outlive it.
+            for old in {*self.paths()} - {*self._until(target)[-self.keep :]}:
                 shutil.rmtree(old)
         return target
+
+    def _until(self, newest: Path) -> list[Path]:
+        """Returns the checkpoints up to one, oldest first."""
+        paths = self.paths()
+        return paths[: paths.index(newest) + 1]
 
     def _show(self, temporary: Path) -> Path:
         """Gives a whole checkpoint its visible name, in place of what has it; returns its folder."""
@@ -136,12 +143,19 @@ class Checkpoints:
         return sorted(found, key=lambda path: (path.name.lstrip("."), path.name.startswith(".")))
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Returns the newest whole checkpoint and its state, or None; a warning names damaged ones."""
+        """Returns the newest whole checkpoint and its state, or None; a warning names damaged ones.
+
+        Raises:
+            UserError: one may not be read.
+            RunError: the disk fails.
+        """
         for path in reversed(self.paths()):
             try:
                 return path, read(path)
             except _DAMAGE as error:
                 warnings.warn(f"checkpoint {path} is damaged and was skipped: {error}", stacklevel=2)
+            except OSError as error:
+                raise unreadable(path, error) from error
         return None
 
 
@@ -167,7 +181,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = unpack(parse_json(contents["state.json"]), parse_tensors(contents["tensors.safetensors"]))
         return dict(state)
-    except (SafetensorError, TypeError, KeyError) as error:
+    except (SafetensorError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its files are not a checkpoint's ({one_line(error)})") from error
 
 

@@ -40,8 +40,17 @@ def unwritable(path: Path, error: OSError) -> UserError | RunError:
 
     The first is for the user to change (exit status 2), the other can happen to anyone (1).
     """
+    return _unusable(path, error, "written")
+
+
+def unreadable(path: Path, error: OSError) -> UserError | RunError:
+    """Returns the error for a place that cannot be read; as `unwritable`."""
+    return _unusable(path, error, "read")
+
+
+def _unusable(path: Path, error: OSError, how: str) -> UserError | RunError:
     kind = RunError if error.errno in _FULL else UserError
-    return kind(f"{path}: cannot be written ({error.strerror or error})")
+    return kind(f"{path}: cannot be {how} ({error.strerror or error})")
 
 
 def raised_at(error: BaseException) -> traceback.FrameSummary:

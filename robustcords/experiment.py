@@ -160,10 +160,11 @@ def _run_in(
     processes.barrier()
     results: dict[str, Any] = {}
     for which in recipe.evaluation.checkpoints:
-        if directory.weights(which).exists():
-            build.load_weights(trainer.model, directory.weights(which))
-            store = directory.path / "evaluation" / which
-            results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
+        if which == "best" and trainer.progress.best is None:
+            continue
+        build.load_weights(trainer.model, directory.weights(which))
+        store = directory.path / "evaluation" / which
+        results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
     report = summarise(plain(recipe), directory.environment(), directory.rows(), directory.selections(), results)
     if work.accelerator.is_main_process:
         write_report(directory, report)

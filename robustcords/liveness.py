@@ -13,6 +13,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ MEETING_S = 45.0
 GRACE_S = 10.0
 """How long a process may take to end by itself once another is lost."""
 
-_CONNECT_S = 20.0
+_CONNECT_S, _GREETING_S = 20.0, 5.0
 _IDLE_S, _INTERVAL_S, _PROBES = 10, 5, 4  # a silent machine is lost after 30 s
 _DONE, _STOPPED = b".", b"!"
 _TOKEN, _RANK, _MESSAGE = 16, 8, 4096
@@ -99,18 +100,20 @@ class Watch:
     def _accept(self, token: bytes) -> bool:
         """Accepts the other processes' connections; returns whether all came."""
         assert self._server is not None
-        self._server.settimeout(_CONNECT_S)
-        try:
-            while len(self._peers) < processes.world_size() - 1:
+        end = time.monotonic() + _CONNECT_S
+        while len(self._peers) < processes.world_size() - 1:
+            self._server.settimeout(max(0.01, end - time.monotonic()))
+            try:
                 peer, _ = self._server.accept()
-                peer.settimeout(_CONNECT_S)
+            except OSError:
+                return False
+            peer.settimeout(_GREETING_S)
+            with suppress(OSError):  # a stranger who says nothing keeps nobody waiting
                 greeting = peer.recv(_TOKEN + _RANK, socket.MSG_WAITALL)
                 if greeting[:_TOKEN] == token:
                     self._add(peer, int.from_bytes(greeting[_TOKEN:], "big"))
-                else:
-                    peer.close()
-        except OSError:
-            return False
+                    continue
+            peer.close()
         return True
 
     def _connect(self, port: int, token: bytes) -> bool:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
-from robustcords.errors import UserError, one_line, unwritable
+from robustcords.errors import UserError, one_line, unreadable, unwritable
 from robustcords.files import changing, clear_unfinished, parse_json, write_atomic, write_json
 
 
 class RunDirectory:
     """The files of one run; see the docs for what each one holds.
 
-    Only the main process writes. Made with `create` or `reopen`, which never touch a run that is there already.
+    Only the main process writes. `create` makes one, and never touches a run that is there already.
 
     Args:
         path: the directory.
         writes: whether this process may write.
+        keep_checkpoints: how many of the newest ones to keep.
     """
 
     def __init__(self, path: Path, *, writes: bool = True, keep_checkpoints: int = 2) -> None:
@@ -80,6 +81,8 @@ class RunDirectory:
                 with changing(self.path / folder):
                     (self.path / folder).mkdir(exist_ok=True)
                 clear_unfinished(self.path / folder)
+            for evaluated in (self.path / "evaluation").glob("*/"):
+                clear_unfinished(evaluated)
             clear_unfinished(self.path)
             if not (self.path / "environment.json").exists():
                 write_json(self.path / "environment.json", environment)
@@ -115,10 +118,13 @@ class RunDirectory:
         """Returns the epochs' metrics; a last line that a crash cut short is left out.
 
         Raises:
-            UserError: another line is not an epoch's.
+            UserError: another line is not an epoch's, or the file cannot be read.
         """
         rows = []
-        whole, _, _ = (self.metrics.read_bytes() if self.metrics.exists() else b"").rpartition(b"\n")
+        try:
+            whole, _, _ = (self.metrics.read_bytes() if self.metrics.exists() else b"").rpartition(b"\n")
+        except OSError as error:
+            raise unreadable(self.metrics, error) from error
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 rows.append(dict(parse_json(line)))
@@ -137,16 +143,20 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def keep_rows(self, epoch: int) -> None:
-        """Drops the metrics of an epoch and of all later ones: a resumed run writes them again.
+    def keep_rows(self, epochs: Sequence[int]) -> None:
+        """Keeps the metrics of epochs that are done, and drops all others: a resumed run writes them again.
+
+        Args:
+            epochs: the numbers of those that are done, in order.
 
         Raises:
-            UserError: those of an earlier epoch are damaged or missing.
+            UserError: those of one of them are damaged or missing.
         """
-        if self.writes and self.metrics.exists():
-            kept = [row for row in self.rows() if row["epoch"] < epoch]
-            if [row["epoch"] for row in kept] != list(range(epoch)):
-                raise UserError(f"{self.metrics}: damaged: not one line for each of the first {epoch} epochs")
+        if self.writes and (epochs or self.metrics.exists()):
+            kept = [row for row in self.rows() if row["epoch"] in epochs]
+            if [row["epoch"] for row in kept] != list(epochs):
+                what = f"not one line for each of the {len(epochs)} epochs that are done"
+                raise UserError(f"{self.metrics}: damaged: {what}")
             write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def save_selection(self, epoch: int, indices: Tensor, weights: Tensor) -> None:

@@ -367,7 +367,7 @@ class Trainer:
             return
         found = self.run.checkpoints.latest()
         if found is None:
-            self.run.keep_rows(0)  # a run that died before its first checkpoint may have written some
+            self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
             return
         path, state = found
         if state.get("data", data := self.train.fingerprint()) != data:
@@ -376,5 +376,6 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             restore_parts(self.parts(), state)
             self.stopwatch.add(state["seconds"])
-        self.run.keep_rows(self.progress.epoch)
+        skips = self.selector.skips if self.selector else lambda _: False
+        self.run.keep_rows([epoch for epoch in range(self.progress.epoch) if not skips(epoch)])
         self.display.say(f"resumed from {path}")

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from robustcords.checkpoint import Checkpoints, pack, restore_optimizer, unpack
+from robustcords.errors import RunError
 
 STATE = {
     "number": 1,
@@ -172,3 +175,42 @@ def test_an_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, kind):
     assert torch.equal(layer.weight, resumed.weight)
     buffers = [value for values in resumed_optimizer.state.values() for value in values.values() if value.dim() == 4]
     assert all(value.is_contiguous(memory_format=torch.channels_last) for value in buffers)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_saved_after_falling_back_stays(tmp_path, keep):
+    kept = Checkpoints(tmp_path, keep=keep)
+    for step in (10, 50, 100):
+        Checkpoints(tmp_path, keep=3).save(step, {"step": step})
+    for step in (50, 100):
+        (tmp_path / f"step_{step:08d}" / "state.json").write_text("{}")
+    with pytest.warns(UserWarning, match="is damaged and was skipped"):
+        assert kept.latest()[1] == {"step": 10}
+    for step in (20, 30):
+        assert kept.save(step, {"step": step}).is_dir()
+    assert kept.latest() == (tmp_path / "step_00000030", {"step": 30})
+    assert len(kept.paths()) == keep
+    assert [path.name for path in kept.paths()] == [f"step_{step:08d}" for step in (20, 30)][-keep:]
+
+
+def test_one_that_cannot_be_read_just_now_is_not_passed_over(tmp_path, monkeypatch):
+    kept = Checkpoints(tmp_path)
+    kept.save(10, {"step": 10})
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(RunError, match=r"step_00000010: cannot be read \(Input/output error\)$"):
+        kept.latest()
+
+
+def test_state_that_is_nested_too_deeply_is_damage(tmp_path):
+    kept = Checkpoints(tmp_path)
+    path = kept.save(10, {"step": 10})
+    nested = b'{"a":' * 900 + b"1" + b"}" * 900
+    (path / "state.json").write_bytes(nested)
+    sums = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**sums, "state.json": hashlib.sha256(nested).hexdigest()}))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert kept.latest() is None

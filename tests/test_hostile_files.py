@@ -178,9 +178,24 @@ def test_missing_metrics_are_noticed_before_training_goes_on(
 ) -> None:
     shutil.copytree(finished, "run")
     Path("run/report.json").unlink()
-    Path("run/metrics.jsonl").write_bytes(pickle.dumps(Opens()))
+    metrics = Path("run/metrics.jsonl")
+    missing = "run/metrics.jsonl: damaged: not one line for each of the 2 epochs that are done\n"
+    metrics.write_bytes(pickle.dumps(Opens()))
+    assert call(capsys, "run", *RECIPE, "--resume", "--output", "run").err.endswith(missing)
+    metrics.unlink()
+    assert call(capsys, "run", *RECIPE, "--resume", "--output", "run").err.endswith(missing)
+    metrics.mkdir()
     answer = call(capsys, "run", *RECIPE, "--resume", "--output", "run")
-    assert answer.err.endswith("run/metrics.jsonl: damaged: not one line for each of the first 2 epochs\n")
+    assert answer.err.endswith("run/metrics.jsonl: cannot be read (Is a directory)\n")
+
+
+def test_best_weights_that_are_gone_are_missed(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished, "run")
+    Path("run/report.json").unlink()
+    Path("run/weights/best.safetensors").unlink()
+    answer = call(capsys, "run", *RECIPE, "--resume", "--output", "run")
+    assert answer.status == 2
+    assert answer.err.endswith("weights run/weights/best.safetensors: there is no such file\n")
 
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

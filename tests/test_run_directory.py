@@ -84,7 +84,7 @@ def test_only_the_process_that_writes_does():
     run.start("seed = 1\n", {})
     run.add_row({"epoch": 0, "seconds": {}})
     run.save_selection(0, torch.arange(2), torch.ones(2))
-    run.keep_rows(0)
+    run.keep_rows([])
     assert list(path.iterdir()) == []
 
 
@@ -96,7 +96,7 @@ def test_metrics_are_kept_up_to_an_epoch_and_a_cut_line_is_dropped():
     with run.metrics.open("a") as file:
         file.write('{"epoch": 4, "train')
     assert [row["epoch"] for row in run.rows()] == [0, 1, 2, 3]
-    run.keep_rows(2)
+    run.keep_rows([0, 1])
     run.add_row({"epoch": 2, "seconds": {}})
     assert [json.loads(line)["epoch"] for line in run.metrics.read_text().splitlines()] == [0, 1, 2]
     assert run.rows()[1]["train_loss"] == 1 / 3

@@ -36,7 +36,7 @@ DEATHS = [("training", 2, 1), ("selection", 3, 2), ("checkpoint", 2, 0), ("AutoA
 
 def test_a_run_outlives_a_death_in_every_phase(tmp_path: Path):
     for place, world, victim in DEATHS:
-        statuses = ended(start(world, tmp_path, RUN, victim=victim, place=place), within=240)
+        statuses = ended(start(world, tmp_path, RUN, victim=victim, place=place), within=60)
         assert statuses[victim] == -signal.SIGKILL, said(tmp_path, victim)
         assert all(status == 1 for rank, status in enumerate(statuses) if rank != victim)
         speaker = 1 if victim == 0 else 0

@@ -39,7 +39,7 @@ def stop_in(phase: str, number: signal.Signals, folder: Path, *options: str, **h
     [process] = begin(folder, *options, **how)
     wait_for(phase, process, folder)
     send(number, process)
-    assert statuses([process], 30) == [128 + number], log(folder)[-2000:]
+    assert statuses([process], 10) == [128 + number], log(folder)[-2000:]
     said = log(folder)[before:]
     assert "Traceback" not in said
     return said.splitlines()
@@ -190,7 +190,7 @@ def test_two_processes_stop_together_also_if_one_alone_is_asked_to(
         processes = begin(tmp_path, *options, world=2)
         wait_for(phase, processes[0], tmp_path)
         send(TERM, *(processes[rank] for rank in signalled))
-        assert statuses(processes, 30) == [143, 143], log(tmp_path)[-2000:]
+        assert statuses(processes, 10) == [143, 143], log(tmp_path)[-2000:]
         said = log(tmp_path)
         assert said.splitlines()[-1] == "error: stopped by signal 15; go on with --resume"
         assert "Traceback" not in said

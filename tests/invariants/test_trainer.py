@@ -337,3 +337,18 @@ def test_tied_weights_are_saved(tmp_path: Path):
     state = load_file(tmp_path / "run" / "weights" / "last.safetensors")
     assert torch.equal(state["first.weight"], made.model.second.weight)
     assert torch.equal(state["second.weight"], made.model.second.weight)
+
+
+def test_a_warm_start_that_was_stopped_goes_on(tmp_path: Path):
+    def options() -> dict[str, Any]:
+        chosen = chooser(epochs=6, fraction=0.5, warm_start=0.7, select_every=1)
+        return {"selector": chosen, "settings": {"epochs": 6}}
+
+    whole = fitted(**options(), run=tmp_path / "whole")
+    epochs = [row["epoch"] for row in RunDirectory(tmp_path / "whole").rows()]
+    assert len(epochs) < 6, "some are replaced by the warm start"
+    with pytest.raises(Interrupted):
+        fitted(**options(), run=tmp_path / "parts", interruption=After(whole.progress.steps - 2))
+    again = fitted(**options(), run=tmp_path / "parts")
+    assert torch.equal(vector(again), vector(whole))
+    assert [row["epoch"] for row in RunDirectory(tmp_path / "parts").rows()] == epochs

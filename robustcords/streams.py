@@ -1,0 +1,36 @@
+"""Standard output and error that outlive whoever reads them."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+
+class _Lasting(io.FileIO):
+    """A stream that is written to for as long as that works, and passed over from then on."""
+
+    def write(self, content: Any) -> int:
+        """Returns the number of bytes, as if all were written."""
+        try:
+            return super().write(content) or 0
+        except OSError:
+            return memoryview(content).nbytes
+
+
+def outlive_readers() -> None:
+    """Lets nothing that is printed end the program: not a closed pipe or terminal, not a full disk.
+
+    A run of days must not die, nor lose its exit status, of a log that nobody reads any more, as when Ctrl-C ends the
+    ``tee`` behind it as well.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None or stream.fileno() != descriptor:
+            continue
+        stream.flush()
+        lasting = io.BufferedWriter(_Lasting(descriptor, "w", closefd=False))
+        text = io.TextIOWrapper(
+            lasting, encoding=stream.encoding, errors=stream.errors, line_buffering=True, write_through=name == "stderr"
+        )
+        setattr(sys, name, text)

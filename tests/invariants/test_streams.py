@@ -1,0 +1,71 @@
+"""Output that nobody reads any more ends nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import ENVIRONMENT, start
+from digits_run import RECIPE
+
+from robustcords.checkpoint import Checkpoints
+
+TALKS = """
+import sys
+import typer
+from rich.console import Console
+from robustcords.streams import outlive_readers
+outlive_readers()
+print("first", flush=True)
+print("first", file=sys.stderr)
+sys.stdin.readline()
+for number in range(5000):
+    print("more", number, flush=True)
+    Console(file=sys.stderr).print("more")
+    typer.echo("more", err=True)
+sys.exit(7)
+"""
+
+
+def test_a_closed_pipe_changes_no_exit_status():
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", TALKS], env=ENVIRONMENT, text=True, **options)  # type: ignore[call-overload]
+    for pipe in (process.stdout, process.stderr):
+        assert pipe.readline() == "first\n"
+        pipe.close()
+    process.stdin.write("go on\n")
+    process.stdin.close()
+    assert process.wait(timeout=60) == 7
+
+
+def test_a_full_disk_changes_no_exit_status():
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", TALKS], env=ENVIRONMENT, input="", stdout=full, stderr=full, text=True, check=False
+        )
+    assert ended.returncode == 7
+
+
+@pytest.mark.parametrize("stopped", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_run_goes_on_without_its_reader(stopped: bool, tmp_path: Path):
+    process = start("-m", "robustcords", "run", *RECIPE, "--output", "run", folder=tmp_path)
+    kept = Checkpoints(tmp_path / "run" / "checkpoints")
+    deadline = time.monotonic() + 120
+    while not kept.paths() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None
+        pipe.close()
+    if stopped:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == (130 if stopped else 0)
+    assert (tmp_path / "run" / "report.json").exists() != stopped
+    found = kept.latest()
+    assert found is not None
+    rows = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(found[1]["progress"]["epoch"]))
