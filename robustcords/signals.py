@@ -15,7 +15,7 @@ from types import FrameType
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-SAME_S = 1.0
+SAME_S = 2.0
 """Signals within so many seconds are one request: what a terminal sends to all, a launcher also hands on."""
 
 _STUCK_S = 1.0

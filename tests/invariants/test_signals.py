@@ -169,7 +169,7 @@ def test_also_while_torch_is_imported(tmp_path: Path):
 def test_copies_of_a_signal_change_nothing(tmp_path: Path):
     [process] = begin(tmp_path)
     wait_for("step", process, tmp_path)
-    end, number = time.monotonic() + SAME_S / 2, 0  # a later one would be a second request
+    end, number = time.monotonic() + SAME_S / 4, 0  # a later one would be a second request
     while process.is_alive() and time.monotonic() < end:
         send(TERM if number % 2 else INT, process)
         number += 1
