@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from robustcords.errors import unwritable
+from robustcords.errors import UserError, unwritable
 
 _UNFINISHED = ".tmp"
 
@@ -87,6 +87,20 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        return dict(parse_json(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged: not a JSON object ({error})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

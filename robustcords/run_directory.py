@@ -18,7 +18,7 @@ from torch import Tensor
 
 from robustcords.checkpoint import Checkpoints
 from robustcords.errors import UserError, one_line, unreadable, unwritable
-from robustcords.files import changing, clear_unfinished, parse_json, write_atomic, write_json
+from robustcords.files import changing, clear_unfinished, parse_json, read_object, write_atomic, write_json
 
 
 class RunDirectory:
@@ -104,7 +104,7 @@ class RunDirectory:
         Raises:
             UserError: it is damaged.
         """
-        return _read_object(self.report)
+        return read_object(self.report)
 
     def environment(self) -> dict[str, Any]:
         """Returns what `start` was told.
@@ -112,7 +112,7 @@ class RunDirectory:
         Raises:
             UserError: the file is missing or damaged.
         """
-        return _read_object(self.path / "environment.json")
+        return read_object(self.path / "environment.json")
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the epochs' metrics; a last line that a crash cut short is left out.
@@ -186,15 +186,6 @@ def _check_row(row: dict[str, Any]) -> None:
     """Checks what a report is made of; any error means that it cannot be made of this."""
     if not all(isinstance(value, float | int) for value in (row["epoch"], *row["seconds"].values())):
         raise TypeError("epoch and seconds have to be numbers")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged: not a JSON object ({error})") from error
 
 
 def has_run(path: Path) -> bool:

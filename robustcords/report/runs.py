@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustcords.errors import UserError, one_line
+from robustcords.files import parse_json, read_object
 
 CLEAN = "clean"
 
@@ -106,7 +106,7 @@ def load_run(path: Path) -> Run:
     Raises:
         UserError: the directory has no report, or a file in it is damaged.
     """
-    report = _checked(path / "report.json", _object(path / "report.json"), _Report)
+    report = _checked(path / "report.json", read_object(path / "report.json"), _Report)
     notes = []
     rows = _rows(path / "metrics.jsonl")
     if len(rows) != report["training"]["epochs"]:
@@ -235,15 +235,6 @@ class _Row(_Part):
     validation: dict[str, float] | None = None
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged: not a JSON object ({error})") from error
-
-
 def _checked(path: Path, content: dict[str, Any], shape: type[_Part], line: int | None = None) -> dict[str, Any]:
     """Returns the content if it has the shape.
 
@@ -275,7 +266,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = dict(json.loads(line))
+            row = dict(parse_json(line))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number}: damaged: not a JSON object ({error})") from error
         rows.append(_checked(path, row, _Row, number))
@@ -310,7 +301,7 @@ def _outcomes(folder: Path, entry: dict[str, Any]) -> dict[str, Outcomes]:
     reported = _reported(entry)
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             what, images = str(content["fingerprint"]["what"]), str(content["fingerprint"]["images"])
             outcomes = np.array(content["outcomes"], dtype=np.int64)
         except (OSError, ValueError, TypeError, KeyError):
