@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,7 @@ from robustcords.liveness import Watch
 from robustcords.profiling import Profiler
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, dump, load
+from robustcords.report.grouping import flat
 from robustcords.report.summary import summarise
 from robustcords.report.tables import markdown
 from robustcords.run_directory import RunDirectory
@@ -155,7 +156,11 @@ def _run_in(
     work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images{shared}")
     if recipe.logging.trackers:
         work.accelerator.project_configuration.logging_dir = str(directory.path / "trackers")
-        work.accelerator.init_trackers(directory.path.name, config=dict(_flat(plain(recipe))))
+        work.accelerator.init_trackers(
+            directory.path.name,
+            # Lists as text, which is all that trackers can keep.
+            config={key: str(value) if isinstance(value, list) else value for key, value in flat(plain(recipe))},
+        )
     trainer.fit()
     processes.barrier()
     results: dict[str, Any] = {}
@@ -278,7 +283,7 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
 
 def differences(own: Recipe, recipe: Recipe) -> list[str]:
     """Returns the dotted keys in which a recipe differs from a run's own and may not, for that run to go on with it."""
-    before, now = dict(_flat(plain(own))), dict(_flat(plain(recipe)))
+    before, now = dict(flat(plain(own))), dict(flat(plain(recipe)))
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
     if recipe.train.epochs > own.train.epochs:
         changed.discard("train.epochs")
@@ -304,15 +309,6 @@ def _report(directory: RunDirectory) -> dict[str, Any]:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{directory.report}: damaged: not a report ({one_line(error)})") from error
     return report
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys and values; lists as text, which is all that trackers can keep."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value) if isinstance(value, Sequence) else value
 
 
 def _version(package: str) -> str | None:
