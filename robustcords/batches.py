@@ -17,7 +17,7 @@ from robustcords.errors import UserError
 from robustcords.rng import Noise, derive, generator
 from robustcords.selection import Subset
 
-_MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class BatchLoader:
     ) -> None:
         self.train, self.numbers, self.batch_size = train, numbers, batch_size
         self.crop, self.flip, self.seed, self.device = crop, flip, seed, device
-        self.memory_format = _MEMORY_FORMATS[memory_format]
+        self.memory_format = MEMORY_FORMATS[memory_format]
 
     def order(self, epoch: int, size: int) -> list[Tensor]:
         """Returns the epoch's global batches as positions in its subset, shuffled.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from robustcords import build, processes
+from robustcords.batches import MEMORY_FORMATS
 from robustcords.config import parse_radius
 from robustcords.errors import UserError, nearest, unwritable
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
@@ -213,8 +213,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         model = build.model(recipe, images)
         build.load_weights(model, weights)
         build.check_selector(recipe, model, images, work.accelerator.device)
-        layout = torch.channels_last if recipe.train.memory_format == "channels_last" else torch.contiguous_format
-        model = model.to(work.accelerator.device).to(memory_format=layout)
+        model = model.to(work.accelerator.device).to(memory_format=MEMORY_FORMATS[recipe.train.memory_format])
         start = time.perf_counter()
         with work.display.task("selection") as update, work.interruption:
 

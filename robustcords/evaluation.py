@@ -127,7 +127,7 @@ class Session:
     """One evaluation: what all of its measurements share.
 
     Attributes:
-        model: images in [0, 1] to logits.
+        model: images in [0, 1] to logits; folded while `measuring`.
         data: the test set.
         count: how many of its first images are looked at.
         norm: ``"linf"`` or ``"l2"``.
@@ -138,7 +138,7 @@ class Session:
         on_progress: is told how far a measurement is.
     """
 
-    model: nn.Module
+    model: Inference
     data: ImageSet
     count: int
     norm: str
@@ -169,12 +169,13 @@ class Session:
         if count == 0:
             raise UserError("evaluation: the test set has no images")
         identity = _identity(model, data, count) if store is not None and processes.is_main() else {}
-        return cls(model, data, count, norm, seed, torch.device(device), store, identity, on_progress)
+        network = model if isinstance(model, Inference) else Inference(model)
+        return cls(network, data, count, norm, seed, torch.device(device), store, identity, on_progress)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Puts the model into eval mode and float32 into full precision for as long as the block lasts."""
-        with evaluation_mode(self.model), exact_float32(self.device):
+        """Puts the model into eval mode, folded, and float32 into full precision for as long as the block lasts."""
+        with evaluation_mode(self.model), exact_float32(self.device), self.model.frozen():
             yield
 
     def clean(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from robustcords import build, processes, run_directory
+from robustcords.batches import MEMORY_FORMATS
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.files import write_atomic, write_json
+from robustcords.inference import Inference
 from robustcords.interruption import Interruption
 from robustcords.liveness import Watch
 from robustcords.profiling import Profiler
@@ -203,7 +205,10 @@ def test(
             update(done, total, what)
             work.interruption.check_together(work.accelerator.device)
 
-        network = _Interruptible(model.to(work.accelerator.device), work.interruption)
+        layout = MEMORY_FORMATS[recipe.train.memory_format]
+        model = model.to(work.accelerator.device).to(memory_format=layout)
+        # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
+        network = Inference(model, work.interruption.watched(nullcontext))
         around: dict[str, Any] = {
             "seed": recipe.seed,
             "device": work.accelerator.device,
@@ -214,22 +219,6 @@ def test(
         if sanity is not None:
             result["sanity"] = sanity.check(network, images.test, **around)
         return result
-
-
-class _Interruptible(nn.Module):
-    """Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
-
-    A process that stops in a chunk leaves the others to notice that it is gone.
-    """
-
-    def __init__(self, model: nn.Module, interruption: Interruption) -> None:
-        super().__init__()
-        self.model, self.interruption = model, interruption
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.interruption.check()
-        logits: Tensor = self.model(x)
-        return logits
 
 
 def environment(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
