@@ -123,7 +123,7 @@ def merge(layers: Sequence[Layer]) -> Written:
 
 def _resolve(name: str, folder: Path, said: str) -> Path:
     """Returns the file that a name means, seen from a folder; ``said`` begins the message of an error."""
-    path, shown = folder / name, one_line(name, longest=100)
+    path, shown = folder / name, shortened(name, longest=100)
     try:
         directory = path.is_dir()
         if path.exists() and not directory:
@@ -142,7 +142,7 @@ def _stack(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     shown = _shown(path)
     if path.resolve() in above:
         circle = [*above[above.index(path.resolve()) :], path]
-        raise UserError(one_line(f"{shown}: recipes extend each other: {' -> '.join(map(_shown, circle))}"))
+        raise UserError(shortened(f"{shown}: recipes extend each other: {' -> '.join(map(_shown, circle))}"))
     values = read(path)
     bases = values.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
@@ -180,7 +180,7 @@ def read(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"{shown}: nested too deeply") from error
     except ValueError as error:
-        raise UserError(one_line(f"{shown}: not TOML: {error}")) from error
+        raise UserError(shortened(f"{shown}: not TOML: {error}")) from error
 
 
 def _dense_line(text: str) -> int | None:
@@ -189,7 +189,7 @@ def _dense_line(text: str) -> int | None:
 
 
 def _override(option: str, together: bool) -> Layer:
-    origin = one_line(f"--set {option}")
+    origin = shortened(f"--set {option}")
     if any("\ud800" <= each <= "\udfff" for each in option):
         raise UserError(f"{origin}: not UTF-8 text")
     key, separator, text = option.partition("=")
@@ -214,7 +214,7 @@ def _written(value: Any, origin: str, layer: int, path: Keys) -> Written:
     if len(path) > DEEPEST_TABLE:
         raise UserError(f"{origin}: tables are nested more than {DEEPEST_TABLE} deep")
     if not _fits(value):
-        raise UserError(one_line(f"{origin}: {'.'.join(path)}: TOML's integers have 64 bits, and this one has more"))
+        raise UserError(shortened(f"{origin}: {'.'.join(path)}: TOML's integers have 64 bits, and this one has more"))
     if path in SWITCHES and value is True:
         value = {}
     if isinstance(value, dict):
@@ -242,10 +242,10 @@ def _shown(path: Path) -> str:
     """Returns a path as a message shows it: without detours, and from here if it is below here."""
     plain = os.path.normpath(path)
     here = os.path.relpath(plain)
-    return one_line(plain if here.startswith("..") else here)
+    return shortened(plain if here.startswith("..") else here)
 
 
-def one_line(text: str, longest: int = 400) -> str:
+def shortened(text: str, longest: int = 400) -> str:
     """Returns a text without line breaks, and shortened where somebody wrote a novel."""
     text = " ".join(text.split())
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -258,7 +258,7 @@ def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table
 
 
 def _problem(origin: str, text: str) -> UserError:
-    return UserError(f"{origin}: {layers.one_line(text, longest=2000)}")
+    return UserError(f"{origin}: {layers.shortened(text, longest=2000)}")
 
 
 def _plain(table: Table) -> dict[str, Any]:

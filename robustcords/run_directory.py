@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
@@ -19,6 +16,7 @@ from torch import Tensor
 from robustcords.checkpoint import Checkpoints
 from robustcords.errors import UserError, one_line, unreadable, unwritable
 from robustcords.files import changing, clear_unfinished, parse_json, read_object, write_atomic, write_json
+from robustcords.selection_files import Selection, load_selections
 
 
 class RunDirectory:
@@ -162,9 +160,7 @@ class RunDirectory:
     def save_selection(self, epoch: int, indices: Tensor, weights: Tensor) -> None:
         """Writes ``selections/epoch_NNNN.npz``: indices (k,) int64 in the full training set, weights (k,) float32."""
         if self.writes:
-            content = io.BytesIO()
-            np.savez(content, indices=indices.numpy().astype(np.int64), weights=weights.numpy().astype(np.float32))
-            write_atomic(self.path / "selections" / f"epoch_{epoch:04d}.npz", content.getvalue())
+            Selection(epoch, indices.numpy(), weights.numpy()).save(self.path / "selections")
 
     def selections(self) -> list[dict[str, int]]:
         """Returns the epoch and size of every selection that was written, in order.
@@ -172,14 +168,8 @@ class RunDirectory:
         Raises:
             UserError: one of them is damaged.
         """
-        found = []
-        for path in sorted((self.path / "selections").glob("epoch_*.npz")):
-            try:
-                with np.load(path, allow_pickle=False) as content:
-                    found.append({"epoch": int(path.stem.removeprefix("epoch_")), "size": len(content["indices"])})
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-                raise UserError(f"{path}: damaged: not a selection ({one_line(error)})") from error
-        return found
+        found = load_selections(self.path / "selections")
+        return [{"epoch": selection.epoch, "size": len(selection.indices)} for selection in found]
 
 
 def _check_row(row: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUserError
 
 from robustcords.errors import nearest
-from robustcords.layers import one_line
+from robustcords.layers import shortened
 
 Path = tuple[str | int, ...]
 
@@ -89,7 +89,7 @@ def explain(error: ValidationError, table: type[BaseModel], values: dict[str, An
 
 def _reason(problem: Any, table: type[BaseModel], path: Path) -> str:
     if problem["type"] in {"value_error", "assertion_error"}:
-        return one_line(str(problem["ctx"]["error"]))
+        return shortened(str(problem["ctx"]["error"]))
     schema = _schema_at(table, path) if path else None
     if schema and "enum" in schema and isinstance(problem["input"], str):
         return f"unknown value{nearest(problem['input'], map(str, schema['enum']))}"
@@ -97,7 +97,7 @@ def _reason(problem: Any, table: type[BaseModel], path: Path) -> str:
         # A limit that stands outside a validator is not in the schema, but the problem knows it.
         limits = {_LIMITS[key]: value for key, value in problem.get("ctx", {}).items() if key in _LIMITS}
         return f"must be {_words(schema | limits)}"
-    message = one_line(problem["msg"])
+    message = shortened(problem["msg"])
     return message[:1].lower() + message[1:]
 
 

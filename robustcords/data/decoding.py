@@ -61,7 +61,7 @@ class Rows:
     threads: int
 
 
-def one_line(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Returns an exception's message on one line, at most 300 characters; its type where it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
@@ -192,5 +192,5 @@ def _read_block(
             picture, label = rows.read(item)
             done.append((to_array(picture, size), to_label(label, classes)))
         except Exception as error:
-            raise UserError(f"{rows.where(row)}: {one_line(error)}") from error
+            raise UserError(f"{rows.where(row)}: {message_of(error)}") from error
     return done

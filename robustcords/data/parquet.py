@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from robustcords.data.base import DataSource, Splits
-from robustcords.data.decoding import CHUNK, ImageConfig, Rows, one_line, splits
+from robustcords.data.decoding import CHUNK, ImageConfig, Rows, message_of, splits
 from robustcords.data.folder import existing_folder
 from robustcords.errors import UserError, nearest
 
@@ -142,7 +142,7 @@ def _open(file: Path) -> tuple[Any, Any]:
             raise UserError(f"{file}: there are two columns {twice!r}")
         return parquet, datasets.Features.from_arrow_schema(parquet.schema_arrow)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # its metadata is JSON
-        raise UserError(f"{file}: not a readable parquet file: {one_line(error)}") from error
+        raise UserError(f"{file}: not a readable parquet file: {message_of(error)}") from error
 
 
 def _read_hub(config: ParquetConfig) -> Splits:
@@ -154,7 +154,7 @@ def _read_hub(config: ParquetConfig) -> Splits:
         found = datasets.load_dataset(name, config.subset)
     except Exception as error:
         raise UserError(
-            f"data {name!r}: cannot be loaded from the Hugging Face hub: {one_line(error)}; data.path can name a "
+            f"data {name!r}: cannot be loaded from the Hugging Face hub: {message_of(error)}; data.path can name a "
             "folder with its parquet files"
         ) from error
     test = _test_split(f"data {name!r}", list(found), config.test_split)
@@ -196,7 +196,7 @@ def _rows(
             for part in batches([image, label]):
                 yield list(zip(part.column(image).to_pylist(), part.column(label).to_pylist(), strict=True))
         except (OSError, ValueError) as error:
-            raise UserError(f"{rows.name}: cannot be read: {one_line(error)}") from error
+            raise UserError(f"{rows.name}: cannot be read: {message_of(error)}") from error
 
     return replace(rows, chunks=chunks()), getattr(features[label], "names", None)
 

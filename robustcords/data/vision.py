@@ -15,7 +15,7 @@ from pydantic import field_validator
 
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.catalogue import SETS
-from robustcords.data.decoding import Rows, dataset_rows, one_line, splits
+from robustcords.data.decoding import Rows, dataset_rows, message_of, splits
 from robustcords.data.folder import existing_folder, has_class_folders, read_class_folders
 from robustcords.data.parquet import ParquetConfig, parquet_files, read_parquet
 from robustcords.errors import UserError, nearest
@@ -89,7 +89,7 @@ class Vision(DataSource):
                 problem = error
         tried = "and downloading it failed" if usual.download else "and torchvision cannot download it"
         raise UserError(
-            f"data {self.config.name!r}: not usable in {root}, {tried}: {one_line(problem)}; data.path can name a "
+            f"data {self.config.name!r}: not usable in {root}, {tried}: {message_of(problem)}; data.path can name a "
             "folder with torchvision's files, parquet files or class folders"
         ) from problem
 

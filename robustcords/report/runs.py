@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustcords.errors import UserError, one_line
 from robustcords.files import parse_json, read_object
+from robustcords.selection_files import Selection, load_selections
 
 CLEAN = "clean"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """One file of ``selections/``.
-
-    Attributes:
-        epoch: the first epoch that trained on it.
-        indices: (k,) int64, in the full training set's numbering.
-        weights: (k,) float32, >= 0.
-    """
-
-    epoch: int
-    indices: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -111,7 +96,7 @@ def load_run(path: Path) -> Run:
     rows = _rows(path / "metrics.jsonl")
     if len(rows) != report["training"]["epochs"]:
         notes.append(f"metrics.jsonl has {len(rows)} of the {report['training']['epochs']} epochs")
-    selections = [_selection(file) for file in sorted((path / "selections").glob("epoch_*.npz"))]
+    selections = load_selections(path / "selections")
     if not selections and report["training"]["selections"]:
         notes.append("no selections/: overlap is not known")
     outcomes: dict[tuple[str, str], Outcomes] = {}
@@ -271,15 +256,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}:{number}: damaged: not a JSON object ({error})") from error
         rows.append(_checked(path, row, _Row, number))
     return rows
-
-
-def _selection(path: Path) -> Selection:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            epoch = int(path.stem.removeprefix("epoch_"))
-            return Selection(epoch, content["indices"].astype(np.int64), content["weights"].astype(np.float32))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: damaged: not a selection ({one_line(error)})") from error
 
 
 def _reported(entry: dict[str, Any]) -> dict[str, float | None]:
