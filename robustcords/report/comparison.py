@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,30 @@ class Measure:
         return self.which == "best", kinds.index(self.what.split(maxsplit=1)[0]), radius
 
 
+class Kind(Enum):
+    """Why a method is compared with another, as the caption of a table says it."""
+
+    BASELINE = "Difference to the baseline"
+    RANDOM = "Difference to a random subset of the same size"
+    SAME_TIME = "Difference to all images for about the same training time"
+    EARLY_STOPPING = "Early stopping: best minus last weights"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a method is compared with.
+
+    Attributes:
+        kind: why.
+        name: of the other method; ``"last weights"`` for its own, with which ``best`` is compared.
+        differences: how much more accurate the method is than that.
+    """
+
+    kind: Kind
+    name: str
+    differences: Mapping[Measure, Estimate]
+
+
 @dataclass(frozen=True)
 class Method:
     """One method: the runs of its seeds, what they reach, and how that compares.
@@ -59,12 +84,8 @@ class Method:
         accuracies: over seeds, each in [0, 1].
         seconds: of training, selection included; None where a run does not say.
         seconds_per_epoch: those by the number of epochs.
-        baseline: the name of the method that it is compared with; None for the baseline itself.
-        random: the name of the random subset of the same size; None where there is none.
-        against_baseline: how much more accurate it is.
-        against_random: how much more accurate than the random subset.
+        references: all that it is compared with.
         speed_up: how many times less training time than the baseline.
-        early_stopping: how much more accurate ``best`` is than ``last``, by the measure of ``best``.
     """
 
     name: str
@@ -73,12 +94,13 @@ class Method:
     accuracies: Mapping[Measure, Spread]
     seconds: Spread | None
     seconds_per_epoch: Spread | None
-    baseline: str | None = None
-    random: str | None = None
-    against_baseline: Mapping[Measure, Estimate] | None = None
-    against_random: Mapping[Measure, Estimate] | None = None
+    references: Sequence[Reference] = ()
     speed_up: Estimate | None = None
-    early_stopping: Mapping[Measure, Estimate] | None = None
+
+    @property
+    def baseline(self) -> str | None:
+        """The name of its baseline; None for a baseline itself."""
+        return next((reference.name for reference in self.references if reference.kind is Kind.BASELINE), None)
 
     @property
     def seeds(self) -> list[int]:
@@ -113,7 +135,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], baseline: Path | None = None, notes: Sequence[str] = ()) -> Comparison:
-    """Groups runs into methods and compares each with its baseline and with a random subset of the same size.
+    """Groups runs into methods and compares each with what a `Reference` can be.
 
     Args:
         runs: at least one.
@@ -136,10 +158,18 @@ def compare(runs: Sequence[Run], baseline: Path | None = None, notes: Sequence[s
         _method(name, recipe, members, said)
         for name, (recipe, members) in zip(grouping.names(recipes), groups, strict=True)
     ]
-    references = _references(groups, baseline)
+    baselines = _baselines(groups, baseline)
+    seconds = [method.seconds.mean if method.seconds else None for method in methods]
     methods = [
-        _compared(methods[n], methods, references[n], grouping.random_subset_of(recipes, n))
-        for n in range(len(methods))
+        _compared(
+            method,
+            [
+                *((Kind.BASELINE, methods[other]) for other in [baselines[n]] if other is not None),
+                *((Kind.RANDOM, methods[other]) for other in grouping.random_subsets_of(recipes, n)),
+                *((Kind.SAME_TIME, methods[other]) for other in grouping.same_time_as(recipes, seconds, baselines, n)),
+            ],
+        )
+        for n, method in enumerate(methods)
     ]
     methods.sort(key=lambda method: method.baseline is not None)
     measures = sorted({measure for method in methods for measure in method.accuracies}, key=lambda m: m.order)
@@ -151,7 +181,7 @@ def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _references(groups: Sequence[tuple[dict[str, Any], list[Run]]], baseline: Path | None) -> list[int | None]:
+def _baselines(groups: Sequence[tuple[dict[str, Any], list[Run]]], baseline: Path | None) -> list[int | None]:
     """Returns the number of each method's baseline."""
     if baseline is None:
         return grouping.baselines([recipe for recipe, _ in groups])
@@ -201,27 +231,21 @@ def _accuracies(run: Run) -> dict[Measure, Accuracy]:
     return found
 
 
-def _compared(method: Method, methods: Sequence[Method], baseline: int | None, random: int | None) -> Method:
-    """Returns a method with everything that it is compared with."""
-    against = methods[baseline] if baseline is not None else None
-    lots = methods[random] if random is not None else None
-    speed_up = None
-    if against and against.seconds and method.seconds:
-        speed_up = ratio(against.seconds.values, method.seconds.values)
+def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
+    """Returns a method compared with others, each of a kind, and its ``best`` weights with its ``last``."""
+    references = [Reference(kind, other.name, _differences(method, other)) for kind, other in others]
     stopping = {}
     for measure in method.accuracies:
         early = replace(measure, which="best")
         if measure.which == "last" and early in method.accuracies:
             stopping[early] = difference(_by_seed(method, early), _by_seed(method, measure))
-    return replace(
-        method,
-        baseline=against.name if against else None,
-        random=lots.name if lots else None,
-        against_baseline=_differences(method, against) if against else None,
-        against_random=_differences(method, lots) if lots else None,
-        speed_up=speed_up,
-        early_stopping=stopping or None,
-    )
+    if stopping:
+        references.append(Reference(Kind.EARLY_STOPPING, "last weights", stopping))
+    baseline = next((other for kind, other in others if kind is Kind.BASELINE), None)
+    speed_up = None
+    if baseline and baseline.seconds and method.seconds:
+        speed_up = ratio(baseline.seconds.values, method.seconds.values)
+    return replace(method, references=references, speed_up=speed_up)
 
 
 def _differences(method: Method, other: Method) -> dict[Measure, Estimate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustcords.progress import duration
-from robustcords.report.comparison import Comparison, Measure, Method
+from robustcords.report.comparison import Comparison, Kind, Measure, Method
 from robustcords.report.intervals import Estimate, Spread
 
 NOISE = "≈"
@@ -81,8 +81,11 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
     for measure in measures:
         spread = method.accuracies.get(measure)
         best = max(other.accuracies[measure].mean for other in methods if measure in other.accuracies)
-        estimate = (method.against_baseline or {}).get(measure)
-        noise = estimate is not None and estimate.noise
+        noise = any(
+            reference.differences[measure].noise
+            for reference in method.references
+            if reference.kind is Kind.BASELINE and measure in reference.differences
+        )
         cells.append(Cell(_percent(spread), len(methods) > 1 and spread is not None and spread.mean == best, noise))
     costs = [other.seconds.mean for other in methods if other.seconds]
     cheapest = len(costs) > 1 and method.seconds is not None and method.seconds.mean == min(costs)
@@ -97,36 +100,28 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
 
 
 def differences(comparison: Comparison) -> list[Grid]:
-    """Returns the differences to the baseline, to a random subset, and of ``best`` to ``last``, in points."""
-    kinds = (
-        ("Difference to the baseline", "against_baseline", "baseline"),
-        ("Difference to a random subset of the same size", "against_random", "random"),
-        ("Early stopping: best minus last weights", "early_stopping", None),
-    )
+    """Returns the differences to each kind of reference, in points."""
     found = []
-    for caption, attribute, reference in kinds:
-        estimates = {method.name: getattr(method, attribute) or {} for method in comparison.methods}
-        shown = sorted({measure for each in estimates.values() for measure in each}, key=lambda m: m.order)
+    for kind in Kind:
+        pairs = [(m, reference) for m in comparison.methods for reference in m.references if reference.kind == kind]
+        shown = sorted({measure for _, reference in pairs for measure in reference.differences}, key=lambda m: m.order)
         for which in dict.fromkeys(measure.which for measure in shown):
             measures = [measure for measure in shown if measure.which == which]
             rows = [
-                (method.name, [*([Cell(getattr(method, reference))] if reference else []), *_points(each, measures)])
-                for method in comparison.methods
-                if any(measure in (each := estimates[method.name]) for measure in measures)
+                (method.name, [Cell(reference.name), *_points(reference.differences, measures)])
+                for method, reference in pairs
+                if any(measure in reference.differences for measure in measures)
             ]
-            weights = f", {which} weights" if reference else ""
-            header = ["method", *(["against"] if reference else []), *(m.label for m in measures)]
-            found.append(Grid(f"{caption}{weights}, in percentage points, with 95 % interval", header, rows))
+            weights = "" if kind is Kind.EARLY_STOPPING else f", {which} weights"
+            header = ["method", "against", *(m.label for m in measures)]
+            found.append(Grid(f"{kind.value}{weights}, in percentage points, with 95 % interval", header, rows))
     return found
 
 
 def intervals(comparison: Comparison) -> list[str]:
     """Returns what kinds of intervals the comparison has, each once."""
-    found: dict[str, None] = {}
-    for method in comparison.methods:
-        for estimates in (method.against_baseline, method.against_random, method.early_stopping):
-            found |= dict.fromkeys(estimate.how for estimate in (estimates or {}).values())
-    return list(found)
+    references = [reference for method in comparison.methods for reference in method.references]
+    return list(dict.fromkeys(estimate.how for each in references for estimate in each.differences.values()))
 
 
 def _percent(spread: Spread | None) -> str:
@@ -209,7 +204,10 @@ def csv(comparison: Comparison) -> str:
     for method in comparison.methods:
         for measure, spread in method.accuracies.items():
             attack = (measure.which, measure.attack, measure.radius)
-            out.writerows([method.name, *attack, *_figures(spread), *rest] for rest in _references(method, measure))
+            compared = [
+                _estimate(r.name, r.differences[measure]) for r in method.references if measure in r.differences
+            ]
+            out.writerows([method.name, *attack, *_figures(spread), *rest] for rest in compared or [_nothing()])
         for name, cost in (("seconds", method.seconds), ("seconds per epoch", method.seconds_per_epoch)):
             if cost:
                 out.writerow([method.name, "", name, "", *_figures(cost), *_nothing()])
@@ -220,17 +218,6 @@ def csv(comparison: Comparison) -> str:
 
 def _figures(spread: Spread) -> list[str]:
     return [" ".join(map(str, spread.values)), repr(spread.mean), "" if spread.std is None else repr(spread.std)]
-
-
-def _references(method: Method, measure: Measure) -> Iterator[list[str]]:
-    """Yields the columns of each difference that a measure has; empty ones where it has none."""
-    kinds = (
-        (method.baseline, method.against_baseline),
-        (method.random, method.against_random),
-        ("last weights", method.early_stopping),
-    )
-    found = [_estimate(name, estimates[measure]) for name, estimates in kinds if estimates and measure in estimates]
-    yield from found or [_nothing()]
 
 
 def _estimate(reference: str | None, estimate: Estimate) -> list[str]:

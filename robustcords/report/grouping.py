@@ -21,6 +21,8 @@ _NOT_THE_METHOD = (
 )
 _HEADLINE = ("data.name", "model.name", "attack.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
+_ABOUT = 1.25
+"""The most that two training times differ by, as a ratio, to be about the same: epochs are whole."""
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -160,14 +162,14 @@ def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | No
     return max(candidates, key=rank, default=None)
 
 
-def random_subset_of(recipes: Sequence[Recipe], number: int) -> int | None:
-    """Returns the method that trains on a random subset of the same fraction with the same Bullet table, or None.
+def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
+    """Returns the method that trains on a random subset of the same fraction with the same Bullet table; or none.
 
     Of several, the one that differs in the fewest other keys.
     """
     mine = recipes[number]
     if not has(mine, "selector") or mine["selector.name"] == "random":
-        return None
+        return []
     shared = ("data.name", "model.name", "loss.name", "selector.fraction")
 
     def fits(other: Recipe) -> bool:
@@ -178,4 +180,31 @@ def random_subset_of(recipes: Sequence[Recipe], number: int) -> int | None:
     def distance(other: int) -> int:
         return sum(mine.get(key) != recipes[other].get(key) for key in {*mine, *recipes[other]})
 
-    return min((n for n, other in enumerate(recipes) if fits(other)), key=distance, default=None)
+    return sorted((n for n, other in enumerate(recipes) if fits(other)), key=distance)[:1]
+
+
+def same_time_as(
+    recipes: Sequence[Recipe], seconds: Sequence[float | None], baselines: Sequence[int | None], number: int
+) -> list[int]:
+    """Returns the methods on all images, without Bullet, that train for about as long as a cheaper method.
+
+    They answer whether a subset or Bullet is worth it: the same time could have gone into a shorter or simpler run.
+
+    Args:
+        recipes: of all methods.
+        seconds: their training times, where they are known.
+        baselines: their baselines; those of others, which train for as long as it takes, are not meant.
+        number: which method; one on all images without Bullet has none.
+    """
+    mine, own = recipes[number], seconds[number]
+    if own is None or not (has(mine, "selector") or has(mine, "bullet")):
+        return []
+    return [
+        n
+        for n, (other, theirs) in enumerate(zip(recipes, seconds, strict=True))
+        if theirs is not None
+        and max(own, theirs) <= _ABOUT * min(own, theirs)
+        and not (has(other, "selector") or has(other, "bullet"))
+        and field_of(other) == field_of(mine)
+        and n not in baselines
+    ]

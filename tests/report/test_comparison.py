@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from csv import DictReader
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from scipy import stats
 
 from robustcords.errors import UserError
 from robustcords.report import intervals
-from robustcords.report.comparison import Comparison, Measure, compare
+from robustcords.report.comparison import Comparison, Kind, Measure, Method, compare
 from robustcords.report.comparison_tables import csv, markdown, print_comparison
-from robustcords.report.intervals import Accuracy, Spread, difference, ratio
+from robustcords.report.intervals import Accuracy, Estimate, Spread, difference, ratio
 from robustcords.report.runs import find_runs
 
 CLEAN = Measure("last", "clean", "", "clean")
@@ -113,6 +114,18 @@ def test_spread_over_seeds():
     assert (found.mean, found.std) == pytest.approx((1.25 / 3, np.std([0.25, 0.5, 0.5], ddof=1)))
 
 
+def against(method: Method, kind: Kind) -> str | None:
+    """Returns the name of the one method that another is compared with in some way."""
+    names = [reference.name for reference in method.references if reference.kind is kind]
+    assert len(names) <= 1
+    return names[0] if names else None
+
+
+def differences(method: Method, kind: Kind) -> Mapping[Measure, Estimate]:
+    (found,) = [reference.differences for reference in method.references if reference.kind is kind]
+    return found
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     for seed in (0, 1):
@@ -129,7 +142,7 @@ def made(tmp_path: Path) -> Path:
 
 def test_methods_are_named_and_given_a_baseline(made: Path):
     found = compared(made)
-    assert {m.name: (m.baseline, m.random, m.seeds) for m in found.methods} == {
+    assert {m.name: (m.baseline, against(m, Kind.RANDOM), m.seeds) for m in found.methods} == {
         "trades, full data, Bullet": ("trades, full data", None, [0]),
         "trades, full data": (None, None, [0, 1]),
         "trades, adv-glister 50 %": ("trades, full data", "trades, random 50 %", [0, 1]),
@@ -151,16 +164,30 @@ def test_figures_by_hand(made: Path):
     assert full.seconds_per_epoch.mean == pytest.approx(20.0)
     assert glister.speed_up is not None
     assert (glister.speed_up.value, glister.speed_up.low, glister.speed_up.high) == pytest.approx((2, 2, 2))
-    assert glister.against_random is not None
-    assert glister.against_random[AUTOATTACK].value == pytest.approx(0.02)
-    assert glister.against_random[AUTOATTACK].how == "t interval, paired over 2 seeds"
-    assert glister.against_baseline is not None
-    assert glister.against_baseline[CLEAN].value == pytest.approx(-0.1)
-    assert not glister.against_baseline[CLEAN].noise
-    bullet = found.method("trades, full data, Bullet")
-    assert bullet.against_baseline is not None
-    assert bullet.against_baseline[CLEAN].noise
-    assert bullet.against_baseline[CLEAN].how == "bootstrap, paired over 100 test images, seed 0"
+    lots = differences(glister, Kind.RANDOM)
+    assert lots[AUTOATTACK].value == pytest.approx(0.02)
+    assert lots[AUTOATTACK].how == "t interval, paired over 2 seeds"
+    to_full = differences(glister, Kind.BASELINE)
+    assert to_full[CLEAN].value == pytest.approx(-0.1)
+    assert not to_full[CLEAN].noise
+    bullet = differences(found.method("trades, full data, Bullet"), Kind.BASELINE)
+    assert bullet[CLEAN].noise
+    assert bullet[CLEAN].how == "bootstrap, paired over 100 test images, seed 0"
+
+
+def test_cheaper_methods_are_compared_with_all_images_for_about_the_same_time(made: Path):
+    # 40 s of Adv-GLISTER and of the short run, 32 s of Bullet: a ratio of 1.25. The baseline took 80 s, FGSM 20 s.
+    found = {method.name: against(method, Kind.SAME_TIME) for method in compared(made).methods}
+    assert {name: other for name, other in found.items() if other} == {
+        "trades, adv-glister 50 %": "trades, full data, 2 epochs",
+        "trades, random 50 %": "trades, full data, 2 epochs",
+        "trades, full data, Bullet": "trades, full data, 2 epochs",
+    }
+    glister = compared(made).method("trades, adv-glister 50 %")
+    assert differences(glister, Kind.SAME_TIME)[CLEAN].value == pytest.approx(0.1)
+    text = markdown(compared(made))
+    assert "## Difference to all images for about the same training time, last weights, in percentage points" in text
+    assert "| trades, adv-glister 50 % | trades, full data, 2 epochs | +10.00 [" in text
 
 
 def test_a_baseline_that_is_named(made: Path, tmp_path: Path):
@@ -181,8 +208,7 @@ def test_early_stopping(tmp_path: Path):
     (path / "report.json").write_text(json.dumps(report))
     write_outcomes(path / "evaluation/best", best, attacks=2)
     method = compared(tmp_path).methods[0]
-    assert method.early_stopping is not None
-    assert {m.what: (m.which, round(e.value, 9)) for m, e in method.early_stopping.items()} == {
+    assert {m.what: (m.which, round(e.value, 9)) for m, e in differences(method, Kind.EARLY_STOPPING).items()} == {
         "clean": ("best", -0.1),
         "PGD 0.15": ("best", 0.1),
         "AutoAttack 0.15": ("best", 0.1),
