@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from robustcords import build, processes
 from robustcords.batches import MEMORY_FORMATS
 from robustcords.config import parse_radius
+from robustcords.environment import environment
 from robustcords.errors import UserError, nearest, unwritable
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
-from robustcords.experiment import environment, plain, session, test
+from robustcords.experiment import plain, session, test
 from robustcords.files import parse_json, write_atomic, write_json
 from robustcords.inference import Inference
 from robustcords.recipe import Recipe, load

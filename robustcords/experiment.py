@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
 from robustcords import build, processes, run_directory
 from robustcords.batches import MEMORY_FORMATS
+from robustcords.environment import environment
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
@@ -40,8 +38,6 @@ CHANGEABLE = frozenset({"data.path", "logging.trackers", *(f"train.{key}" for ke
 
 Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.
 """
-
-_PACKAGES = ("robustcords", "torch", "torchvision", "accelerate", "cords", "numpy", "pyautoattack", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -221,20 +217,6 @@ def test(
         return result
 
 
-def environment(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
-    """Returns what a run was made with: versions, device, source, processes, threads, seed and precision."""
-    device = accelerator.device
-    return {
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "git_commit": _git_commit(),
-        "world_size": processes.world_size(),
-        "threads": torch.get_num_threads(),
-        "seed": recipe.seed,
-        "precision": recipe.train.precision,
-    }
-
-
 def plain(recipe: Recipe) -> dict[str, Any]:
     """Returns a recipe as the tables that its TOML has."""
     return tomllib.loads(dump(recipe))
@@ -298,30 +280,3 @@ def _report(directory: RunDirectory) -> dict[str, Any]:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{directory.report}: damaged: not a report ({one_line(error)})") from error
     return report
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    """Returns the processor's name, from where Linux keeps it, or what torch knows of it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"CPU, {names[0] if names else torch.backends.cpu.get_cpu_capability()}"
-
-
-def _git_commit() -> str | None:
-    """Returns the commit of the checkout that this package runs from, or None."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

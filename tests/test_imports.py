@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "robustcords"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMPONENTS = ("attacks", "losses", "strategies", "data", "models")
 ABOVE_BUILD = (
-    *("app", "commands", "doctor", "experiment", "fleet", "reporting", "reproduce", "scaffold", "sweep"),
+    *("app", "commands", "doctor", "environment", "experiment", "fleet", "reporting", "reproduce", "scaffold", "sweep"),
     "adversarial_pictures",
 )
 ABOVE_COMPONENTS = (*ABOVE_BUILD, "build", "trainer", "evaluation", "sanity", "selection", "report", "recipe")
