@@ -168,8 +168,8 @@ class Session:
         count = min(limit or len(data), len(data))
         if count == 0:
             raise UserError("evaluation: the test set has no images")
-        identity = _identity(model, data, count) if store is not None and processes.is_main() else {}
         network = model if isinstance(model, Inference) else Inference(model)
+        identity = _identity(network.model, data, count) if store is not None and processes.is_main() else {}
         return cls(network, data, count, norm, seed, torch.device(device), store, identity, on_progress)
 
     @contextmanager
