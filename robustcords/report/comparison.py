@@ -26,7 +26,7 @@ class Measure:
 
     Attributes:
         which: the weights, ``"best"`` or ``"last"``.
-        attack: ``"clean"``, ``"PGD-50-10"``, ``"AutoAttack standard"``, ...
+        attack: ``"clean"``, ``"PGD-50-10"``, ``"AutoAttack standard"``, ...; under l2 ``"l2 PGD-50-10"``.
         radius: as a report writes it; empty for clean images.
         what: what the evaluation calls it: ``"clean"``, ``"PGD 8/255"`` or ``"AutoAttack 8/255"``.
     """
@@ -54,7 +54,7 @@ class Kind(Enum):
 
     BASELINE = "Difference to the baseline"
     RANDOM = "Difference to a random subset of the same size"
-    SAME_TIME = "Difference to all images for about the same training time"
+    SIMILAR_TIME = "Difference to training on all images for a similar time"
     EARLY_STOPPING = "Early stopping: best minus last weights"
 
 
@@ -66,11 +66,13 @@ class Reference:
         kind: why.
         name: of the other method; ``"last weights"`` for its own, with which ``best`` is compared.
         differences: how much more accurate the method is than that.
+        time: how many times as long as the method it trained; None where that is not known.
     """
 
     kind: Kind
     name: str
     differences: Mapping[Measure, Estimate]
+    time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,6 @@ class Method:
         """The name of its baseline; None for a baseline itself."""
         return next((reference.name for reference in self.references if reference.kind is Kind.BASELINE), None)
 
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds, in order."""
-        return [run.seed for run in self.runs]
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -116,12 +113,14 @@ class Comparison:
         methods: baselines first, otherwise in order of appearance.
         measures: every accuracy that a method has, in the order of a table.
         warnings: what makes the runs hard to compare, and what AutoAttack warned of, a line each.
-        notes: what is missing, a line each.
+        left_out: which runs are not in it, and why, a line each.
+        notes: what is missing of the others, a line each.
     """
 
     methods: Sequence[Method]
     measures: Sequence[Measure]
     warnings: Sequence[str]
+    left_out: Sequence[str]
     notes: Sequence[str]
 
     @property
@@ -134,14 +133,14 @@ class Comparison:
         return next(method for method in self.methods if method.name == name)
 
 
-def compare(runs: Sequence[Run], baseline: Path | None = None, notes: Sequence[str] = ()) -> Comparison:
+def compare(runs: Sequence[Run], baseline: Path | None = None, left_out: Sequence[str] = ()) -> Comparison:
     """Groups runs into methods and compares each with what a `Reference` can be.
 
     Args:
         runs: at least one.
         baseline: the directory of a run whose method all others are compared with, added to `runs` if it is not among
             them; None for full data without Bullet under the same loss.
-        notes: what else is known to be missing.
+        left_out: which runs are known to be missing, and why.
 
     Raises:
         UserError: the baseline is no finished run.
@@ -151,30 +150,27 @@ def compare(runs: Sequence[Run], baseline: Path | None = None, notes: Sequence[s
         if not (baseline / "report.json").exists():
             raise UserError(f"--baseline {baseline}: not a finished run (no report.json)")
         runs.append(load_run(baseline))
-    said = [*notes, *(f"{run.path}: {note}" for run in runs for note in run.notes)]
+    missing = list(left_out)
     groups = grouping.group(runs)
     recipes = [recipe for recipe, _ in groups]
     methods = [
-        _method(name, recipe, members, said)
+        _method(name, recipe, members, missing)
         for name, (recipe, members) in zip(grouping.names(recipes), groups, strict=True)
     ]
     baselines = _baselines(groups, baseline)
     seconds = [method.seconds.mean if method.seconds else None for method in methods]
-    methods = [
-        _compared(
-            method,
-            [
-                *((Kind.BASELINE, methods[other]) for other in [baselines[n]] if other is not None),
-                *((Kind.RANDOM, methods[other]) for other in grouping.random_subsets_of(recipes, n)),
-                *((Kind.SAME_TIME, methods[other]) for other in grouping.same_time_as(recipes, seconds, baselines, n)),
-            ],
-        )
-        for n, method in enumerate(methods)
-    ]
+    for n, method in enumerate(list(methods)):
+        numbers = {
+            Kind.BASELINE: [other for other in [baselines[n]] if other is not None],
+            Kind.RANDOM: grouping.random_subsets_of(recipes, n),
+            Kind.SIMILAR_TIME: grouping.similar_time_as(recipes, seconds, baselines, n),
+        }
+        methods[n] = _compared(method, [(kind, methods[other]) for kind, found in numbers.items() for other in found])
     methods.sort(key=lambda method: method.baseline is not None)
     measures = sorted({measure for method in methods for measure in method.accuracies}, key=lambda m: m.order)
     named = [(f"{method.name}, seed {run.seed}", run) for method in methods for run in method.runs]
-    return Comparison(methods, measures, cautions(named), said)
+    notes = [f"{run.path}: {note}" for run in runs for note in run.notes]
+    return Comparison(methods, measures, cautions(named), missing, notes)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -189,12 +185,12 @@ def _baselines(groups: Sequence[tuple[dict[str, Any], list[Run]]], baseline: Pat
     return [None if n == number else number for n in range(len(groups))]
 
 
-def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], notes: list[str]) -> Method:
+def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], left_out: list[str]) -> Method:
     """Returns a method that is not compared yet; of runs with the same seed the first counts."""
     by_seed: dict[int, Run] = {}
     for run in members:
         if run.seed in by_seed:
-            notes.append(f"{run.path}: left out: the same recipe and seed as {by_seed[run.seed].path}")
+            left_out.append(f"{run.path}: left out: the same recipe and seed as {by_seed[run.seed].path}")
         by_seed.setdefault(run.seed, run)
     runs = [by_seed[seed] for seed in sorted(by_seed)]
     measures = {measure for run in runs for measure in _accuracies(run)}
@@ -216,12 +212,15 @@ def training_seconds(run: Run) -> float | None:
 def _accuracies(run: Run) -> dict[Measure, Accuracy]:
     """Returns every accuracy that a run's report has."""
     found = {}
+    norm = run.recipe["threat"].get("norm", "linf")
+    prefix = "" if norm == "linf" else f"{norm} "
     for which, entry in run.report["evaluation"].items():
         values = [(CLEAN, "", CLEAN, entry["clean"], entry["examples"])]
         for radius, value in entry.get("pgd", {}).items():
-            values.append((entry["pgd_attack"], radius, f"PGD {radius}", value, entry["examples"]))
+            name = f"{prefix}{entry['pgd_attack']}"
+            values.append((name, radius, f"PGD {radius}", value, entry["examples"]))
         for radius, value in entry.get("autoattack", {}).items():
-            name = f"AutoAttack {entry['autoattack_version']}"
+            name = f"{prefix}AutoAttack {entry['autoattack_version']}"
             values.append((name, radius, f"AutoAttack {radius}", value, entry["autoattack_examples"]))
         for attack, radius, what, value, examples in values:
             if value is not None:
@@ -233,7 +232,10 @@ def _accuracies(run: Run) -> dict[Measure, Accuracy]:
 
 def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
     """Returns a method compared with others, each of a kind, and its ``best`` weights with its ``last``."""
-    references = [Reference(kind, other.name, _differences(method, other)) for kind, other in others]
+    references = [
+        Reference(kind, other.name, _differences(method, other), _times_as_long(other, method))
+        for kind, other in others
+    ]
     stopping = {}
     for measure in method.accuracies:
         early = replace(measure, which="best")
@@ -246,6 +248,10 @@ def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
     if baseline and baseline.seconds and method.seconds:
         speed_up = ratio(baseline.seconds.values, method.seconds.values)
     return replace(method, references=references, speed_up=speed_up)
+
+
+def _times_as_long(one: Method, other: Method) -> float | None:
+    return ratio(one.seconds.values, other.seconds.values).value if one.seconds and other.seconds else None
 
 
 def _differences(method: Method, other: Method) -> dict[Measure, Estimate]:

@@ -21,7 +21,8 @@ NOISE = "≈"
 
 LEGEND = (
     f"{NOISE}: the 95 % interval of the difference to the baseline holds 0: within the noise. "
-    "±: standard deviation over seeds. Training time is data, attack, update and selection; validation and "
+    "±: standard deviation over seeds. An interval over test images says what other images would change, not what "
+    "another seed would. Training time is data, attack, update, communication, averaging and selection; validation and "
     "checkpoints do not count."
 )
 COLUMNS = ("method", "weights", "measure", "radius", "seeds", "mean", "std", "reference", "difference", "low", "high")
@@ -86,7 +87,13 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
             for reference in method.references
             if reference.kind is Kind.BASELINE and measure in reference.differences
         )
-        cells.append(Cell(_percent(spread), len(methods) > 1 and spread is not None and spread.mean == best, noise))
+        cells.append(
+            Cell(
+                _percent(spread, len(method.runs)),
+                len(methods) > 1 and spread is not None and spread.mean == best,
+                noise,
+            )
+        )
     costs = [other.seconds.mean for other in methods if other.seconds]
     cheapest = len(costs) > 1 and method.seconds is not None and method.seconds.mean == min(costs)
     per_epoch, whole = method.seconds_per_epoch, method.seconds
@@ -95,7 +102,7 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
         *cells,
         Cell(_seconds(per_epoch.mean, per_epoch.std) if per_epoch else ""),
         Cell(time(whole), cheapest),
-        Cell(f"{speed.value:.2f}\N{MULTIPLICATION SIGN}" if speed else "", noise=speed is not None and speed.noise),
+        Cell(_times(speed) if speed else "", noise=speed is not None and speed.noise),
     ]
 
 
@@ -107,13 +114,21 @@ def differences(comparison: Comparison) -> list[Grid]:
         shown = sorted({measure for _, reference in pairs for measure in reference.differences}, key=lambda m: m.order)
         for which in dict.fromkeys(measure.which for measure in shown):
             measures = [measure for measure in shown if measure.which == which]
+            similar = kind is Kind.SIMILAR_TIME
             rows = [
-                (method.name, [Cell(reference.name), *_points(reference.differences, measures)])
+                (
+                    method.name,
+                    [
+                        Cell(reference.name),
+                        *([Cell(f"{reference.time:.2f}\N{MULTIPLICATION SIGN}")] if similar else []),
+                        *_points(reference.differences, measures),
+                    ],
+                )
                 for method, reference in pairs
                 if any(measure in reference.differences for measure in measures)
             ]
             weights = "" if kind is Kind.EARLY_STOPPING else f", {which} weights"
-            header = ["method", "against", *(m.label for m in measures)]
+            header = ["method", "against", *(["its time"] if similar else []), *(m.label for m in measures)]
             found.append(Grid(f"{kind.value}{weights}, in percentage points, with 95 % interval", header, rows))
     return found
 
@@ -124,10 +139,13 @@ def intervals(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(estimate.how for each in references for estimate in each.differences.values()))
 
 
-def _percent(spread: Spread | None) -> str:
+def _percent(spread: Spread | None, runs: int) -> str:
+    """Writes an accuracy, and of how many seeds where a method has more runs."""
     if spread is None:
         return ""
-    return f"{spread.mean * 100:.2f}" + (f" ± {spread.std * 100:.2f}" if spread.std is not None else "")
+    text = f"{spread.mean * 100:.2f}" + (f" ± {spread.std * 100:.2f}" if spread.std is not None else "")
+    seeds = len(spread.values)
+    return text if seeds == runs else f"{text} ({seeds} seed{'s' if seeds != 1 else ''})"
 
 
 def _seconds(mean: float, std: float | None) -> str:
@@ -140,6 +158,12 @@ def time(spread: Spread | None) -> str:
     if spread is None:
         return ""
     return duration(spread.mean) + (f" ± {duration(spread.std)}" if spread.std is not None else "")
+
+
+def _times(speed: Estimate) -> str:
+    """Writes a speed-up, with its interval where it has one."""
+    text = f"{speed.value:.2f}\N{MULTIPLICATION SIGN}"
+    return text if speed.low is None else f"{text} [{speed.low:.2f}, {speed.high:.2f}]"
 
 
 def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure]) -> list[Cell]:
@@ -170,7 +194,7 @@ def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
     lists = {
         "Intervals": intervals(comparison),
         "Warnings": comparison.warnings,
-        "Notes": comparison.notes,
+        "Notes": [*comparison.left_out, *comparison.notes],
         "Runs": [f"{method.name}, seed {run.seed}: {run.path}" for method in comparison.methods for run in method.runs],
     }
     for title, lines in lists.items():
@@ -222,7 +246,8 @@ def _figures(spread: Spread) -> list[str]:
 
 def _estimate(reference: str | None, estimate: Estimate) -> list[str]:
     ends = ["" if end is None else repr(end) for end in (estimate.low, estimate.high)]
-    return [reference or "", repr(estimate.value), *ends, str(estimate.noise).lower(), estimate.how]
+    noise = "" if estimate.low is None else str(estimate.noise).lower()
+    return [reference or "", repr(estimate.value), *ends, noise, estimate.how]
 
 
 def _nothing() -> list[str]:
@@ -242,5 +267,5 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             table.add_row(escape(name), *(escape(f"{c.text} {NOISE}" if c.noise else c.text) for c in cells))
         console.print(grid.caption, markup=False, highlight=False, soft_wrap=True)
         console.print(table)
-    for line in [LEGEND, *(f"warning: {text}" for text in comparison.warnings)]:
+    for line in [LEGEND, *(f"warning: {text}" for text in comparison.warnings), *comparison.left_out]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

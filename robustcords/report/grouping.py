@@ -14,15 +14,14 @@ Recipe = Mapping[str, Any]
 _NOT_THE_METHOD = (
     "seed",
     "data.path",
-    "dynamics",
     "evaluation",
     "logging",
     *(f"train.{key}" for key in ("precision", "checkpoint_every", "keep_checkpoints", "time_limit", "dynamics")),
 )
 _HEADLINE = ("data.name", "model.name", "attack.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
-_ABOUT = 1.25
-"""The most that two training times differ by, as a ratio, to be about the same: epochs are whole."""
+_SIMILAR = 2.0
+"""The largest ratio of two training times that are similar. It is told beside the difference."""
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,9 +125,9 @@ def _told(key: str, recipe: Recipe) -> str:
     return f"{' '.join(words)} {value:g}" if isinstance(value, float) else f"{' '.join(words)} {value}"
 
 
-def field_of(recipe: Recipe) -> tuple[Any, Any]:
-    """Returns what two methods must share for a comparison to mean anything: data set and network."""
-    return recipe["data.name"], recipe["model.name"]
+def field_of(recipe: Recipe) -> tuple[Any, ...]:
+    """Returns what two methods must share for a comparison to mean anything: data set, network and norm."""
+    return recipe["data.name"], recipe["model.name"], recipe.get("threat.norm")
 
 
 def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
@@ -145,7 +144,7 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
     for number, recipe in enumerate(recipes):
         loss = (*field_of(recipe), recipe["loss.name"])
         if len(of_loss[loss]) == 1:
-            others = [other for other in of_loss if other[:2] == loss[:2] and len(of_loss[other]) > 1]
+            others = [other for other in of_loss if other[:-1] == loss[:-1] and len(of_loss[other]) > 1]
             loss = max(others, key=lambda other: len(of_loss[other]), default=loss)
         found.append(chosen[loss] if chosen[loss] != number else None)
     return found
@@ -183,10 +182,10 @@ def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
     return sorted((n for n, other in enumerate(recipes) if fits(other)), key=distance)[:1]
 
 
-def same_time_as(
+def similar_time_as(
     recipes: Sequence[Recipe], seconds: Sequence[float | None], baselines: Sequence[int | None], number: int
 ) -> list[int]:
-    """Returns the methods on all images, without Bullet, that train for about as long as a cheaper method.
+    """Returns methods on all images, without Bullet, that train for a similar time as a cheaper method.
 
     They answer whether a subset or Bullet is worth it: the same time could have gone into a shorter or simpler run.
 
@@ -195,16 +194,19 @@ def same_time_as(
         seconds: their training times, where they are known.
         baselines: their baselines; those of others, which train for as long as it takes, are not meant.
         number: which method; one on all images without Bullet has none.
+
+    Returns:
+        Of each loss the method whose time is nearest, if neither takes more than twice as long as the other.
     """
     mine, own = recipes[number], seconds[number]
     if own is None or not (has(mine, "selector") or has(mine, "bullet")):
         return []
-    return [
-        n
-        for n, (other, theirs) in enumerate(zip(recipes, seconds, strict=True))
-        if theirs is not None
-        and max(own, theirs) <= _ABOUT * min(own, theirs)
-        and not (has(other, "selector") or has(other, "bullet"))
-        and field_of(other) == field_of(mine)
-        and n not in baselines
-    ]
+    nearest: dict[str, tuple[float, int]] = {}
+    for n, (other, theirs) in enumerate(zip(recipes, seconds, strict=True)):
+        if theirs is None or n in baselines or has(other, "selector") or has(other, "bullet"):
+            continue
+        factor = max(own, theirs) / min(own, theirs)
+        if field_of(other) == field_of(mine) and factor <= _SIMILAR:
+            loss = str(other["loss.name"])
+            nearest[loss] = min(nearest.get(loss, (factor, n)), (factor, n))
+    return [n for _, n in nearest.values()]

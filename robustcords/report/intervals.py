@@ -13,6 +13,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 _SEED = 20230213
+_SAME = 1e-9
+"""Accuracies and their differences that are closer than this are the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def difference(ones: Mapping[int, Accuracy], others: Mapping[int, Accuracy]) -> 
     Welch's. Otherwise a single run of each is compared, of the common seed if there is one: by bootstrapping the test
     images that both were evaluated on, or where single images are not known by Newcombe's interval of two independent
     proportions. An interval for a single run says what other test images would change, not what another seed would.
+    Seeds whose differences are all the same, as a few test images can make them, say nothing of their spread: then a
+    single run of each is compared too.
 
     Args:
         ones: seed to accuracy; at least one.
@@ -92,11 +96,13 @@ def difference(ones: Mapping[int, Accuracy], others: Mapping[int, Accuracy]) -> 
     common = sorted(ones.keys() & others.keys())
     if len(common) > 1:
         gaps = [ones[seed].value - others[seed].value for seed in common]
-        return Estimate(float(np.mean(gaps)), *paired_t(gaps), f"t interval, paired over {len(common)} seeds")
+        if np.ptp(gaps) > _SAME:
+            return Estimate(float(np.mean(gaps)), *paired_t(gaps), f"t interval, paired over {len(common)} seeds")
     if not common and min(len(ones), len(others)) > 1:
         one, other = ([each.value for each in side.values()] for side in (ones, others))
-        value = float(np.mean(one) - np.mean(other))
-        return Estimate(value, *welch(one, other), "Welch's t interval, over different seeds")
+        if np.ptp(one) + np.ptp(other) > _SAME:
+            value = float(np.mean(one) - np.mean(other))
+            return Estimate(value, *welch(one, other), "Welch's t interval, over different seeds")
     mine, theirs = (common[0], common[0]) if common else (min(ones), min(others))
     seeds = f"seed {mine}" if mine == theirs else f"seeds {mine} and {theirs}"
     return _of_two_runs(ones[mine], others[theirs], seeds)
@@ -145,11 +151,9 @@ def paired_t(gaps: Sequence[float]) -> tuple[float, float]:
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Returns Welch's 95 % interval of the difference between two means; two or more values each."""
+    """Returns Welch's 95 % interval of the difference between two means; two or more values each, not all the same."""
     center = float(np.mean(one) - np.mean(other))
     parts = [float(stats.sem(side)) ** 2 for side in (one, other)]
-    if sum(parts) == 0:
-        return center, center
     freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (one, other), strict=True))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(parts))
     return center - reach, center + reach

@@ -119,7 +119,7 @@ def test_what_users_name_is_escaped(tmp_path: Path):
     evil = "<script>alert(1)</script>"
     make_run(tmp_path / evil.replace("/", "_"), BULLET, {"loss": {"name": f"mine:{evil}"}})
     make_run(tmp_path / "b", {"loss": {"name": f"mine:{evil}"}, "data": {"name": '"><img src=x onerror=alert(1)>'}})
-    comparison = compare(find_runs([tmp_path]), notes=[evil])
+    comparison = compare(find_runs([tmp_path]), left_out=[evil])
     output = tmp_path / "page.html"
     page.write(comparison, output, [Block(evil, [evil], [Grid(evil, [evil], [(evil, [Cell(evil)])])])])
     found = Page(output)
