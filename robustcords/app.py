@@ -112,10 +112,12 @@ def sweep(
     from robustcords.report.comparison_tables import print_comparison
 
     folder = output or Path("runs") / f"{Path(recipes[0]).stem}-sweep"
-    ended = fleet.run_all(sweeps.grid(recipes, over or [], set_ or []), folder, jobs)
+    tasks = sweeps.grid(recipes, over or [], set_ or [])
+    page = reporting.page_in(folder)
+    ended = fleet.run_all(tasks, folder, jobs)
     if done := [job.path for job in ended if job.state != "failed"]:
-        print_comparison(reporting.report(done, folder / "report.html"))
-        typer.echo(f"\n{folder / 'report.html'}")
+        print_comparison(reporting.report(done, page))
+        typer.echo(f"\n{page}")
     if any(job.state == "failed" for job in ended):
         raise typer.Exit(1)
 
@@ -139,13 +141,17 @@ def reproduce(
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
     )
+    page = reporting.page_in(plan.folder)
     ended = tables.run(plan, jobs)
-    runs = {row.id: plan.runs(row) for row in plan.rows}
-    if done := [run.path for found in runs.values() for run in found]:
-        reporting.report(done, plan.folder / "report.html", sections=[block(plan.table, runs)])
+    found = {row.id: plan.runs(row) for row in plan.rows}
+    runs = {name: mine for name, (mine, _) in found.items()}
+    others = [line for _, lines in found.values() for line in lines]
+    if done := [run.path for mine in runs.values() for run in mine]:
+        reporting.report(done, page, sections=[block(plan.table, runs)], left_out=others)
         print_beside(plan.table, runs)
-        typer.echo(f"\n{plan.folder / 'report.html'}")
-    if any(job.state == "failed" for job in ended):
+        for line in [*others, "", page]:
+            typer.echo(line)
+    if len(ended) < len(plan.rows) * len(plan.seeds) or any(job.state == "failed" for job in ended):
         raise typer.Exit(1)
 
 

@@ -58,6 +58,7 @@ class Job:
         state: ``"waiting"``, ``"running"``, ``"done"``, ``"skipped"`` (done before) or ``"failed"``.
         note: what it said last.
         seconds: how long it has been running, or ran.
+        before: `share` when it was started, of a run that goes on.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
     device: str = ""
     begun: float = 0.0
+    before: float = 0.0
 
     @property
     def share(self) -> float:
@@ -168,6 +170,7 @@ class Fleet:
         recipe = workshop / f"{job.task.name}.toml"
         write_atomic(recipe, dump(job.task.recipe))
         job.state, job.begun, job.device = "running", time.monotonic(), place.get("CUDA_VISIBLE_DEVICES", "")
+        job.before = job.share
         with self.log(job).open("ab") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then asks the runs to stop, once.
             job.process = subprocess.Popen(
@@ -185,11 +188,15 @@ class Fleet:
         assert job.process is not None
         status = job.process.poll()
         job.seconds = time.monotonic() - job.begun
-        job.note = self._last_line(job)
+        lines = self._last_lines(job)
+        job.note = lines[-1] if lines else ""
         if status is None:
             return False
         job.state = "failed" if status else "done"
-        job.note = job.note if status else _result(job.path)
+        if status:  # what went wrong, also where a run that outlived its sweep writes into the same file
+            job.note = next((line for line in reversed(lines) if line.startswith("error: ")), job.note)
+        else:
+            job.note = _result(job.path)
         told = f"failed with status {status}: {job.note} ({self.log(job)})" if status else f"done  {job.note}"
         self.board.say(f"{job.task.name}: {told}  {duration(job.seconds)}")
         return True
@@ -209,16 +216,15 @@ class Fleet:
         """Returns the file that a run's progress and errors go to."""
         return self.folder / WORKSHOP / f"{job.task.name}.log"
 
-    def _last_line(self, job: Job) -> str:
+    def _last_lines(self, job: Job) -> list[str]:
         with self.log(job).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
-            lines = log.read().decode(errors="replace").splitlines()
-        return lines[-1].strip() if lines else ""
+            return [line.strip() for line in log.read().decode(errors="replace").splitlines()]
 
     def remaining(self) -> float | None:
         """Returns a guess at the seconds that are left, or None before there is anything to guess from."""
-        begun = [job for job in self.jobs if job.seconds and job.share]
-        size = sum(job.task.size * job.share for job in begun)
+        begun = [job for job in self.jobs if job.seconds]
+        size = sum(job.task.size * (job.share - job.before) for job in begun)
         if not size:
             return None
         left = sum(job.task.size * (1 - job.share) for job in self.jobs if job.state in {"waiting", "running"})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcords.errors import RunError, UserError, nearest
+from robustcords.experiment import differences
 from robustcords.fleet import WORKSHOP, Fleet, Job, Task, slots
 from robustcords.interruption import Interruption
 from robustcords.paper.presets import recipe_for
@@ -46,10 +47,25 @@ class Plan:
         """Returns a run's recipe, with some more overrides."""
         return recipe_for(row, self.preset, [*self.overrides, f"seed={seed}", *more])
 
-    def runs(self, row: Row) -> list[Run]:
-        """Returns the finished runs of a row, whatever their seeds."""
-        finished = sorted(self.folder.glob(f"{row.id},seed=*/report.json"))
-        return [load_run(report.parent) for report in finished]
+    def runs(self, row: Row) -> tuple[list[Run], list[str]]:
+        """Returns the finished runs of a row, whatever their seeds, and a line for each that is not of this plan.
+
+        Raises:
+            UserError: a run is damaged.
+        """
+        found, others = [], []
+        for report in sorted(self.folder.glob(f"{row.id},seed=*/report.json")):
+            own = load(report.with_name("recipe.toml"))
+            length = [f"train.epochs={own.train.epochs}"] if row.equal_time else []
+            planned = self.recipe(row, own.seed, *length)
+            different = differences(own, planned)
+            if own.train.epochs < planned.train.epochs:
+                different.append("train.epochs")
+            if different:
+                others.append(f"{report.parent}: left out: another recipe; what differs: {', '.join(different)}")
+            else:
+                found.append(load_run(report.parent))
+        return found, others
 
 
 def plan(
@@ -90,6 +106,9 @@ def plan(
         if name not in ids:
             raise UserError(f"--row {name}: not among the rows of {table} for {', '.join(wanted)}{nearest(name, ids)}")
     chosen = [row for row in chosen if not rows or row.id in rows]
+    for option in overrides:
+        if option.partition("=")[0].strip() == "seed":
+            raise UserError(f"--set {option}: the seeds are named with --seed")
     made = Plan(
         found, preset, chosen, list(dict.fromkeys(seeds)), overrides, folder or Path("runs") / f"{table}-{preset}"
     )
@@ -120,7 +139,8 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
             for row in timed:
                 recipe = _equal_time(made, row, seed, workshop)
                 if recipe is None:
-                    board.say(f"{made.name(row, seed)}: left out: of {', '.join(row.equal_time)}, not all are done")
+                    why = f"it is to train for as long as {', '.join(row.equal_time)}, which are not all done"
+                    board.say(f"{made.name(row, seed)}: left out: {why}")
                 else:
                     tasks.append(Task(made.name(row, seed), recipe))
         fleet.run(tasks)

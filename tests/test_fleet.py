@@ -34,6 +34,7 @@ print("epoch 1/2", file=sys.stderr, flush=True)
 time.sleep(60 if behaviour == "hangs" else 0.5)
 if behaviour == "fails" and path.name.endswith("1"):
     print("error: no such luck", file=sys.stderr)
+    print("epoch 18/24, says a run that outlived its sweep", file=sys.stderr)
     sys.exit(1)
 (path / "metrics.jsonl").write_text("{}\\n{}\\n")
 (path / "report.json").write_text(json.dumps({"evaluation": {"last": {"clean": 0.5, "pgd": {"8/255": 0.25}}}}))
@@ -180,3 +181,16 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path):
     assert not (tmp_path / "out" / "seed=1").exists()
     log = (tmp_path / "out" / ".fleet" / "seed=0.log").read_text().splitlines()
     assert log[-1] == "error: stopped by signal 15; go on with --resume"
+
+
+def test_the_time_to_go_counts_what_this_sweep_has_seen_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    of = made(tmp_path, monkeypatch, "hangs", [{}])
+    of.jobs = [of._job(task) for task in tasks(2, epochs=10)]
+    resumed, waiting = of.jobs
+    assert of.remaining() is None
+    resumed.path.mkdir()
+    (resumed.path / "metrics.jsonl").write_text("{}\n" * 8)
+    resumed.state, resumed.before, resumed.seconds = "running", 0.6, 20.0
+    # Two epochs in 20 s; two of its own and the other run's ten are left.
+    assert of.remaining() == pytest.approx(12 * 10.0)
+    assert waiting.share == 0

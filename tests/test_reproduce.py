@@ -90,7 +90,8 @@ def test_without_the_rows_whose_time_it_takes_one_is_left_out(
     made = reproduce.plan("table1", "small", rows=["cifar10_equal_time", "cifar10_glister"], folder=tmp_path)
     assert [job.task.name for job in reproduce.run(made)] == ["cifar10_glister,seed=0"]
     said = " ".join(capsys.readouterr().err.split())
-    assert "cifar10_equal_time,seed=0: left out: of cifar10_glister, cifar10_gradmatch, not all are done" in said
+    why = "it is to train for as long as cifar10_glister, cifar10_gradmatch, which are not all done"
+    assert f"cifar10_equal_time,seed=0: left out: {why}" in said
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,7 @@ def test_without_the_rows_whose_time_it_takes_one_is_left_out(
             {"datasets": ["cifar"]},
             "--dataset cifar: not in table1; did you mean 'cifar10'? (one of: cifar10, cifar100)",
         ),
+        ({"overrides": ["seed=7"]}, "--set seed=7: the seeds are named with --seed"),
         ({"rows": ["cifar100_trades"]}, "--row cifar100_trades: not among the rows of table1 for cifar10"),
         (
             {"overrides": ["train.epoch=3"]},
@@ -124,7 +126,7 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
     names = ["cifar10_trades", "cifar10_glister", "cifar10_random", "cifar10_bullet"]
     made = reproduce.plan("table1", "small", rows=names, seeds=[0, 4], folder=tmp_path)
     reproduce.run(made)
-    runs = {row.id: made.runs(row) for row in made.rows} | {"cifar10_bullet": []}
+    runs = {row.id: made.runs(row)[0] for row in made.rows} | {"cifar10_bullet": []}
     header, *lines = beside.rows(TABLES["table1"], runs)
     assert header == ["method", "", "clean", "pgd 8/255", "autoattack", "s / epoch", "speed-up", "seeds"]
     x = "\N{MULTIPLICATION SIGN}"
@@ -150,7 +152,10 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
     ]
     shown = io.StringIO()
     beside.print_beside(TABLES["table1"], runs, Console(file=shown, width=200))
-    assert "- Ours: resnet8 on cifar10, 12 epochs, 100 test images.\n- Paper: " in shown.getvalue()
+    assert (
+        "- Ours: resnet8 on cifar10, 12 epochs, 100 test images, PGD-50-10, AutoAttack standard on 100.\n- Paper: "
+        in shown.getvalue()
+    )
     assert "arXiv:2302.12366" in shown.getvalue()
     assert "Table 3 has Adv-GLISTER's numbers for 100 epochs under beta = 1" in shown.getvalue()
     assert all(cell in shown.getvalue() for line in lines for cell in line)
@@ -170,3 +175,57 @@ def test_the_command_prints_the_table(
     )
     assert "80.96" in answer.out
     assert "53.00" in answer.out
+
+
+def test_runs_of_another_recipe_stand_in_no_row(
+    tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    common = ("reproduce", "table1", "--preset", "small", "--row", "cifar10_random", "--output", "runs")
+    assert call(capsys, *common, "--set", "train.epochs=3", "--set", "selector.fraction=0.5", "--seed", "1").status == 0
+    answer = call(capsys, *common)
+    assert answer.status == 0
+    line = "runs/cifar10_random,seed=1: left out: another recipe; what differs: selector.fraction, train.epochs"
+    assert line in answer.out
+    assert line in (tmp_path / "runs" / "report.html").read_text()
+    made = reproduce.plan("table1", "small", rows=["cifar10_random"], folder=tmp_path / "runs")
+    assert [run.seed for run in made.runs(made.rows[0])[0]] == [0]
+
+
+def test_rows_of_equal_time_keep_the_length_that_they_were_given(tmp_path: Path, pretended: list[str]):
+    made = reproduce.plan("table1", "small", seeds=[0, 1], folder=tmp_path)
+    reproduce.run(made)
+    row = made.table.row("cifar10_fgsm_rs_equal_time")
+    runs, others = made.runs(row)
+    assert [run.recipe["train"]["epochs"] for run in runs] == [round(45 / 2)] * 2
+    assert others == []
+
+
+def test_a_row_of_equal_time_alone_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    answer = call(capsys, "reproduce", "table1", "--preset", "smoke", "--row", "cifar10_equal_time")
+    assert answer.status == 1
+    assert "cifar10_equal_time,seed=0: left out: it is to train for as long as" in answer.err
+
+
+def test_best_weights_have_a_line_of_their_own_and_other_radii_are_not_the_papers(tmp_path: Path, pretended: list[str]):
+    made = reproduce.plan("table1", "small", rows=["cifar10_early_stopped", "cifar10_trades"], folder=tmp_path)
+    reproduce.run(made)
+    report = tmp_path / "cifar10_early_stopped,seed=0" / "report.json"
+    content = json.loads(report.read_text())
+    content["evaluation"]["best"] = {**content["evaluation"]["last"], "clean": 0.7, "pgd": {"8/255": 0.4}}
+    report.write_text(json.dumps(content))
+    report = tmp_path / "cifar10_trades,seed=0" / "report.json"
+    content = json.loads(report.read_text())
+    content["evaluation"]["last"]["autoattack"] = {"4/255": 0.99}
+    report.write_text(json.dumps(content))
+    lines = beside.rows(TABLES["table1"], {row.id: made.runs(row)[0] for row in made.rows})
+    header, full, ours, gap, last, best = [line[:5] for line in lines]
+    assert header[2:] == ["clean", "pgd 8/255", "autoattack"]
+    assert full == ["TRADES", "paper", "82.73", "51.83", "49.06"]
+    assert ours == ["", "ours", "50.00", "25.00", ""]
+    assert gap[4] == ""
+    assert last == ["TRADES, early-stopped", "ours, last weights", "50.00", "25.00", "20.00"]
+    assert best == ["", "ours, best weights", "70.00", "40.00", "20.00"]

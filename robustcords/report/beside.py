@@ -15,7 +15,8 @@ from robustcords.report.intervals import Spread
 from robustcords.report.runs import Run
 
 _PLAIN_WIDTH = 200
-_TIMES = "\N{MULTIPLICATION SIGN}"
+_RADIUS = "8/255"
+"""What the paper's column of AutoAttack is under (section 4.1)."""
 _UNITS = {"seconds_per_epoch": "s / epoch", "speed_up": "speed-up"}
 
 
@@ -28,7 +29,8 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
 
     Returns:
         A line for each row and each of the paper, ours, and ours minus the paper's, where there are such. Accuracies
-        in percent, as mean and standard deviation over seeds.
+        in percent, as mean and standard deviation over seeds: of the last weights, and in a line of their own of the
+        best ones where they were evaluated.
     """
     columns = [
         column
@@ -38,15 +40,19 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
     found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
     for row in _present(table, runs):
         printed = {column: row.paper[column] for column in columns}
-        ours = {column: _measured(row, runs, column) for column in columns}
         label = f"{row.method} ({row.setting})" if row.setting else row.method
+        lines = []
         if not row.baseline:
-            found.append([label, "paper", *(_number(printed[column], column) for column in columns), ""])
+            lines.append(["paper", *(_number(printed[column], column) for column in columns), ""])
         seeds = str(len(runs[row.id])) if runs[row.id] else "none"
-        found.append(["" if not row.baseline else label, "ours", *(_spread(ours[c], c) for c in columns), seeds])
-        if not row.baseline and runs[row.id]:
-            gaps = [_gap(ours[column], printed[column], column) for column in columns]
-            found.append(["", "difference", *gaps, ""])
+        early = any("best" in run.report["evaluation"] for run in runs[row.id])
+        for which in ("last", "best") if early else ("last",):
+            ours = {column: _measured(row, runs, column, which) for column in columns}
+            name = f"ours, {which} weights" if early else "ours"
+            lines.append([name, *(_spread(ours[column], column) for column in columns), seeds])
+            if not row.baseline and runs[row.id]:
+                lines.append(["difference", *(_gap(ours[column], printed[column], column) for column in columns), ""])
+        found += [[label if number == 0 else "", *line] for number, line in enumerate(lines)]
     return found
 
 
@@ -54,14 +60,25 @@ def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
     """Returns what to know of both: what ours ran on, the paper's source, where it contradicts itself or is silent."""
     settings = dict.fromkeys(_setting(run) for row in _present(table, runs) for run in runs[row.id])
     own = [f"{row.method}: {note}" for row in _present(table, runs) for note in row.notes]
-    return [*(f"Ours: {text}." for text in settings), f"Paper: {table.source}.", *table.notes, *own]
+    return [
+        *(f"Ours: {text}." for text in settings),
+        f"Paper: {table.source}.",
+        "What follows is of the paper and of its rows as recipes/paper has them, which a preset changes.",
+        *table.notes,
+        *own,
+    ]
 
 
 def _setting(run: Run) -> str:
     """Returns what makes a run's numbers others than the paper's, whatever the method."""
-    images = next(iter(run.report["evaluation"].values()))["examples"]
-    data, model = run.recipe["data"]["name"], run.recipe["model"]["name"]
-    return f"{model} on {data}, {run.recipe['train']['epochs']} epochs, {images} test images"
+    entry = next(iter(run.report["evaluation"].values()))
+    data, model, epochs = run.recipe["data"]["name"], run.recipe["model"]["name"], run.recipe["train"]["epochs"]
+    parts = [f"{model} on {data}", f"{epochs} epoch{'s' if epochs != 1 else ''}", f"{entry['examples']} test images"]
+    if entry.get("pgd"):
+        parts.append(entry["pgd_attack"])
+    if entry.get("autoattack"):
+        parts.append(f"AutoAttack {entry['autoattack_version']} on {entry['autoattack_examples']}")
+    return ", ".join(parts)
 
 
 def block(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Block:
@@ -90,9 +107,9 @@ def _present(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[Row]:
     return [row for row in table.rows if row.id in runs]
 
 
-def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str) -> Spread | None:
-    """Returns our figure in a column of the paper's, over seeds; accuracies in percent, of the ``last`` weights."""
-    found = {run.seed: value for run in runs[row.id] if (value := _of_run(run, column)) is not None}
+def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str, which: str = "last") -> Spread | None:
+    """Returns our figure in a column of the paper's, over seeds; accuracies in percent, of the weights ``which``."""
+    found = {run.seed: value for run in runs[row.id] if (value := _of_run(run, column, which)) is not None}
     if column == "speed_up":
         over = {run.seed: training_seconds(run) for run in runs.get(row.speed_up_over, ())}
         mine = {run.seed: training_seconds(run) for run in runs[row.id]}
@@ -105,25 +122,20 @@ def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str) -> Sprea
     return Spread(found) if found else None
 
 
-def _of_run(run: Run, column: str) -> float | None:
+def _of_run(run: Run, column: str, which: str) -> float | None:
     if column == "seconds_per_epoch":
         seconds = training_seconds(run)
         return seconds / run.report["training"]["epochs"] if seconds else None
-    entry = run.report["evaluation"].get("last", {})
+    entry = run.report["evaluation"].get(which, {})
     attack, _, radius = column.partition(" ")
-    if attack == "clean":
-        share = entry.get("clean")
-    elif attack == "autoattack":
-        share = next(iter(entry.get("autoattack", {}).values()), None)
-    else:
-        share = entry.get(attack, {}).get(radius)
+    share = entry.get("clean") if attack == "clean" else entry.get(attack, {}).get(radius or _RADIUS)
     return None if share is None else 100 * share
 
 
 def _number(value: float | None, column: str) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}{_TIMES}" if column == "speed_up" else f"{value:.2f}"
+    return f"{value:.2f}\N{MULTIPLICATION SIGN}" if column == "speed_up" else f"{value:.2f}"
 
 
 def _spread(found: Spread | None, column: str) -> str:
