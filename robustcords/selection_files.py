@@ -54,6 +54,10 @@ def _load(path: Path) -> Selection:
     try:
         epoch = int(path.stem.removeprefix(_PREFIX))
         with np.load(path, allow_pickle=False) as content:
-            return Selection(epoch, content["indices"].astype(np.int64), content["weights"].astype(np.float32))
+            found = Selection(epoch, content["indices"].astype(np.int64), content["weights"].astype(np.float32))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{path}: damaged: not a selection ({one_line(error)})") from error
+    shapes = found.indices.shape, found.weights.shape
+    if shapes != ((found.indices.size,),) * 2 or not found.indices.size:
+        raise UserError(f"{path}: damaged: not a selection: indices {shapes[0]} and weights {shapes[1]}")
+    return found

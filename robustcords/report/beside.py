@@ -71,13 +71,14 @@ def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def _setting(run: Run) -> str:
     """Returns what makes a run's numbers others than the paper's, whatever the method."""
-    entry = next(iter(run.report["evaluation"].values()))
     data, model, epochs = run.recipe["data"]["name"], run.recipe["model"]["name"], run.recipe["train"]["epochs"]
-    parts = [f"{model} on {data}", f"{epochs} epoch{'s' if epochs != 1 else ''}", f"{entry['examples']} test images"]
-    if entry.get("pgd"):
-        parts.append(entry["pgd_attack"])
-    if entry.get("autoattack"):
-        parts.append(f"AutoAttack {entry['autoattack_version']} on {entry['autoattack_examples']}")
+    parts = [f"{model} on {data}", f"{epochs} epoch{'s' if epochs != 1 else ''}"]
+    for entry in list(run.report["evaluation"].values())[:1]:
+        parts.append(f"{entry['examples']} test images")
+        if entry.get("pgd"):
+            parts.append(entry["pgd_attack"])
+        if entry.get("autoattack"):
+            parts.append(f"AutoAttack {entry['autoattack_version']} on {entry['autoattack_examples']}")
     return ", ".join(parts)
 
 

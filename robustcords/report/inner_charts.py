@@ -176,8 +176,10 @@ def overlaps(runs: Sequence[Run]) -> dict[int, float]:
 
 def _balance(number: int, method: Method) -> Chart | None:
     """Returns a map of classes and epochs; of several seeds the first."""
-    rows = [row for run in method.runs[:1] for row in run.rows if (row.get("selection") or {}).get("classes")]
-    if not rows:
+    rows = [
+        row for run in method.runs[:1] for row in run.rows if any((row.get("selection") or {}).get("classes") or ())
+    ]
+    if len({len(row["selection"]["classes"]) for row in rows}) != 1:
         return None
     counts = np.array([row["selection"]["classes"] for row in rows], dtype=float)
     shares = counts / counts.sum(axis=1, keepdims=True) * counts.shape[1]

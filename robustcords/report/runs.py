@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from robustcords.config import parse_radius
 from robustcords.errors import UserError, one_line
 from robustcords.files import parse_json, read_object
 from robustcords.selection_files import Selection, load_selections
@@ -134,8 +136,30 @@ def _below(path: Path) -> Iterator[Path]:
         names[:] = sorted(name for name in names if name not in runs and not name.startswith("."))
 
 
+def _radius(text: str | float) -> str | float:
+    """Checks that a radius can be compared with others.
+
+    Raises:
+        ValueError: it is no positive number or fraction.
+    """
+    value = parse_radius(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text!r} is not a radius")
+    return text
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0)]
+_Some = Annotated[int, Field(gt=0)]
+_Radius = Annotated[str, AfterValidator(_radius)]
+
+
 class _Part(BaseModel):
-    """The part of a file that comparing runs relies on; anything may stand beside it."""
+    """The part of a file that comparing runs relies on; anything may stand beside it.
+
+    A number that was not finite is null.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -145,15 +169,15 @@ class _Named(_Part):
 
 
 class _Selector(_Named):
-    fraction: float
+    fraction: Annotated[float, Field(gt=0, le=1)]
 
 
 class _Threat(_Part):
-    epsilon: str | float
+    epsilon: Annotated[str | float, AfterValidator(_radius)]
 
 
 class _Train(_Part):
-    epochs: int
+    epochs: _Some
 
 
 class _Recipe(_Part):
@@ -176,8 +200,8 @@ class _Environment(_Part):
 
 
 class _Training(_Part):
-    epochs: int
-    seconds: dict[str, float | None]
+    epochs: _Some
+    seconds: dict[str, _Seconds | None]
     selections: list[dict[str, int]]
 
 
@@ -192,12 +216,12 @@ class _Sanity(_Part):
 
 
 class _Evaluation(_Part):
-    clean: float | None
-    examples: int
-    pgd: dict[str, float | None] = {}
+    clean: _Share | None
+    examples: _Some
+    pgd: dict[_Radius, _Share | None] = {}
     pgd_attack: str = "PGD"
-    autoattack: dict[str, float | None] = {}
-    autoattack_examples: int = 0
+    autoattack: dict[_Radius, _Share | None] = {}
+    autoattack_examples: _Some | None = None
     autoattack_version: str = ""
     autoattack_attacks: list[str] = []
     autoattack_warnings: list[str] = []
@@ -208,16 +232,21 @@ class _Report(_Part):
     recipe: _Recipe
     environment: _Environment
     training: _Training
-    evaluation: dict[str, _Evaluation]
+    evaluation: dict[Literal["best", "last"], _Evaluation]
+
+
+class _Chosen(_Part):
+    classes: list[_Count] | None = None
 
 
 class _Row(_Part):
-    epoch: int
+    epoch: _Count
     train_loss: float | None
-    seconds: dict[str, float]
-    counts: dict[str, int] | None = None
-    dynamics: dict[str, int] | None = None
-    validation: dict[str, float] | None = None
+    seconds: dict[str, _Seconds]
+    counts: dict[str, _Count] | None = None
+    dynamics: dict[str, _Count] | None = None
+    validation: dict[str, _Share] | None = None
+    selection: _Chosen | None = None
 
 
 def _checked(path: Path, content: dict[str, Any], shape: type[_Part], line: int | None = None) -> dict[str, Any]:

@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from made_runs import GLISTER, evaluation, make_run, write_outcomes
+from made_runs import GLISTER, make_run, write_outcomes
 
 from robustcords.errors import UserError
+from robustcords.report import inner_charts
+from robustcords.report.comparison import compare
 from robustcords.report.runs import find_runs, load_run, unfinished
 
 
@@ -99,14 +102,81 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, text: str, messag
     assert "\n" not in str(raised.value)
 
 
-def test_a_wrong_number_deep_in_a_report_is_named(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("training epochs", 0, "training.epochs: input should be greater than 0"),
+        ("training seconds attack", -1.0, "training.seconds.attack: input should be greater than or equal to 0"),
+        ("recipe threat epsilon", "abc", "recipe.threat.epsilon: value error, 'abc' is not a number or a fraction"),
+        ("recipe selector", {"name": "random", "fraction": 0.0}, "recipe.selector.fraction: input should be greater"),
+        ("evaluation last clean", 81.0, "evaluation.last.clean: input should be less than or equal to 1"),
+        ("evaluation last pgd 0.15", "much", "evaluation.last.pgd.0.15: input should be a valid number"),
+        ("evaluation last pgd 0.15", -0.5, "evaluation.last.pgd.0.15: input should be greater than or equal to 0"),
+        ("evaluation last pgd 8/0", 0.5, "evaluation.last.pgd.8/0.[key]: value error, '8/0' is not a number"),
+        ("evaluation last examples", 0, "evaluation.last.examples: input should be greater than 0"),
+        ("evaluation last autoattack_examples", -5, "evaluation.last.autoattack_examples: input should be greater"),
+        ("evaluation foo", {}, "evaluation.foo.[key]: input should be 'best' or 'last'"),
+    ],
+)
+def test_a_wrong_number_deep_in_a_report_is_named(tmp_path: Path, keys: str, value: object, message: str):
     path = make_run(tmp_path / "run")
     report = json.loads((path / "report.json").read_text())
-    report["evaluation"]["last"] = evaluation({"clean": [1], "PGD 0.15": [1], "AutoAttack 0.15": [1]})
-    report["evaluation"]["last"]["pgd"]["0.15"] = "much"
+    *tables, last = keys.split()
+    table = report
+    for name in tables:
+        table = table[name]
+    table[last] = value
     (path / "report.json").write_text(json.dumps(report))
-    with pytest.raises(UserError, match=r"damaged: evaluation\.last\.pgd\.0\.15: input should be a valid number"):
+    with pytest.raises(UserError) as raised:
         load_run(path)
+    assert str(raised.value).startswith(f"{path / 'report.json'}: damaged: {message}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("selection", 7, "selection: input should be"),
+        ("selection", {"classes": "abc"}, "selection.classes: input should be a valid list"),
+        ("selection", {"classes": ["<b>", 2]}, "selection.classes.0: input should be a valid integer"),
+        ("epoch", -1, "epoch: input should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_number_in_the_metrics_is_named(tmp_path: Path, key: str, value: object, message: str):
+    path = make_run(tmp_path / "run")
+    first, *others = (path / "metrics.jsonl").read_text().splitlines()
+    (path / "metrics.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {key: value}), *others]))
+    with pytest.raises(UserError) as raised:
+        load_run(path)
+    assert str(raised.value).startswith(f"{path / 'metrics.jsonl'}:1: damaged: {message}")
+
+
+@pytest.mark.parametrize(
+    ("indices", "weights"),
+    [
+        (np.arange(0), np.ones(0)),
+        (np.arange(4).reshape(2, 2), np.ones((2, 2))),
+        (np.array(3), np.array(1.0)),
+        (np.arange(3), np.ones(2)),
+    ],
+)
+def test_a_selection_of_another_shape_is_damaged(
+    tmp_path: Path, indices: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+):
+    path = make_run(tmp_path / "run")
+    (path / "selections").mkdir()
+    np.savez(path / "selections" / "epoch_0002.npz", indices=indices, weights=weights)
+    with pytest.raises(UserError, match=r"epoch_0002.npz: damaged: not a selection: indices \("):
+        load_run(path)
+
+
+def test_class_counts_that_no_chart_can_be_made_of_make_none(tmp_path: Path):
+    path = make_run(tmp_path / "run", GLISTER)
+    first, second, *others = (json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
+    for one, other in (([0, 0], [0, 0]), ([1, 2], [1, 2, 3])):
+        rows = [first | {"selection": {"classes": one}}, second | {"selection": {"classes": other}}, *others]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shown = inner_charts.sections(compare([load_run(path)]))
+        assert not any(chart.key.startswith("balance") for section in shown for chart in section.charts)
 
 
 def test_paths_that_are_nothing_are_refused(tmp_path: Path):
