@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from robustcords.files import write_atomic
-from robustcords.progress import Display
+from robustcords.progress import Display, for_tables
 
 WARM_UP, STEPS = 3, 5
 """Steps that are let pass, as caches fill and kernels are chosen in them, and steps that are recorded after them."""
 
 _SHOWN = 15
-_PLAIN_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -122,9 +120,7 @@ def print_operators(found: Sequence[Operator], display: Display) -> None:
     """Prints the first operators: a table on a terminal, plain columns elsewhere; percentages are of all operators."""
     if not display.visible:
         return
-    console = display.console
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PLAIN_WIDTH)
+    console = for_tables(display.console)
     columns = {"": [each.seconds for each in found]}
     if any(each.gpu_seconds for each in found):
         columns["GPU "] = [each.gpu_seconds for each in found]

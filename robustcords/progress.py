@@ -16,6 +16,7 @@ from rich.table import Table
 from robustcords.errors import printable
 
 LINE_EVERY_S = 30.0
+_FILE_WIDTH = 200
 
 
 class Update(Protocol):
@@ -136,6 +137,16 @@ class Board:
     def say(self, text: str) -> None:
         """Prints a line that stays, above the table."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+
+def for_tables(console: Console | None = None) -> Console:
+    """Returns a console for tables: as wide as a terminal is, and wide enough for them in a file or a pipe.
+
+    Args:
+        console: where to; standard output by default.
+    """
+    console = console or Console()
+    return console if console.is_terminal else Console(file=console.file, width=_FILE_WIDTH)
 
 
 def _silent(done: int, total: int, note: str = "") -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from robustcords.errors import UserError
 from robustcords.fleet import Task
-from robustcords.recipe import load
+from robustcords.recipe import Recipe, load
 
 _MOST_RUNS = 10_000
 _LONGEST_NAME = 120
@@ -40,11 +40,22 @@ def grid(recipes: Sequence[str], over: Sequence[str], overrides: Sequence[str] =
         for combination in combinations:
             options = [f"{key}={value}" for key, value in combination]
             stem = [Path(source).stem] if len(recipes) > 1 or not options else []
-            tasks.append(Task(_file_name(",".join([*stem, *options])), load(source, [*overrides, *options])))
+            tasks.append(Task(_file_name(",".join([*stem, *options])), _load(source, overrides, options)))
     names = [task.name for task in tasks]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two runs of the sweep would both be called {doubled}; name each recipe and value once")
     return tasks
+
+
+def _load(source: str, overrides: Sequence[str], options: Sequence[str]) -> Recipe:
+    """Returns a recipe; what is wrong with a value of the grid is said of ``--over``, where it was written."""
+    try:
+        return load(source, [*overrides, *options])
+    except UserError as error:
+        text = str(error)
+        if any(text.startswith(f"--set {option}:") for option in options):
+            raise UserError(f"--over {text.removeprefix('--set ')}") from None
+        raise
 
 
 def _axis(option: str) -> tuple[str, list[str]]:

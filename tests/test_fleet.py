@@ -194,3 +194,23 @@ def test_the_time_to_go_counts_what_this_sweep_has_seen_done(tmp_path: Path, mon
     # Two epochs in 20 s; two of its own and the other run's ten are left.
     assert of.remaining() == pytest.approx(12 * 10.0)
     assert waiting.share == 0
+
+
+def test_a_folder_or_page_that_cannot_be_is_told_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(fleet, "command", lambda *_: pytest.fail("a run was started"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "report.html").write_text("mine")
+    for command in (["sweep", "digits_mart"], ["reproduce", "table1", "--preset", "smoke"]):
+        for name, reason in (
+            ("file", "cannot be a folder (File exists)"),
+            ("file/below", "cannot be a folder (Not a directory)"),
+            ("taken", "exists and is not an earlier report; name another file"),
+        ):
+            answer = call(capsys, *command, "--output", tmp_path / name)
+            assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
+            assert answer.err.startswith(f"error: --output {tmp_path / name}")
+            assert reason in answer.err
+    assert (tmp_path / "taken" / "report.html").read_text() == "mine"

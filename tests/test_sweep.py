@@ -46,7 +46,7 @@ def test_several_recipes_go_over_the_same_grid():
         (["seed=0", "seed=1"], "--over seed: given twice; write all its values in one"),
         (["seed=1,1"], "two runs of the sweep would both be called seed=1; name each recipe and value once"),
         (["seed=" + ",".join(map(str, range(10_001)))], "--over: 10001 runs; at most 10000 are made at once"),
-        (["loss.name=mart,tradess"], "--set loss.name=tradess: [loss] name = \"tradess\": unknown loss 'tradess'; did "
+        (["loss.name=mart,tradess"], "--over loss.name=tradess: [loss] name = \"tradess\": unknown loss 'tradess'; did "
          "you mean 'trades'? (one of: mart, sat, standard, trades)"),
     ],
 )  # fmt: skip

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from robustcords.paper.tables import COLUMNS, PaperTable, Row
+from robustcords.progress import for_tables
 from robustcords.report.comparison import training_seconds
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.intervals import Spread
 from robustcords.report.runs import Run
 
-_PLAIN_WIDTH = 200
 _RADIUS = "8/255"
 """What the paper's column of AutoAttack is under (section 4.1)."""
 _UNITS = {"seconds_per_epoch": "s / epoch", "speed_up": "speed-up"}
@@ -91,9 +91,7 @@ def block(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Block:
 
 def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
     """Prints `rows` and `notes` to the terminal."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PLAIN_WIDTH)
+    console = for_tables(console)
     header, *lines = rows(table, runs)
     shown = Table(*(Column(escape(name), justify="left" if n < 2 else "right") for n, name in enumerate(header)))
     for line in lines:

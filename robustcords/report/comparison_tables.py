@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from robustcords.progress import duration
+from robustcords.progress import duration, for_tables
 from robustcords.report.comparison import Comparison, Kind, Measure, Method
 from robustcords.report.intervals import Estimate, Spread
 
@@ -28,7 +28,6 @@ LEGEND = (
 COLUMNS = ("method", "weights", "measure", "radius", "seeds", "mean", "std", "reference", "difference", "low", "high")
 HEADER = (*COLUMNS, "within_noise", "interval")
 MARK = "<!-- robustcords report -->"
-_PLAIN_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
 
 def plain(text: str) -> str:
     """Returns text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_|<>]|\](?=\())", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_|<>~&$]|\](?=\())", r"\\\1", " ".join(text.split()))
 
 
 def _markdown_table(grid: Grid) -> str:
@@ -256,9 +255,7 @@ def _nothing() -> list[str]:
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Prints the headline tables and the warnings to the terminal."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PLAIN_WIDTH)
+    console = for_tables(console)
     for grid in headlines(comparison):
         table = Table()
         for number, name in enumerate(grid.header):

@@ -79,7 +79,7 @@ def refuse_foreign(output: Path) -> None:
             with path.open(encoding="utf-8") as file:
                 ours = mark in file.read(1000)
         except FileNotFoundError:
-            continue
+            ours = not path.is_symlink()  # a link to nowhere is somebody's too
         except (OSError, ValueError):
             ours = False
         if not ours:

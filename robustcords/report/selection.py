@@ -13,13 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustcords.data.base import ImageSet
+from robustcords.progress import for_tables
 from robustcords.selection import Subset
 from robustcords.strategies.base import SelectionReport
 
 LISTED_CLASSES = 40
 """With more classes than these, their balance is told in one line."""
-
-_PLAIN_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,7 @@ def summarise_selection(
 
 def print_selection(summary: SelectionSummary, console: Console | None = None) -> None:
     """Prints a selection: tables on a terminal, plain columns elsewhere."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PLAIN_WIDTH)
+    console = for_tables(console)
     size, available = (sum(counts) for counts in list(zip(*summary.classes, strict=True))[1:])
     parts: list[Table | str] = [
         f"{size} of {available} training images in {summary.seconds:.1f} s, chosen by {summary.selector}",

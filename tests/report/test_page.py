@@ -252,6 +252,11 @@ def test_command_writes_three_files_and_prints_the_table(capsys, study: Path, tm
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert "out.csv exists and is not an earlier report" in answer.err
     assert contents(tmp_path) == before
+    (tmp_path / "out.csv").unlink()
+    (tmp_path / "out.csv").symlink_to(tmp_path / "nowhere" / "mine.csv")
+    answer = call(capsys, *arguments)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert (tmp_path / "out.csv").is_symlink()
 
 
 def test_command_says_what_is_wrong_in_a_line(capsys, study: Path, tmp_path: Path):
