@@ -49,12 +49,14 @@ class Written:
         origin: the last one to write it.
         layer: the number of the layer that wrote it last.
         since: the number of the layer from which on it has had this value.
+        before: the value that it had until then; None for none.
     """
 
     value: Any
     origin: str
     layer: int
     since: int
+    before: Any = None
 
     @property
     def table(self) -> dict[str, Written] | None:
@@ -234,8 +236,9 @@ def _over(old: Written, new: Written) -> Written:
     if below is not None and above is not None:
         both = {key: _over(below[key], item) if key in below else item for key, item in above.items()}
         return Written({**below, **both}, new.origin, new.layer, old.since)
-    same = type(old.value) is type(new.value) and old.value == new.value
-    return Written(new.value, new.origin, new.layer, old.since if same else new.since)
+    if type(old.value) is type(new.value) and old.value == new.value:
+        return Written(new.value, new.origin, new.layer, old.since, old.before)
+    return Written(new.value, new.origin, new.layer, new.since, old.value)
 
 
 def _shown(path: Path) -> str:

@@ -203,7 +203,7 @@ def _table(key: str, item: Written) -> Any:
         raise _problem(item.origin, f"{wording.place([key])} = {wording.show(item.value)}: must be a table{or_off}")
     if key in components.KINDS:
         config = _config(key, item.table, item.origin)
-        return _checked(config, _known(item, config), (key,))
+        return _checked(config, _known(key, item, config), (key,))
     return _checked(_class(TABLES[key,]), item, (key,))
 
 
@@ -236,12 +236,36 @@ def _config(kind: str, table: dict[str, Written], origin: str) -> type[Component
     return config
 
 
-def _known(item: Written, config: type[ComponentConfig]) -> Written:
-    """Drops what was written for the component that a later layer replaced by another one, if the new one lacks it."""
+def _known(kind: str, item: Written, config: type[ComponentConfig]) -> Written:
+    """Drops what was written for the component that a later layer replaced by another one.
+
+    Options that both have from a common base stay, such as a selector's fraction. Others may have the same name and
+    mean something else: PGD's step size is none for FGSM, and TRADES' beta none for MART.
+    """
     table = item.table or {}
-    since = table["name"].since
-    kept = {key: value for key, value in table.items() if key in config.model_fields or value.layer >= since}
+    name = table["name"]
+
+    def stays(key: str) -> bool:
+        if key not in config.model_fields:
+            return False
+        return name.before is None or issubclass(_config_of(kind, name.before), _origin(config, key))
+
+    kept = {key: value for key, value in table.items() if value.layer >= name.since or stays(key)}
     return Written(kept, item.origin, item.layer, item.since)
+
+
+def _config_of(kind: str, name: Any) -> type[Any]:
+    """Returns the ``Config`` of a component that is no longer wanted; ``object`` where that cannot be told."""
+    try:
+        config = getattr(find(kind, name), "Config", None)
+    except (UserError, TypeError, AttributeError):
+        return object
+    return config if isinstance(config, type) else object
+
+
+def _origin(config: type[ComponentConfig], key: str) -> type[Any]:
+    """Returns the base class that a field comes from."""
+    return next(each for each in reversed(config.__mro__) if key in getattr(each, "model_fields", ()))
 
 
 def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table:

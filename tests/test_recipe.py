@@ -255,10 +255,25 @@ def test_a_new_name_drops_what_only_the_old_component_knew(write: Write) -> None
     source = write(BASE + '[loss]\nname = "mart"\nbeta = 2\nlabel_smoothing = 0.1')
     loaded = recipe.load(source, ["loss.name=sat"])
     assert loaded.loss.options() == {"label_smoothing": 0.1}
-    assert recipe.load(source, ["loss.name=trades"]).loss.options() == {"label_smoothing": 0.1, "beta": 2.0}
+    assert recipe.load(source, ["loss.name=trades"]).loss.options() == {"label_smoothing": 0.1, "beta": 6.0}
+    assert recipe.load(source, ["loss.name=trades", "loss.beta=3"]).loss.options()["beta"] == 3.0
+    assert recipe.load(source, ["loss.name=mart"]).loss.options()["beta"] == 2.0
     valid = "(one of: label_smoothing, name)"
     assert message(source, "loss.beta=3", "loss.name=sat") == f'--set loss.beta=3: [loss] unknown key "beta" {valid}'
     assert message(write(BASE + '[loss]\nname = "sat"\nbeta = 2')) == f'r.toml: [loss] unknown key "beta" {valid}'
+
+
+def test_options_of_one_name_and_another_meaning_are_dropped_and_shared_ones_stay(write: Write) -> None:
+    source = write(BASE + GLISTER + '[attack]\nname = "pgd"\nsteps = 7\nstep_size = 0.01')
+    fgsm = recipe.load(source, ["attack.name=fgsm"]).attack
+    assert fgsm.options() == {"random_start": "uniform", "step_size": None}, "1.25 epsilon, not PGD's step"
+    before = recipe.load(source).selector
+    after = recipe.load(source, ["selector.name=random"]).selector
+    assert before is not None
+    assert after is not None
+    assert (after.fraction, after.select_every) == (before.fraction, before.select_every)
+    write("selector.fraction = 0.25\n" + BASE, "base.toml")  # written before there was a name
+    assert recipe.load(write('extends = "base.toml"\nselector.name = "random"')).selector.fraction == 0.25  # type: ignore[union-attr]
 
 
 def test_the_same_name_again_forgives_nothing(write: Write) -> None:

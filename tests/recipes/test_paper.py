@@ -159,7 +159,10 @@ def test_every_table_has_every_baseline(name: str) -> None:
         loaded = [written(row.recipe) for row in TABLES[name].rows if row.baseline and row.dataset == dataset]
         assert any(each.selector and each.selector.name == "random" and not each.bullet for each in loaded)
         assert any(each.selector is None and each.train.epochs in {32, 33, 50, 53, 73} for each in loaded)
-        assert any(each.attack.name == "fgsm" and each.loss.name == "sat" for each in loaded)
+        fast = [each for each in loaded if each.attack.name == "fgsm"]
+        assert [(each.loss.name, each.attack.random_start) for each in fast] == [("sat", "uniform")] * len(fast)
+        assert fast
+        assert all(each.attack.step_size is None for each in fast), "1.25 epsilon, and not PGD's step"
         assert any("best" in each.evaluation.checkpoints and each.train.validate_every == 1 for each in loaded)
 
 
