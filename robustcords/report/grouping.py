@@ -73,7 +73,7 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
     """Returns a name for each method, all different: loss, subset, Bullet, and what tells it apart.
 
     The data set, network, attack and number of epochs are told where they are not what most methods have; any other
-    key only where names would be the same.
+    key only where names would be the same, and there too where it is not what most methods have.
     """
     found = [_plain_name(recipe) for recipe in recipes]
     for key in _HEADLINE:
@@ -83,11 +83,13 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
             for name, recipe in zip(found, recipes, strict=True)
         ]
     for key in _by_use(recipes):
+        usual = _usual([recipe.get(key) for recipe in recipes])
         for name, count in Counter(found).items():
             alike = [number for number, other in enumerate(found) if other == name]
             if count > 1 and len({repr(recipes[number].get(key)) for number in alike}) > 1:
                 for number in alike:
-                    found[number] = f"{name}, {_told(key, recipes[number])}"
+                    if recipes[number].get(key) != usual:
+                        found[number] = f"{name}, {_told(key, recipes[number])}"
     return found
 
 
