@@ -244,11 +244,16 @@ def _known(kind: str, item: Written, config: type[ComponentConfig]) -> Written:
     """
     table = item.table or {}
     name = table["name"]
+    everybodys = getattr(_class(BASES[kind]), "Config", ComponentConfig) if kind in BASES else ComponentConfig
 
     def stays(key: str) -> bool:
         if key not in config.model_fields:
             return False
-        return name.before is None or issubclass(_config_of(kind, name.before), _origin(config, key))
+        origin = _origin(config, key)
+        # The old component is asked last, as that imports it, and with it perhaps packages that the recipe needs not.
+        return (
+            name.before is None or issubclass(everybodys, origin) or issubclass(_config_of(kind, name.before), origin)
+        )
 
     kept = {key: value for key, value in table.items() if value.layer >= name.since or stays(key)}
     return Written(kept, item.origin, item.layer, item.since)

@@ -94,9 +94,10 @@ def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_run_that_overfits_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    """One step from the image itself, at a large radius, as in Wong et al. 2020."""
+    """One step from the image itself, far shorter than the radius."""
     monkeypatch.chdir(tmp_path)
-    attack = {"attack__name": "fgsm", "attack__random_start": "none", "threat__epsilon": 0.25}
+    attack = {"attack__name": "fgsm", "attack__random_start": "none", "attack__step_size": 0.0375}
+    attack["threat__epsilon"] = 0.25
     whole = settings(**attack, loss__name="sat", bullet="false", selector="false", train__overfitting="stop")
     answer = call(capsys, "run", "digits_mart", *whole, *settings(train__precision="fp32"), "--output", "run")
     assert answer.status == 1
