@@ -66,13 +66,13 @@ class Reference:
         kind: why.
         name: of the other method; ``"last weights"`` for its own, with which ``best`` is compared.
         differences: how much more accurate the method is than that.
-        time: how many times as long as the method it trained; None where that is not known.
+        time: how many times as long as the method it trained; None for its own weights, or where that is not known.
     """
 
     kind: Kind
     name: str
     differences: Mapping[Measure, Estimate]
-    time: float | None = None
+    time: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ class Method:
         seconds: of training, selection included; None where a run does not say.
         seconds_per_epoch: those by the number of epochs.
         references: all that it is compared with.
-        speed_up: how many times less training time than the baseline.
     """
 
     name: str
@@ -97,12 +96,21 @@ class Method:
     seconds: Spread | None
     seconds_per_epoch: Spread | None
     references: Sequence[Reference] = ()
-    speed_up: Estimate | None = None
+
+    @property
+    def to_baseline(self) -> Reference | None:
+        """What it is compared with first of all; None for a baseline itself."""
+        return next((reference for reference in self.references if reference.kind is Kind.BASELINE), None)
 
     @property
     def baseline(self) -> str | None:
         """The name of its baseline; None for a baseline itself."""
-        return next((reference.name for reference in self.references if reference.kind is Kind.BASELINE), None)
+        return self.to_baseline.name if self.to_baseline else None
+
+    @property
+    def speed_up(self) -> Estimate | None:
+        """How many times less training time it takes than the baseline."""
+        return self.to_baseline.time if self.to_baseline else None
 
 
 @dataclass(frozen=True)
@@ -232,10 +240,10 @@ def _accuracies(run: Run) -> dict[Measure, Accuracy]:
 
 def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
     """Returns a method compared with others, each of a kind, and its ``best`` weights with its ``last``."""
-    references = [
-        Reference(kind, other.name, _differences(method, other), _times_as_long(other, method))
-        for kind, other in others
-    ]
+    references = []
+    for kind, other in others:
+        time = ratio(other.seconds.values, method.seconds.values) if other.seconds and method.seconds else None
+        references.append(Reference(kind, other.name, _differences(method, other), time))
     stopping = {}
     for measure in method.accuracies:
         early = replace(measure, which="best")
@@ -243,15 +251,7 @@ def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
             stopping[early] = difference(_by_seed(method, early), _by_seed(method, measure))
     if stopping:
         references.append(Reference(Kind.EARLY_STOPPING, "last weights", stopping))
-    baseline = next((other for kind, other in others if kind is Kind.BASELINE), None)
-    speed_up = None
-    if baseline and baseline.seconds and method.seconds:
-        speed_up = ratio(baseline.seconds.values, method.seconds.values)
-    return replace(method, references=references, speed_up=speed_up)
-
-
-def _times_as_long(one: Method, other: Method) -> float | None:
-    return ratio(one.seconds.values, other.seconds.values).value if one.seconds and other.seconds else None
+    return replace(method, references=references)
 
 
 def _differences(method: Method, other: Method) -> dict[Measure, Estimate]:

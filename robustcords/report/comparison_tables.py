@@ -81,11 +81,8 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
     for measure in measures:
         spread = method.accuracies.get(measure)
         best = max(other.accuracies[measure].mean for other in methods if measure in other.accuracies)
-        noise = any(
-            reference.differences[measure].noise
-            for reference in method.references
-            if reference.kind is Kind.BASELINE and measure in reference.differences
-        )
+        estimate = method.to_baseline.differences.get(measure) if method.to_baseline else None
+        noise = estimate is not None and estimate.noise
         cells.append(
             Cell(
                 _percent(spread, len(method.runs)),
@@ -119,7 +116,7 @@ def differences(comparison: Comparison) -> list[Grid]:
                     method.name,
                     [
                         Cell(reference.name),
-                        *([Cell(f"{reference.time:.2f}\N{MULTIPLICATION SIGN}")] if similar else []),
+                        *([Cell(_times(reference.time) if reference.time else "")] if similar else []),
                         *_points(reference.differences, measures),
                     ],
                 )

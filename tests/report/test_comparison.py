@@ -183,7 +183,9 @@ def test_cheaper_methods_are_compared_with_all_images_for_a_similar_time(made: P
     }
     glister = found.method("trades, adv-glister 50 %")
     shorter, fast = (each for each in glister.references if each.kind is Kind.SIMILAR_TIME)
-    assert (shorter.time, fast.time) == pytest.approx((1.0, 0.5))
+    assert shorter.time is not None
+    assert fast.time is not None
+    assert (shorter.time.value, fast.time.value) == pytest.approx((1.0, 0.5))
     assert shorter.differences[CLEAN].value == pytest.approx(0.1), "of the seed in common, 0"
     text = markdown(found)
     assert "## Difference to training on all images for a similar time, last weights, in percentage points" in text
