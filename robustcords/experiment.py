@@ -32,7 +32,7 @@ from robustcords.run_directory import RunDirectory
 from robustcords.sanity import Sanity
 from robustcords.trainer import Trainer
 
-_CHANGEABLE_TRAIN = ("checkpoint_every", "compile", "keep_checkpoints", "memory_format", "time_limit")
+_CHANGEABLE_TRAIN = ("checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit")
 CHANGEABLE = frozenset({"data.path", "logging.trackers", *(f"train.{key}" for key in _CHANGEABLE_TRAIN)})
 """What a recipe may say otherwise than the run that is resumed with it, beside more epochs.
 

@@ -57,8 +57,20 @@ class Folded:
                     norm.bias,
                 )
                 layout = torch.channels_last if _channels_last(convolution.weight) else torch.contiguous_format
-                setattr(self._graph, f"folded_weight_{number}", weight.to(dtype).contiguous(memory_format=layout))
-                setattr(self._graph, f"folded_bias_{number}", bias.to(dtype))
+                self._put(f"folded_weight_{number}", weight.to(dtype).contiguous(memory_format=layout))
+                self._put(f"folded_bias_{number}", bias.to(dtype))
+
+    def tensors(self) -> list[Tensor]:
+        """Returns everything that a call reads; a `refresh` writes over what it can, so that it stays where it is."""
+        return [*self._graph.parameters(), *self._graph.buffers()]
+
+    def _put(self, name: str, values: Tensor) -> None:
+        place: Tensor = getattr(self._graph, name)
+        kind = values.shape, values.stride(), values.dtype, values.device
+        if kind == (place.shape, place.stride(), place.dtype, place.device):
+            place.copy_(values)
+        else:
+            setattr(self._graph, name, values)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns (B, classes) logits of images (B, C, H, W), as of the last `refresh`, in eval mode."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustcords.attacks.base import evaluation_mode
+from robustcords.attacks.base import evaluation_mode, without_parameter_gradients
 from robustcords.folding import Folded, fold, settings_of
 from robustcords.precision import full_precision
+from robustcords.replay import Replays, recorder_for
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes a fresh mixed-precision context, such as ``accelerator.autocast``."""
@@ -22,27 +24,35 @@ class Inference(nn.Module):
     Args:
         model: shared, not copied.
         autocast: the context each forward runs in.
+        replay: whether it may run from recorded passes where it is `frozen`, on a GPU.
     """
 
-    def __init__(self, model: nn.Module, autocast: Autocast = nullcontext) -> None:
+    def __init__(self, model: nn.Module, autocast: Autocast = nullcontext, *, replay: bool = True) -> None:
         super().__init__()
         self.model = model
         self.autocast = autocast
+        self.replay = replay
         self._folded: Folded | None = None
+        self._replays: Replays | None = None
+        self._places: list[int] = []
+        self._hooks: list[dict[int, Any]] = []
         self._read: object = None
         self._frozen = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, classes) float32 logits of images (B, C, H, W) in [0, 1]."""
-        network = self._folded if self._folded and self._frozen and not self.model.training else self.model
+        folded = self._folded if self._frozen and not self.model.training else None
         with self.autocast():
-            return full_precision(network(x))
+            if folded and self._replays and len(x) and not any(self._hooks):
+                return self._replays(x)
+            return full_precision((folded or self.model)(x))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Promises that nothing in the model changes as long as the block lasts: in eval mode it then runs folded.
 
-        A compiled model stays as it is, as its compiler sees to that. Logits differ from the plain model's by rounding.
+        On a GPU it runs from `Replays` then. A compiled model stays as it is, as its compiler sees to that. Logits
+        differ from the plain model's by rounding.
         """
         if self._frozen or self.model._compiled_call_impl is not None:
             yield
@@ -50,14 +60,34 @@ class Inference(nn.Module):
         if self._read != (read := settings_of(self.model)):
             with evaluation_mode(self.model):
                 self._folded = fold(self.model)
-            self._read = read
+            self._read, self._places = read, []
         if self._folded:
             self._folded.refresh(self._dtype())
+            self._keep_replays(self._folded)
         self._frozen = True
         try:
             yield
         finally:
             self._frozen = False
+
+    def _keep_replays(self, folded: Folded) -> None:
+        """Keeps what has been recorded, unless the network's tensors are no longer where they were."""
+        tensors = folded.tensors()
+        places = [tensor.data_ptr() for tensor in tensors]
+        if places == self._places:
+            return
+
+        def network(x: Tensor) -> Tensor:
+            with without_parameter_gradients(self.model):
+                return full_precision(folded(x))
+
+        recorder = recorder_for(tensors[0].device) if self.replay else None
+        self._replays = Replays(network, recorder) if recorder else None
+        self._places = places
+        # Code that hooks run is Python's, which a replay would pass by.
+        self._hooks = [
+            hooks for module in self.model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
 
     def _dtype(self) -> torch.dtype | None:
         """Returns what convolutions run in under `autocast`; None where it leaves them alone."""

@@ -119,7 +119,7 @@ class Trainer:
         if settings.compile:
             compile_model(self.model)
         self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
-        self.inference = Inference(self.model, self.accelerator.autocast)
+        self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         for size in self.sizes():
             self.loader.check(size, settings.accumulation)
@@ -250,7 +250,8 @@ class Trainer:
                 update(done, total)
                 self.interruption.check()
 
-            subset = self.selector.subset(epoch, Inference(self.model, self.watched), on_batch)
+            model = Inference(self.model, self.watched, replay=self.settings.cuda_graphs)
+            subset = self.selector.subset(epoch, model, on_batch)
             if self.run and self.selector.current is not before:
                 self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
         return subset

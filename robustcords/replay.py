@@ -1,0 +1,174 @@
+"""A network's passes on a GPU, recorded once as CUDA graphs and replayed: two launches in place of hundreds.
+
+A GPU computes a batch of small images faster than Python asks for it, and so waits for most of an attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Network = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) to float32 logits (B, classes), each image's independent of the others'."""
+
+Work = Callable[[], object]
+"""Reads tensors and makes others, always the same."""
+
+_STEP = 32
+"""Batches are filled up to a multiple of this, so that few sizes are recorded."""
+
+_WARM_UP = 2
+"""Passes before the recorded ones, in which libraries load their kernels and make their plans."""
+
+
+class Recorder(Protocol):
+    """Turns work into something that does it again."""
+
+    def beside(self) -> AbstractContextManager[object]:
+        """Returns a context for work that is like what will be recorded, and is not."""
+
+    def record(self, work: Work) -> Work:
+        """Returns what does the work, from and to the same memory. It may have been done once when this returns."""
+
+
+class Graphs:
+    """Records CUDA graphs that share their memory: a backward pass directly after its forward pass, and no others."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Leads to the stream that graphs are recorded on: autograd ends a backward pass where it first met a leaf."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            yield
+        current.wait_stream(self._stream)
+
+    def record(self, work: Work) -> Work:
+        """Returns the replay of a graph; nothing is computed yet."""
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            work()
+        return recorded.replay
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """Returns what records passes on a device; None where nothing does."""
+    return Graphs() if device.type == "cuda" else None
+
+
+class Replays:
+    """Gives a network's logits, and through autograd their gradients by the images, from recorded passes.
+
+    They are those of the network with the parameters and buffers that it has at the time, provided that these stay
+    where they were in memory. Parameters get no gradients, and gradients cannot be differentiated again. Batches are
+    filled up with other images, for which a GPU may choose other kernels: results differ from the network's own by
+    rounding.
+
+    Args:
+        network: must do the same in each call: no random numbers, no modes, nothing that Python decides. Only the
+            images may require a gradient.
+        recorder: of `recorder_for` the network's device.
+    """
+
+    def __init__(self, network: Network, recorder: Recorder) -> None:
+        self._network, self._recorder = network, recorder
+        self._recorded: dict[object, _Passes] = {}
+        self._turn = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns logits (B, classes) of images (B, C, H, W)."""
+        passes = self._passes(x)
+        if torch.is_grad_enabled() and x.requires_grad:
+            logits: Tensor = _Replayed.apply(x, self, passes)  # type: ignore[no-untyped-call]
+            return logits
+        return self.forward(passes, x)[0]
+
+    def forward(self, passes: _Passes, x: Tensor) -> tuple[Tensor, int]:
+        """Returns logits without a graph, and a number for `backward`."""
+        passes.x[: len(x)].copy_(x)
+        passes.forward()
+        self._turn += 1
+        return passes.logits.detach()[: len(x)].clone(), self._turn
+
+    def backward(self, passes: _Passes, x: Tensor, by_logits: Tensor, turn: int) -> Tensor:
+        """Returns the gradient by the images (B, C, H, W), given that by the logits (B, classes).
+
+        Args:
+            passes: the same as for `forward`.
+            x: the same as for `forward`.
+            by_logits: the gradient that autograd has got to.
+            turn: what `forward` gave. All passes share their memory, so if there have been others since, this one is
+                taken anew.
+        """
+        if turn != self._turn:
+            self.forward(passes, x)
+        passes.by_logits[: len(x)].copy_(by_logits)
+        passes.backward()
+        self._turn += 1
+        return passes.by_images[: len(x)].clone()
+
+    def _passes(self, x: Tensor) -> _Passes:
+        """Returns the passes for images like these, recorded now if there have been none."""
+        size = -(-len(x) // _STEP) * _STEP
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        # TF32 is decided on when a kernel is recorded, not when it is replayed.
+        tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        kind = size, x.shape[1:], x.dtype, layout, tf32
+        if kind not in self._recorded:
+            images = x.new_zeros((size, *x.shape[1:])).contiguous(memory_format=layout)
+            self._recorded[kind] = _Passes(self._network, images, self._recorder)
+        return self._recorded[kind]
+
+
+class _Passes:
+    """Both passes for one size of batch, and the tensors that they read and write."""
+
+    def __init__(self, network: Network, x: Tensor, recorder: Recorder) -> None:
+        self.x = x
+        self.logits = self.by_logits = self.by_images = x  # until the first passes
+        leaf = x.detach().requires_grad_()
+
+        def forward() -> None:
+            with torch.enable_grad():
+                self.logits = network(leaf)
+
+        def backward() -> None:
+            self.by_images = torch.autograd.grad(self.logits, leaf, self.by_logits)[0]
+
+        # Autocast keeps what it makes of a weight. In a recording that would be yesterday's weight.
+        keeps = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            with recorder.beside():
+                for _ in range(_WARM_UP):
+                    forward()
+                    self.by_logits = torch.zeros_like(self.logits)
+                    backward()
+            self.forward, self.backward = recorder.record(forward), recorder.record(backward)
+        finally:
+            torch.set_autocast_cache_enabled(keeps)
+        self.logits = self.logits.detach()
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, replays: Replays, passes: _Passes) -> Tensor:
+        logits, ctx.turn = replays.forward(passes, x)
+        ctx.replays, ctx.passes = replays, passes
+        ctx.save_for_backward(x)
+        return logits
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.replays.backward(ctx.passes, x, by_logits, ctx.turn), None, None

@@ -1,0 +1,277 @@
+"""Recorded passes: their bookkeeping with recordings that run the code again, and CUDA graphs where there is a GPU."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from robustcords import inference
+from robustcords.attacks.base import Objective, input_gradient
+from robustcords.attacks.pgd import PGD
+from robustcords.data.base import ImageSet
+from robustcords.inference import Inference
+from robustcords.losses.base import Loss
+from robustcords.losses.mart import MART
+from robustcords.losses.sat import SAT
+from robustcords.losses.trades import TRADES
+from robustcords.models.resnet import ResNet
+from robustcords.precision import exact_float32
+from robustcords.replay import Replays, Work
+from robustcords.rng import Noise
+from robustcords.strategies.adversarial_pass import adversarial_pass
+from robustcords.threat import ThreatModel
+
+
+class Network(nn.Module):
+    """Counts how often its code runs, and on how many images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(12, 5)
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        logits: Tensor = self.layer(x.flatten(1).sin())
+        return logits
+
+
+class Again:
+    """Records nothing and does the work anew."""
+
+    beside = staticmethod(nullcontext)
+
+    def record(self, work: Work) -> Work:
+        work()
+        return work
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    yield Network()
+
+
+def images(count: int, seed: int = 1) -> Tensor:
+    return torch.rand(count, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def gradient(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(model(x).square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
+def test_logits_and_gradients_are_those_of_the_network_whatever_the_batch(network: Network, count: int) -> None:
+    replays = Replays(network, Again())
+    for seed in (1, 2):
+        x = images(count, seed)
+        torch.testing.assert_close(replays(x), network(x))
+        torch.testing.assert_close(gradient(replays, x), gradient(network, x))
+
+
+def test_sizes_up_to_the_same_multiple_share_a_recording(network: Network) -> None:
+    replays = Replays(network, Again())
+    for count in (3, 17, 32):
+        replays(images(count))
+    recorded = len(network.sizes)
+    assert set(network.sizes) == {32}
+    replays(images(33))
+    assert set(network.sizes[recorded:]) == {64}
+
+
+def test_weights_are_those_of_the_time(network: Network) -> None:
+    replays = Replays(network, Again())
+    x = images(4)
+    replays(x)
+    with torch.no_grad():
+        network.layer.weight.mul_(2)
+    torch.testing.assert_close(replays(x), network(x))
+    torch.testing.assert_close(gradient(replays, x), gradient(network, x))
+
+
+def test_a_gradient_is_right_whatever_has_run_since_its_forward_pass(network: Network) -> None:
+    replays = Replays(network, Again())
+    first, second = images(4, 1).requires_grad_(), images(4, 2).requires_grad_()
+    one, two = replays(first), replays(second)
+    with torch.no_grad():
+        replays(images(40, 3))
+    expected = gradient(network, first), gradient(network, second)
+    torch.testing.assert_close(torch.autograd.grad(one.square().sum(), first, retain_graph=True)[0], expected[0])
+    torch.testing.assert_close(torch.autograd.grad(two.square().sum(), second)[0], expected[1])
+    torch.testing.assert_close(torch.autograd.grad(one.square().sum(), first)[0], expected[0])
+
+
+def test_what_was_returned_stays_as_it_was(network: Network) -> None:
+    replays = Replays(network, Again())
+    logits, by_images = replays(images(4, 1)), gradient(replays, images(4, 1))
+    kept = logits.clone(), by_images.clone()
+    gradient(replays, images(4, 2))
+    assert torch.equal(logits, kept[0])
+    assert torch.equal(by_images, kept[1])
+
+
+def test_without_a_gradient_to_give_there_is_no_graph(network: Network) -> None:
+    replays = Replays(network, Again())
+    assert replays(images(4)).grad_fn is None
+    with torch.no_grad():
+        assert replays(images(4).requires_grad_()).grad_fn is None
+
+
+def test_a_second_derivative_is_refused(network: Network) -> None:
+    replays = Replays(network, Again())
+    x = images(4).requires_grad_()
+    (first,) = torch.autograd.grad(replays(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has frozen models run from recordings here too."""
+    monkeypatch.setattr(inference, "recorder_for", lambda device: Again())
+
+
+def convolutional(size: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    return ResNet(name="resnet8", width=4).network(3, size, 5).double().eval()
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("loss", [TRADES(), MART(), SAT()], ids=["trades", "mart", "sat"])
+def test_a_selection_has_the_same_gradients_from_recordings(loss: Loss) -> None:
+    x = torch.rand(70, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    loader = DataLoader(ImageSet(x, torch.arange(70) % 5, tuple("abcde")), batch_size=40)
+    found = [
+        adversarial_pass(
+            Inference(convolutional(), replay=replay),
+            loader,
+            loss,
+            PGD(ThreatModel(norm="linf", epsilon=8 / 255), steps=3),
+            seed=0,
+            num_classes=5,
+            device="cpu",
+        )
+        for replay in (True, False)
+    ]
+    for name in ("deltas", "features"):
+        torch.testing.assert_close(*(getattr(each, name) for each in found))
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_hook_is_called_and_later_passes_are_replayed_again() -> None:
+    frozen, x = Inference(convolutional()), torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    seen = []
+    with frozen.frozen(), torch.no_grad():
+        logits = frozen(x)
+        handle = frozen.model.get_submodule("fc").register_forward_hook(lambda *parts: seen.append(parts[2]))
+        torch.testing.assert_close(frozen(x), logits)
+        handle.remove()
+        frozen(x)
+    assert len(seen) == 1
+
+
+@pytest.mark.usefixtures("recorded")
+def test_recordings_are_made_anew_when_weights_have_moved_or_the_network_has_changed() -> None:
+    model = convolutional()
+    frozen, x = Inference(model), torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    for change in (
+        lambda: None,
+        lambda: model.get_submodule("fc").register_parameter("weight", nn.Parameter(torch.ones(5, 16).double())),
+        lambda: setattr(model.get_submodule("conv1"), "stride", (2, 2)),
+    ):
+        change()
+        with frozen.frozen():
+            torch.testing.assert_close(frozen(x), model(x))
+
+
+@pytest.mark.usefixtures("recorded")
+def test_recording_leaves_parameters_and_autocast_as_they_are() -> None:
+    model = convolutional().float()
+    frozen = Inference(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16), frozen.frozen():
+        frozen(torch.rand(4, 3, 8, 8))
+        assert torch.is_autocast_cache_enabled()
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_on_a_cpu_nothing_is_recorded() -> None:
+    frozen = Inference(convolutional())
+    with frozen.frozen():
+        frozen(torch.rand(2, 3, 8, 8, dtype=torch.float64))
+    assert frozen._folded is not None
+    assert frozen._replays is None
+
+
+def gpu_network() -> nn.Module:
+    torch.manual_seed(0)
+    model = ResNet(name="resnet8", width=8).network(3, 16, 10).cuda().to(memory_format=torch.channels_last)
+    for _ in range(3):
+        model(torch.rand(64, 3, 16, 16, device="cuda"))
+    return model.eval()
+
+
+def gpu_images(count: int) -> Tensor:
+    x = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(count)).cuda()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [1, 32, 50, 128])
+def test_graphs_give_what_the_folded_network_gives(count: int) -> None:
+    model, x = gpu_network(), gpu_images(count)
+    objective = Objective(lambda logits: logits.square().sum(1))
+    with exact_float32(x.device):
+        replayed, plain = Inference(model), Inference(model, replay=False)
+        for _ in range(2):
+            with replayed.frozen(), plain.frozen():
+                assert replayed._replays is not None
+                assert plain._replays is None
+                torch.testing.assert_close(replayed(x), plain(x), rtol=1e-5, atol=1e-5)
+                found, expected = (input_gradient(each, objective, x) for each in (replayed, plain))
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1.1)
+            kept = replayed._replays
+        with replayed.frozen():
+            assert replayed._replays is kept
+
+
+@pytest.mark.gpu
+def test_graphs_follow_weights_in_mixed_precision() -> None:
+    model, x = gpu_network(), gpu_images(100)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+
+    replayed, plain = Inference(model, autocast), Inference(model, autocast, replay=False)
+    objective = Objective(lambda logits: logits.square().sum(1))
+    for _ in range(3):
+        with autocast(), replayed.frozen(), plain.frozen():
+            torch.testing.assert_close(replayed(x), plain(x), rtol=2e-2, atol=2e-2)
+            found, expected = (input_gradient(each, objective, x) for each in (replayed, plain))
+            assert (found - expected).norm() < 0.02 * expected.norm()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+@pytest.mark.gpu
+def test_an_attack_finds_what_it_finds_without_graphs() -> None:
+    model, x = gpu_network(), gpu_images(96)
+    y = torch.arange(96, device="cuda") % 10
+    objective = Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
+    attack = PGD(ThreatModel(norm="linf", epsilon=8 / 255), steps=10)
+    found = []
+    with exact_float32(x.device):
+        for replay in (True, False):
+            frozen = Inference(model, nullcontext, replay=replay)
+            with frozen.frozen():
+                found.append(attack(frozen, x, objective, Noise(0, torch.arange(96, device="cuda"))))
+    # Where a gradient is rounding error its sign is, too.
+    assert (found[0] - found[1]).abs().gt(1e-6).float().mean() < 0.01
