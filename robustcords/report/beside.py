@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from robustcords.paper.tables import COLUMNS, PaperTable, Row
 from robustcords.progress import for_tables
@@ -14,6 +12,7 @@ from robustcords.report.comparison import training_seconds
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.intervals import Spread
 from robustcords.report.runs import Run
+from robustcords.report.tabular import on_terminal
 
 _RADIUS = "8/255"
 """What the paper's column of AutoAttack is under (section 4.1)."""
@@ -93,9 +92,9 @@ def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: 
     """Prints `rows` and `notes` to the terminal."""
     console = for_tables(console)
     header, *lines = rows(table, runs)
-    shown = Table(*(Column(escape(name), justify="left" if n < 2 else "right") for n, name in enumerate(header)))
-    for line in lines:
-        shown.add_row(*map(escape, line), end_section=line[1] == "difference")
+    shown = on_terminal(header, lines, left=2)
+    for row, line in zip(shown.rows, lines, strict=True):
+        row.end_section = line[1] == "difference"
     console.print(table.title, markup=False, highlight=False, soft_wrap=True)
     console.print(shown, highlight=False)
     for note in notes(table, runs):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from robustcords.progress import duration, for_tables
 from robustcords.report.comparison import Comparison, Kind, Measure, Method
 from robustcords.report.intervals import Estimate, Spread
+from robustcords.report.tabular import in_markdown, on_terminal, plain
 
 NOISE = "≈"
 """Marks a difference whose interval holds 0."""
@@ -199,16 +197,10 @@ def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def plain(text: str) -> str:
-    """Returns text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_|<>~&$]|\](?=\())", r"\\\1", " ".join(text.split()))
-
-
 def _markdown_table(grid: Grid) -> str:
-    head = [plain(name) for name in grid.header]
-    rule = [":--", *["--:"] * (len(head) - 1)]
-    body = [[plain(name), *map(_marked, cells)] for name, cells in grid.rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
+    return in_markdown(
+        list(map(plain, grid.header)), ([plain(name), *map(_marked, cells)] for name, cells in grid.rows)
+    )
 
 
 def _marked(cell: Cell) -> str:
@@ -254,12 +246,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     """Prints the headline tables and the warnings to the terminal."""
     console = for_tables(console)
     for grid in headlines(comparison):
-        table = Table()
-        for number, name in enumerate(grid.header):
-            table.add_column(escape(name), justify="left" if number == 0 else "right")
-        for name, cells in grid.rows:
-            table.add_row(escape(name), *(escape(f"{c.text} {NOISE}" if c.noise else c.text) for c in cells))
+        rows = [[name, *(f"{c.text} {NOISE}" if c.noise else c.text for c in cells)] for name, cells in grid.rows]
         console.print(grid.caption, markup=False, highlight=False, soft_wrap=True)
-        console.print(table)
+        console.print(on_terminal(grid.header, rows))
     for line in [LEGEND, *(f"warning: {text}" for text in comparison.warnings), *comparison.left_out]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -164,14 +164,23 @@ def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | No
 
 
 def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
-    """Returns the method that trains on a random subset of the same fraction with the same Bullet table; or none.
+    """Returns the method that trains on random subsets instead of a selector's; or none.
 
-    Of several, the one that differs in the fewest other keys.
+    Their fraction, the epochs, the threat and the Bullet table are the same. Of several, the one that differs in the
+    fewest other keys.
     """
     mine = recipes[number]
     if not has(mine, "selector") or mine["selector.name"] == "random":
         return []
-    shared = ("data.name", "model.name", "loss.name", "selector.fraction")
+    shared = (
+        "data.name",
+        "model.name",
+        "loss.name",
+        "selector.fraction",
+        "train.epochs",
+        "threat.norm",
+        "threat.epsilon",
+    )
 
     def fits(other: Recipe) -> bool:
         bullet = {key for key in (*mine, *other) if key.startswith("bullet.")}

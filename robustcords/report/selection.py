@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from robustcords.data.base import ImageSet
 from robustcords.progress import for_tables
+from robustcords.report.tabular import on_terminal
 from robustcords.selection import Subset
 from robustcords.strategies.base import SelectionReport
 
@@ -86,7 +86,7 @@ def print_selection(summary: SelectionSummary, console: Console | None = None) -
 def _classes(classes: Sequence[tuple[str, int, int]]) -> Table | str:
     if len(classes) <= LISTED_CLASSES:
         rows = [[name, str(chosen), str(of), f"{_percent(chosen, of):.1f}"] for name, chosen, of in classes]
-        return _table(["class", "chosen", "of", "percent"], rows)
+        return on_terminal(["class", "chosen", "of", "percent"], rows)
     shares = np.array([_percent(chosen, of) for _, chosen, of in classes])
     counts = [chosen for _, chosen, _ in classes]
     missing = sum(count == 0 for count in counts)
@@ -104,7 +104,7 @@ def _weights(weights: Mapping[str, float]) -> Table:
     shown = {name: f"{value:.4g}" for name, value in weights.items()}
     shown["zeros"] = f"{weights['zeros']:.1%}"
     shown["effective size"] = f"{weights['effective size']:.1f}"
-    return _table(list(shown), [list(shown.values())], first="right")
+    return on_terminal(list(shown), [list(shown.values())], left=0)
 
 
 def _matching(summary: SelectionSummary) -> str:
@@ -121,13 +121,4 @@ def _seconds(summary: SelectionSummary) -> Table:
     phases = dict(summary.report.seconds) if summary.report else {}
     phases["other"] = max(0.0, summary.seconds - sum(phases.values()))
     rows = [[name, f"{value:.2f}", f"{_percent(value, summary.seconds):.1f}"] for name, value in phases.items()]
-    return _table(["phase", "seconds", "percent"], rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], first: str = "left") -> Table:
-    table = Table()
-    for number, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if number == 0 and first == "left" else "right")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+    return on_terminal(["phase", "seconds", "percent"], rows)

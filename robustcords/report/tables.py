@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from robustcords.progress import duration
+from robustcords.report.tabular import in_markdown, on_terminal, plain
 
 Report = Mapping[str, Any]
 """What `robustcords.report.summary.summarise` returns."""
@@ -22,24 +22,19 @@ _UNIT = "accuracy in percent"
 
 def markdown(report: Report) -> str:
     """Returns report.md: what was trained, how accurate it is, where the time went, and what it ran on."""
-    parts = [f"# {title(report)}", _list(_recipe(report["recipe"])), MARK, *_accuracy(report)]
+    parts = [f"# {plain(title(report))}", _list(_recipe(report["recipe"])), MARK, *_accuracy(report)]
     parts += _sanity(report)
     if report["training"]["epochs"]:
         parts += ["## Training", *_training(report["training"])]
     if report["environment"]:
-        parts += ["## Environment", _environment(report["environment"])]
+        parts += ["## Environment", plain(_environment(report["environment"]))]
     return "\n\n".join(parts) + "\n"
 
 
 def rich_table(report: Report) -> Table:
     """Returns the accuracies as a table for the terminal."""
     header, *rows = accuracy_rows(report)
-    table = Table()
-    for number, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=number > 0)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+    return on_terminal(header, rows, wrap=False)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -92,9 +87,9 @@ def _measures(result: Report) -> dict[tuple[str, str, int], float]:
 
 def _accuracy(report: Report) -> list[str]:
     header, *rows = accuracy_rows(report)
-    table = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-    notes = _warnings(report)
-    return [f"Test {_UNIT}; an example counts only if it withstands the whole attack.", _table(table), *notes]
+    table = in_markdown(header, [list(map(plain, row)) for row in rows])
+    notes = map(plain, _warnings(report))
+    return [f"Test {_UNIT}; an example counts only if it withstands the whole attack.", table, *notes]
 
 
 def _warnings(report: Report) -> list[str]:
@@ -124,8 +119,8 @@ def _sanity(report: Report) -> list[str]:
                 f"correctly as they are, and attacked at {found['norm']} radius {found['epsilon']}. "
                 f"An honest model fails a check by chance with probability {found['level']:g} at most."
             )
-            rows = [[check["name"], check["status"], check["finding"]] for check in found["checks"]]
-            parts += [about, _table([["check", "result", "what was measured"], [":--", ":--", ":--"], *rows])]
+            rows = [[plain(check[key]) for key in ("name", "status", "finding")] for check in found["checks"]]
+            parts += [about, in_markdown(["check", "result", "what was measured"], rows, left=3)]
     return ["## Masked gradients", *parts] if parts else []
 
 
@@ -158,7 +153,7 @@ def _training(training: Report) -> list[str]:
     seconds = {phase: value for phase, value in training["seconds"].items() if phase != "total"}
     total = training["seconds"]["total"]
     rows = [[phase, f"{value:.1f}", f"{value / total:.1%}"[:-1]] for phase, value in seconds.items()]
-    table = _table([["phase", "seconds", "percent"], [":--", "--:", "--:"], *rows])
+    table = in_markdown(["phase", "seconds", "percent"], rows)
     return [f"The run {_time(training)}.", table]
 
 
@@ -184,8 +179,4 @@ def _environment(environment: Report) -> str:
 
 
 def _list(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(f"- {plain(line)}" for line in lines)

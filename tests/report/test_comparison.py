@@ -149,6 +149,18 @@ def test_methods_are_named_and_given_a_baseline(made: Path):
     }
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"train": {"epochs": 3}}, {"threat": {"norm": "linf", "epsilon": 0.5}}, BULLET],
+    ids=["epochs", "radius", "Bullet"],
+)
+def test_random_subsets_that_were_trained_otherwise_say_nothing_of_a_selector(tmp_path: Path, other: dict[str, Any]):
+    make_run(tmp_path / "full", right=shares(clean=0.9, pgd=0.5, aa=0.4))
+    make_run(tmp_path / "gli", GLISTER, right=shares(clean=0.8, pgd=0.45, aa=0.4))
+    make_run(tmp_path / "lots", RANDOM, other, right=shares(clean=0.8, pgd=0.4, aa=0.3))
+    assert against(compared(tmp_path).method("trades, adv-glister 50 %"), Kind.RANDOM) == []
+
+
 def test_figures_by_hand(made: Path):
     found = compared(made)
     full, glister = found.method("trades, full data"), found.method("trades, adv-glister 50 %")
