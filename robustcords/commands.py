@@ -222,7 +222,8 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
                 update(done, total)
                 work.interruption.check()
 
-            network = Inference(model, work.interruption.watched(work.accelerator.autocast))
+            autocast = work.interruption.watched(work.accelerator.autocast)
+            network = Inference(model, autocast, replay=recipe.train.cuda_graphs)
             subset = selector.select(0, network, on_batch, measure=True)
         seconds = time.perf_counter() - start
         if processes.is_main():

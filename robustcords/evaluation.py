@@ -108,7 +108,7 @@ def robust_accuracy(
         raise UserError("validation: the validation set has no images")
     parameter = next(model.parameters(), None)
     device = data.images.device if parameter is None else parameter.device
-    inference = Inference(model, autocast)
+    inference = Inference(model, autocast, replay=False)  # a look is over before recordings of all its sizes pay
     clean = robust = 0
     with evaluation_mode(model), inference.frozen():
         for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):

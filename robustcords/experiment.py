@@ -204,7 +204,7 @@ def test(
         layout = MEMORY_FORMATS[recipe.train.memory_format]
         model = model.to(work.accelerator.device).to(memory_format=layout)
         # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
-        network = Inference(model, work.interruption.watched(nullcontext))
+        network = Inference(model, work.interruption.watched(nullcontext), replay=recipe.train.cuda_graphs)
         around: dict[str, Any] = {
             "seed": recipe.seed,
             "device": work.accelerator.device,

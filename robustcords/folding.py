@@ -38,16 +38,17 @@ class Folded:
     def __init__(self, graph: fx.GraphModule, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
         self._graph, self._pairs = graph, pairs
 
-    def refresh(self, dtype: torch.dtype | None) -> None:
+    def refresh(self, dtype: torch.dtype | None, *, in_place: bool = False) -> None:
         """Folds the weights as they are now.
 
         Args:
             dtype: what the convolutions will run in, so that no pass has to convert them; None keeps theirs.
+            in_place: write over the folded weights that there are, if they are of the same kind.
         """
         with torch.no_grad():
             for number, (convolution, norm) in enumerate(self._pairs):
                 assert norm.running_mean is not None and norm.running_var is not None  # `_foldable` has seen to it
-                weight, bias = fuse_conv_bn_weights(
+                fused = fuse_conv_bn_weights(
                     convolution.weight,
                     convolution.bias,
                     norm.running_mean,
@@ -57,17 +58,18 @@ class Folded:
                     norm.bias,
                 )
                 layout = torch.channels_last if _channels_last(convolution.weight) else torch.contiguous_format
-                self._put(f"folded_weight_{number}", weight.to(dtype).contiguous(memory_format=layout))
-                self._put(f"folded_bias_{number}", bias.to(dtype))
+                weight, bias = (values.detach().to(dtype) for values in fused)
+                self._put(f"folded_weight_{number}", weight.contiguous(memory_format=layout), in_place)
+                self._put(f"folded_bias_{number}", bias, in_place)
 
     def tensors(self) -> list[Tensor]:
-        """Returns everything that a call reads; a `refresh` writes over what it can, so that it stays where it is."""
+        """Returns everything that a call reads."""
         return [*self._graph.parameters(), *self._graph.buffers()]
 
-    def _put(self, name: str, values: Tensor) -> None:
+    def _put(self, name: str, values: Tensor, in_place: bool) -> None:
         place: Tensor = getattr(self._graph, name)
         kind = values.shape, values.stride(), values.dtype, values.device
-        if kind == (place.shape, place.stride(), place.dtype, place.device):
+        if in_place and kind == (place.shape, place.stride(), place.dtype, place.device) and not place.is_inference():
             place.copy_(values)
         else:
             setattr(self._graph, name, values)

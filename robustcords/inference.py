@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcords.attacks.base import evaluation_mode, without_parameter_gradients
 from robustcords.folding import Folded, fold, settings_of
@@ -34,7 +35,7 @@ class Inference(nn.Module):
         self.replay = replay
         self._folded: Folded | None = None
         self._replays: Replays | None = None
-        self._places: list[int] = []
+        self._places: list[object] = []
         self._hooks: list[dict[int, Any]] = []
         self._read: object = None
         self._frozen = False
@@ -43,7 +44,7 @@ class Inference(nn.Module):
         """Returns (B, classes) float32 logits of images (B, C, H, W) in [0, 1]."""
         folded = self._folded if self._frozen and not self.model.training else None
         with self.autocast():
-            if folded and self._replays and len(x) and not any(self._hooks):
+            if folded and self._replays and len(x) and not (any(self._hooks) or torch.is_inference_mode_enabled()):
                 return self._replays(x)
             return full_precision((folded or self.model)(x))
 
@@ -51,8 +52,9 @@ class Inference(nn.Module):
     def frozen(self) -> Iterator[None]:
         """Promises that nothing in the model changes as long as the block lasts: in eval mode it then runs folded.
 
-        On a GPU it runs from `Replays` then. A compiled model stays as it is, as its compiler sees to that. Logits
-        differ from the plain model's by rounding.
+        On a GPU it runs from `Replays` then. Gradients are those by the images; a folded network's parameters may get
+        none. A compiled model stays as it is, as its compiler sees to that. Logits differ from the plain model's by
+        rounding.
         """
         if self._frozen or self.model._compiled_call_impl is not None:
             yield
@@ -62,7 +64,7 @@ class Inference(nn.Module):
                 self._folded = fold(self.model)
             self._read, self._places = read, []
         if self._folded:
-            self._folded.refresh(self._dtype())
+            self._folded.refresh(self._dtype(), in_place=self._replays is not None)
             self._keep_replays(self._folded)
         self._frozen = True
         try:
@@ -72,21 +74,24 @@ class Inference(nn.Module):
 
     def _keep_replays(self, folded: Folded) -> None:
         """Keeps what has been recorded, unless the network's tensors are no longer where they were."""
-        tensors = folded.tensors()
-        places = [tensor.data_ptr() for tensor in tensors]
+        tensors, model = folded.tensors(), self.model
+        places: list[object] = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
+        if self._replays:
+            self._replays.renew()
         if places == self._places:
             return
 
+        # It names no `self`: in a cycle the recordings' memory would be kept until Python looks for cycles.
         def network(x: Tensor) -> Tensor:
-            with without_parameter_gradients(self.model):
+            with without_parameter_gradients(model):
                 return full_precision(folded(x))
 
-        recorder = recorder_for(tensors[0].device) if self.replay else None
+        recorder = recorder_for(tensors[0].device) if self.replay and _keeps_images_apart(model) else None
         self._replays = Replays(network, recorder) if recorder else None
         self._places = places
         # Code that hooks run is Python's, which a replay would pass by.
         self._hooks = [
-            hooks for module in self.model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+            hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]
 
     def _dtype(self) -> torch.dtype | None:
@@ -95,6 +100,11 @@ class Inference(nn.Module):
         device = "cpu" if parameter is None else parameter.device.type
         with self.autocast():
             return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _keeps_images_apart(model: nn.Module) -> bool:
+    """Returns whether an image's logits in eval mode do not depend on the others': no statistics of the batch."""
+    return all(module.running_var is not None for module in model.modules() if isinstance(module, _BatchNorm))
 
 
 def frozen(model: object) -> AbstractContextManager[None]:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from robustcords.errors import UserError
+
 Network = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to float32 logits (B, classes), each image's independent of the others'."""
 
-Work = Callable[[], object]
-"""Reads tensors and makes others, always the same."""
+Work = Callable[[], Tensor]
+"""Makes a tensor from tensors that stay where they are."""
 
 _STEP = 32
 """Batches are filled up to a multiple of this, so that few sizes are recorded."""
@@ -32,37 +34,50 @@ class Recorder(Protocol):
     def beside(self) -> AbstractContextManager[object]:
         """Returns a context for work that is like what will be recorded, and is not."""
 
-    def record(self, work: Work) -> Work:
-        """Returns what does the work, from and to the same memory. It may have been done once when this returns."""
+    def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
+        """Returns what does the work again, and the tensor that it writes to each time.
+
+        Before the first time it holds nothing of use.
+        """
 
 
 class Graphs:
-    """Records CUDA graphs that share their memory: a backward pass directly after its forward pass, and no others."""
+    """Records CUDA graphs.
 
-    def __init__(self) -> None:
+    They share one pool of memory, so a backward pass may be replayed only directly after its own forward pass.
+
+    Args:
+        device: where the tensors are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(device)
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """Leads to the stream that graphs are recorded on: autograd ends a backward pass where it first met a leaf."""
-        current = torch.cuda.current_stream()
+        """Leads to the stream of the graphs: a backward pass ends on the stream where its leaf was first met."""
+        current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             yield
         current.wait_stream(self._stream)
 
-    def record(self, work: Work) -> Work:
-        """Returns the replay of a graph; nothing is computed yet."""
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            work()
-        return recorded.replay
+    def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
+        """Returns the replay of a graph, and what it writes to."""
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            result = work()
+        return graph.replay, result.detach()
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
     """Returns what records passes on a device; None where nothing does."""
-    return Graphs() if device.type == "cuda" else None
+    return Graphs(device) if device.type == "cuda" else None
 
 
 class Replays:
@@ -82,38 +97,52 @@ class Replays:
     def __init__(self, network: Network, recorder: Recorder) -> None:
         self._network, self._recorder = network, recorder
         self._recorded: dict[object, _Passes] = {}
-        self._turn = 0
+        self._turn = self._weights = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns logits (B, classes) of images (B, C, H, W)."""
+        """Returns logits (B, classes) of images (B, C, H, W).
+
+        Raises:
+            UserError: the GPU has no memory for a recording.
+        """
         passes = self._passes(x)
         if torch.is_grad_enabled() and x.requires_grad:
             logits: Tensor = _Replayed.apply(x, self, passes)  # type: ignore[no-untyped-call]
             return logits
         return self.forward(passes, x)[0]
 
-    def forward(self, passes: _Passes, x: Tensor) -> tuple[Tensor, int]:
-        """Returns logits without a graph, and a number for `backward`."""
+    def renew(self) -> None:
+        """Says that the weights may be others from here on: of logits from before there are no gradients any more."""
+        self._weights += 1
+
+    def forward(self, passes: _Passes, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Returns logits without a graph, and what `backward` has to know of this pass."""
         passes.x[: len(x)].copy_(x)
         passes.forward()
         self._turn += 1
-        return passes.logits.detach()[: len(x)].clone(), self._turn
+        return passes.logits[: len(x)].clone(), (self._weights, self._turn)
 
-    def backward(self, passes: _Passes, x: Tensor, by_logits: Tensor, turn: int) -> Tensor:
+    def backward(self, passes: _Passes, x: Tensor, by_logits: Tensor, at: tuple[int, int]) -> Tensor:
         """Returns the gradient by the images (B, C, H, W), given that by the logits (B, classes).
 
         Args:
             passes: the same as for `forward`.
             x: the same as for `forward`.
             by_logits: the gradient that autograd has got to.
-            turn: what `forward` gave. All passes share their memory, so if there have been others since, this one is
+            at: what `forward` gave. All passes share their memory, so if there have been others since, this one is
                 taken anew.
+
+        Raises:
+            RuntimeError: the weights were `renew`-ed in between.
         """
+        weights, turn = at
+        if weights != self._weights:
+            raise RuntimeError("the weights have changed between the forward pass and its backward pass")
         if turn != self._turn:
             self.forward(passes, x)
         passes.by_logits[: len(x)].copy_(by_logits)
         passes.backward()
-        self._turn += 1
+        self._turn += 1  # what the forward pass kept is used up
         return passes.by_images[: len(x)].clone()
 
     def _passes(self, x: Tensor) -> _Passes:
@@ -125,7 +154,12 @@ class Replays:
         kind = size, x.shape[1:], x.dtype, layout, tf32
         if kind not in self._recorded:
             images = x.new_zeros((size, *x.shape[1:])).contiguous(memory_format=layout)
-            self._recorded[kind] = _Passes(self._network, images, self._recorder)
+            try:
+                self._recorded[kind] = _Passes(self._network, images, self._recorder)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"no GPU memory to record passes of {size} images in; train.cuda_graphs = false does without"
+                ) from error
         return self._recorded[kind]
 
 
@@ -134,35 +168,42 @@ class _Passes:
 
     def __init__(self, network: Network, x: Tensor, recorder: Recorder) -> None:
         self.x = x
-        self.logits = self.by_logits = self.by_images = x  # until the first passes
         leaf = x.detach().requires_grad_()
+        with_graph = by_logits = x  # until the first passes
 
-        def forward() -> None:
-            with torch.enable_grad():
-                self.logits = network(leaf)
+        def forward() -> Tensor:
+            nonlocal with_graph
+            with torch.enable_grad(), _autocast_anew():
+                with_graph = network(leaf)
+            return with_graph
 
-        def backward() -> None:
-            self.by_images = torch.autograd.grad(self.logits, leaf, self.by_logits)[0]
+        def backward() -> Tensor:
+            return torch.autograd.grad(with_graph, leaf, by_logits)[0]
 
-        # Autocast keeps what it makes of a weight. In a recording that would be yesterday's weight.
-        keeps = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)
-        try:
-            with recorder.beside():
-                for _ in range(_WARM_UP):
-                    forward()
-                    self.by_logits = torch.zeros_like(self.logits)
-                    backward()
-            self.forward, self.backward = recorder.record(forward), recorder.record(backward)
-        finally:
-            torch.set_autocast_cache_enabled(keeps)
-        self.logits = self.logits.detach()
+        with recorder.beside():
+            for _ in range(_WARM_UP):
+                by_logits = torch.zeros_like(forward())
+                backward()
+        self.by_logits = by_logits
+        self.forward, self.logits = recorder.record(forward)
+        self.backward, self.by_images = recorder.record(backward)
+
+
+@contextmanager
+def _autocast_anew() -> Iterator[None]:
+    """Has autocast convert the images in each pass, where it would keep what it made of them in the first."""
+    keeps = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(keeps)
 
 
 class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, replays: Replays, passes: _Passes) -> Tensor:
-        logits, ctx.turn = replays.forward(passes, x)
+        logits, ctx.at = replays.forward(passes, x)
         ctx.replays, ctx.passes = replays, passes
         ctx.save_for_backward(x)
         return logits
@@ -171,4 +212,4 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return ctx.replays.backward(ctx.passes, x, by_logits, ctx.turn), None, None
+        return ctx.replays.backward(ctx.passes, x, by_logits, ctx.at), None, None

@@ -38,8 +38,8 @@ class TrainConfig(Table):
         accumulation: micro-batches that one optimiser step is computed in; more take less memory.
         precision: of the forward and backward passes; ``"auto"`` takes bf16 where the hardware is faster with it.
         compile: compile the model with ``torch.compile``.
-        cuda_graphs: record the passes of attacks in training and selection, on a GPU, and replay them; takes memory for
-            the activations of one more batch.
+        cuda_graphs: on a GPU, record passes of attacks in training, selection and evaluation, and replay them. It takes
+            memory for the activations of one more batch.
         memory_format: layout of images and convolutions in memory.
         validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
         checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.

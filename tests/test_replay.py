@@ -1,7 +1,10 @@
 """Recorded passes: their bookkeeping with recordings that run the code again, and CUDA graphs where there is a GPU."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from robustcords import inference
 from robustcords.attacks.base import Objective, input_gradient
 from robustcords.attacks.pgd import PGD
 from robustcords.data.base import ImageSet
+from robustcords.errors import UserError
 from robustcords.inference import Inference
 from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
@@ -42,13 +46,18 @@ class Network(nn.Module):
 
 
 class Again:
-    """Records nothing and does the work anew."""
+    """Does the work anew, and writes where it wrote the first time; as on a GPU, a graph's second life is its last."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Tensor] = []
 
     beside = staticmethod(nullcontext)
 
-    def record(self, work: Work) -> Work:
-        work()
-        return work
+    def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
+        place = work()
+        self.recorded.append(place)
+        kept = place.detach().clone()
+        return lambda: kept.copy_(work().detach()), kept
 
 
 @pytest.fixture
@@ -75,13 +84,44 @@ def test_logits_and_gradients_are_those_of_the_network_whatever_the_batch(networ
 
 
 def test_sizes_up_to_the_same_multiple_share_a_recording(network: Network) -> None:
-    replays = Replays(network, Again())
+    again = Again()
+    replays = Replays(network, again)
     for count in (3, 17, 32):
         replays(images(count))
-    recorded = len(network.sizes)
-    assert set(network.sizes) == {32}
+    assert [len(each) for each in again.recorded] == [32, 32], "logits and gradients of one size"
     replays(images(33))
-    assert set(network.sizes[recorded:]) == {64}
+    assert [len(each) for each in again.recorded] == [32, 32, 64, 64]
+    assert set(network.sizes) == {32, 64}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.zeros(5, 3, 1, 4),
+        torch.zeros(5, 3, 2, 2, dtype=torch.float64),
+        torch.zeros(5, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+    ],
+    ids=["shape", "dtype", "layout"],
+)
+def test_images_of_another_kind_have_recordings_of_their_own(network: Network, other: Tensor) -> None:
+    again = Again()
+    replays = Replays(lambda x: network(x.float()), again)
+    replays(images(5))
+    replays(other)
+    replays(images(5))
+    assert len(again.recorded) == 4
+
+
+def test_tf32_has_recordings_of_its_own(network: Network) -> None:
+    again = Again()
+    replays = Replays(network, again)
+    with exact_float32(torch.device("cpu")):
+        replays(images(5))
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    replays(images(5))
+    torch.backends.cudnn.allow_tf32 = before
+    assert len(again.recorded) == 4
 
 
 def test_weights_are_those_of_the_time(network: Network) -> None:
@@ -101,9 +141,36 @@ def test_a_gradient_is_right_whatever_has_run_since_its_forward_pass(network: Ne
     with torch.no_grad():
         replays(images(40, 3))
     expected = gradient(network, first), gradient(network, second)
-    torch.testing.assert_close(torch.autograd.grad(one.square().sum(), first, retain_graph=True)[0], expected[0])
+    for _ in range(2):
+        torch.testing.assert_close(torch.autograd.grad(one.square().sum(), first, retain_graph=True)[0], expected[0])
     torch.testing.assert_close(torch.autograd.grad(two.square().sum(), second)[0], expected[1])
     torch.testing.assert_close(torch.autograd.grad(one.square().sum(), first)[0], expected[0])
+
+
+def test_a_gradient_may_be_asked_for_twice(network: Network) -> None:
+    x = images(4).requires_grad_()
+    total = Replays(network, Again())(x).square().sum()
+    expected = gradient(network, x)
+    torch.testing.assert_close(torch.autograd.grad(total, x, retain_graph=True)[0], expected)
+    torch.testing.assert_close(torch.autograd.grad(total, x)[0], expected)
+
+
+def test_of_logits_from_before_the_weights_changed_there_is_no_gradient(network: Network) -> None:
+    replays = Replays(network, Again())
+    x = images(4).requires_grad_()
+    logits = replays(x)
+    replays.renew()
+    with pytest.raises(RuntimeError, match="weights have changed"):
+        logits.sum().backward()
+
+
+def test_a_gpu_without_memory_for_a_recording_is_told_of(network: Network) -> None:
+    class Full(Again):
+        def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match=r"^no GPU memory to record passes of 32 images in; train\.cuda_graphs = false"):
+        Replays(network, Full())(images(4))
 
 
 def test_what_was_returned_stays_as_it_was(network: Network) -> None:
@@ -131,9 +198,14 @@ def test_a_second_derivative_is_refused(network: Network) -> None:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def again() -> Again:
+    return Again()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, again: Again) -> None:
     """Has frozen models run from recordings here too."""
-    monkeypatch.setattr(inference, "recorder_for", lambda device: Again())
+    monkeypatch.setattr(inference, "recorder_for", lambda device: again)
 
 
 def convolutional(size: int = 8) -> nn.Module:
@@ -163,40 +235,123 @@ def test_a_selection_has_the_same_gradients_from_recordings(loss: Loss) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_hook_is_called_and_later_passes_are_replayed_again() -> None:
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_pass_that_a_hook_sees_is_not_replayed(kind: str) -> None:
     frozen, x = Inference(convolutional()), torch.rand(4, 3, 8, 8, dtype=torch.float64)
-    seen = []
+    seen: list[int] = []
     with frozen.frozen(), torch.no_grad():
+        handle = getattr(frozen.model.get_submodule("fc"), kind)(lambda _, args, *rest: seen.append(len(args[0])))
         logits = frozen(x)
-        handle = frozen.model.get_submodule("fc").register_forward_hook(lambda *parts: seen.append(parts[2]))
-        torch.testing.assert_close(frozen(x), logits)
         handle.remove()
-        frozen(x)
-    assert len(seen) == 1
+        torch.testing.assert_close(frozen(x), logits)
+    assert seen == [4], "neither filled up nor passed by"
 
 
 @pytest.mark.usefixtures("recorded")
-def test_recordings_are_made_anew_when_weights_have_moved_or_the_network_has_changed() -> None:
+def test_recordings_are_kept_while_the_weights_stay_where_they_are() -> None:
     model = convolutional()
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8, dtype=torch.float64)
-    for change in (
-        lambda: None,
-        lambda: model.get_submodule("fc").register_parameter("weight", nn.Parameter(torch.ones(5, 16).double())),
-        lambda: setattr(model.get_submodule("conv1"), "stride", (2, 2)),
-    ):
+    changes: dict[str, Callable[[], object]] = {
+        "values": lambda: [parameter.data.mul_(1.1) for parameter in model.parameters()],
+        "the head": lambda: model.get_submodule("fc").register_parameter("weight", parameter_like(model)),
+        "the network": lambda: setattr(model.get_submodule("conv1"), "stride", (2, 2)),
+    }
+    kept = []
+    for change in changes.values():
+        with frozen.frozen():
+            frozen(x)
+            before = frozen._replays
         change()
         with frozen.frozen():
             torch.testing.assert_close(frozen(x), model(x))
+        kept.append(frozen._replays is before)
+    assert kept == [True, False, False]
+
+
+def parameter_like(model: nn.Module) -> nn.Parameter:
+    return nn.Parameter(torch.full_like(model.get_parameter("fc.weight"), 0.1))
 
 
 @pytest.mark.usefixtures("recorded")
-def test_recording_leaves_parameters_and_autocast_as_they_are() -> None:
+def test_only_the_images_have_a_gradient_in_what_is_recorded(again: Again) -> None:
     model = convolutional().float()
     frozen = Inference(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    with torch.autocast("cpu", dtype=torch.bfloat16), frozen.frozen():
+    with frozen.frozen():
         frozen(torch.rand(4, 3, 8, 8))
-        assert torch.is_autocast_cache_enabled()
+    assert leaves(again.recorded[0].grad_fn) == {torch.Size((32, 3, 8, 8))}
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def leaves(node: Any) -> set[torch.Size]:
+    """Returns the shapes of the leaves that a backward pass from a node would come to."""
+    if hasattr(node, "variable"):
+        return {node.variable.shape}
+    return set().union(*(leaves(each) for each, _ in node.next_functions if each))
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_model_that_nobody_uses_any_more_is_gone_with_its_recordings() -> None:
+    frozen = Inference(convolutional())
+    with frozen.frozen(), torch.no_grad():
+        frozen(torch.rand(4, 3, 8, 8, dtype=torch.float64))
+    replays = weakref.ref(frozen._replays)
+    gc.disable()
+    try:
+        del frozen
+        assert replays() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_network_that_looks_at_the_whole_batch_is_not_recorded() -> None:
+    parts = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False)]
+    model = nn.Sequential(*parts, nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    frozen, x = Inference(model), torch.rand(4, 3, 8, 8)
+    with frozen.frozen():
+        assert frozen._folded is not None
+        torch.testing.assert_close(frozen(x), model(x))
+    assert frozen._replays is None
+
+
+@pytest.mark.usefixtures("recorded")
+def test_empty_batches_and_inference_mode_are_run_as_they_are(again: Again) -> None:
+    model = convolutional()
+    frozen, x = Inference(model), torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    for mode in (torch.inference_mode(), nullcontext(), torch.inference_mode()):
+        with mode, frozen.frozen():
+            assert frozen(x[:0]).shape == (0, 5)
+            if torch.is_inference_mode_enabled():
+                torch.testing.assert_close(frozen(x), model(x))
+    assert again.recorded == []
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_late_backward_pass_is_refused() -> None:
+    frozen, x = Inference(convolutional()), torch.rand(4, 3, 8, 8, dtype=torch.float64).requires_grad_()
+    with frozen.frozen():
+        logits = frozen(x)
+    with frozen.frozen(), pytest.raises(RuntimeError, match="weights have changed"):
+        logits.sum().backward()
+
+
+@pytest.mark.usefixtures("recorded")
+def test_without_recordings_a_late_backward_pass_is_what_it_was() -> None:
+    frozen, x = Inference(convolutional(), replay=False), torch.rand(4, 3, 8, 8, dtype=torch.float64).requires_grad_()
+    with frozen.frozen():
+        logits = frozen(x)
+    with frozen.frozen():
+        frozen(x)
+    assert torch.autograd.grad(logits.sum(), x)[0].shape == x.shape
+
+
+@pytest.mark.usefixtures("recorded")
+def test_precision_may_change_from_one_block_to_the_next() -> None:
+    model = convolutional().float()
+    frozen, x = Inference(model), torch.rand(4, 3, 8, 8)
+    for dtype in (None, torch.bfloat16, None):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None), frozen.frozen():
+            torch.testing.assert_close(frozen(x), model(x).float(), rtol=0.1, atol=0.1)
 
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
@@ -259,6 +414,16 @@ def test_graphs_follow_weights_in_mixed_precision() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+@pytest.mark.gpu
+def test_what_graphs_have_returned_stays_as_it_was() -> None:
+    frozen, x = Inference(gpu_network()), gpu_images(40)
+    with frozen.frozen(), torch.no_grad():
+        logits = frozen(x)
+        kept = logits.clone()
+        frozen(1 - x)
+    assert torch.equal(logits, kept)
 
 
 @pytest.mark.gpu
