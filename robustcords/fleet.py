@@ -58,6 +58,7 @@ class Job:
         state: ``"waiting"``, ``"running"``, ``"done"``, ``"skipped"`` (done before) or ``"failed"``.
         note: what it said last.
         seconds: how long it has been running, or ran.
+        training: how long of that it was training; the rest is evaluation.
         before: `share` when it was started, of a run that goes on.
     """
 
@@ -66,6 +67,7 @@ class Job:
     state: str = "waiting"
     note: str = ""
     seconds: float = 0.0
+    training: float = 0.0
     process: subprocess.Popen[bytes] | None = None
     device: str = ""
     begun: float = 0.0
@@ -188,6 +190,8 @@ class Fleet:
         assert job.process is not None
         status = job.process.poll()
         job.seconds = time.monotonic() - job.begun
+        if job.share < 1:
+            job.training = job.seconds
         lines = self._last_lines(job)
         job.note = lines[-1] if lines else ""
         if status is None:
@@ -222,13 +226,19 @@ class Fleet:
             return [line.strip() for line in log.read().decode(errors="replace").splitlines()]
 
     def remaining(self) -> float | None:
-        """Returns a guess at the seconds that are left, or None before there is anything to guess from."""
-        begun = [job for job in self.jobs if job.seconds]
-        size = sum(job.task.size * (job.share - job.before) for job in begun)
+        """Returns a guess at the seconds that are left, or None before there is anything to guess from.
+
+        Training is guessed from all epochs that have been seen, evaluation from those that have ended.
+        """
+        size = sum(job.task.size * (job.share - job.before) for job in self.jobs if job.training)
         if not size:
             return None
-        left = sum(job.task.size * (1 - job.share) for job in self.jobs if job.state in {"waiting", "running"})
-        return sum(job.seconds for job in begun) / size * left / len(self.places)
+        open_jobs = [job for job in self.jobs if job.state in {"waiting", "running"}]
+        training = sum(job.training for job in self.jobs) / size * sum(j.task.size * (1 - j.share) for j in open_jobs)
+        ended = [job.seconds - job.training for job in self.jobs if job.state == "done"]
+        each = sum(ended) / len(ended) if ended else 0.0
+        evaluation = sum(max(0.0, each - (job.seconds - job.training)) for job in open_jobs)
+        return (training + evaluation) / len(self.places)
 
     def table(self) -> Table:
         """Returns the state of all runs."""

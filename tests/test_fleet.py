@@ -190,10 +190,32 @@ def test_the_time_to_go_counts_what_this_sweep_has_seen_done(tmp_path: Path, mon
     assert of.remaining() is None
     resumed.path.mkdir()
     (resumed.path / "metrics.jsonl").write_text("{}\n" * 8)
-    resumed.state, resumed.before, resumed.seconds = "running", 0.6, 20.0
+    resumed.state, resumed.before, resumed.seconds, resumed.training = "running", 0.6, 20.0, 20.0
     # Two epochs in 20 s; two of its own and the other run's ten are left.
     assert of.remaining() == pytest.approx(12 * 10.0)
     assert waiting.share == 0
+
+
+def test_the_time_to_go_takes_evaluation_for_as_long_as_it_has_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    of = made(tmp_path, monkeypatch, "hangs", [{}, {}])
+    of.jobs = [of._job(task) for task in tasks(4, epochs=10)]
+    epochs = {
+        "done": (10, 130.0, 100.0),
+        "running": (10, 110.0, 100.0),
+        "waiting": (0, 0.0, 0.0),
+        "failed": (0, 9.0, 0.0),
+    }
+    for job, (state, (lines, seconds, training)) in zip(of.jobs, epochs.items(), strict=True):
+        job.path.mkdir()
+        (job.path / "metrics.jsonl").write_text("{}\n" * lines)
+        job.state, job.seconds, job.training = state, seconds, training
+    # 10 s an epoch, 30 s an evaluation: 20 s of one are left, and the whole of a run, on two devices.
+    assert of.remaining() == pytest.approx((20 + 10 * 10 + 30) / 2)
+    monkeypatch.setattr(of, "_last_lines", lambda _: [])
+    monkeypatch.setattr(fleet.time, "monotonic", lambda: of.jobs[1].begun + 125)
+    of.jobs[1].process = type("Ended", (), {"poll": lambda _: None})()
+    of._look(of.jobs[1])
+    assert (of.jobs[1].seconds, of.jobs[1].training) == (125, 100), "the epochs are done, so it evaluates"
 
 
 def test_a_folder_or_page_that_cannot_be_is_told_before_any_run(
