@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -23,6 +24,10 @@ class Answer(NamedTuple):
     status: int
     out: str
     err: str
+
+
+Command = Callable[..., Answer]
+"""Runs a command in an empty folder; the fixture ``command``."""
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Answer:
@@ -54,3 +59,28 @@ def settings(**values: Any) -> list[str]:
 def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Returns every file below a folder, with its time and bytes."""
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}
+
+
+def refused(answer: Answer, *parts: str) -> None:
+    """Checks that a command said what is wrong in one line, and did nothing."""
+    assert answer.status == 2, answer
+    assert answer.out == ""
+    assert len(answer.err.splitlines()) == 1, answer.err
+    assert answer.err.startswith("error: ")
+    for part in parts:
+        assert part in answer.err
+    assert list(Path().iterdir()) == []
+
+
+SMALL = settings(
+    model__width=4,
+    attack__steps=1,
+    selector__select_every=1,
+    train__epochs=2,
+    train__precision="fp32",
+    evaluation__limit=20,
+    evaluation__checkpoints='["best", "last"]',
+    evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.1, epsilons = [0.1, 0.15]}",
+    evaluation__autoattack="false",
+)
+"""Makes a run of digits_mart a matter of seconds."""

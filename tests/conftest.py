@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from command_line import call
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +20,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "craig" in item.nodeid and "cords" not in item.nodeid:
             item.add_marker(pytest.mark.skip(reason="needs submodlib"))
+
+
+@pytest.fixture
+def command(capsys, tmp_path, monkeypatch):
+    """Runs a command in an empty folder, whose modules it finds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda *arguments: call(capsys, *arguments)

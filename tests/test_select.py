@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command_line import Answer, call, settings
+from command_line import Answer, Command, settings
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -34,16 +33,6 @@ class Own(RandomSubset):
         self.report = SelectionReport({"attack": 0.001, "solve": 0.002}, *errors)
         return rows, torch.arange(budget, dtype=torch.float32) % 4
 """
-
-Command = Callable[..., Answer]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return lambda *arguments: call(capsys, *arguments)
 
 
 @pytest.fixture(scope="module")
