@@ -22,7 +22,7 @@ def environment(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
     return {
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path(__file__)),
         "world_size": processes.world_size(),
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
@@ -47,11 +47,18 @@ def _processor() -> str:
     return f"CPU, {names[0] if names else torch.backends.cpu.get_cpu_capability()}"
 
 
-def _git_commit() -> str | None:
-    """Returns the commit of the checkout that this package runs from, or None."""
-    command = ["git", "rev-parse", "HEAD"]
+def git_commit(file: Path) -> str | None:
+    """Returns the commit that a file is checked out at, or None for one that is in no repository.
+
+    ``-dirty`` is added where a file of the repository has changed since.
+    """
+
+    def git(*arguments: str | Path) -> str:
+        command = ("git", *arguments)
+        return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        git("ls-files", "--error-unmatch", file)  # a package that is installed in another repository is not of it
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()

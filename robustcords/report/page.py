@@ -166,13 +166,14 @@ def _environments(comparison: Comparison) -> Grid:
         for run in method.runs:
             place = run.report["environment"]
             versions = ", ".join(f"{name} {number}" for name, number in place["versions"].items())
+            commit, dirty, _ = (place.get("git_commit") or "").partition("-dirty")
             cells = (
                 run.seed,
                 place["device"],
                 place["world_size"],
                 place["threads"],
                 run.recipe["train"].get("precision", ""),
-                (place.get("git_commit") or "")[:12],
+                commit[:12] + dirty,
                 versions,
                 run.path,
             )
