@@ -19,7 +19,7 @@ def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
     """
     runs = [run for _, run in named]
     found = [
-        f"{what} differ ({', '.join(kinds)}): {so}"
+        f"{what} differ ({'; '.join(kinds)}): {so}"
         for what, so, values in _conditions(runs)
         if len(kinds := sorted({str(value) for value in values if value is not None})) > 1
     ]

@@ -290,11 +290,11 @@ def test_what_cannot_be_compared_is_warned_of(tmp_path: Path):
     report["evaluation"]["last"]["autoattack_warnings"] = ["zero gradients"]
     (path / "report.json").write_text(json.dumps(report))
     assert compared(tmp_path).warnings == [
-        "numbers of test images differ (100, 4): accuracies are not comparable",
-        "numbers of AutoAttack images differ (100, 4): accuracies are not comparable",
-        "devices differ (a processor, another): times are not comparable",
-        "numbers of threads differ (1, 2): times are not comparable",
-        "versions of torch differ (2.8.0, 2.9.0): results may too",
+        "numbers of test images differ (100; 4): accuracies are not comparable",
+        "numbers of AutoAttack images differ (100; 4): accuracies are not comparable",
+        "devices differ (a processor; another): times are not comparable",
+        "numbers of threads differ (1; 2): times are not comparable",
+        "versions of torch differ (2.8.0; 2.9.0): results may too",
         "trades, adv-glister 50 %, seed 0: AutoAttack warns (last): zero gradients",
     ]
 
