@@ -65,7 +65,8 @@ class Inference(nn.Module):
             self._read, self._places = read, []
         if self._folded:
             self._folded.refresh(self._dtype(), in_place=self._replays is not None)
-            self._keep_replays(self._folded)
+            if self.replay:
+                self._keep_replays(self._folded)
         self._frozen = True
         try:
             yield
@@ -86,7 +87,7 @@ class Inference(nn.Module):
             with without_parameter_gradients(model):
                 return full_precision(folded(x))
 
-        recorder = recorder_for(tensors[0].device) if self.replay and _keeps_images_apart(model) else None
+        recorder = recorder_for(tensors[0].device) if _keeps_images_apart(model) else None
         self._replays = Replays(network, recorder) if recorder else None
         self._places = places
         # Code that hooks run is Python's, which a replay would pass by.

@@ -46,7 +46,7 @@ class Network(nn.Module):
 
 
 class Again:
-    """Does the work anew, and writes where it wrote the first time; as on a GPU, a graph's second life is its last."""
+    """Does the work anew, and writes where it wrote the first time, as a CUDA graph does."""
 
     def __init__(self) -> None:
         self.recorded: list[Tensor] = []
