@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from robustcords import build, processes
 from robustcords.batches import MEMORY_FORMATS
-from robustcords.config import parse_radius
+from robustcords.config import format_radius, parse_radius
 from robustcords.environment import environment
 from robustcords.errors import UserError, nearest, unwritable
 from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
@@ -25,7 +25,7 @@ from robustcords.files import parse_json, write_atomic, write_json
 from robustcords.inference import Inference
 from robustcords.recipe import Recipe, load
 from robustcords.report.selection import SelectionSummary, summarise_selection
-from robustcords.report.summary import summarise
+from robustcords.report.summary import missing, summarise
 from robustcords.report.tables import MARK, markdown
 from robustcords.run_directory import RunDirectory
 from robustcords.sanity import IMAGES, Sanity
@@ -121,8 +121,8 @@ def evaluate(
     """
     if (run_dir is None) == (recipe is None and weights is None) or (recipe is None) != (weights is None):
         raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights")
-    _refuse_foreign(output)
     directory = RunDirectory(run_dir, writes=False) if run_dir else None
+    _refuse_foreign(output, directory)
     if directory and not directory.recipe.exists():
         raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
     loaded = load(directory.recipe if directory else str(recipe), overrides)
@@ -131,6 +131,8 @@ def evaluate(
     with session(loaded) as work:
         images = build.data(loaded)
         model = build.model(loaded, images)
+        if output and _is_own_report(output):
+            _refuse_less(output, config, sanity, files, len(images.test))
         results = {}
         with work.interruption:
             for name, path in files.items():
@@ -151,9 +153,13 @@ def _write(output: Path, report: dict[str, Any]) -> None:
         write_atomic(output, markdown(report))
         return
     write_json(output, report)
-    beside = output.with_name("report.md")
-    if output.name == "report.json" and (output.parent / "recipe.toml").exists() and beside.exists():
+    if _is_own_report(output) and (beside := output.with_name("report.md")).exists():
         write_atomic(beside, markdown(report))
+
+
+def _is_own_report(output: Path) -> bool:
+    """Returns whether this is where a run has its own report."""
+    return output.name == "report.json" and (output.parent / "recipe.toml").exists()
 
 
 def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
@@ -174,8 +180,8 @@ def _store(directory: RunDirectory | None, name: str) -> Path | None:
     return directory.path / "evaluation" / name
 
 
-def _refuse_foreign(output: Path | None) -> None:
-    """Checks that ``--output`` overwrites nothing but an earlier report."""
+def _refuse_foreign(output: Path | None, directory: RunDirectory | None) -> None:
+    """Checks that ``--output`` overwrites nothing but an earlier report, and no other run's own."""
     if output is None:
         return
     _refuse_nowhere(output)
@@ -184,11 +190,47 @@ def _refuse_foreign(output: Path | None) -> None:
     try:
         content = output.read_bytes()
         ours = MARK.encode() in content.splitlines()
-        earlier = ours if output.suffix == ".md" else "evaluation" in parse_json(content)
-    except (OSError, ValueError, TypeError):
+        earlier = ours if output.suffix == ".md" else _has_evaluation(parse_json(content))
+    except (OSError, ValueError):
         earlier = False
     if not earlier:
         raise UserError(f"--output {output}: exists and is not a report; name another file")
+    if _is_own_report(output) and (directory is None or output.resolve() != directory.report.resolve()):
+        raise UserError(f"--output {output}: is another run's own report; name another file")
+
+
+def _has_evaluation(report: object) -> bool:
+    results = report.get("evaluation") if isinstance(report, dict) else None
+    return isinstance(results, dict) and all(isinstance(result, dict) for result in results.values())
+
+
+def _refuse_less(
+    output: Path, config: EvaluationConfig, sanity: Sanity | None, weights: Iterable[str], images: int
+) -> None:
+    """Checks that a run's own report keeps all that it has, before anything is measured for it.
+
+    Args:
+        output: the run's report.json, which may not be there yet.
+        config: what will be measured.
+        sanity: what will be checked.
+        weights: the names of the weights that will be evaluated.
+        images: how many test images there are.
+    """
+    if not output.exists():
+        return
+    examples = min(config.limit or images, images)
+    later: dict[str, Any] = {"examples": examples}
+    if config.pgd:
+        later["pgd"] = [format_radius(epsilon) for epsilon in config.pgd.epsilons]
+    if config.autoattack:
+        later["autoattack"] = [format_radius(epsilon) for epsilon in config.autoattack.epsilons]
+        later["autoattack_examples"] = min(config.autoattack.limit or examples, examples)
+    if sanity:
+        later["sanity"] = sanity
+    for name, earlier in parse_json(output.read_bytes())["evaluation"].items():
+        lost = missing(earlier, later) if name in weights else [f"the {name} weights"]
+        if lost:
+            raise UserError(f"--output {output}: would lose what it has ({', '.join(lost)}); name another file")
 
 
 def _refuse_nowhere(output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -127,6 +128,46 @@ def test_evaluate_leaves_the_run_alone_and_writes_where_it_is_told(run: Path, co
         "error: --output letter.json: exists and is not a report; name another file\n",
     )
     assert Path("letter.json").read_text() == "{}"
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run, to be written to."""
+    return Path(shutil.copytree(run, tmp_path_factory.mktemp("copied") / "run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (["--limit", "3"], "20 images"),
+        (["--attack", "autoattack", "--epsilon", "0.1", "--limit", "20"], "PGD at 0.1, PGD at 0.15"),
+        (["--epsilon", "0.1"], "PGD at 0.15"),
+        (["--set", 'evaluation.checkpoints=["last"]'], "the best weights"),
+    ],
+)
+def test_evaluate_takes_nothing_from_a_runs_own_report(copied: Path, command: Command, arguments: list[str], lost: str):
+    before = contents(copied)
+    refused(command("evaluate", copied, *arguments, "--output", copied / "report.json"), f"({lost}); name another")
+    assert contents(copied) == before
+
+
+def test_evaluate_adds_to_a_runs_own_report_and_keeps_what_it_added(copied: Path, command: Command):
+    before = json.loads((copied / "report.json").read_text())["evaluation"]
+    own = ("evaluate", copied, "--output", copied / "report.json")
+    assert command(*own, "--epsilon", "0.15", "--epsilon", "0.1", "--epsilon", "0.05").status == 0
+    for name, result in json.loads((copied / "report.json").read_text())["evaluation"].items():
+        assert result["pgd"].keys() == {"0.1", "0.15", "0.05"}
+        assert before[name]["pgd"].items() <= result["pgd"].items()
+    refused(command(*own), "(PGD at 0.05)")
+    assert "0.05" in (copied / "report.md").read_text()
+
+
+def test_evaluate_leaves_another_runs_report_alone(run: Path, copied: Path, command: Command):
+    before = contents(copied)
+    refused(command("evaluate", run, "--output", copied / "report.json"), "is another run's own report")
+    weights = ("--recipe", "digits_mart", "--weights", run / "weights" / "last.safetensors", *SMALL)
+    refused(command("evaluate", *weights, "--output", copied / "report.json"), "is another run's own report")
+    assert contents(copied) == before
 
 
 def test_evaluate_a_weights_file_gives_what_the_run_reported(run: Path, command: Command):
