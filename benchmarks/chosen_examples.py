@@ -23,8 +23,8 @@ from robustcords.attacks.base import evaluation_mode
 from robustcords.attacks.pgd import PGD
 from robustcords.batches import MEMORY_FORMATS
 from robustcords.data.base import ImageSet
-from robustcords.evaluation import cross_entropy_of
 from robustcords.inference import Inference
+from robustcords.measurement import cross_entropy_of
 from robustcords.recipe import load
 from robustcords.rng import Noise, derive, generator
 from robustcords.run_directory import RunDirectory

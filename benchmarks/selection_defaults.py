@@ -1,6 +1,6 @@
 """What the options that the paper leaves open do to one selection, on the small network of a run.
 
-    python benchmarks/selection_defaults.py runs/small_study/cifar10_small_trades_glister [--images 10000]
+    python benchmarks/selection_defaults.py RUNS/cifar10_glister,seed=0 [--images 10000]
 
 Attacks part of the training data once with the weights of the run, then selects 30 % per class with each value of
 Adv-GRAD-MATCH's ridge (``lam``) and Adv-GLISTER's step (``eta``), and prints Markdown tables: the relative

@@ -13,7 +13,7 @@ honest model fails a check by chance once in a hundred times at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,13 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcords import autoattack, chunks
-from robustcords.attacks.base import Objective, Start, input_gradient, without_parameter_gradients
-from robustcords.attacks.pgd import PGD
+from robustcords import chunks
+from robustcords.attacks.base import without_parameter_gradients
 from robustcords.config import format_radius
 from robustcords.data.base import ImageSet
-from robustcords.evaluation import Session, classified, cross_entropy_of, withstands
-from robustcords.rng import Noise, derive
+from robustcords.measurement import Session, share
+from robustcords.probe import FACTORS, STEPS, Probe, margin_of
 from robustcords.threat import ThreatModel
 
 IMAGES = 256
@@ -36,11 +35,6 @@ IMAGES = 256
 
 LEVEL = 0.01
 """The chance, at most, that an honest model fails one check."""
-
-_BATCH = 256
-STEPS = (5, 10, 20, 50, 100)
-_FACTORS = (0.5, 1.0, 2.0, 4.0)
-_PGD_STEPS, _RESTARTS, _UNBOUNDED_STEPS, _QUERIES = 20, 5, 50, 1000
 
 Finding = dict[str, Any]
 """``name``, ``status`` (``"pass"``, ``"fail"`` or ``"not conclusive"``), ``finding`` (a sentence), ``measured``."""
@@ -87,13 +81,13 @@ class Sanity:
         """
         session = Session.start(model, data, self.limit, self.threat.norm, seed, device, store, on_progress)
         with session.measuring(), without_parameter_gradients(model):
-            probe = _Probe(session, self.threat, session.clean())
+            probe = Probe(session, self.threat, session.clean())
             findings = [
                 _gradients(probe.gradients()),
                 _more_steps(trajectory := probe.trajectory()),
-                _larger_radius({factor: probe.radius(factor) for factor in _FACTORS}, self.threat),
+                _larger_radius({factor: probe.radius(factor) for factor in FACTORS}, self.threat),
                 _unbounded(probe.unbounded()),
-                _black_box(probe.square(), {"cross-entropy": probe.pgd(), "margin": probe.pgd(_margin_of, "margin")}),
+                _black_box(probe.square(), {"cross-entropy": probe.pgd(), "margin": probe.pgd(margin_of, "margin")}),
                 _noise(probe.noise(), trajectory[STEPS[-1]]),
             ]
         return {
@@ -121,129 +115,6 @@ def p_value(first: Tensor, second: Tensor) -> float:
     return float(binomtest(alone, alone + other, 0.5, alternative="greater").pvalue) if alone + other else 1.0
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """Measures which images withstand what; every result is (attacked,), of the images that are classified right."""
-
-    session: Session
-    threat: ThreatModel
-    clean: Tensor
-
-    def gradients(self) -> Tensor:
-        """Returns which images have a gradient of cross-entropy that is not exactly zero, or not a number."""
-
-        def work(x: Tensor, y: Tensor, _: Noise) -> Tensor:
-            gradient = input_gradient(self.session.model, cross_entropy_of(y), x).flatten(1)
-            return (gradient != 0).any(1) & gradient.isfinite().all(1)
-
-        return self._measure("gradients", {}, work) > 0
-
-    def trajectory(self) -> dict[int, Tensor]:
-        """Returns what withstands PGD after each of `STEPS` steps of one and the same run."""
-
-        def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            x_adv, code = self.threat.uniform_start(x, noise), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-            for step in range(1, STEPS[-1] + 1):
-                gradient = input_gradient(self.session.model, cross_entropy_of(y), x_adv)
-                x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.threat.epsilon / 4), x)
-                if step in STEPS:
-                    code += classified(self.session.model, x_adv, y).long() << STEPS.index(step)
-            return code
-
-        code = self._measure("steps", {"steps": list(STEPS), "epsilon": self.threat.epsilon}, work)
-        return {steps: (code >> number) % 2 > 0 for number, steps in enumerate(STEPS)}
-
-    def radius(self, factor: float) -> Tensor:
-        """Returns what withstands PGD at a multiple of the radius."""
-        return self._pgd(f"radius x {factor:g}", self.threat.epsilon * factor, _PGD_STEPS, restarts=1)
-
-    def unbounded(self) -> Tensor:
-        """Returns what withstands PGD that may turn an image into any other.
-
-        It starts beside the image: from anywhere in the box the start alone would do the attack's work.
-        """
-        diameter = 1.0 if self.threat.norm == "linf" else self.session.data.images[0].numel() ** 0.5
-        return self._pgd("unbounded", diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
-
-    def pgd(
-        self, objective_of: Callable[[Tensor], Objective] = cross_entropy_of, loss: str = "cross-entropy"
-    ) -> Tensor:
-        """Returns what withstands every restart of PGD at the radius."""
-        return self._pgd(loss, self.threat.epsilon, _PGD_STEPS, _RESTARTS, objective_of)
-
-    def square(self) -> Tensor | None:
-        """Returns what withstands Square at the radius; None where it cannot run."""
-        session = self.session
-        if not autoattack.square_fits(session.norm, min(session.data.images.shape[-2:])):
-            return None
-
-        def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            seed = derive(session.seed, "sanity-square", int(noise.keys[0]))
-            epsilon, norm = self.threat.epsilon, session.norm
-            return autoattack.square(session.model, x, y, norm=norm, epsilon=epsilon, queries=_QUERIES, seed=seed)
-
-        return self._measure("Square", {"queries": _QUERIES, "epsilon": self.threat.epsilon}, work) > 0
-
-    def noise(self) -> Tensor:
-        """Returns what withstands as many random points of the ball as the longest PGD takes steps."""
-
-        def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            for draw in range(STEPS[-1]):
-                rows = alive.nonzero().flatten()
-                x_noisy = self.threat.uniform_start(x[rows], noise.restart(draw)[rows])
-                alive[rows] = classified(self.session.model, x_noisy, y[rows])
-            return alive
-
-        return self._measure("noise", {"draws": STEPS[-1], "epsilon": self.threat.epsilon}, work) > 0
-
-    def _pgd(
-        self,
-        name: str,
-        epsilon: float,
-        steps: int,
-        restarts: int,
-        objective_of: Callable[[Tensor], Objective] = cross_entropy_of,
-        start: Start = "uniform",
-    ) -> Tensor:
-        # Madry et al. 2018: steps that reach the other end of the ball, and half as far again, whatever its size.
-        threat = ThreatModel(norm=self.threat.norm, epsilon=epsilon)
-        attack = PGD(threat, steps=steps, step_size=2.5 * epsilon / steps, random_start=start)
-
-        def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            return withstands(self.session.model, x, y, noise, alive, attack, restarts, objective_of)
-
-        settings = {"steps": steps, "restarts": restarts, "epsilon": epsilon, "start": start}
-        return self._measure(name, settings, work) > 0
-
-    def _measure(self, name: str, settings: dict[str, Any], work: Callable[[Tensor, Tensor, Noise], Tensor]) -> Tensor:
-        """Returns the numbers that ``work(x, y, noise)`` gives the images that are classified right, chunk by chunk."""
-        session = self.session
-
-        def chunk(rows: Tensor) -> tuple[Tensor, list[str]]:
-            outcomes = torch.zeros(len(rows), dtype=torch.int64)
-            for part in self.clean[rows].nonzero().flatten().split(_BATCH):
-                if len(part) == 0:
-                    break
-                x, y = session.data.batch(rows[part], session.device)
-                noise = Noise(derive(session.seed, f"sanity-{name}"), rows[part].to(session.device))
-                outcomes[part] = work(x, y, noise).long().cpu()
-            return outcomes, []
-
-        return session.run(f"sanity: {name}", settings, session.count, chunk)[0][self.clean]
-
-
-def _margin_of(y: Tensor) -> Objective:
-    """Returns the margin ``max_{k != y} z_k - z_y`` as an objective: unlike cross-entropy it does not saturate."""
-
-    def margin(logits: Tensor) -> Tensor:
-        own = nn.functional.one_hot(y, logits.shape[1]).bool()
-        return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
-
-    return Objective(margin)
-
-
 def _gradients(whole: Tensor) -> Finding:
     zero = int((~whole).sum())
     status = "fail" if zero else "pass"
@@ -268,7 +139,7 @@ def _ordered(name: str, where: str, withstood: dict[str, Tensor]) -> Finding:
     pairs = list(combinations(flags, 2))
     # More images withstand the later attack than the earlier one: the earlier one breaks more.
     smallest = min(p_value(earlier, later) for earlier, later in pairs)
-    shares = {key: _share(found) for key, found in withstood.items()}
+    shares = {key: share(found) for key, found in withstood.items()}
     status = _judge(smallest, len(pairs), flags)
     text = f"{_percent(shares.values())} % withstand PGD {where}; the most suspicious rise has p = {smallest:.2g}"
     return _finding(name, status, text, {"withstood": shares, "p_value": smallest, "comparisons": len(pairs)})
@@ -291,7 +162,7 @@ def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Finding:
     # More images withstand PGD than withstand Square.
     values = {loss: p_value(square, found) for loss, found in white.items()}
     status = _judge(min(values.values()), len(white), [square, *white.values()])
-    shares = {"Square": _share(square), **{f"PGD on {loss}": _share(found) for loss, found in white.items()}}
+    shares = {"Square": share(square), **{f"PGD on {loss}": share(found) for loss, found in white.items()}}
     beaten = " and ".join(f"{int((found & ~square).sum())} that PGD on {loss} did not" for loss, found in white.items())
     text = f"{_listed(shares)}; Square broke {beaten}; p = {min(values.values()):.2g}"
     return _finding(name, status, text, {"withstood": shares, "p_value": values, "comparisons": len(white)})
@@ -300,7 +171,7 @@ def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Finding:
 def _noise(noise: Tensor, attack: Tensor) -> Finding:
     stronger, weaker = p_value(noise, attack), p_value(attack, noise)
     status = "fail" if stronger <= LEVEL else "pass" if weaker <= LEVEL else "not conclusive"
-    shares = {f"{STEPS[-1]} random points": _share(noise), f"PGD of {STEPS[-1]} steps": _share(attack)}
+    shares = {f"{STEPS[-1]} random points": share(noise), f"PGD of {STEPS[-1]} steps": share(attack)}
     text = f"{_listed(shares)}; p = {weaker:.2g} that noise is no weaker"
     return _finding("random noise", status, text, {"withstood": shares, "p_value": weaker, "reversed": stronger})
 
@@ -320,10 +191,6 @@ def _judge(smallest: float, comparisons: int, flags: Sequence[Tensor]) -> str:
 
 def _finding(name: str, status: str, text: str, measured: dict[str, Any]) -> Finding:
     return {"name": name, "status": status, "finding": text, "measured": measured}
-
-
-def _share(withstood: Tensor) -> float:
-    return int(withstood.sum()) / max(1, len(withstood))
 
 
 def _percent(shares: Any) -> str:

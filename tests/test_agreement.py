@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.base import ImageSet
-from robustcords.evaluation import classified, cross_entropy_of, evaluate
+from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
+from robustcords.measurement import classified, cross_entropy_of
 from robustcords.models import source
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from robustcords import processes
 from robustcords.attacks.pgd import PGD
 from robustcords.data.base import ImageSet
-from robustcords.evaluation import classified, cross_entropy_of
+from robustcords.measurement import classified, cross_entropy_of
+from robustcords.probe import STEPS
 from robustcords.recipe import UserError
 from robustcords.rng import Noise, derive
-from robustcords.sanity import LEVEL, STEPS, Sanity, p_value
+from robustcords.sanity import LEVEL, Sanity, p_value
 from robustcords.threat import ThreatModel
 
 CHECKS = ["zero gradients", "more steps", "larger radius", "unbounded radius", "black-box", "random noise"]

@@ -1,0 +1,237 @@
+"""What an evaluation's measurements have in common: the model as they run it, the images, the chunks of work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from robustcords import __version__, autoattack, chunks, processes
+from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode
+from robustcords.attacks.pgd import PGD
+from robustcords.config import Table, format_radius
+from robustcords.data.base import ImageSet
+from robustcords.errors import UserError
+from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
+from robustcords.inference import Inference
+from robustcords.precision import exact_float32, full_precision
+from robustcords.rng import Noise, derive
+from robustcords.threat import ThreatModel
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Session:
+    """One evaluation: what all of its measurements share.
+
+    Attributes:
+        model: images in [0, 1] to logits; folded while `measuring`.
+        data: the test set.
+        count: how many of its first images are looked at.
+        norm: ``"linf"`` or ``"l2"``.
+        seed: of all random numbers.
+        device: where the model is.
+        store: folder for finished chunks, or None.
+        identity: what tells this model and these images from others.
+        on_progress: is told how far a measurement is.
+    """
+
+    model: Inference
+    data: ImageSet
+    count: int
+    norm: str
+    seed: int
+    device: torch.device
+    store: Path | None
+    identity: dict[str, Any]
+    on_progress: chunks.Progress | None
+
+    @classmethod
+    def start(
+        cls,
+        model: nn.Module,
+        data: ImageSet,
+        limit: int,
+        norm: str,
+        seed: int,
+        device: torch.device | str,
+        store: Path | None,
+        on_progress: chunks.Progress | None,
+    ) -> Session:
+        """Returns a session on the first ``limit`` images; 0 for all.
+
+        Raises:
+            UserError: there is no image.
+        """
+        count = min(limit or len(data), len(data))
+        if count == 0:
+            raise UserError("evaluation: the test set has no images")
+        network = model if isinstance(model, Inference) else Inference(model)
+        identity = _identity(network.model, data, count) if store is not None and processes.is_main() else {}
+        return cls(network, data, count, norm, seed, torch.device(device), store, identity, on_progress)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Puts the model into eval mode, folded, and float32 into full precision for as long as the block lasts."""
+        with evaluation_mode(self.model), exact_float32(self.device), self.model.frozen():
+            yield
+
+    def clean(self) -> Tensor:
+        """Returns (count,) bool, which images are classified correctly as they are."""
+
+        def work(rows: Tensor) -> tuple[Tensor, list[str]]:
+            parts = [classified(self.model, *self.data.batch(part, self.device)) for part in rows.split(_BATCH)]
+            return torch.cat(parts).long(), []
+
+        return self.run("clean", {}, self.count, work)[0] > 0
+
+    def pgd(self, config: PGDEvaluation, clean: Tensor) -> dict[str, Any]:
+        """Returns the entries of PGD at each radius."""
+        accuracies = {}
+        for epsilon in config.epsilons:
+            radius = format_radius(epsilon)
+            attack = PGD(self._threat(epsilon), steps=config.steps, step_size=config.step_size, random_start="uniform")
+            settings = {"attack": _settings(config), "epsilon": radius}
+
+            def work(rows: Tensor, attack: PGD = attack) -> tuple[Tensor, list[str]]:
+                x, y = self.data.batch(rows, self.device)
+                noise = Noise(derive(self.seed, "evaluation"), rows.to(self.device))
+                alive = clean[rows].to(self.device)
+                return withstands(self.model, x, y, noise, alive, attack, config.restarts).long(), []
+
+            accuracies[radius] = share(self.run(f"PGD {radius}", settings, self.count, work)[0] > 0)
+        return {"pgd": accuracies, "pgd_attack": f"PGD-{config.steps}-{config.restarts}"}
+
+    def autoattack(self, config: AutoAttackEvaluation) -> dict[str, Any]:
+        """Returns the entries of AutoAttack at each radius."""
+        count = min(config.limit or self.count, self.count)
+        x, _ = self.data.batch(torch.arange(1), self.device)
+        with torch.no_grad():
+            classes = self.model(x).shape[1]
+        variant = autoattack.variant(config.version, self.norm, classes, min(x.shape[-2:]))
+        after, messages = {}, list[str]()
+        for epsilon in config.epsilons:
+            radius = format_radius(epsilon)
+            settings = {"attack": variant.name, "epsilon": radius}
+
+            def work(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
+                return self._autoattack_chunk(rows, epsilon, config.version)
+
+            withstood, warnings = self.run(f"AutoAttack {radius}", settings, count, work)
+            after[radius] = {name: share(withstood > number) for number, name in enumerate(variant.attacks)}
+            messages += warnings + autoattack.square_warning(after[radius])
+        return {
+            "autoattack": {radius: accuracies[variant.attacks[-1]] for radius, accuracies in after.items()},
+            "autoattack_examples": count,
+            "autoattack_version": variant.name,
+            "autoattack_attacks": list(variant.attacks),
+            "autoattack_after": after,
+            "autoattack_warnings": list(dict.fromkeys(messages)),
+        }
+
+    def _autoattack_chunk(self, rows: Tensor, epsilon: float, version: str) -> tuple[Tensor, list[str]]:
+        found, messages = [], list[str]()
+        for part in rows.split(_BATCH):
+            x, y = self.data.batch(part, self.device)
+            seed = derive(self.seed, "autoattack", int(part[0]))
+            withstood, warnings = autoattack.run(
+                self.model, x, y, norm=self.norm, epsilon=epsilon, version=version, seed=seed
+            )
+            found.append(withstood)
+            messages += warnings
+        return torch.cat(found), messages
+
+    def _threat(self, epsilon: float) -> ThreatModel:
+        return ThreatModel(norm=cast("Any", self.norm), epsilon=epsilon)
+
+    def run(self, name: str, settings: dict[str, Any], count: int, work: chunks.Work) -> tuple[Tensor, list[str]]:
+        """Returns what `chunks.run` does, with a ledger of its own for these settings.
+
+        Args:
+            name: of the measurement, for the ledger and for progress.
+            settings: everything that the numbers depend on beside model, images, norm and seed.
+            count: number of examples.
+            work: done for one chunk at a time.
+        """
+        common = {"what": name, "norm": self.norm, "seed": self.seed, "count": count}
+        ledger = chunks.Ledger(self.store, {**common, **settings, **self.identity})
+        return chunks.run(name, count, work, ledger=ledger, device=self.device, on_progress=self.on_progress)
+
+
+def cross_entropy_of(y: Tensor) -> Objective:
+    """Returns the objective of PGD: cross-entropy with labels (B,)."""
+    return Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
+
+
+def withstands(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    alive: Tensor,
+    attack: Attack,
+    restarts: int,
+    objective_of: Callable[[Tensor], Objective] = cross_entropy_of,
+) -> Tensor:
+    """Returns (B,) bool: which of the examples ``alive`` are classified correctly after every restart's last iterate.
+
+    Broken examples are dropped between restarts and the others closed up into full batches.
+
+    Args:
+        model: as `Model`.
+        x: (B, C, H, W) in [0, 1].
+        y: (B,) labels.
+        noise: for the random starts.
+        alive: (B,) bool, which examples to attack; the others are False in the result.
+        attack: what to attack with.
+        restarts: random starts, at least 1.
+        objective_of: labels (B,) to what the attack maximises.
+    """
+    alive = alive.clone()
+    for restart in range(restarts):
+        for rows in alive.nonzero().flatten().split(_BATCH):
+            if len(rows) == 0:
+                return alive
+            x_adv = attack(model, x[rows], objective_of(y[rows]), noise.restart(restart)[rows])
+            alive[rows] = classified(model, x_adv, y[rows])
+    return alive
+
+
+def classified(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Returns (B,) bool, which images (B, C, H, W) the model gives their labels (B,)."""
+    with torch.no_grad():
+        logits = full_precision(model(x))
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
+def share(flags: Tensor) -> float:
+    """Returns the share of (n,) bool that is true; 0 of none."""
+    return int(flags.sum()) / max(1, len(flags))
+
+
+def _settings(config: Table) -> dict[str, Any]:
+    """Returns an attack's options without the list of radii, which each have a file of their own."""
+    return {key: value for key, value in dict(config).items() if key != "epsilons"}
+
+
+def _identity(model: nn.Module, data: ImageSet, count: int) -> dict[str, Any]:
+    """Returns what tells this model and these images from others."""
+    weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    images = {"images": data.images[:count], "labels": data.labels[:count]}
+    return {"robustcords": __version__, "weights": _sha256(weights), "images": _sha256(images)}
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
