@@ -115,8 +115,8 @@ def sweep(
     tasks = sweeps.grid(recipes, over or [], set_ or [])
     page = reporting.page_in(folder)
     ended = fleet.run_all(tasks, folder, jobs)
-    if done := [job.path for job in ended if job.state != "failed"]:
-        print_comparison(reporting.report(done, page))
+    if any(job.state != "failed" for job in ended):
+        print_comparison(reporting.report([folder], page, left_out=fleet.failures(ended)))
         typer.echo(f"\n{page}")
     if any(job.state == "failed" for job in ended):
         raise typer.Exit(1)
@@ -134,7 +134,7 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
 ) -> None:
     """Run a table of the paper, with the baselines that it lacks, and put ours beside its numbers."""
-    from robustcords import reporting
+    from robustcords import fleet, reporting
     from robustcords import reproduce as tables
     from robustcords.report.beside import block, print_beside
 
@@ -143,9 +143,8 @@ def reproduce(
     )
     page = reporting.page_in(plan.folder)
     ended = tables.run(plan, jobs)
-    found = {row.id: plan.runs(row) for row in plan.rows}
-    runs = {name: mine for name, (mine, _) in found.items()}
-    others = [line for _, lines in found.values() for line in lines]
+    runs, others = plan.runs()
+    others += fleet.failures(ended)
     if done := [run.path for mine in runs.values() for run in mine]:
         reporting.report(done, page, sections=[block(plan.table, runs)], left_out=others)
         print_beside(plan.table, runs)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,21 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from robustcords import build, processes
+from robustcords import build, processes, report_output
 from robustcords.batches import MEMORY_FORMATS
-from robustcords.config import format_radius, parse_radius
+from robustcords.config import parse_radius
 from robustcords.environment import environment
-from robustcords.errors import UserError, nearest, unwritable
-from robustcords.evaluation_config import AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
+from robustcords.errors import UserError, nearest
+from robustcords.evaluation_config import ATTACKS, AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
 from robustcords.experiment import plain, session, test
-from robustcords.files import parse_json, write_atomic, write_json
+from robustcords.files import write_atomic
 from robustcords.inference import Inference
 from robustcords.recipe import Recipe, load
 from robustcords.report.selection import SelectionSummary, summarise_selection
-from robustcords.report.summary import missing, summarise
-from robustcords.report.tables import MARK, markdown
+from robustcords.report.summary import summarise
 from robustcords.run_directory import RunDirectory
 from robustcords.sanity import IMAGES, Sanity
 from robustcords.threat import ThreatModel
-
-_ATTACKS = ("autoattack", "pgd")
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ class Choice:
             UserError: an attack or a radius that there is not.
         """
         for name in self.attacks:
-            if name not in _ATTACKS:
-                raise UserError(f"--attack {name}: unknown{nearest(name, _ATTACKS)}")
+            if name not in ATTACKS:
+                raise UserError(f"--attack {name}: unknown{nearest(name, ATTACKS)}")
         chosen = dict(config)
         if self.limit is not None:
             chosen["limit"] = self.limit
@@ -69,7 +65,7 @@ class Choice:
         try:
             if self.epsilons:
                 radii = [parse_radius(text) for text in self.epsilons]
-                for name in _ATTACKS:
+                for name in ATTACKS:
                     if chosen[name]:
                         chosen[name] = type(chosen[name])(**{**dict(chosen[name]), "epsilons": radii})
             return EvaluationConfig(**chosen)
@@ -122,17 +118,21 @@ def evaluate(
     if (run_dir is None) == (recipe is None and weights is None) or (recipe is None) != (weights is None):
         raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights")
     directory = RunDirectory(run_dir, writes=False) if run_dir else None
-    _refuse_foreign(output, directory)
     if directory and not directory.recipe.exists():
         raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
     loaded = load(directory.recipe if directory else str(recipe), overrides)
     config, sanity = choice.apply(loaded.evaluation), choice.checks(loaded)
+    if output:
+        report_output.refuse_foreign(output, directory)
+    own = output if output and report_output.is_own(output) else None
+    if own and directory:
+        report_output.refuse_other(own, load(directory.recipe), loaded)
     files = _weights(directory, weights, config)
     with session(loaded) as work:
         images = build.data(loaded)
         model = build.model(loaded, images)
-        if output and _is_own_report(output):
-            _refuse_less(output, config, sanity, files, len(images.test))
+        if own:
+            report_output.refuse_less(own, config, sanity, files, len(images.test))
         results = {}
         with work.interruption:
             for name, path in files.items():
@@ -143,23 +143,8 @@ def evaluate(
         rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results)
         if output and processes.is_main():
-            _write(output, report)
+            report_output.write(output, report)
     return report
-
-
-def _write(output: Path, report: dict[str, Any]) -> None:
-    """Writes a report as its name says, and beside a report.json that has one the report.md that belongs to it."""
-    if output.suffix == ".md":
-        write_atomic(output, markdown(report))
-        return
-    write_json(output, report)
-    if _is_own_report(output) and (beside := output.with_name("report.md")).exists():
-        write_atomic(beside, markdown(report))
-
-
-def _is_own_report(output: Path) -> bool:
-    """Returns whether this is where a run has its own report."""
-    return output.name == "report.json" and (output.parent / "recipe.toml").exists()
 
 
 def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
@@ -180,64 +165,6 @@ def _store(directory: RunDirectory | None, name: str) -> Path | None:
     return directory.path / "evaluation" / name
 
 
-def _refuse_foreign(output: Path | None, directory: RunDirectory | None) -> None:
-    """Checks that ``--output`` overwrites nothing but an earlier report, and no other run's own."""
-    if output is None:
-        return
-    _refuse_nowhere(output)
-    if not output.exists():
-        return
-    try:
-        content = output.read_bytes()
-        ours = MARK.encode() in content.splitlines()
-        earlier = ours if output.suffix == ".md" else _has_evaluation(parse_json(content))
-    except (OSError, ValueError):
-        earlier = False
-    if not earlier:
-        raise UserError(f"--output {output}: exists and is not a report; name another file")
-    if _is_own_report(output) and (directory is None or output.resolve() != directory.report.resolve()):
-        raise UserError(f"--output {output}: is another run's own report; name another file")
-
-
-def _has_evaluation(report: object) -> bool:
-    results = report.get("evaluation") if isinstance(report, dict) else None
-    return isinstance(results, dict) and all(isinstance(result, dict) for result in results.values())
-
-
-def _refuse_less(
-    output: Path, config: EvaluationConfig, sanity: Sanity | None, weights: Iterable[str], images: int
-) -> None:
-    """Checks that a run's own report keeps all that it has, before anything is measured for it.
-
-    Args:
-        output: the run's report.json, which may not be there yet.
-        config: what will be measured.
-        sanity: what will be checked.
-        weights: the names of the weights that will be evaluated.
-        images: how many test images there are.
-    """
-    if not output.exists():
-        return
-    examples = min(config.limit or images, images)
-    later: dict[str, Any] = {"examples": examples}
-    if config.pgd:
-        later["pgd"] = [format_radius(epsilon) for epsilon in config.pgd.epsilons]
-    if config.autoattack:
-        later["autoattack"] = [format_radius(epsilon) for epsilon in config.autoattack.epsilons]
-        later["autoattack_examples"] = min(config.autoattack.limit or examples, examples)
-    if sanity:
-        later["sanity"] = sanity
-    for name, earlier in parse_json(output.read_bytes())["evaluation"].items():
-        lost = missing(earlier, later) if name in weights else [f"the {name} weights"]
-        if lost:
-            raise UserError(f"--output {output}: would lose what it has ({', '.join(lost)}); name another file")
-
-
-def _refuse_nowhere(output: Path) -> None:
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
-
-
 def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
     """Selects one subset with given weights, writes it, and returns what there is to say of it.
 
@@ -247,7 +174,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         UserError: the recipe has no selector, the weights do not fit its model, or the file exists or cannot be
             written.
     """
-    _refuse_taken(output)
+    report_output.refuse_taken(output)
     with session(recipe) as work:
         images = build.data(recipe)
         selector = build.selector(recipe, images)
@@ -273,14 +200,3 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
             np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
             write_atomic(output, content.getvalue())
     return summarise_selection(selector.config.name, subset, images.train, selector.report, seconds, output)
-
-
-def _refuse_taken(output: Path) -> None:
-    """Checks, before there is a selection to lose, that a new file can be written."""
-    try:
-        if output.exists() or output.is_symlink():  # a link to nowhere too
-            raise UserError(f"--output {output}: exists; name another file")
-        _refuse_nowhere(output)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise unwritable(output, error) from error

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from robustcords.config import Radius, Table, format_radius
 
+ATTACKS = ("autoattack", "pgd")
+"""The keys of ``[evaluation]`` that are attacks."""
+
 
 def _radii(values: list[float]) -> list[float]:
     """Returns the radii unchanged if a report can tell them apart.

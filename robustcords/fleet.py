@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from robustcords.errors import Interrupted, UserError
+from robustcords.errors import UserError
 from robustcords.experiment import differences, finished
 from robustcords.files import write_atomic
 from robustcords.interruption import Interruption
@@ -129,7 +129,8 @@ class Fleet:
 
         Raises:
             UserError: a directory holds a run of another recipe.
-            Interrupted: a signal came; the runs have been asked to stop, and have written their checkpoints.
+            Interrupted: a signal came. Then, as after any other error, the runs have been asked to stop, and have
+                written their checkpoints.
         """
         jobs = [self._job(task) for task in tasks]
         self.jobs += jobs
@@ -149,7 +150,7 @@ class Fleet:
                         free.append(place)
                 self.board.show(self.table)
                 time.sleep(_POLL_S)
-        except Interrupted:
+        except BaseException:  # whatever ends this process must not leave runs behind that nobody looks after
             self._stop([job for job, _ in running])
             raise
         finally:
@@ -234,11 +235,13 @@ class Fleet:
         if not size:
             return None
         open_jobs = [job for job in self.jobs if job.state in {"waiting", "running"}]
-        training = sum(job.training for job in self.jobs) / size * sum(j.task.size * (1 - j.share) for j in open_jobs)
+        rate = sum(job.training for job in self.jobs) / size
         ended = [job.seconds - job.training for job in self.jobs if job.state == "done"]
         each = sum(ended) / len(ended) if ended else 0.0
-        evaluation = sum(max(0.0, each - (job.seconds - job.training)) for job in open_jobs)
-        return (training + evaluation) / len(self.places)
+        left = [
+            rate * job.task.size * (1 - job.share) + max(0.0, each - (job.seconds - job.training)) for job in open_jobs
+        ]
+        return max(sum(left) / len(self.places), *left, 0.0)  # in the end all wait for the longest
 
     def table(self) -> Table:
         """Returns the state of all runs."""
@@ -266,9 +269,16 @@ def run_all(tasks: Sequence[Task], folder: Path, jobs: int | None = None) -> lis
         return Fleet(folder, slots(jobs), board, interruption).run(tasks)
 
 
+def failures(jobs: Sequence[Job]) -> list[str]:
+    """Returns a line for each run that failed."""
+    return [f"{job.path}: failed: {job.note}" for job in jobs if job.state == "failed"]
+
+
 def _result(path: Path) -> str:
     """Returns a finished run's accuracies in a few words."""
     evaluation = RunDirectory(path).read_report()["evaluation"]
+    if not evaluation:  # of "best" alone, without validation
+        return "nothing evaluated"
     name, result = list(evaluation.items())[-1]
     parts = [f"clean {result['clean']:.1%}"]
     parts += [f"PGD {radius} {value:.1%}" for radius, value in result.get("pgd", {}).items()]

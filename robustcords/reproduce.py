@@ -27,6 +27,7 @@ class Plan:
         table: of the paper.
         preset: the size to run it in.
         rows: those of the table that are run, in its order.
+        datasets: whose rows they are among.
         seeds: each row is run with each.
         overrides: ``"KEY=VALUE"``, the same for all of them.
         folder: where the runs are, each in a directory ``ROW,seed=N``.
@@ -35,6 +36,7 @@ class Plan:
     table: PaperTable
     preset: str
     rows: Sequence[Row]
+    datasets: Sequence[str]
     seeds: Sequence[int]
     overrides: Sequence[str]
     folder: Path
@@ -47,25 +49,43 @@ class Plan:
         """Returns a run's recipe, with some more overrides."""
         return recipe_for(row, self.preset, [*self.overrides, f"seed={seed}", *more])
 
-    def runs(self, row: Row) -> tuple[list[Run], list[str]]:
-        """Returns the finished runs of a row, whatever their seeds, and a line for each that is not of this plan.
+    def runs(self) -> tuple[dict[str, list[Run]], list[str]]:
+        """Returns what the folder has of the table, whichever rows and seeds this plan runs.
+
+        Returns:
+            Row id to finished runs, for each row that is run or has one; and a line for each run that is of another
+            recipe than this plan would give it.
 
         Raises:
             UserError: a run is damaged.
         """
-        found, others = [], []
-        for report in sorted(self.folder.glob(f"{row.id},seed=*/report.json")):
-            own = load(report.with_name("recipe.toml"))
-            length = [f"train.epochs={own.train.epochs}"] if row.equal_time else []
-            planned = self.recipe(row, own.seed, *length)
-            different = differences(own, planned)
-            if own.train.epochs < planned.train.epochs:
-                different.append("train.epochs")
-            if different:
-                others.append(f"{report.parent}: left out: another recipe; what differs: {', '.join(different)}")
-            else:
-                found.append(load_run(report.parent))
+        found, others = {}, []
+        for row in self.table.rows:
+            own = []
+            for path in self._directories(row, "report.json"):
+                if different := self.differing(row, path):
+                    others.append(f"{path}: left out: another recipe; what differs: {', '.join(different)}")
+                else:
+                    own.append(load_run(path))
+            if row in self.rows or (own and row.dataset in self.datasets):
+                found[row.id] = own
         return found, others
+
+    def differing(self, row: Row, path: Path) -> list[str]:
+        """Returns the keys in which a run of a row has another recipe than this plan's; any length is equal time's."""
+        own = load(path / "recipe.toml")
+        length = [f"train.epochs={own.train.epochs}"] if row.equal_time else []
+        planned = self.recipe(row, own.seed, *length)
+        shorter = ["train.epochs"] if own.train.epochs < planned.train.epochs else []
+        return [*differences(own, planned), *shorter]
+
+    def length(self, row: Row) -> int | None:
+        """Returns how many epochs a row of equal time was given when its first seed was run, or None."""
+        known = [path for path in self._directories(row, "recipe.toml") if not self.differing(row, path)]
+        return load(known[0] / "recipe.toml").train.epochs if known else None
+
+    def _directories(self, row: Row, file: str) -> list[Path]:
+        return [path.parent for path in sorted(self.folder.glob(f"{row.id},seed=*/{file}"))]
 
 
 def plan(
@@ -109,9 +129,8 @@ def plan(
     for option in overrides:
         if option.partition("=")[0].strip() == "seed":
             raise UserError(f"--set {option}: the seeds are named with --seed")
-    made = Plan(
-        found, preset, chosen, list(dict.fromkeys(seeds)), overrides, folder or Path("runs") / f"{table}-{preset}"
-    )
+    folder = folder or Path("runs") / f"{table}-{preset}"
+    made = Plan(found, preset, chosen, wanted, list(dict.fromkeys(seeds)), overrides, folder)
     for row in chosen:
         made.recipe(row, made.seeds[0])  # what is at fault is said before anything is run
     return made
@@ -135,52 +154,78 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
         fleet.run([Task(made.name(row, seed), made.recipe(row, seed)) for seed in made.seeds for row in plain])
         workshop = Fleet(made.folder / WORKSHOP, fleet.places[:1], board, interruption)
         tasks = []
+        lengths = {row.id: made.length(row) for row in timed}
         for seed in made.seeds:
             for row in timed:
-                recipe = _equal_time(made, row, seed, workshop)
-                if recipe is None:
+                path = made.folder / made.name(row, seed)
+                if has_run(path):
+                    epochs: int | None = load(path / "recipe.toml").train.epochs
+                else:
+                    epochs = lengths[row.id] or _equal_time(made, row, seed, workshop)
+                if epochs is None:
                     why = f"it is to train for as long as {', '.join(row.equal_time)}, which are not all done"
                     board.say(f"{made.name(row, seed)}: left out: {why}")
                 else:
-                    tasks.append(Task(made.name(row, seed), recipe))
+                    lengths[row.id] = lengths[row.id] or epochs
+                    tasks.append(Task(made.name(row, seed), made.recipe(row, seed, f"train.epochs={epochs}")))
         fleet.run(tasks)
     return fleet.jobs
 
 
-def _equal_time(made: Plan, row: Row, seed: int, workshop: Fleet) -> Recipe | None:
-    """Returns the recipe of a row that trains for as long as others did; None where these are not there.
+def _equal_time(made: Plan, row: Row, seed: int, workshop: Fleet) -> int | None:
+    """Returns for how many epochs a row trains as long as others did; None where these are not there.
 
-    The number of epochs stays what it was when the run began: later runs of the others do not change it.
+    Raises:
+        UserError: another one is of another recipe.
+        RunError: an epoch that is to be timed cannot be run.
+    """
+    others = [_sibling(made, made.table.row(other), seed) for other in row.equal_time]
+    if any(other is None for other in others):
+        return None
+    longest = max((other for other in others if other), key=_seconds)
+    epoch = _timed(made, row, seed, workshop)
+    if (there := _machine(longest)) != (here := _machine(epoch)):
+        what = f"{longest.path.name} was timed on {there}, an epoch of {row.id} on {here}"
+        workshop.board.say(f"{made.name(row, seed)}: {what}: not the same time")
+    return max(1, round(_seconds(longest) / _seconds(epoch) * int(epoch.report["training"]["epochs"])))
+
+
+def _sibling(made: Plan, row: Row, seed: int) -> Run | None:
+    """Returns the finished run of another row, or None.
+
+    Raises:
+        UserError: it is of another recipe.
     """
     path = made.folder / made.name(row, seed)
-    if has_run(path):
-        return made.recipe(row, seed, f"train.epochs={load(path / 'recipe.toml').train.epochs}")
-    others = [made.folder / made.name(made.table.row(other), seed) for other in row.equal_time]
-    if not all((other / "report.json").exists() for other in others):
+    if not (path / "report.json").exists():
         return None
-    longest = max(_seconds(load_run(other)) for other in others)
-    epochs = max(1, round(longest / _seconds_per_epoch(made, row, seed, workshop)))
-    return made.recipe(row, seed, f"train.epochs={epochs}")
+    if different := made.differing(row, path):
+        raise UserError(f"{path}: its time counts, but it has another recipe; what differs: {', '.join(different)}")
+    return load_run(path)
 
 
-def _seconds_per_epoch(made: Plan, row: Row, seed: int, workshop: Fleet) -> float:
-    """Returns what an epoch of a row takes: measured by a run that differs in its length alone, or else by one epoch.
+def _machine(run: Run) -> str:
+    place = run.report["environment"]
+    return f"{place['device']} ({place['world_size']} x {place['threads']} threads)"
+
+
+def _timed(made: Plan, row: Row, seed: int, workshop: Fleet) -> Run:
+    """Returns what tells how long an epoch of a row takes: a run that differs in its length alone, or else one epoch.
 
     Raises:
         RunError: that epoch cannot be run.
     """
     over = made.table.row(row.speed_up_over)
-    path = made.folder / made.name(over, seed)
-    if (path / "report.json").exists() and _but_epochs(made.recipe(over, seed)) == _but_epochs(made.recipe(row, seed)):
-        measured = load_run(path)
-    else:
+    same = _but_epochs(made.recipe(over, seed)) == _but_epochs(made.recipe(row, seed))
+    measured = _sibling(made, over, seed) if same else None
+    if measured is None:
         options = ("train.epochs=1", "train.dynamics=false", "evaluation.pgd=false", "evaluation.autoattack=false")
         recipe = made.recipe(row, seed, *options, 'evaluation.checkpoints=["last"]', "evaluation.limit=1")
         (job,) = workshop.run([Task(f"one-epoch,{made.name(row, seed)}", recipe)])
         if job.state == "failed":
             raise RunError(f"{job.path}: one epoch of {row.id}, for its time, failed: {job.note}")
         measured = load_run(job.path)
-    return _seconds(measured) / int(measured.report["training"]["epochs"])
+    return measured
 
 
 def _but_epochs(recipe: Recipe) -> Recipe:

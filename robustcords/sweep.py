@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from robustcords.errors import UserError
 from robustcords.fleet import Task
-from robustcords.recipe import Recipe, load
+from robustcords.recipe import Recipe, dump, load
 
 _MOST_RUNS = 10_000
 _LONGEST_NAME = 120
@@ -32,9 +33,10 @@ def grid(recipes: Sequence[str], over: Sequence[str], overrides: Sequence[str] =
     keys = [key for key, _ in axes]
     if doubled := next((key for key in keys if keys.count(key) > 1), None):
         raise UserError(f"--over {doubled}: given twice; write all its values in one")
+    count = len(recipes) * math.prod(len(values) for _, values in axes)
+    if count > _MOST_RUNS:
+        raise UserError(f"--over: {count} runs; at most {_MOST_RUNS} are made at once")
     combinations = list(itertools.product(*([(key, value) for value in values] for key, values in axes)))
-    if len(recipes) * len(combinations) > _MOST_RUNS:
-        raise UserError(f"--over: {len(recipes) * len(combinations)} runs; at most {_MOST_RUNS} are made at once")
     tasks = []
     for source in recipes:
         for combination in combinations:
@@ -44,6 +46,11 @@ def grid(recipes: Sequence[str], over: Sequence[str], overrides: Sequence[str] =
     names = [task.name for task in tasks]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two runs of the sweep would both be called {doubled}; name each recipe and value once")
+    known: dict[str, str] = {}
+    for task in tasks:
+        first = known.setdefault(dump(task.recipe), task.name)
+        if first != task.name:
+            raise UserError(f"{first} and {task.name} of the sweep are the same run; name each recipe and value once")
     return tasks
 
 

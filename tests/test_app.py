@@ -121,13 +121,13 @@ def test_evaluate_leaves_the_run_alone_and_writes_where_it_is_told(run: Path, co
     # An earlier report may be written again, nothing else may.
     assert command("evaluate", run, "--limit", "1", "--output", "mine.json").status == 0
     assert json.loads(Path("mine.json").read_text())["evaluation"]["last"]["examples"] == 1
-    Path("letter.json").write_text("{}")
-    answer = command("evaluate", run, "--output", "letter.json")
-    assert (answer.status, answer.err) == (
-        2,
-        "error: --output letter.json: exists and is not a report; name another file\n",
-    )
-    assert Path("letter.json").read_text() == "{}"
+    letters = {"letter.json": '{"evaluation": {}, "mine": 1}', "letter.md": "# Mine\n\n## Test accuracy\n"}
+    for name, text in letters.items():
+        Path(name).write_text(text)
+        answer = command("evaluate", run, "--output", name)
+        line = f"error: --output {name}: exists and is not a report; name another file\n"
+        assert (answer.status, answer.err) == (2, line)
+        assert Path(name).read_text() == text
 
 
 @pytest.fixture
@@ -148,6 +148,17 @@ def copied(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_takes_nothing_from_a_runs_own_report(copied: Path, command: Command, arguments: list[str], lost: str):
     before = contents(copied)
     refused(command("evaluate", copied, *arguments, "--output", copied / "report.json"), f"({lost}); name another")
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["train.epochs=500", "threat.norm=l2", "loss.beta=1", "seed=7", "evaluation.pgd.steps=2"],
+)
+def test_evaluate_has_a_runs_own_report_tell_how_the_run_was_made(copied: Path, command: Command, setting: str):
+    before = contents(copied)
+    answer = command("evaluate", copied, "--set", setting, "--output", copied / "report.json")
+    refused(answer, f"the run has another recipe ({setting.partition('=')[0]}); name another file")
     assert contents(copied) == before
 
 

@@ -120,6 +120,24 @@ def test_stopping_lets_the_runs_write_their_checkpoints(tmp_path: Path, monkeypa
     assert [(tmp_path / f"run{n}" / "stopped").exists() for n in range(3)] == [True, True, False]
 
 
+def test_an_error_of_its_own_leaves_no_run_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hanging = made(tmp_path, monkeypatch, "hangs", [{}, {}])
+
+    def fail(_make: object) -> None:
+        if all((tmp_path / f"run{n}" / "begun").exists() for n in range(2)) and not hanging.jobs[0].state == "waiting":
+            raise OSError("no space left")
+
+    monkeypatch.setattr(hanging.board, "show", fail)
+    with pytest.raises(OSError, match="no space left"):
+        hanging.run(tasks(2))
+    assert all((tmp_path / f"run{n}" / "stopped").exists() for n in range(2))
+
+
+def test_a_run_may_have_evaluated_nothing(tmp_path: Path):
+    (tmp_path / "report.json").write_text('{"evaluation": {}}')
+    assert fleet._result(tmp_path) == "nothing evaluated"
+
+
 def test_a_slot_for_each_card_and_threads_shared_out_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
     import torch
 
@@ -164,6 +182,9 @@ def test_the_command_sweeps_and_a_second_time_has_nothing_to_do(
     again = call(capsys, "sweep", *options)
     assert again.status == 0
     assert "started" not in again.err
+    fewer = [option.replace("random,adv-gradmatch", "random") for option in options]
+    assert call(capsys, "sweep", *fewer).status == 0
+    assert all(name.partition("=")[2] in (Path("out") / "report.md").read_text() for name in names), "the folder's page"
 
 
 def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path):
@@ -209,8 +230,10 @@ def test_the_time_to_go_takes_evaluation_for_as_long_as_it_has_been(tmp_path: Pa
         job.path.mkdir()
         (job.path / "metrics.jsonl").write_text("{}\n" * lines)
         job.state, job.seconds, job.training = state, seconds, training
-    # 10 s an epoch, 30 s an evaluation: 20 s of one are left, and the whole of a run, on two devices.
-    assert of.remaining() == pytest.approx((20 + 10 * 10 + 30) / 2)
+    # 10 s an epoch, 30 s an evaluation: 20 s of one are left, and the whole of a run, which ends last, on two devices.
+    assert of.remaining() == pytest.approx(10 * 10 + 30)
+    of.places = [{}]
+    assert of.remaining() == pytest.approx(20 + 10 * 10 + 30)
     monkeypatch.setattr(of, "_last_lines", lambda _: [])
     monkeypatch.setattr(fleet.time, "monotonic", lambda: of.jobs[1].begun + 125)
     of.jobs[1].process = type("Ended", (), {"poll": lambda _: None})()

@@ -15,10 +15,21 @@ PACKAGE = Path(__file__).parents[1] / "robustcords"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMPONENTS = ("attacks", "losses", "strategies", "data", "models")
 ABOVE_BUILD = (
-    *("app", "commands", "doctor", "environment", "experiment", "fleet", "reporting", "reproduce", "scaffold", "sweep"),
-    "adversarial_pictures",
+    *("app", "commands", "doctor", "environment", "experiment", "fleet", "report_output", "reporting", "reproduce"),
+    *("scaffold", "sweep", "adversarial_pictures"),
 )
-ABOVE_COMPONENTS = (*ABOVE_BUILD, "build", "trainer", "evaluation", "sanity", "selection", "report", "recipe")
+ABOVE_COMPONENTS = (
+    *ABOVE_BUILD,
+    "build",
+    "trainer",
+    "evaluation",
+    "measurement",
+    "sanity",
+    "probe",
+    "selection",
+    "report",
+    "recipe",
+)
 
 
 def name_of(file: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -65,8 +67,8 @@ def test_rows_come_first_and_then_those_of_equal_time(tmp_path: Path, pretended:
     assert len(plain) == 9
     assert pretended[:18] == [f"{row},seed={seed}" for seed in (0, 1) for row in plain]
     timed = ["cifar10_equal_time", "cifar10_fgsm_rs_equal_time"]
-    assert pretended[18:20] == [f"one-epoch,{timed[1]},seed={seed}" for seed in (0, 1)]
-    assert pretended[20:] == [f"{row},seed={seed}" for seed in (0, 1) for row in timed]
+    assert pretended[18] == f"one-epoch,{timed[1]},seed=0", "the other seeds are of the same length"
+    assert pretended[19:] == [f"{row},seed={seed}" for seed in (0, 1) for row in timed]
     # Adv-GRAD-MATCH: 12 epochs of 3 s and 9 s of selection; Adv-GLISTER less.
     assert [epochs(tmp_path, f"{row},seed=1") for row in timed] == [round(45 / 10), round(45 / 2)]
     assert load(tmp_path / "cifar10_trades,seed=1" / "recipe.toml").seed == 1
@@ -126,7 +128,9 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
     names = ["cifar10_trades", "cifar10_glister", "cifar10_random", "cifar10_bullet"]
     made = reproduce.plan("table1", "small", rows=names, seeds=[0, 4], folder=tmp_path)
     reproduce.run(made)
-    runs = {row.id: made.runs(row)[0] for row in made.rows} | {"cifar10_bullet": []}
+    shutil.rmtree(tmp_path / "cifar10_bullet,seed=0")
+    shutil.rmtree(tmp_path / "cifar10_bullet,seed=4")
+    runs, _ = made.runs()
     header, *lines = beside.rows(TABLES["table1"], runs)
     assert header == ["method", "", "clean", "pgd 8/255", "autoattack", "s / epoch", "speed-up", "seeds"]
     x = "\N{MULTIPLICATION SIGN}"
@@ -189,16 +193,55 @@ def test_runs_of_another_recipe_stand_in_no_row(
     assert line in answer.out
     assert line in (tmp_path / "runs" / "report.html").read_text()
     made = reproduce.plan("table1", "small", rows=["cifar10_random"], folder=tmp_path / "runs")
-    assert [run.seed for run in made.runs(made.rows[0])[0]] == [0]
+    assert [run.seed for run in made.runs()[0]["cifar10_random"]] == [0]
 
 
 def test_rows_of_equal_time_keep_the_length_that_they_were_given(tmp_path: Path, pretended: list[str]):
     made = reproduce.plan("table1", "small", seeds=[0, 1], folder=tmp_path)
     reproduce.run(made)
-    row = made.table.row("cifar10_fgsm_rs_equal_time")
-    runs, others = made.runs(row)
-    assert [run.recipe["train"]["epochs"] for run in runs] == [round(45 / 2)] * 2
+    runs, others = made.runs()
+    assert [run.recipe["train"]["epochs"] for run in runs["cifar10_fgsm_rs_equal_time"]] == [round(45 / 2)] * 2
     assert others == []
+    report = tmp_path / "cifar10_gradmatch,seed=2" / "report.json"
+    later = reproduce.plan("table1", "small", seeds=[2], folder=tmp_path)
+    plain = dataclasses.replace(later, rows=[row for row in later.rows if not row.equal_time])
+    reproduce.run(plain)
+    longer = json.loads(report.read_text())
+    longer["training"]["seconds"]["selection"] = 500.0
+    report.write_text(json.dumps(longer))
+    reproduce.run(later)
+    assert epochs(tmp_path, "cifar10_fgsm_rs_equal_time,seed=2") == round(45 / 2), "a method has one length"
+
+
+def test_the_time_of_another_recipe_or_machine_is_not_taken_in_silence(
+    tmp_path: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]
+):
+    rows = ["cifar10_trades", "cifar10_glister", "cifar10_gradmatch"]
+    reproduce.run(reproduce.plan("table1", "small", rows=rows, folder=tmp_path))
+    timed = reproduce.plan("table1", "small", rows=["cifar10_fgsm_rs_equal_time"], folder=tmp_path)
+    other = dataclasses.replace(timed, overrides=["selector.fraction=0.4"])
+    with pytest.raises(UserError, match=r"cifar10_glister,seed=0: its time counts, but it has another recipe"):
+        reproduce.run(other)
+    report = tmp_path / "cifar10_gradmatch,seed=0" / "report.json"
+    report.write_text(report.read_text().replace('"device": "CPU"', '"device": "H200"'))
+    reproduce.run(timed)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cifar10_gradmatch,seed=0 was timed on H200 (1 x 1 threads), an epoch of " in said
+
+
+def test_the_page_has_every_row_that_is_there(
+    tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    command = ("reproduce", "table1", "--preset", "small", "--output", "runs")
+    assert call(capsys, *command, "--row", "cifar10_trades").status == 0
+    answer = call(capsys, *command, "--row", "cifar10_bullet", "--seed", "1")
+    assert answer.status == 0, answer.err
+    assert "TRADES" in answer.out
+    text = (tmp_path / "runs" / "report.md").read_text()
+    assert "| TRADES | paper | 82.73" in text
+    assert "| Bullet | paper | 84.60" in text
+    assert "Random subset" not in text, "no row that was neither asked for nor run"
 
 
 def test_a_row_of_equal_time_alone_is_no_success(
@@ -221,7 +264,7 @@ def test_best_weights_have_a_line_of_their_own_and_other_radii_are_not_the_paper
     content = json.loads(report.read_text())
     content["evaluation"]["last"]["autoattack"] = {"4/255": 0.99}
     report.write_text(json.dumps(content))
-    lines = beside.rows(TABLES["table1"], {row.id: made.runs(row)[0] for row in made.rows})
+    lines = beside.rows(TABLES["table1"], made.runs()[0])
     header, full, ours, gap, last, best = [line[:5] for line in lines]
     assert header[2:] == ["clean", "pgd 8/255", "autoattack"]
     assert full == ["TRADES", "paper", "82.73", "51.83", "49.06"]

@@ -195,8 +195,7 @@ def test_two_processes_find_what_one_does(tmp_path: Path):
 def test_the_command_line_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "saturated")
-    small = "evaluation.pgd={steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.1]}"
-    line = ["evaluate", ".", "--sanity", "--attack", "pgd", "--set", small, "--epsilon", "0.1", "--limit", "100"]
+    line = ["evaluate", ".", "--sanity", "--attack", "pgd", "--epsilon", "0.1", "--limit", "100"]
     answer = call(capsys, *line, "--output", "report.json")
     assert answer.status == 0, answer.err
     found = json.loads(Path("report.json").read_text())["evaluation"]["last"]["sanity"]

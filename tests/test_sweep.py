@@ -45,6 +45,10 @@ def test_several_recipes_go_over_the_same_grid():
         (["seed=0,,1"], "--over seed=0,,1: expected KEY=V1,V2,..., for example --over seed=0,1,2"),
         (["seed=0", "seed=1"], "--over seed: given twice; write all its values in one"),
         (["seed=1,1"], "two runs of the sweep would both be called seed=1; name each recipe and value once"),
+        (["loss.beta=1,1.0"], "loss.beta=1 and loss.beta=1.0 of the sweep are the same run; name each recipe and value "
+         "once"),
+        ([f"{key}=" + ",".join(map(str, range(1, 101))) for key in ("seed", "train.epochs", "loss.beta", "data.path")],
+         "--over: 100000000 runs; at most 10000 are made at once"),
         (["seed=" + ",".join(map(str, range(10_001)))], "--over: 10001 runs; at most 10000 are made at once"),
         (["loss.name=mart,tradess"], "--over loss.name=tradess: [loss] name = \"tradess\": unknown loss 'tradess'; did "
          "you mean 'trades'? (one of: mart, sat, standard, trades)"),

@@ -106,8 +106,10 @@ def has(recipe: Recipe, table: str) -> bool:
 
 def _usual(values: Sequence[Any]) -> Any:
     """Returns the value that more have than any other, or an object that equals none."""
-    (first, most), *others = Counter(values).most_common(2)
-    return object() if others and others[0][1] == most else first
+    kinds = Counter(map(repr, values))  # lists cannot be counted
+    (first, most), *others = kinds.most_common(2)
+    tie = bool(others) and others[0][1] == most
+    return object() if tie else next(value for value in values if repr(value) == first)
 
 
 def _by_use(recipes: Sequence[Recipe]) -> list[str]:
@@ -136,24 +138,33 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
     """Returns for each method the number of the one it is compared with, or None.
 
     That is full data without Bullet under the same loss; of several, the one whose other keys most methods share, then
-    the longest. A loss that has no other method is compared with the baseline of the loss that has the most.
+    the longest. A loss of which there are no subsets and no Bullet, such as that of fast training for a similar time,
+    is compared with the baseline of the loss that has the most methods, if another has some or it is a single one.
     """
     of_loss: dict[tuple[Any, ...], list[int]] = {}
     for number, recipe in enumerate(recipes):
         of_loss.setdefault((*field_of(recipe), recipe["loss.name"]), []).append(number)
     chosen = {loss: _most_central(recipes, numbers) for loss, numbers in of_loss.items()}
+    cheaper = {loss for loss, numbers in of_loss.items() if any(_is_cheaper(recipes[n]) for n in numbers)}
     found: list[int | None] = []
     for number, recipe in enumerate(recipes):
         loss = (*field_of(recipe), recipe["loss.name"])
-        if len(of_loss[loss]) == 1:
-            others = [other for other in of_loss if other[:-1] == loss[:-1] and len(of_loss[other]) > 1]
+        if loss not in cheaper:
+            single = len(of_loss[loss]) == 1
+            near = [other for other in of_loss if other[:-1] == loss[:-1] and other != loss]
+            others = [other for other in near if other in cheaper or (single and len(of_loss[other]) > 1)]
             loss = max(others, key=lambda other: len(of_loss[other]), default=loss)
         found.append(chosen[loss] if chosen[loss] != number else None)
     return found
 
 
+def _is_cheaper(recipe: Recipe) -> bool:
+    """Returns whether a method spends less on an epoch than all images without Bullet."""
+    return has(recipe, "selector") or has(recipe, "bullet")
+
+
 def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | None:
-    candidates = [n for n in numbers if not has(recipes[n], "selector") and not has(recipes[n], "bullet")]
+    candidates = [n for n in numbers if not _is_cheaper(recipes[n])]
 
     def rank(number: int) -> tuple[int, int]:
         mine = recipes[number]
@@ -210,11 +221,11 @@ def similar_time_as(
         Of each loss the method whose time is nearest, if neither takes more than twice as long as the other.
     """
     mine, own = recipes[number], seconds[number]
-    if own is None or not (has(mine, "selector") or has(mine, "bullet")):
+    if own is None or not _is_cheaper(mine):
         return []
     nearest: dict[str, tuple[float, int]] = {}
     for n, (other, theirs) in enumerate(zip(recipes, seconds, strict=True)):
-        if theirs is None or n in baselines or has(other, "selector") or has(other, "bullet"):
+        if theirs is None or n in baselines or _is_cheaper(other):
             continue
         factor = max(own, theirs) / min(own, theirs)
         if field_of(other) == field_of(mine) and factor <= _SIMILAR:

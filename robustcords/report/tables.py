@@ -14,7 +14,7 @@ from robustcords.report.tabular import in_markdown, on_terminal, plain
 Report = Mapping[str, Any]
 """What `robustcords.report.summary.summarise` returns."""
 
-MARK = "## Test accuracy"
+MARK = "<!-- robustcords run -->"
 """A line that every report.md has."""
 
 _UNIT = "accuracy in percent"
@@ -22,7 +22,13 @@ _UNIT = "accuracy in percent"
 
 def markdown(report: Report) -> str:
     """Returns report.md: what was trained, how accurate it is, where the time went, and what it ran on."""
-    parts = [f"# {plain(title(report))}", _list(_recipe(report["recipe"])), MARK, *_accuracy(report)]
+    parts = [
+        MARK,
+        f"# {plain(title(report))}",
+        _list(_recipe(report["recipe"])),
+        "## Test accuracy",
+        *_accuracy(report),
+    ]
     parts += _sanity(report)
     if report["training"]["epochs"]:
         parts += ["## Training", *_training(report["training"])]

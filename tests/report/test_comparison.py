@@ -161,6 +161,31 @@ def test_random_subsets_that_were_trained_otherwise_say_nothing_of_a_selector(tm
     assert against(compared(tmp_path).method("trades, adv-glister 50 %"), Kind.RANDOM) == []
 
 
+def test_two_lengths_of_fast_training_are_compared_with_the_losses_that_have_subsets(made: Path):
+    fast = {"loss": {"name": "sat"}, "attack": {"name": "fgsm"}, "train": {"epochs": 5}}
+    make_run(made / "zlonger", fast, right=shares(clean=0.9, pgd=0.4, aa=0.3), seconds=5)
+    found = {m.name: m.baseline for m in compared(made).methods if m.name.startswith("sat")}
+    assert found == {
+        "sat, full data, attack fgsm": "trades, full data",
+        "sat, full data, attack fgsm, 5 epochs": "trades, full data",
+    }
+
+
+def test_lists_tell_methods_apart(tmp_path: Path):
+    for name, milestones in (("a", [0.5]), ("b", [0.5, 0.9]), ("c", [0.5])):
+        make_run(tmp_path / name, {"seed": ord(name), "schedule": {"name": "step", "milestones": milestones}})
+    names = [method.name for method in compared(tmp_path).methods]
+    assert names == [f"trades, full data, schedule milestones {each}" for each in ([0.5], [0.5, 0.9])]
+
+
+def test_the_committed_runs_of_several_networks_on_one_page():
+    runs = find_runs([Path(__file__).parents[2] / "docs" / "results" / "runs"])
+    found = compare(runs)
+    assert {run.path for run in found.runs} == {run.path for run in runs}
+    fast = [m for m in found.methods if m.recipe["loss.name"] == "sat" and m.recipe["model.name"] == "resnet8"]
+    assert {found.method(str(m.baseline)).recipe["loss.name"] for m in fast} <= {"trades", "mart"}
+
+
 def test_figures_by_hand(made: Path):
     found = compared(made)
     full, glister = found.method("trades, full data"), found.method("trades, adv-glister 50 %")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from robustcords.report.tables import accuracy_rows, markdown, print_report
+from robustcords.report.tables import MARK, accuracy_rows, markdown, print_report
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_markdown_of_full_data_training_without_bullet(report: dict[str, Any]):
     del report["recipe"]["bullet"], report["recipe"]["selector"]
     report["training"]["selections"] = []
     text = markdown(report)
-    assert text.startswith("# mart on cifar10, resnet18\n")
+    assert text.startswith(f"{MARK}\n\n# mart on cifar10, resnet18\n")
     assert "- selector: none, full data" in text
     assert "- Bullet: none" in text
     assert "in 3:20.\n" in text
