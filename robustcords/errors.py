@@ -94,8 +94,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         For example ``"; did you mean 'mart'? (one of: mart, sat, trades)"``.
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f"; did you mean '{close[0]}'?" if close else ""
+    folded = {each.casefold(): each for each in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    guess = f"; did you mean '{folded[close[0]]}'?" if close else ""
     return f"{guess} (one of: {', '.join(names)})" if names else ""
 
 

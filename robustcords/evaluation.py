@@ -19,7 +19,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.inference import Autocast, Inference
-from robustcords.measurement import Session, classified, share, withstands
+from robustcords.measurement import Evaluator, classified, share, withstands
 from robustcords.rng import Noise, derive
 
 
@@ -60,14 +60,14 @@ def evaluate(
     Raises:
         UserError: there is no image.
     """
-    session = Session.start(model, data, config.limit, norm, seed, device, store, on_progress)
-    with session.measuring():
-        clean = session.clean()
-        report = {"clean": share(clean), "examples": session.count}
+    evaluator = Evaluator.start(model, data, config.limit, norm, seed, device, store, on_progress)
+    with evaluator.measuring():
+        clean = evaluator.clean()
+        report = {"clean": share(clean), "examples": evaluator.count}
         if config.pgd is not None:
-            report |= session.pgd(config.pgd, clean)
+            report |= evaluator.pgd(config.pgd, clean)
         if config.autoattack is not None:
-            report |= session.autoattack(config.autoattack)
+            report |= evaluator.autoattack(config.autoattack)
     return report
 
 

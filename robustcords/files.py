@@ -29,6 +29,19 @@ def changing(path: Path) -> Iterator[None]:
         raise unwritable(path, error) from error
 
 
+def check_writable(output: Path) -> None:
+    """Checks, before there is anything to lose, that a file can be written where ``--output`` says.
+
+    Raises:
+        UserError: there is no such folder, or it may not be written to.
+        RunError: the disk is full, or fails.
+    """
+    with changing(output):
+        if not output.parent.is_dir():
+            raise UserError(f"--output {output}: there is no folder {output.parent}")
+        tempfile.TemporaryFile(dir=output.parent).close()
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole: into a temporary file beside it, flushed to the disk, then renamed over it.
 
@@ -37,7 +50,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         RunError: the disk is full, or fails; what was there before still is.
     """
     with changing(path):
-        _replace(path, content.encode() if isinstance(content, str) else content)
+        # Names of files may hold bytes that are no text, which Python has as lone surrogates.
+        _replace(path, content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def _replace(path: Path, content: bytes) -> None:

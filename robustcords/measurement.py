@@ -25,12 +25,13 @@ from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
 
-_BATCH = 256
+BATCH = 256
+"""Images a forward pass."""
 
 
 @dataclass(frozen=True)
-class Session:
-    """One evaluation: what all of its measurements share.
+class Evaluator:
+    """Measures one model on one test set: what all of its measurements share.
 
     Attributes:
         model: images in [0, 1] to logits; folded while `measuring`.
@@ -65,8 +66,8 @@ class Session:
         device: torch.device | str,
         store: Path | None,
         on_progress: chunks.Progress | None,
-    ) -> Session:
-        """Returns a session on the first ``limit`` images; 0 for all.
+    ) -> Evaluator:
+        """Returns a evaluator on the first ``limit`` images; 0 for all.
 
         Raises:
             UserError: there is no image.
@@ -88,7 +89,7 @@ class Session:
         """Returns (count,) bool, which images are classified correctly as they are."""
 
         def work(rows: Tensor) -> tuple[Tensor, list[str]]:
-            parts = [classified(self.model, *self.data.batch(part, self.device)) for part in rows.split(_BATCH)]
+            parts = [classified(self.model, *self.data.batch(part, self.device)) for part in rows.split(BATCH)]
             return torch.cat(parts).long(), []
 
         return self.run("clean", {}, self.count, work)[0] > 0
@@ -139,7 +140,7 @@ class Session:
 
     def _autoattack_chunk(self, rows: Tensor, epsilon: float, version: str) -> tuple[Tensor, list[str]]:
         found, messages = [], list[str]()
-        for part in rows.split(_BATCH):
+        for part in rows.split(BATCH):
             x, y = self.data.batch(part, self.device)
             seed = derive(self.seed, "autoattack", int(part[0]))
             withstood, warnings = autoattack.run(
@@ -197,7 +198,7 @@ def withstands(
     """
     alive = alive.clone()
     for restart in range(restarts):
-        for rows in alive.nonzero().flatten().split(_BATCH):
+        for rows in alive.nonzero().flatten().split(BATCH):
             if len(rows) == 0:
                 return alive
             x_adv = attack(model, x[rows], objective_of(y[rows]), noise.restart(restart)[rows])

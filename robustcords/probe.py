@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcords import autoattack
 from robustcords.attacks.base import Objective, Start, input_gradient
 from robustcords.attacks.pgd import PGD
-from robustcords.measurement import Session, classified, cross_entropy_of, withstands
+from robustcords.measurement import BATCH, Evaluator, classified, cross_entropy_of, withstands
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
 
@@ -22,23 +22,28 @@ STEPS = (5, 10, 20, 50, 100)
 FACTORS = (0.5, 1.0, 2.0, 4.0)
 """The multiples of the radius that PGD is run at."""
 
-_BATCH = 256
 _PGD_STEPS, _RESTARTS, _UNBOUNDED_STEPS, _QUERIES = 20, 5, 50, 1000
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Measures which images withstand what; every result is (attacked,), of the images that are classified right."""
+    """Measures which images withstand what; every result is (attacked,), of the images that are classified right.
 
-    session: Session
+    Attributes:
+        evaluator: of the model and the test set.
+        threat: norm and radius that the attacks are for.
+        clean: (count,) bool, which images are classified correctly as they are.
+    """
+
+    evaluator: Evaluator
     threat: ThreatModel
     clean: Tensor
 
     def gradients(self) -> Tensor:
-        """Returns which images have a gradient of cross-entropy that is not exactly zero, or not a number."""
+        """Returns which images have a gradient of cross-entropy that is finite and not exactly zero."""
 
         def work(x: Tensor, y: Tensor, _: Noise) -> Tensor:
-            gradient = input_gradient(self.session.model, cross_entropy_of(y), x).flatten(1)
+            gradient = input_gradient(self.evaluator.model, cross_entropy_of(y), x).flatten(1)
             return (gradient != 0).any(1) & gradient.isfinite().all(1)
 
         return self._measure("gradients", {}, work) > 0
@@ -49,10 +54,10 @@ class Probe:
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             x_adv, code = self.threat.uniform_start(x, noise), torch.zeros(len(x), dtype=torch.int64, device=x.device)
             for step in range(1, STEPS[-1] + 1):
-                gradient = input_gradient(self.session.model, cross_entropy_of(y), x_adv)
+                gradient = input_gradient(self.evaluator.model, cross_entropy_of(y), x_adv)
                 x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.threat.epsilon / 4), x)
                 if step in STEPS:
-                    code += classified(self.session.model, x_adv, y).long() << STEPS.index(step)
+                    code += classified(self.evaluator.model, x_adv, y).long() << STEPS.index(step)
             return code
 
         code = self._measure("steps", {"steps": list(STEPS), "epsilon": self.threat.epsilon}, work)
@@ -67,7 +72,7 @@ class Probe:
 
         It starts beside the image: from anywhere in the box the start alone would do the attack's work.
         """
-        diameter = 1.0 if self.threat.norm == "linf" else self.session.data.images[0].numel() ** 0.5
+        diameter = 1.0 if self.threat.norm == "linf" else self.evaluator.data.images[0].numel() ** 0.5
         return self._pgd("unbounded", diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
 
     def pgd(
@@ -78,14 +83,14 @@ class Probe:
 
     def square(self) -> Tensor | None:
         """Returns what withstands Square at the radius; None where it cannot run."""
-        session = self.session
-        if not autoattack.square_fits(session.norm, min(session.data.images.shape[-2:])):
+        evaluator = self.evaluator
+        if not autoattack.square_fits(evaluator.norm, min(evaluator.data.images.shape[-2:])):
             return None
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            seed = derive(session.seed, "sanity-square", int(noise.keys[0]))
-            epsilon, norm = self.threat.epsilon, session.norm
-            return autoattack.square(session.model, x, y, norm=norm, epsilon=epsilon, queries=_QUERIES, seed=seed)
+            seed = derive(evaluator.seed, "sanity-square", int(noise.keys[0]))
+            epsilon, norm = self.threat.epsilon, evaluator.norm
+            return autoattack.square(evaluator.model, x, y, norm=norm, epsilon=epsilon, queries=_QUERIES, seed=seed)
 
         return self._measure("Square", {"queries": _QUERIES, "epsilon": self.threat.epsilon}, work) > 0
 
@@ -97,7 +102,7 @@ class Probe:
             for draw in range(STEPS[-1]):
                 rows = alive.nonzero().flatten()
                 x_noisy = self.threat.uniform_start(x[rows], noise.restart(draw)[rows])
-                alive[rows] = classified(self.session.model, x_noisy, y[rows])
+                alive[rows] = classified(self.evaluator.model, x_noisy, y[rows])
             return alive
 
         return self._measure("noise", {"draws": STEPS[-1], "epsilon": self.threat.epsilon}, work) > 0
@@ -117,26 +122,26 @@ class Probe:
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            return withstands(self.session.model, x, y, noise, alive, attack, restarts, objective_of)
+            return withstands(self.evaluator.model, x, y, noise, alive, attack, restarts, objective_of)
 
         settings = {"steps": steps, "restarts": restarts, "epsilon": epsilon, "start": start}
         return self._measure(name, settings, work) > 0
 
     def _measure(self, name: str, settings: dict[str, Any], work: Callable[[Tensor, Tensor, Noise], Tensor]) -> Tensor:
         """Returns the numbers that ``work(x, y, noise)`` gives the images that are classified right, chunk by chunk."""
-        session = self.session
+        evaluator = self.evaluator
 
         def chunk(rows: Tensor) -> tuple[Tensor, list[str]]:
             outcomes = torch.zeros(len(rows), dtype=torch.int64)
-            for part in self.clean[rows].nonzero().flatten().split(_BATCH):
+            for part in self.clean[rows].nonzero().flatten().split(BATCH):
                 if len(part) == 0:
                     break
-                x, y = session.data.batch(rows[part], session.device)
-                noise = Noise(derive(session.seed, f"sanity-{name}"), rows[part].to(session.device))
+                x, y = evaluator.data.batch(rows[part], evaluator.device)
+                noise = Noise(derive(evaluator.seed, f"sanity-{name}"), rows[part].to(evaluator.device))
                 outcomes[part] = work(x, y, noise).long().cpu()
             return outcomes, []
 
-        return session.run(f"sanity: {name}", settings, session.count, chunk)[0][self.clean]
+        return evaluator.run(f"sanity: {name}", settings, evaluator.count, chunk)[0][self.clean]
 
 
 def margin_of(y: Tensor) -> Objective:

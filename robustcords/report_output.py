@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from robustcords.config import format_radius
 from robustcords.errors import UserError, unwritable
 from robustcords.evaluation_config import ATTACKS, EvaluationConfig
 from robustcords.experiment import differences
-from robustcords.files import parse_json, write_atomic, write_json
+from robustcords.files import check_writable, parse_json, write_atomic, write_json
 from robustcords.recipe import Recipe
 from robustcords.report.runs import load_run
 from robustcords.report.summary import missing
@@ -49,7 +48,7 @@ def refuse_foreign(output: Path, directory: RunDirectory | None) -> None:
     Raises:
         UserError: it is something else, or another run's own report, or cannot be written.
     """
-    _refuse_unwritable(output)
+    check_writable(output)
     if not output.exists():
         return
     try:
@@ -134,13 +133,4 @@ def refuse_taken(output: Path) -> None:
         raise unwritable(output, error) from error
     if taken:
         raise UserError(f"--output {output}: exists; name another file")
-    _refuse_unwritable(output)
-
-
-def _refuse_unwritable(output: Path) -> None:
-    try:
-        if not output.parent.is_dir():
-            raise UserError(f"--output {output}: there is no folder {output.parent}")
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise unwritable(output, error) from error
+    check_writable(output)

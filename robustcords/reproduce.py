@@ -123,6 +123,9 @@ def plan(
     chosen = [row for row in found.rows if row.dataset in wanted]
     ids = [row.id for row in chosen]
     for name in rows:
+        elsewhere = next((row.dataset for row in found.rows if row.id == name and row.id not in ids), None)
+        if elsewhere:
+            raise UserError(f"--row {name}: a row for {elsewhere}; add --dataset {elsewhere}")
         if name not in ids:
             raise UserError(f"--row {name}: not among the rows of {table} for {', '.join(wanted)}{nearest(name, ids)}")
     chosen = [row for row in chosen if not rows or row.id in rows]
@@ -131,6 +134,9 @@ def plan(
             raise UserError(f"--set {option}: the seeds are named with --seed")
     folder = folder or Path("runs") / f"{table}-{preset}"
     made = Plan(found, preset, chosen, wanted, list(dict.fromkeys(seeds)), overrides, folder)
+    for seed in made.seeds:
+        if seed < 0:
+            raise UserError(f"--seed {seed}: must be 0 or more")
     for row in chosen:
         made.recipe(row, made.seeds[0])  # what is at fault is said before anything is run
     return made

@@ -8,7 +8,8 @@ and compare attacks image by image.
 Where neither of two attacks is the stronger, an image that just one of them breaks is as likely to be broken by either:
 the exact form of McNemar's test, a binomial with probability 1/2. A check fails where an attack that must not be the
 stronger one is so at the level of 1 %, divided by the number of comparisons that the check makes (Bonferroni). So an
-honest model fails a check by chance once in a hundred times at most.
+honest model fails such a check by chance once in a hundred times at most. Zero gradients and an unbounded radius leave
+no room for chance: there one image decides.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from robustcords import chunks
 from robustcords.attacks.base import without_parameter_gradients
 from robustcords.config import format_radius
 from robustcords.data.base import ImageSet
-from robustcords.measurement import Session, share
+from robustcords.measurement import Evaluator, share
 from robustcords.probe import FACTORS, STEPS, Probe, margin_of
 from robustcords.threat import ThreatModel
 
@@ -79,9 +80,9 @@ class Sanity:
         Raises:
             UserError: there is no image.
         """
-        session = Session.start(model, data, self.limit, self.threat.norm, seed, device, store, on_progress)
-        with session.measuring(), without_parameter_gradients(model):
-            probe = Probe(session, self.threat, session.clean())
+        evaluator = Evaluator.start(model, data, self.limit, self.threat.norm, seed, device, store, on_progress)
+        with evaluator.measuring(), without_parameter_gradients(model):
+            probe = Probe(evaluator, self.threat, evaluator.clean())
             findings = [
                 _gradients(probe.gradients()),
                 _more_steps(trajectory := probe.trajectory()),
@@ -91,7 +92,7 @@ class Sanity:
                 _noise(probe.noise(), trajectory[STEPS[-1]]),
             ]
         return {
-            "examples": session.count,
+            "examples": evaluator.count,
             "attacked": int(probe.clean.sum()),
             "norm": self.threat.norm,
             "epsilon": format_radius(self.threat.epsilon),

@@ -109,7 +109,9 @@ def test_without_the_rows_whose_time_it_takes_one_is_left_out(
             "--dataset cifar: not in table1; did you mean 'cifar10'? (one of: cifar10, cifar100)",
         ),
         ({"overrides": ["seed=7"]}, "--set seed=7: the seeds are named with --seed"),
-        ({"rows": ["cifar100_trades"]}, "--row cifar100_trades: not among the rows of table1 for cifar10"),
+        ({"rows": ["cifar100_trades"]}, "--row cifar100_trades: a row for cifar100; add --dataset cifar100"),
+        ({"rows": ["cifar10_trade"]}, "--row cifar10_trade: not among the rows of table1 for cifar10; did you mean"),
+        ({"seeds": [0, -1]}, "--seed -1: must be 0 or more"),
         (
             {"overrides": ["train.epoch=3"]},
             "--set train.epoch=3: [train] unknown key \"epoch\"; did you mean 'epochs'?",
@@ -163,6 +165,14 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
     assert "arXiv:2302.12366" in shown.getvalue()
     assert "Table 3 has Adv-GLISTER's numbers for 100 epochs under beta = 1" in shown.getvalue()
     assert all(cell in shown.getvalue() for line in lines for cell in line)
+
+
+def test_rows_of_two_data_sets_tell_which(tmp_path: Path, pretended: list[str]):
+    rows = ["cifar10_trades", "cifar100_trades"]
+    made = reproduce.plan("table1", "small", datasets=["cifar10", "cifar100"], rows=rows, folder=tmp_path)
+    reproduce.run(made)
+    labels = [line[0] for line in beside.rows(TABLES["table1"], made.runs()[0]) if line[1] == "paper"]
+    assert labels == ["TRADES (cifar10)", "TRADES (cifar100)"]
 
 
 def test_the_command_prints_the_table(

@@ -36,10 +36,12 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         for column in table.columns or COLUMNS
         if any(_measured(row, runs, column) for row in _present(table, runs))
     ]
+    several = len({row.dataset for row in _present(table, runs)}) > 1
     found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
     for row in _present(table, runs):
         printed = {column: row.paper[column] for column in columns}
-        label = f"{row.method} ({row.setting})" if row.setting else row.method
+        told = [row.dataset] * several + [row.setting] * bool(row.setting)
+        label = f"{row.method} ({', '.join(told)})" if told else row.method
         lines = []
         if not row.baseline:
             lines.append(["paper", *(_number(printed[column], column) for column in columns), ""])

@@ -1,4 +1,4 @@
-"""What makes runs hard to compare."""
+"""What makes runs hard to compare, or to believe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _TIMES = "times are not comparable"
 
 
 def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
-    """Returns in what the runs differ that a method is not made of, and what AutoAttack warned of, a line each.
+    """Returns what makes the runs hard to compare or to believe, a line each.
+
+    That is in what they differ that a method is not made of, what AutoAttack warned of, and which checks for masked
+    gradients failed.
 
     Args:
         named: what each run is called, and the run.
@@ -28,6 +31,13 @@ def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
         for name, run in named
         for which, entry in run.report["evaluation"].items()
         for text in entry.get("autoattack_warnings", [])
+    ]
+    found += [
+        f"{name}: masked gradients ({which}): the check of {check['name']} fails: {check['finding']}"
+        for name, run in named
+        for which, entry in run.report["evaluation"].items()
+        for check in (entry.get("sanity") or {}).get("checks", [])
+        if check["status"] == "fail"
     ]
     return found
 

@@ -53,7 +53,7 @@ class Kind(Enum):
     """Why a method is compared with another, as the caption of a table says it."""
 
     BASELINE = "Difference to the baseline"
-    RANDOM = "Difference to a random subset of the same size"
+    RANDOM = "Difference to a random subset of the same fraction"
     SIMILAR_TIME = "Difference to training on all images for a similar time"
     EARLY_STOPPING = "Early stopping: best minus last weights"
 
@@ -178,7 +178,26 @@ def compare(runs: Sequence[Run], baseline: Path | None = None, left_out: Sequenc
     measures = sorted({measure for method in methods for measure in method.accuracies}, key=lambda m: m.order)
     named = [(f"{method.name}, seed {run.seed}", run) for method in methods for run in method.runs]
     notes = [f"{run.path}: {note}" for run in runs for note in run.notes]
-    return Comparison(methods, measures, cautions(named), missing, notes)
+    return Comparison(methods, measures, [*cautions(named), *_unequal_subsets(methods)], missing, notes)
+
+
+def _unequal_subsets(methods: Sequence[Method]) -> list[str]:
+    """Returns a line for each method whose subsets are not as large as the random ones that it is compared with.
+
+    The same fraction is of fewer images where some are held out for validation.
+    """
+    sizes = {method.name: _subset_sizes(method) for method in methods}
+    return [
+        f"{method.name}: subsets of {sizes[method.name]} images, those of {reference.name} of {sizes[reference.name]}"
+        for method in methods
+        for reference in method.references
+        if reference.kind is Kind.RANDOM and sizes[method.name] != sizes[reference.name]
+    ]
+
+
+def _subset_sizes(method: Method) -> str:
+    sizes = {selection["size"] for run in method.runs for selection in run.report["training"]["selections"]}
+    return ", ".join(map(str, sorted(sizes))) or "an unknown number of"
 
 
 def _same(one: Path, other: Path) -> bool:

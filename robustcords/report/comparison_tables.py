@@ -18,10 +18,11 @@ NOISE = "≈"
 """Marks a difference whose interval holds 0."""
 
 LEGEND = (
-    f"{NOISE}: the 95 % interval of the difference to the baseline holds 0: within the noise. "
-    "±: standard deviation over seeds. An interval over test images says what other images would change, not what "
-    "another seed would. Training time is data, attack, update, communication, averaging and selection; validation and "
-    "checkpoints do not count."
+    f"{NOISE}: within the noise: the 95 % interval of the difference (in the first tables, to the baseline) holds 0, "
+    "or that of a speed-up 1. Of twenty differences that mean nothing one is outside on average: no interval allows "
+    "for how many there are. ±: standard deviation over seeds. An interval over test images says what other images "
+    "would change, not what another seed would; one over seeds the reverse. Training time is data, attack, update, "
+    "communication, averaging and selection; validation and checkpoints do not count."
 )
 COLUMNS = ("method", "weights", "measure", "radius", "seeds", "mean", "std", "reference", "difference", "low", "high")
 HEADER = (*COLUMNS, "within_noise", "interval")
@@ -30,7 +31,7 @@ MARK = "<!-- robustcords report -->"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the headline table.
+    """One cell of a table.
 
     Attributes:
         text: what it says.
@@ -115,7 +116,7 @@ def differences(comparison: Comparison) -> list[Grid]:
                     [
                         Cell(reference.name),
                         *([Cell(_times(reference.time) if reference.time else "")] if similar else []),
-                        *_points(reference.differences, measures),
+                        *_points(reference.differences, measures, len(method.runs)),
                     ],
                 )
                 for method, reference in pairs
@@ -160,9 +161,15 @@ def _times(speed: Estimate) -> str:
     return text if speed.low is None else f"{text} [{speed.low:.2f}, {speed.high:.2f}]"
 
 
-def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure]) -> list[Cell]:
-    found = [estimates.get(measure) for measure in measures]
-    return [Cell(points(each), noise=each.noise) if each else Cell("") for each in found]
+def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure], runs: int) -> list[Cell]:
+    """Writes differences, and of how many seeds where a method has more runs."""
+    cells = []
+    for each in map(estimates.get, measures):
+        text = points(each) if each else ""
+        if each and each.seeds < runs:
+            text += f" ({each.seeds} seed{'s' if each.seeds != 1 else ''})"
+        cells.append(Cell(text, noise=each is not None and each.noise))
+    return cells
 
 
 def points(estimate: Estimate) -> str:

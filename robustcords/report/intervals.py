@@ -48,6 +48,7 @@ class Estimate:
         high: the upper end.
         how: which interval it is, and over what.
         null: the value that means "no difference": 0, or 1 for a ratio.
+        seeds: how many of the method's runs it is of.
     """
 
     value: float
@@ -55,6 +56,7 @@ class Estimate:
     high: float | None
     how: str
     null: float = 0.0
+    seeds: int = 1
 
     @property
     def noise(self) -> bool:
@@ -97,12 +99,13 @@ def difference(ones: Mapping[int, Accuracy], others: Mapping[int, Accuracy]) -> 
     if len(common) > 1:
         gaps = [ones[seed].value - others[seed].value for seed in common]
         if np.ptp(gaps) > _SAME:
-            return Estimate(float(np.mean(gaps)), *paired_t(gaps), f"t interval, paired over {len(common)} seeds")
+            how = f"t interval, paired over {len(common)} seeds"
+            return Estimate(float(np.mean(gaps)), *paired_t(gaps), how, seeds=len(common))
     if not common and min(len(ones), len(others)) > 1:
         one, other = ([each.value for each in side.values()] for side in (ones, others))
         if np.ptp(one) + np.ptp(other) > _SAME:
             value = float(np.mean(one) - np.mean(other))
-            return Estimate(value, *welch(one, other), "Welch's t interval, over different seeds")
+            return Estimate(value, *welch(one, other), "Welch's t interval, over different seeds", seeds=len(ones))
     mine, theirs = (common[0], common[0]) if common else (min(ones), min(others))
     seeds = f"seed {mine}" if mine == theirs else f"seeds {mine} and {theirs}"
     return _of_two_runs(ones[mine], others[theirs], seeds)
@@ -134,13 +137,14 @@ def ratio(ones: Mapping[int, float], others: Mapping[int, float]) -> Estimate:
     common = sorted(ones.keys() & others.keys())
     if not common:
         value = float(np.mean(list(ones.values())) / np.mean(list(others.values())))
-        return Estimate(value, None, None, "ratio of means, over different seeds", null=1.0)
+        return Estimate(value, None, None, "ratio of means, over different seeds", null=1.0, seeds=len(ones))
     logs = [math.log(ones[seed] / others[seed]) for seed in common]
     value = math.exp(float(np.mean(logs)))
     if len(common) == 1:
         return Estimate(value, None, None, f"one timing each, seed {common[0]}: no interval", null=1.0)
     low, high = paired_t(logs)
-    return Estimate(value, math.exp(low), math.exp(high), f"t interval, paired over {len(common)} seeds", null=1.0)
+    how = f"t interval, paired over {len(common)} seeds"
+    return Estimate(value, math.exp(low), math.exp(high), how, null=1.0, seeds=len(common))
 
 
 def paired_t(gaps: Sequence[float]) -> tuple[float, float]:

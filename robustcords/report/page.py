@@ -11,7 +11,7 @@ import tomli_w
 
 from robustcords import __version__
 from robustcords.errors import UserError
-from robustcords.files import write_atomic
+from robustcords.files import check_writable, write_atomic
 from robustcords.report import charts, comparison_tables, inner_charts
 from robustcords.report.comparison import Comparison
 from robustcords.report.comparison_tables import Block, Cell, Grid
@@ -71,8 +71,7 @@ def refuse_foreign(output: Path) -> None:
     """
     if output.suffix != ".html":
         raise UserError(f"--output {output}: must end in .html; the .md and .csv files are written beside it")
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    check_writable(output)
     for suffix, mark in _MARKS.items():
         path = output.with_suffix(suffix)
         try:
@@ -106,11 +105,8 @@ def write(
         ".md": comparison_tables.markdown(comparison, sections),
         ".csv": comparison_tables.csv(comparison),
     }
-    try:
-        for suffix, content in contents.items():
-            write_atomic(output.with_suffix(suffix), content)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
+    for suffix, content in contents.items():
+        write_atomic(output.with_suffix(suffix), content)
 
 
 def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pictures: Pictures | None = None) -> str:
@@ -205,10 +201,8 @@ def _sanity(comparison: Comparison) -> list[Grid]:
     ]
 
 
-def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(value: Any) -> Any:
     """Returns a recipe's tables without nulls, which a report has for numbers that are not finite and TOML has not."""
-    return {
-        key: _without_none(value) if isinstance(value, Mapping) else value
-        for key, value in table.items()
-        if value is not None
-    }
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value if item is not None] if isinstance(value, list) else value

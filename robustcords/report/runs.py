@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustcords.config import parse_radius
 from robustcords.errors import UserError, one_line
@@ -173,6 +173,7 @@ class _Selector(_Named):
 
 
 class _Threat(_Part):
+    norm: str = "linf"
     epsilon: Annotated[str | float, AfterValidator(_radius)]
 
 
@@ -196,6 +197,7 @@ class _Environment(_Part):
     device: str
     world_size: int
     threads: int
+    git_commit: str | None = None
     versions: dict[str, str]
 
 
@@ -219,13 +221,21 @@ class _Evaluation(_Part):
     clean: _Share | None
     examples: _Some
     pgd: dict[_Radius, _Share | None] = {}
-    pgd_attack: str = "PGD"
+    pgd_attack: str = ""
     autoattack: dict[_Radius, _Share | None] = {}
     autoattack_examples: _Some | None = None
     autoattack_version: str = ""
     autoattack_attacks: list[str] = []
     autoattack_warnings: list[str] = []
     sanity: _Sanity | None = None
+
+    @model_validator(mode="after")
+    def _attacks_are_named(self) -> Self:
+        if self.pgd and not self.pgd_attack:
+            raise ValueError("pgd without pgd_attack")
+        if self.autoattack and not (self.autoattack_version and self.autoattack_examples):
+            raise ValueError("autoattack without autoattack_version and autoattack_examples")
+        return self
 
 
 class _Report(_Part):
@@ -261,7 +271,8 @@ def _checked(path: Path, content: dict[str, Any], shape: type[_Part], line: int 
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         where = f"{path}:{line}" if line else str(path)
-        raise UserError(f"{where}: damaged: {key}: {problem['msg'].lower()}") from error
+        what = problem["msg"].lower().removeprefix("value error, ")
+        raise UserError(f"{where}: damaged: {key}: {what}") from error
     return content
 
 
@@ -309,7 +320,7 @@ def _outcomes(folder: Path, entry: dict[str, Any]) -> dict[str, Outcomes]:
             content = parse_json(path.read_bytes())
             what, images = str(content["fingerprint"]["what"]), str(content["fingerprint"]["images"])
             outcomes = np.array(content["outcomes"], dtype=np.int64)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             continue
         attacks = len(entry.get("autoattack_attacks", [])) if what.startswith("AutoAttack ") else 1
         examples = entry.get("autoattack_examples") if what.startswith("AutoAttack ") else entry["examples"]

@@ -161,6 +161,27 @@ def test_random_subsets_that_were_trained_otherwise_say_nothing_of_a_selector(tm
     assert against(compared(tmp_path).method("trades, adv-glister 50 %"), Kind.RANDOM) == []
 
 
+def test_differences_tell_of_how_many_seeds_they_are(made: Path):
+    lots = {"seed": 2, "data": {"path": "disk2"}}
+    make_run(made / "lots2", lots, RANDOM, right=shares(clean=0.8, pgd=0.4, aa=0.3))
+    found = compared(made)
+    to_full = differences(found.method("trades, random 50 %"), Kind.BASELINE)
+    assert {estimate.seeds for estimate in to_full.values()} == {1, 2}, "two were the same, and are one run each"
+    row = next(line for line in markdown(found).splitlines() if line.startswith("| trades, random 50 % | trades, full"))
+    assert "(2 seeds)" in row
+    assert "(1 seed)" in row
+
+
+def test_subsets_of_other_sizes_are_warned_of(tmp_path: Path):
+    for name, table, size in (("gli", GLISTER, 1080), ("lots", RANDOM, 1200)):
+        report = make_run(tmp_path / name, table) / "report.json"
+        content = json.loads(report.read_text())
+        content["training"]["selections"] = [{"epoch": 0, "size": size}]
+        report.write_text(json.dumps(content))
+    line = "trades, adv-glister 50 %: subsets of 1080 images, those of trades, random 50 % of 1200"
+    assert compared(tmp_path).warnings == [line]
+
+
 def test_two_lengths_of_fast_training_are_compared_with_the_losses_that_have_subsets(made: Path):
     fast = {"loss": {"name": "sat"}, "attack": {"name": "fgsm"}, "train": {"epochs": 5}}
     make_run(made / "zlonger", fast, right=shares(clean=0.9, pgd=0.4, aa=0.3), seconds=5)

@@ -299,6 +299,9 @@ def test_checks_for_masked_gradients_are_a_table(tmp_path: Path):
     shown = Page(tmp_path / "page.html")
     assert "Masked gradients: trades, full data, seed 0, last weights" in shown.text
     assert all(text in shown.text for check in checks for text in check.values())
+    warning = "masked gradients (last): the check of black-box fails: Square breaks 12 more"
+    assert all(warning in (tmp_path / name).read_text() for name in ("page.html", "page.md"))
+    assert "check of more steps" not in (tmp_path / "page.md").read_text()
     report["evaluation"]["last"]["sanity"]["checks"] = [{"name": "more steps"}]
     (path / "report.json").write_text(json.dumps(report))
     with pytest.raises(UserError, match=r"report\.json: damaged: evaluation\.last\.sanity\.checks\.0\.status: "):
