@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -301,7 +302,7 @@ def lean(name: str, batch: int, device: torch.device, keep: bool) -> Callable[[]
 def engine(name: str, batch: int, device: torch.device, precision: str, layout: str, mode: str) -> Callable[[], object]:
     """Returns the package's own attack on a network."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    accelerator = start(TrainConfig(precision=precision))
+    accelerator = start(TrainConfig(precision=cast("Any", precision)))
     model = network(name).to(device).to(memory_format=formats[layout])
     if mode == "compiled":
         model.compile()

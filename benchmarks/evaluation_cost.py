@@ -86,12 +86,12 @@ def main() -> None:
     ours = Counting(model)
     pgd = PGDEvaluation(steps=options.steps, restarts=options.restarts, step_size=STEP, epsilons=[options.epsilon])
     begin = time.perf_counter()
-    report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=False), "linf", seed=SEED)
+    report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=None), "linf", seed=SEED)
     seconds = time.perf_counter() - begin
     found = next(iter(report["pgd"].values()))
 
     begin = time.perf_counter()
-    folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=False), "linf", seed=SEED)
+    folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=None), "linf", seed=SEED)
     folded_seconds = time.perf_counter() - begin
 
     plain = Counting(model)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def attacked(
         if done == total:
             finished.append(time.process_time())
 
-    options = {"attack_steps": steps, "attack_step_size": step_size, "attack_precision": precision}
+    options: dict[str, Any] = {"attack_steps": steps, "attack_step_size": step_size, "attack_precision": precision}
     context = replace(context, on_batch=on_batch)
     looking_ahead = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(**options), context)
     matching = AdvGradMatchStrategy.from_context(AdvGradMatchStrategy.Config(**options), context)

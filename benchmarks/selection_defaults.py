@@ -29,7 +29,7 @@ from robustcords.rng import generator
 from robustcords.strategies.adversarial_pass import adversarial_pass
 from robustcords.strategies.gradients import LastLayerGradients
 from robustcords.strategies.greedy import ValidationGradient, taylor_greedy
-from robustcords.strategies.omp import match
+from robustcords.strategies.omp import Problem, match
 
 FRACTION = 0.3
 LAMBDAS = (0.0, 1e-4, 1e-2, 0.1, 0.5, 5.0)
@@ -75,7 +75,7 @@ def matching(train: LastLayerGradients) -> None:
         start, errors, zeros, total = time.perf_counter(), [], 0, 0
         for group, _ in groups:
             budget = round(FRACTION * len(group))
-            rows, weights = match(group, group.sum(), budget, ridge=lam, tolerance=1e-10)
+            rows, weights = match(Problem(group, group.sum(), budget), ridge=lam, tolerance=1e-10)
             errors.append(error(group, rows, weights))
             zeros, total = zeros + int((weights == 0).sum()), total + budget
         seconds = time.perf_counter() - start

@@ -275,7 +275,7 @@ def growth(repeats: int) -> None:
     ):
         gradients = made_up(torch.zeros(n, dtype=torch.int64), classes, 2, 0, features)
         problem = Problem(gradients, gradients.sum(), k)
-        times = [seconds(lambda p=problem: match(p, ridge=RIDGE, tolerance=TOLERANCE)) for _ in range(repeats)]
+        times = [seconds(functools.partial(match, problem, ridge=RIDGE, tolerance=TOLERANCE)) for _ in range(repeats)]
         print(f"| {n} | {classes} | {features} | {k} | {statistics.median(times):.2f} |", flush=True)
 
 
