@@ -123,8 +123,8 @@ def curves(comparison: Comparison) -> Section:
         traces = []
         for number, method, points in lines:
             x, y = [epoch + 1 for epoch in points], [y * scale for y in points.values()]
-            few = len(x) <= 40
-            traces.append(chart.line(number, x, y, method.name) | {"mode": "lines+markers" if few else "lines"})
+            crowded = {"mode": "lines"} if len(x) > 40 else {}
+            traces.append(chart.line(number, x, y, method.name) | crowded)
         if traces:
             legend = [(method.name, style(number)) for number, method, _ in lines]
             figure = chart.figure(traces, chart.layout("epoch", axis))
@@ -161,7 +161,7 @@ def fractions(comparison: Comparison) -> Section:
     for number, (title, axis, value) in enumerate(kinds):
         traces, legend = [], []
         for row, (name, points) in enumerate(lines):
-            whole = {method.baseline: 1.0 for _, method in points if method.baseline}
+            whole = dict.fromkeys(method.baseline for _, method in points if method.baseline)
             ends = [(1.0, comparison.method(name)) for name in whole] if title != "Speed-up" else []
             found = [(100 * share, y) for share, method in [*points, *ends] if (y := value(method)) is not None]
             traces.append(chart.line(row, [x for x, _ in found], [y for _, y in found], name))

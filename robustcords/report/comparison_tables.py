@@ -96,8 +96,8 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
     return [
         *cells,
         Cell(_seconds(per_epoch.mean, per_epoch.std) if per_epoch else ""),
-        Cell(time(whole), cheapest),
-        Cell(_times(speed) if speed else "", noise=speed is not None and speed.noise),
+        Cell(_training_time(whole), cheapest),
+        Cell(_speed_up(speed) if speed else "", noise=speed is not None and speed.noise),
     ]
 
 
@@ -115,7 +115,7 @@ def differences(comparison: Comparison) -> list[Grid]:
                     method.name,
                     [
                         Cell(reference.name),
-                        *([Cell(_times(reference.time) if reference.time else "")] if similar else []),
+                        *([Cell(_speed_up(reference.time) if reference.time else "")] if similar else []),
                         *_points(reference.differences, measures, len(method.runs)),
                     ],
                 )
@@ -148,14 +148,14 @@ def _seconds(mean: float, std: float | None) -> str:
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
 
 
-def time(spread: Spread | None) -> str:
+def _training_time(spread: Spread | None) -> str:
     """Writes training time for a person."""
     if spread is None:
         return ""
     return duration(spread.mean) + (f" ± {duration(spread.std)}" if spread.std is not None else "")
 
 
-def _times(speed: Estimate) -> str:
+def _speed_up(speed: Estimate) -> str:
     """Writes a speed-up, with its interval where it has one."""
     text = f"{speed.value:.2f}\N{MULTIPLICATION SIGN}"
     return text if speed.low is None else f"{text} [{speed.low:.2f}, {speed.high:.2f}]"

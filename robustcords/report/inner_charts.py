@@ -16,6 +16,7 @@ from robustcords.report.comparison import Comparison, Method
 from robustcords.report.runs import Run
 
 KINDS = ("outlier", "boundary", "robust")
+_PARTS = ("attack", "update", "selection", "data", "rest")  # of the time of a run
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -63,14 +64,13 @@ def _share(source: str, kind: str, row: Mapping[str, Any]) -> float | None:
 
 def times(comparison: Comparison) -> Section:
     """Returns where the time went, as stacked bars."""
-    phases = ("attack", "update", "selection", "data", "rest")
     methods = list(reversed(comparison.methods))
-    seconds = [_phases(method.runs) for method in methods]
+    seconds = [_parts(method.runs) for method in methods]
     unit, name = chart.unit(max(sum(each.values()) for each in seconds))
     rows = list(range(len(methods)))
     traces = []
-    looks = [Style(COLORS[n], pattern=PATTERNS[n]) for n in range(len(phases))]
-    for phase, look in zip(phases, looks, strict=True):
+    looks = [Style(COLORS[n], pattern=PATTERNS[n]) for n in range(len(_PARTS))]
+    for phase, look in zip(_PARTS, looks, strict=True):
         shares = [100 * each[phase] / (sum(each.values()) or 1) for each in seconds]
         traces.append(
             {
@@ -103,14 +103,14 @@ def times(comparison: Comparison) -> Section:
     ]
     layout["margin"] |= {"l": 12}
     caption = "Rest: validation, checkpoints, communication, averaged weights and logging."
-    legend = list(zip(phases, looks, strict=True))
+    legend = list(zip(_PARTS, looks, strict=True))
     bars = Chart("time", "Where the time went", caption, chart.figure(traces, layout), legend, 90 + 46 * len(rows))
     return Section("time", "Where the time went", [bars])
 
 
-def _phases(runs: Sequence[Run]) -> dict[str, float]:
+def _parts(runs: Sequence[Run]) -> dict[str, float]:
     """Returns the mean seconds of each part of a run."""
-    found = dict.fromkeys(("attack", "update", "selection", "data", "rest"), 0.0)
+    found = dict.fromkeys(_PARTS, 0.0)
     for run in runs:
         seconds = {phase: value or 0.0 for phase, value in run.report["training"]["seconds"].items()}
         told = {phase: seconds.get(phase, 0.0) for phase in found if phase != "rest"}
