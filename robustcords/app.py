@@ -116,7 +116,7 @@ def sweep(
     page = reporting.page_in(folder)
     ended = fleet.run_all(tasks, folder, jobs)
     if any(job.state != "failed" for job in ended):
-        print_comparison(reporting.report([folder], page, left_out=fleet.failures(ended)))
+        print_comparison(reporting.report_on(folder, page, ended))
         typer.echo(f"\n{page}")
     if any(job.state == "failed" for job in ended):
         raise typer.Exit(1)

@@ -105,7 +105,7 @@ def evaluate(
     """Evaluates a run's weights, or a recipe with a weights file; returns a report and writes it where asked.
 
     Args:
-        run_dir: a run directory; its own report.json is left alone unless ``output`` names it.
+        run_dir: a run directory; its own report.json is left alone unless ``output`` names it, and then added to.
         recipe: with ``weights``, instead of ``run_dir``.
         weights: a safetensors file.
         overrides: ``KEY=VALUE`` changes of the recipe.
@@ -123,16 +123,14 @@ def evaluate(
     loaded = load(directory.recipe if directory else str(recipe), overrides)
     config, sanity = choice.apply(loaded.evaluation), choice.checks(loaded)
     if output:
-        report_output.refuse_foreign(output, directory)
-    own = output if output and report_output.is_own(output) else None
-    if own and directory:
-        report_output.refuse_other(own, load(directory.recipe), loaded)
+        report_output.check(output, directory)
+    own = directory if directory and output and report_output.is_own(output, directory) else None
     files = _weights(directory, weights, config)
     with session(loaded) as work:
         images = build.data(loaded)
         model = build.model(loaded, images)
         if own:
-            report_output.refuse_less(own, config, sanity, files, len(images.test))
+            report_output.check_addition(own, loaded, config, sanity, files, len(images.test))
         results = {}
         with work.interruption:
             for name, path in files.items():
@@ -142,7 +140,9 @@ def evaluate(
         around = directory.environment() if directory else environment(loaded, work.accelerator)
         rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results)
-        if output and processes.is_main():
+        if own and processes.is_main():
+            report_output.add(own, loaded, config, results)
+        elif output and processes.is_main():
             report_output.write(output, report)
     return report
 

@@ -67,7 +67,7 @@ class Evaluator:
         store: Path | None,
         on_progress: chunks.Progress | None,
     ) -> Evaluator:
-        """Returns a evaluator on the first ``limit`` images; 0 for all.
+        """Returns an evaluator on the first ``limit`` images; 0 for all.
 
         Raises:
             UserError: there is no image.

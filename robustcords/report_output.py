@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustcords.config import format_radius
 from robustcords.errors import UserError, unwritable
 from robustcords.evaluation_config import ATTACKS, EvaluationConfig
-from robustcords.experiment import differences
+from robustcords.experiment import plain, write_report
 from robustcords.files import check_writable, parse_json, write_atomic, write_json
-from robustcords.recipe import Recipe
+from robustcords.recipe import Recipe, load
+from robustcords.report.grouping import flat
 from robustcords.report.runs import load_run
-from robustcords.report.summary import missing
 from robustcords.report.tables import MARK, markdown
 from robustcords.run_directory import RunDirectory
 from robustcords.sanity import Sanity
 
-_MORE = {"evaluation.limit", "evaluation.checkpoints", "evaluation.autoattack.limit"}
-_MORE |= {f"evaluation.{name}.epsilons" for name in ATTACKS}
-"""What may be set otherwise for an evaluation that goes into a run's own report."""
+_WHERE = {"epsilons", "limit"}
+"""The keys of an attack that are not how it is run."""
 
 
-def write(output: Path, report: dict[str, Any]) -> None:
-    """Writes a report as its name says, and beside a report.json that has one the report.md that belongs to it."""
-    if output.suffix == ".md":
-        write_atomic(output, markdown(report))
-        return
-    write_json(output, report)
-    if is_own(output) and (beside := output.with_name("report.md")).exists():
-        write_atomic(beside, markdown(report))
-
-
-def is_own(output: Path) -> bool:
-    """Returns whether this is where a run has its own report."""
-    return output.name == "report.json" and (output.parent / "recipe.toml").exists()
-
-
-def refuse_foreign(output: Path, directory: RunDirectory | None) -> None:
+def check(output: Path, directory: RunDirectory | None) -> None:
     """Checks, before anything is measured, that a report can be written here, over nothing but an earlier one.
 
     Args:
@@ -46,9 +30,13 @@ def refuse_foreign(output: Path, directory: RunDirectory | None) -> None:
         directory: the run that is evaluated, whose own report it may be; None for weights from elsewhere.
 
     Raises:
-        UserError: it is something else, or another run's own report, or cannot be written.
+        UserError: it is something else, or a run's own report that it may not be, or cannot be written.
     """
     check_writable(output)
+    if (output.parent / "recipe.toml").exists() and output.stem.startswith("report"):
+        _check_own(output, directory)
+    if output.is_symlink() and not output.exists():
+        raise UserError(f"--output {output}: a link to nowhere; name another file")
     if not output.exists():
         return
     try:
@@ -59,66 +47,121 @@ def refuse_foreign(output: Path, directory: RunDirectory | None) -> None:
         earlier = False
     if not earlier:
         raise UserError(f"--output {output}: exists and is not a report; name another file")
-    if is_own(output) and (directory is None or output.resolve() != directory.report.resolve()):
-        raise UserError(f"--output {output}: is another run's own report; name another file")
+
+
+def _check_own(output: Path, directory: RunDirectory | None) -> None:
+    """Checks that a report in a run directory is the one of the run that is evaluated, and that this has finished."""
+    if directory is None or not is_own(output, directory):
+        raise UserError(f"--output {output}: where a run has its own report; name another file")
+    if not output.exists():
+        raise UserError(f"--output {output}: the run has not finished; go on with run --resume, or name another file")
+
+
+def is_own(output: Path, directory: RunDirectory) -> bool:
+    """Returns whether this is the report.json of a run."""
+    return output.resolve() == directory.report.resolve()
 
 
 def _is_report(report: object) -> bool:
-    if not isinstance(report, dict) or not report.keys() >= {"recipe", "training", "evaluation"}:
-        return False
-    results = report["evaluation"]
-    return isinstance(results, dict) and all(isinstance(result, dict) for result in results.values())
+    return isinstance(report, dict) and report.keys() >= {"recipe", "training", "evaluation"}
 
 
-def refuse_other(output: Path, own: Recipe, recipe: Recipe) -> None:
-    """Checks that a run's own report goes on telling how it was trained, and how its attacks were run.
-
-    Args:
-        output: the run's report.json.
-        own: the run's recipe.
-        recipe: the same with ``--set``.
-
-    Raises:
-        UserError: that would say otherwise.
-    """
-    off = [name for name in ATTACKS if getattr(own.evaluation, name) is None]
-    changed = [key for key in differences(own, recipe) if not any(key.startswith(f"evaluation.{name}") for name in off)]
-    if own.train.epochs != recipe.train.epochs:  # more of them are no difference to a run that goes on
-        changed.append("train.epochs")
-    if refused := sorted(set(changed) - _MORE):
-        raise UserError(f"--output {output}: the run has another recipe ({', '.join(refused)}); name another file")
-
-
-def refuse_less(
-    output: Path, config: EvaluationConfig, sanity: Sanity | None, weights: Iterable[str], images: int
+def check_addition(
+    directory: RunDirectory,
+    recipe: Recipe,
+    config: EvaluationConfig,
+    sanity: Sanity | None,
+    weights: Iterable[str],
+    images: int,
 ) -> None:
-    """Checks that a run's own report keeps all that it has, before anything is measured for it.
+    """Checks, before it is measured, that an evaluation can be added to a run's own report.
 
     Args:
-        output: the run's report.json, which may not be there yet.
+        directory: of the run.
+        recipe: that of the run with ``--set``.
         config: what will be measured.
-        sanity: what will be checked.
-        weights: the names of the weights that will be evaluated.
+        sanity: what will be checked for masked gradients.
+        weights: the names of the weights.
         images: how many test images there are.
 
     Raises:
-        UserError: something that it has will not be measured, or it is damaged.
+        UserError: it would be of another run, or stand beside what was measured otherwise; or the report is damaged.
     """
-    if not output.exists():
-        return
+
+    def refuse(why: str) -> None:
+        raise UserError(f"--output {directory.report}: {why}; name another file")
+
+    before, now = dict(flat(plain(load(directory.recipe)))), dict(flat(plain(recipe)))
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)} - {"data.path"}
+    if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
+        refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
+    report = load_run(directory.path).report
+    tables = _tables(recipe, config)
     examples = min(config.limit or images, images)
-    later: dict[str, Any] = {"examples": examples}
-    if config.pgd:
-        later["pgd"] = [format_radius(epsilon) for epsilon in config.pgd.epsilons]
-    if config.autoattack:
-        later["autoattack"] = [format_radius(epsilon) for epsilon in config.autoattack.epsilons]
-        later["autoattack_examples"] = min(config.autoattack.limit or examples, examples)
-    if sanity:
-        later["sanity"] = sanity
-    for name, earlier in load_run(output.parent).report["evaluation"].items():
-        lost = missing(earlier, later) if name in weights else [f"the {name} weights"]
-        if lost:
-            raise UserError(f"--output {output}: would lose what it has ({', '.join(lost)}); name another file")
+    for name in weights:
+        found = report["evaluation"].get(name, {})
+        for attack in ATTACKS:
+            table = getattr(config, attack)
+            if table is None or not (_radii(table) - found.get(attack, {}).keys()):
+                continue  # nothing is added
+            limit = min(getattr(table, "limit", 0) or examples, examples)
+            measured = found.get("autoattack_examples" if attack == "autoattack" else "examples") or limit
+            if limit != measured:
+                refuse(f"has {name} weights on {measured} images, not {limit}")
+            told, asked = report["recipe"].get("evaluation", {}).get(attack), tables[attack]
+            if told and (other := [key for key in asked if key not in _WHERE and told.get(key) != asked[key]]):
+                refuse(f"has {attack} with other settings ({', '.join(other)})")
+        checked = (found.get("sanity") or {}).get("examples", 0)
+        if sanity and checked > min(sanity.limit or images, images):
+            refuse(f"has {name} weights checked on {checked} images")
+
+
+def add(
+    directory: RunDirectory, recipe: Recipe, config: EvaluationConfig, results: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Adds an evaluation to a run's own report: radii and attacks that it lacks, and checks for masked gradients.
+
+    Args:
+        directory: of the run, after `check_addition`.
+        recipe: that of the run with ``--set``.
+        config: what was measured.
+        results: weights to what `robustcords.evaluation.evaluate` returned, and ``sanity``.
+    """
+    report = directory.read_report()
+    told = report["recipe"].setdefault("evaluation", {})
+    for name, result in results.items():
+        found = report["evaluation"].setdefault(name, dict(result))
+        for attack in ATTACKS:
+            added = {key: value for key, value in result.items() if key.startswith(attack)}
+            for key, value in added.items():
+                if isinstance(value, Mapping):
+                    found[key] = {**value, **found.get(key, {})}
+                elif key == "autoattack_warnings":
+                    found[key] = list(dict.fromkeys([*found.get(key, []), *value]))
+                else:
+                    found.setdefault(key, value)
+            if added and not told.get(attack):
+                told[attack] = _tables(recipe, config)[attack]
+        if "sanity" in result:
+            found["sanity"] = result["sanity"]
+    write_report(directory, report)
+
+
+def _radii(table: Any) -> set[str]:
+    return {format_radius(epsilon) for epsilon in table.epsilons}
+
+
+def _tables(recipe: Recipe, config: EvaluationConfig) -> dict[str, Any]:
+    """Returns an evaluation's tables as a report has them."""
+    return dict(plain(recipe.model_copy(update={"evaluation": config}))["evaluation"])
+
+
+def write(output: Path, report: dict[str, Any]) -> None:
+    """Writes a report of its own as its name says: as Markdown or as JSON."""
+    if output.suffix == ".md":
+        write_atomic(output, markdown(report))
+    else:
+        write_json(output, report)
 
 
 def refuse_taken(output: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from robustcords.adversarial_pictures import pictures
 from robustcords.errors import UserError
+from robustcords.fleet import Job, failures
 from robustcords.progress import Display
 from robustcords.report import page
 from robustcords.report.comparison import Comparison, compare
 from robustcords.report.comparison_tables import Block
 from robustcords.report.runs import find_runs, unfinished
+from robustcords.run_directory import has_run
 
 
 def page_in(folder: Path) -> Path:
@@ -28,6 +30,19 @@ def page_in(folder: Path) -> Path:
         raise UserError(f"--output {folder}: cannot be a folder ({error.strerror})") from error
     page.refuse_foreign(folder / "report.html")
     return folder / "report.html"
+
+
+def report_on(folder: Path, output: Path, ended: Sequence[Job]) -> Comparison:
+    """Compares what a sweep has made, and what others have before in the same folder; see `report`.
+
+    Args:
+        folder: of the runs.
+        output: ``FILE.html``.
+        ended: the sweep's runs, at least one of them done.
+    """
+    failed = {job.path for job in ended if job.state == "failed"}
+    runs = [path for path in sorted(folder.iterdir()) if has_run(path) and path not in failed]
+    return report(runs, output, left_out=failures(ended))
 
 
 def report(

@@ -50,24 +50,31 @@ class Plan:
         return recipe_for(row, self.preset, [*self.overrides, f"seed={seed}", *more])
 
     def runs(self) -> tuple[dict[str, list[Run]], list[str]]:
-        """Returns what the folder has of the table, whichever rows and seeds this plan runs.
+        """Returns what the folder has of the table's rows for the data sets, whichever rows and seeds this plan runs.
 
         Returns:
             Row id to finished runs, for each row that is run or has one; and a line for each run that is of another
-            recipe than this plan would give it.
+            recipe than this plan would give it, or to which the overrides do not apply.
 
         Raises:
             UserError: a run is damaged.
         """
         found, others = {}, []
         for row in self.table.rows:
+            if row.dataset not in self.datasets:
+                continue
             own = []
             for path in self._directories(row, "report.json"):
-                if different := self.differing(row, path):
+                try:
+                    different = self.differing(row, path)
+                except UserError as error:
+                    others.append(f"{path}: left out: {error}")
+                    continue
+                if different:
                     others.append(f"{path}: left out: another recipe; what differs: {', '.join(different)}")
                 else:
                     own.append(load_run(path))
-            if row in self.rows or (own and row.dataset in self.datasets):
+            if own or row in self.rows:
                 found[row.id] = own
         return found, others
 
@@ -80,12 +87,13 @@ class Plan:
         return [*differences(own, planned), *shorter]
 
     def length(self, row: Row) -> int | None:
-        """Returns how many epochs a row of equal time was given when its first seed was run, or None."""
+        """Returns how many epochs a row of equal time has been given for its lowest seed, or None."""
         known = [path for path in self._directories(row, "recipe.toml") if not self.differing(row, path)]
         return load(known[0] / "recipe.toml").train.epochs if known else None
 
     def _directories(self, row: Row, file: str) -> list[Path]:
-        return [path.parent for path in sorted(self.folder.glob(f"{row.id},seed=*/{file}"))]
+        found = [path.parent for path in self.folder.glob(f"{row.id},seed=*/{file}")]
+        return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def plan(
@@ -150,7 +158,8 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
         jobs: how many runs at a time; None for one on each GPU, or one where there is none.
 
     Returns:
-        How each run ended. One that trains for as long as rows that have failed is not begun.
+        How each run ended. One that is to train for as long as rows that are not there is not begun, unless another
+        seed of it has been given a length.
     """
     timed = [row for row in made.rows if row.equal_time]
     plain = [row for row in made.rows if not row.equal_time]

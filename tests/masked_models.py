@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from robustcords import build, recipe
 from robustcords.data.base import ImageSet
+from robustcords.experiment import plain
+from robustcords.files import write_json
 from robustcords.recipe import Recipe
 
 KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -54,11 +57,15 @@ def trained(kind: str) -> tuple[Recipe, nn.Module, ImageSet]:
 
 
 def write(folder: Path, kind: str) -> None:
-    """Writes the recipe and the weights of `trained` where a run has them, and a report.md to be replaced."""
+    """Writes the recipe and the weights of `trained` where a run has them, and a report to add to."""
     chosen, model, _ = trained(kind)
     (folder / "recipe.toml").write_text(recipe.dump(chosen))
     (folder / "weights").mkdir()
     save_file(model.state_dict(), folder / "weights" / "last.safetensors")
-    (folder / "environment.json").write_text("{}")
+    around = {"device": "a processor", "world_size": 1, "threads": 1, "versions": {}, "precision": "fp32"}
+    (folder / "environment.json").write_text(json.dumps(around))
     (folder / "metrics.jsonl").touch()
-    (folder / "report.md").write_text("<!-- robustcords run -->\n")
+    training = {"epochs": 1, "seconds": {"total": 1.0}, "selections": []}
+    evaluation = {"last": {"clean": 0.5, "examples": 100}}
+    report = {"recipe": plain(chosen), "environment": around, "training": training, "evaluation": evaluation}
+    write_json(folder / "report.json", report)

@@ -14,6 +14,7 @@ from command_line import ROOT, SMALL, Command, contents, refused, settings
 from safetensors.torch import load_file, save_file
 
 from robustcords import build, recipe
+from robustcords.report.runs import find_runs
 from robustcords.timing import PHASES
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -136,48 +137,79 @@ def copied(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(run, tmp_path_factory.mktemp("copied") / "run"))
 
 
+AUTOATTACK = "evaluation.autoattack={epsilons = [0.15], limit = 4}"
+
+
+def test_evaluate_adds_to_a_runs_own_report_and_changes_nothing_in_it(copied: Path, command: Command):
+    before = json.loads((copied / "report.json").read_text())
+    radii = ("--epsilon", "0.15", "--epsilon", "0.1", "--epsilon", "0.05")
+    assert command("evaluate", copied, *radii, "--output", copied / "report.json").status == 0
+    # Of fewer images, but nothing of PGD is new.
+    sanity = ("--sanity", "--limit", "4", "--set", AUTOATTACK)
+    assert command("evaluate", copied, *sanity, "--output", copied / "report.json").status == 0
+    after = json.loads((copied / "report.json").read_text())
+    assert find_runs([copied])[0].report == after
+    assert after["recipe"]["evaluation"].pop("autoattack") == {"version": "standard", "epsilons": [0.15], "limit": 4}
+    assert before["recipe"]["evaluation"].pop("autoattack") is False
+    assert {key: after[key] for key in before if key != "evaluation"} == {
+        key: before[key] for key in before if key != "evaluation"
+    }
+    for name, result in before["evaluation"].items():
+        more = after["evaluation"][name]
+        assert more["pgd"].keys() == {"0.15", "0.1", "0.05"}
+        assert result["pgd"].items() <= more["pgd"].items()
+        assert more["clean"] == result["clean"]
+        assert more["examples"] == 20
+        assert (more["autoattack"].keys(), more["autoattack_examples"]) == ({"0.15"}, 4)
+        assert more["sanity"]["examples"] == 4
+    text = (copied / "report.md").read_text()
+    assert all(each in text for each in ("0.05", "AutoAttack standard", "Masked gradients"))
+
+
 @pytest.mark.parametrize(
-    ("arguments", "lost"),
+    ("arguments", "message"),
     [
-        (["--limit", "3"], "20 images"),
-        (["--attack", "autoattack", "--epsilon", "0.1", "--limit", "20"], "PGD at 0.1, PGD at 0.15"),
-        (["--epsilon", "0.1"], "PGD at 0.15"),
-        (["--set", 'evaluation.checkpoints=["last"]'], "the best weights"),
+        (["--limit", "3", "--epsilon", "0.2"], "has best weights on 20 images, not 3"),
+        (["--epsilon", "0.2", "--set", "evaluation.pgd.steps=2"], "has pgd with other settings (steps)"),
+        (["--epsilon", "0.2", "--set", "evaluation.pgd.step_size=0.5"], "has pgd with other settings (step_size)"),
+        (["--set", "train.epochs=500"], "the run has another recipe (train.epochs)"),
+        (["--set", "train.precision=bf16"], "the run has another recipe (train.precision)"),
+        (["--set", "threat.norm=l2"], "the run has another recipe (threat.norm)"),
+        (["--set", "seed=7", "--set", "loss.beta=1"], "the run has another recipe (loss.beta, seed)"),
     ],
 )
-def test_evaluate_takes_nothing_from_a_runs_own_report(copied: Path, command: Command, arguments: list[str], lost: str):
+def test_evaluate_adds_nothing_to_a_runs_own_report_that_does_not_belong_there(
+    copied: Path, command: Command, arguments: list[str], message: str
+):
     before = contents(copied)
-    refused(command("evaluate", copied, *arguments, "--output", copied / "report.json"), f"({lost}); name another")
+    refused(command("evaluate", copied, *arguments, "--output", copied / "report.json"), f"{message}; name another")
     assert contents(copied) == before
 
 
-@pytest.mark.parametrize(
-    "setting",
-    ["train.epochs=500", "threat.norm=l2", "loss.beta=1", "seed=7", "evaluation.pgd.steps=2"],
-)
-def test_evaluate_has_a_runs_own_report_tell_how_the_run_was_made(copied: Path, command: Command, setting: str):
+def test_evaluate_replaces_no_check_by_one_of_fewer_images(copied: Path, command: Command):
+    line = ("evaluate", copied, "--sanity", "--output", copied / "report.json")
+    assert command(*line, "--limit", "5").status == 0
+    refused(command(*line, "--limit", "4"), "has best weights checked on 5 images; name another file")
+    assert command(*line, "--limit", "6").status == 0
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "report_after_1_epochs.json"])
+@pytest.mark.parametrize("there", [True, False])
+def test_evaluate_leaves_the_reports_of_other_runs_alone(
+    run: Path, copied: Path, command: Command, name: str, there: bool
+):
+    if there:
+        shutil.copy(copied / "report.json", copied / "report_after_1_epochs.json")
+    else:
+        (copied / "report.json").unlink()
+        (copied / "report.md").unlink()
     before = contents(copied)
-    answer = command("evaluate", copied, "--set", setting, "--output", copied / "report.json")
-    refused(answer, f"the run has another recipe ({setting.partition('=')[0]}); name another file")
-    assert contents(copied) == before
-
-
-def test_evaluate_adds_to_a_runs_own_report_and_keeps_what_it_added(copied: Path, command: Command):
-    before = json.loads((copied / "report.json").read_text())["evaluation"]
-    own = ("evaluate", copied, "--output", copied / "report.json")
-    assert command(*own, "--epsilon", "0.15", "--epsilon", "0.1", "--epsilon", "0.05").status == 0
-    for name, result in json.loads((copied / "report.json").read_text())["evaluation"].items():
-        assert result["pgd"].keys() == {"0.1", "0.15", "0.05"}
-        assert before[name]["pgd"].items() <= result["pgd"].items()
-    refused(command(*own), "(PGD at 0.05)")
-    assert "0.05" in (copied / "report.md").read_text()
-
-
-def test_evaluate_leaves_another_runs_report_alone(run: Path, copied: Path, command: Command):
-    before = contents(copied)
-    refused(command("evaluate", run, "--output", copied / "report.json"), "is another run's own report")
     weights = ("--recipe", "digits_mart", "--weights", run / "weights" / "last.safetensors", *SMALL)
-    refused(command("evaluate", *weights, "--output", copied / "report.json"), "is another run's own report")
+    refused(command("evaluate", run, "--output", copied / name), "where a run has its own report; name another file")
+    refused(command("evaluate", *weights, "--output", copied / name), "where a run has its own report")
+    own = "where a run has its own report" if name != "report.json" else "the run has not finished"
+    if name != "report.json" or not there:
+        refused(command("evaluate", copied, "--output", copied / name), own)
     assert contents(copied) == before
 
 

@@ -252,6 +252,9 @@ def test_the_page_has_every_row_that_is_there(
     assert "| TRADES | paper | 82.73" in text
     assert "| Bullet | paper | 84.60" in text
     assert "Random subset" not in text, "no row that was neither asked for nor run"
+    answer = call(capsys, *command, "--row", "cifar10_random", "--set", "selector.fraction=0.4")
+    assert answer.status == 0, "of the rows that have no selector nothing was asked"
+    assert "runs/cifar10_trades,seed=0: left out: " in answer.out
 
 
 def test_a_row_of_equal_time_alone_is_no_success(

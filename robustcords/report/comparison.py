@@ -191,13 +191,13 @@ def _unequal_subsets(methods: Sequence[Method]) -> list[str]:
         f"{method.name}: subsets of {sizes[method.name]} images, those of {reference.name} of {sizes[reference.name]}"
         for method in methods
         for reference in method.references
-        if reference.kind is Kind.RANDOM and sizes[method.name] != sizes[reference.name]
+        if reference.kind is Kind.RANDOM and len({sizes[method.name], sizes[reference.name], ""}) == 3
     ]
 
 
 def _subset_sizes(method: Method) -> str:
     sizes = {selection["size"] for run in method.runs for selection in run.report["training"]["selections"]}
-    return ", ".join(map(str, sorted(sizes))) or "an unknown number of"
+    return ", ".join(map(str, sorted(sizes)))
 
 
 def _same(one: Path, other: Path) -> bool:

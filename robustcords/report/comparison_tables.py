@@ -97,7 +97,7 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
         *cells,
         Cell(_seconds(per_epoch.mean, per_epoch.std) if per_epoch else ""),
         Cell(_training_time(whole), cheapest),
-        Cell(_speed_up(speed) if speed else "", noise=speed is not None and speed.noise),
+        Cell(_speed_up(speed) + _of_seeds(speed, len(method.runs)) if speed else "", noise=bool(speed and speed.noise)),
     ]
 
 
@@ -165,11 +165,14 @@ def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure], 
     """Writes differences, and of how many seeds where a method has more runs."""
     cells = []
     for each in map(estimates.get, measures):
-        text = points(each) if each else ""
-        if each and each.seeds < runs:
-            text += f" ({each.seeds} seed{'s' if each.seeds != 1 else ''})"
-        cells.append(Cell(text, noise=each is not None and each.noise))
+        text = points(each) + _of_seeds(each, runs) if each else ""
+        cells.append(Cell(text, noise=bool(each and each.noise)))
     return cells
+
+
+def _of_seeds(estimate: Estimate, runs: int) -> str:
+    """Says of how many seeds an estimate is, where its method has more runs."""
+    return f" ({estimate.seeds} seed{'s' if estimate.seeds != 1 else ''})" if estimate.seeds < runs else ""
 
 
 def points(estimate: Estimate) -> str:

@@ -151,9 +151,11 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
         loss = (*field_of(recipe), recipe["loss.name"])
         if loss not in cheaper:
             single = len(of_loss[loss]) == 1
-            near = [other for other in of_loss if other[:-1] == loss[:-1] and other != loss]
+            near = [
+                other for other in of_loss if other[:-1] == loss[:-1] and other != loss and chosen[other] is not None
+            ]
             others = [other for other in near if other in cheaper or (single and len(of_loss[other]) > 1)]
-            loss = max(others, key=lambda other: len(of_loss[other]), default=loss)
+            loss = max(others, key=lambda other: (other in cheaper, len(of_loss[other])), default=loss)
         found.append(chosen[loss] if chosen[loss] != number else None)
     return found
 

@@ -201,10 +201,15 @@ class _Environment(_Part):
     versions: dict[str, str]
 
 
+class _Selected(_Part):
+    epoch: _Count
+    size: _Count
+
+
 class _Training(_Part):
     epochs: _Some
     seconds: dict[str, _Seconds | None]
-    selections: list[dict[str, int]]
+    selections: list[_Selected]
 
 
 class _Check(_Part):

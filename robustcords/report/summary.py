@@ -36,24 +36,6 @@ def summarise(
     return {key: _finite(value) for key, value in report.items()}
 
 
-def missing(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[str]:
-    """Returns what an earlier evaluation of some weights has and a later one will not have, in words.
-
-    Args:
-        earlier: what `robustcords.evaluation.evaluate` returned.
-        later: the same keys where they can be told before it is measured; of mappings by radius just the radii count.
-    """
-    found = []
-    for key, what in (("examples", "images"), ("autoattack_examples", "images under AutoAttack")):
-        if earlier.get(key, 0) > later.get(key, 0) > 0:
-            found.append(f"{earlier[key]} {what}")
-    for key, what in (("pgd", "PGD"), ("autoattack", "AutoAttack")):
-        found += [f"{what} at {radius}" for radius in earlier.get(key, {}) if radius not in later.get(key, {})]
-    if "sanity" in earlier and "sanity" not in later:
-        found.append("the checks for masked gradients")
-    return found
-
-
 def _finite(value: Any) -> Any:
     """Returns a copy of JSON values with None for every NaN and infinity, which JSON has no words for."""
     if isinstance(value, Mapping):

@@ -15,7 +15,7 @@ Report = Mapping[str, Any]
 """What `robustcords.report.summary.summarise` returns."""
 
 MARK = "<!-- robustcords run -->"
-"""A line that every report.md has."""
+"""The line that a report.md begins with."""
 
 _UNIT = "accuracy in percent"
 
@@ -180,7 +180,7 @@ def _environment(environment: Report) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
     count, threads = environment["world_size"], environment["threads"]
     processes = f"{count} process{'es' if count > 1 else ''} of {threads} thread{'s' if threads > 1 else ''}"
-    commit = f", commit {environment['git_commit']}" if environment["git_commit"] else ""
+    commit = f", commit {environment['git_commit']}" if environment.get("git_commit") else ""
     return f"{environment['device']}, {processes}, {environment['precision']}; {versions}{commit}"
 
 

@@ -167,6 +167,8 @@ def test_differences_tell_of_how_many_seeds_they_are(made: Path):
     found = compared(made)
     to_full = differences(found.method("trades, random 50 %"), Kind.BASELINE)
     assert {estimate.seeds for estimate in to_full.values()} == {1, 2}, "two were the same, and are one run each"
+    (whole,) = [line for line in markdown(found).splitlines() if line.startswith("| trades, random 50 % | 3 |")]
+    assert whole.endswith("[2.00, 2.00] (2 seeds) |")
     row = next(line for line in markdown(found).splitlines() if line.startswith("| trades, random 50 % | trades, full"))
     assert "(2 seeds)" in row
     assert "(1 seed)" in row
@@ -190,6 +192,33 @@ def test_two_lengths_of_fast_training_are_compared_with_the_losses_that_have_sub
         "sat, full data, attack fgsm": "trades, full data",
         "sat, full data, attack fgsm, 5 epochs": "trades, full data",
     }
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        # A loss of which there are only subsets has no baseline to lend.
+        (["trades random", "sat 3", "sat 4"], {"sat 4": None, "sat 3": "sat 4", "trades random": None}),
+        # Of two that have one, a loss with subsets comes before one with more methods.
+        (
+            ["trades 4", "trades random", "mart 2", "mart 3", "mart 4", "sat 4"],
+            {"sat 4": "trades 4", "mart 4": "trades 4"},
+        ),
+        # A single one is compared with the loss that has the most, several keep their own.
+        (["mart 2", "mart 3", "mart 4", "sat 4"], {"sat 4": "mart 4", "mart 3": "mart 4", "mart 4": None}),
+        (["mart 3", "mart 4", "sat 3", "sat 4"], {"sat 4": None, "mart 4": None}),
+        (["trades 4", "trades random", "mart 4", "mart random", "mart bullet", "sat 4"], {"sat 4": "mart 4"}),
+    ],
+)
+def test_which_loss_lends_its_baseline(tmp_path: Path, made: list[str], expected: dict[str, str | None]):
+    for name in made:
+        loss, kind = name.split()
+        changes: list[dict[str, Any]] = [{"loss": {"name": loss}}]
+        changes += {"random": [RANDOM], "bullet": [BULLET]}.get(kind) or [{"train": {"epochs": int(kind)}}]
+        make_run(tmp_path / name, *changes)
+    short = {m.name: m.runs[0].path.name for m in compared(tmp_path).methods}
+    found = {short[m.name]: m.baseline and short[m.baseline] for m in compared(tmp_path).methods}
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_lists_tell_methods_apart(tmp_path: Path):

@@ -117,6 +117,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, text: str, messag
         ("evaluation last autoattack_examples", -5, "evaluation.last.autoattack_examples: input should be greater"),
         ("evaluation last pgd_attack", "", "evaluation.last: pgd without pgd_attack"),
         ("evaluation last autoattack_examples", None, "evaluation.last: autoattack without autoattack_version and"),
+        ("training selections", [{"epoch": 0}], "training.selections.0.size: field required"),
         ("environment git_commit", 7, "environment.git_commit: input should be a valid string"),
         ("recipe threat norm", ["l2"], "recipe.threat.norm: input should be a valid string"),
         ("evaluation foo", {}, "evaluation.foo.[key]: input should be 'best' or 'last'"),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from robustcords.report.summary import missing, summarise
+from robustcords.report.summary import summarise
 
 METRICS = [
     {"epoch": 0, "train_loss": 2.0, "seconds": {"total": 3.0, "attack": 1.5, "selection": 0.5}},
@@ -40,12 +40,3 @@ def test_what_json_has_no_word_for_becomes_null(value: float):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["evaluation"]["last"] == {"clean": None, "examples": 3}
     assert report["recipe"] == {"a": [None, 1.5]}
-
-
-def test_what_a_later_evaluation_lacks():
-    earlier = {"examples": 9, "pgd": {"1": 0.5, "2": 0.1}, "autoattack": {"1": 0.2}, "autoattack_examples": 5}
-    assert missing(earlier, earlier) == []
-    assert missing(earlier, {**earlier, "examples": 10, "sanity": {}}) == []
-    assert missing({**earlier, "sanity": {}}, earlier) == ["the checks for masked gradients"]
-    assert missing(earlier, {"examples": 8, "pgd": ["2"]}) == ["9 images", "PGD at 1", "AutoAttack at 1"]
-    assert missing(earlier, {**earlier, "autoattack_examples": 4}) == ["5 images under AutoAttack"]
