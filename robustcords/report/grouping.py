@@ -11,12 +11,16 @@ from robustcords.report.runs import Run
 Recipe = Mapping[str, Any]
 """Dotted key to value; a key that is not there is a table that is switched off."""
 
+_COMPUTED = tuple(f"train.{key}" for key in ("precision", "compile", "cuda_graphs", "memory_format"))
+"""How steps are computed: up to rounding it makes no difference but to the time."""
+
 _NOT_THE_METHOD = (
     "seed",
     "data.path",
     "evaluation",
     "logging",
-    *(f"train.{key}" for key in ("precision", "checkpoint_every", "keep_checkpoints", "time_limit", "dynamics")),
+    *(f"train.{key}" for key in ("checkpoint_every", "keep_checkpoints", "time_limit", "dynamics")),
+    *_COMPUTED,
 )
 _TOLD = ("data.name", "model.name", "attack.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
@@ -34,7 +38,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def method_of(run: Run) -> dict[str, Any]:
-    """Returns what makes a run's method: its recipe without seed, paths, precision, records and evaluation."""
+    """Returns what makes a run's method: its recipe without seed, paths, records, evaluation and how it is computed."""
     return {
         key: value
         for key, value in flat(run.recipe)
@@ -45,20 +49,20 @@ def method_of(run: Run) -> dict[str, Any]:
 def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
     """Returns the methods and their runs, in order of appearance.
 
-    Precision is no part of a method, unless the same seed was run in two.
+    Precision, and how steps are computed otherwise, is no part of a method, unless the same seed was run in two ways.
     """
     groups = _grouped(runs, method_of)
     found = []
     for recipe, members in groups:
         if len({run.seed for run in members}) < len(members):
-            found += _grouped(members, lambda run: method_of(run) | {"train.precision": _precision(run)})
+            found += _grouped(members, lambda run: method_of(run) | _computed(run))
         else:
             found.append((recipe, members))
     return found
 
 
-def _precision(run: Run) -> str:
-    return str(run.recipe["train"].get("precision"))
+def _computed(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in flat(run.recipe) if key in _COMPUTED}
 
 
 def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], list[Run]]]:

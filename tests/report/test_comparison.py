@@ -357,6 +357,19 @@ def test_the_same_seed_twice_counts_once_and_precisions_are_told_apart(tmp_path:
     }
 
 
+def test_how_steps_are_computed_counts_only_where_a_seed_was_run_in_two_ways(tmp_path: Path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", {"seed": 1, "train": {"cuda_graphs": True, "compile": False}})
+    (method,) = compared(tmp_path).methods
+    assert [run.seed for run in method.runs] == [0, 1]
+    make_run(tmp_path / "c", {"seed": 1, "train": {"cuda_graphs": True, "compile": True}})
+    assert {m.name: [run.seed for run in m.runs] for m in compared(tmp_path).methods} == {
+        "trades, full data, compile none": [0],
+        "trades, full data, compile False": [1],
+        "trades, full data, compile True": [1],
+    }
+
+
 def test_what_cannot_be_compared_is_warned_of(tmp_path: Path):
     make_run(tmp_path / "a")
     other = {"device": "another", "threads": 2, "versions": {"torch": "2.8.0"}}
