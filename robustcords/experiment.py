@@ -252,10 +252,15 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     return path
 
 
+def changed_keys(own: Recipe, recipe: Recipe) -> set[str]:
+    """Returns the dotted keys in which two recipes differ."""
+    before, now = dict(flat(plain(own))), dict(flat(plain(recipe)))
+    return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+
+
 def differences(own: Recipe, recipe: Recipe) -> list[str]:
     """Returns the dotted keys in which a recipe differs from a run's own and may not, for that run to go on with it."""
-    before, now = dict(flat(plain(own))), dict(flat(plain(recipe)))
-    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    changed = changed_keys(own, recipe)
     if recipe.train.epochs > own.train.epochs:
         changed.discard("train.epochs")
     if recipe.train.precision == "auto":  # what that stands for is found out on the machine

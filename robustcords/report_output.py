@@ -9,10 +9,9 @@ from typing import Any
 from robustcords.config import format_radius
 from robustcords.errors import UserError, unwritable
 from robustcords.evaluation_config import ATTACKS, EvaluationConfig
-from robustcords.experiment import plain, write_report
+from robustcords.experiment import changed_keys, plain, write_report
 from robustcords.files import check_writable, parse_json, write_atomic, write_json
 from robustcords.recipe import Recipe, load
-from robustcords.report.grouping import flat
 from robustcords.report.runs import load_run
 from robustcords.report.tables import MARK, markdown
 from robustcords.run_directory import RunDirectory
@@ -91,8 +90,7 @@ def check_addition(
     def refuse(why: str) -> None:
         raise UserError(f"--output {directory.report}: {why}; name another file")
 
-    before, now = dict(flat(plain(load(directory.recipe)))), dict(flat(plain(recipe)))
-    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)} - {"data.path"}
+    changed = changed_keys(load(directory.recipe), recipe) - {"data.path"}
     if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
         refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
     report = load_run(directory.path).report
@@ -128,7 +126,7 @@ def add(
         results: weights to what `robustcords.evaluation.evaluate` returned, and ``sanity``.
     """
     report = directory.read_report()
-    told = report["recipe"].setdefault("evaluation", {})
+    told, tables = report["recipe"].setdefault("evaluation", {}), _tables(recipe, config)
     for name, result in results.items():
         found = report["evaluation"].setdefault(name, dict(result))
         for attack in ATTACKS:
@@ -141,7 +139,7 @@ def add(
                 else:
                     found.setdefault(key, value)
             if added and not told.get(attack):
-                told[attack] = _tables(recipe, config)[attack]
+                told[attack] = tables[attack]
         if "sanity" in result:
             found["sanity"] = result["sanity"]
     write_report(directory, report)

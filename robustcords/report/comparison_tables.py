@@ -97,7 +97,10 @@ def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Met
         *cells,
         Cell(_seconds(per_epoch.mean, per_epoch.std) if per_epoch else ""),
         Cell(_training_time(whole), cheapest),
-        Cell(_speed_up(speed) + _of_seeds(speed, len(method.runs)) if speed else "", noise=bool(speed and speed.noise)),
+        Cell(
+            _speed_up(speed) + _of_seeds(speed.seeds, len(method.runs)) if speed else "",
+            noise=bool(speed and speed.noise),
+        ),
     ]
 
 
@@ -139,8 +142,7 @@ def _percent(spread: Spread | None, runs: int) -> str:
     if spread is None:
         return ""
     text = f"{spread.mean * 100:.2f}" + (f" ± {spread.std * 100:.2f}" if spread.std is not None else "")
-    seeds = len(spread.values)
-    return text if seeds == runs else f"{text} ({seeds} seed{'s' if seeds != 1 else ''})"
+    return text + _of_seeds(len(spread.values), runs)
 
 
 def _seconds(mean: float, std: float | None) -> str:
@@ -165,14 +167,14 @@ def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure], 
     """Writes differences, and of how many seeds where a method has more runs."""
     cells = []
     for each in map(estimates.get, measures):
-        text = points(each) + _of_seeds(each, runs) if each else ""
+        text = points(each) + _of_seeds(each.seeds, runs) if each else ""
         cells.append(Cell(text, noise=bool(each and each.noise)))
     return cells
 
 
-def _of_seeds(estimate: Estimate, runs: int) -> str:
-    """Says of how many seeds an estimate is, where its method has more runs."""
-    return f" ({estimate.seeds} seed{'s' if estimate.seeds != 1 else ''})" if estimate.seeds < runs else ""
+def _of_seeds(seeds: int, runs: int) -> str:
+    """Says of how many seeds a figure is, where its method has more runs."""
+    return f" ({seeds} seed{'s' if seeds != 1 else ''})" if seeds < runs else ""
 
 
 def points(estimate: Estimate) -> str:

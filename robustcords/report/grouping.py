@@ -22,7 +22,7 @@ _NOT_THE_METHOD = (
     *(f"train.{key}" for key in ("checkpoint_every", "keep_checkpoints", "time_limit", "dynamics")),
     *_COMPUTED,
 )
-_TOLD = ("data.name", "model.name", "attack.name", "train.epochs")
+_ALWAYS_TOLD = ("data.name", "model.name", "attack.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
 _SIMILAR = 2.0
 """The largest ratio of two training times that are similar. It is told beside the difference."""
@@ -80,7 +80,7 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
     key only where names would be the same, and there too where it is not what most methods have.
     """
     found = [_plain_name(recipe) for recipe in recipes]
-    for key in _TOLD:
+    for key in _ALWAYS_TOLD:
         usual = _usual([recipe.get(key) for recipe in recipes])
         found = [
             name if recipe.get(key) == usual else f"{name}, {_told(key, recipe)}"
@@ -120,7 +120,7 @@ def _by_use(recipes: Sequence[Recipe]) -> list[str]:
     """Returns the keys that differ, those first that tell the most methods apart."""
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     kinds = {key: len({repr(recipe.get(key)) for recipe in recipes}) for key in keys}
-    return sorted((key for key in keys if kinds[key] > 1 and key not in _TOLD), key=lambda key: -kinds[key])
+    return sorted((key for key in keys if kinds[key] > 1 and key not in _ALWAYS_TOLD), key=lambda key: -kinds[key])
 
 
 def _told(key: str, recipe: Recipe) -> str:
