@@ -26,6 +26,7 @@ from robustcords.evaluation_config import EvaluationConfig, PGDEvaluation
 from robustcords.recipe import load
 from robustcords.rng import Noise, derive
 from robustcords.run_directory import RunDirectory
+from robustcords.threat import ThreatModel
 
 SEED, BATCH, STEP = 0, 256, 2 / 255
 
@@ -86,12 +87,12 @@ def main() -> None:
     ours = Counting(model)
     pgd = PGDEvaluation(steps=options.steps, restarts=options.restarts, step_size=STEP, epsilons=[options.epsilon])
     begin = time.perf_counter()
-    report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=None), "linf", seed=SEED)
+    report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=None), ThreatModel(), seed=SEED)
     seconds = time.perf_counter() - begin
     found = next(iter(report["pgd"].values()))
 
     begin = time.perf_counter()
-    folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=None), "linf", seed=SEED)
+    folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=None), ThreatModel(), seed=SEED)
     folded_seconds = time.perf_counter() - begin
 
     plain = Counting(model)

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustcords import build
+from robustcords.data.split import apportion
 from robustcords.inference import Inference
 from robustcords.precision import Precision
 from robustcords.recipe import Recipe, load
@@ -33,7 +34,6 @@ from robustcords.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.strategies.adv_gradmatch import AdvGradMatchStrategy
 from robustcords.strategies.base import SelectionContext
 from robustcords.strategies.gradients import LastLayerGradients
-from robustcords.strategies.groups import apportion
 
 FRACTION = 0.3
 STEPS = (0, 1, 2, 3, 5, 10)

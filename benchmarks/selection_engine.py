@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustcords.data.split import apportion
 from robustcords.losses.sat import SAT
 from robustcords.strategies import _cords  # noqa: F401  # makes cords importable
 from robustcords.strategies.class_stream import class_by_class
 from robustcords.strategies.gradients import LastLayerGradients
 from robustcords.strategies.greedy import ValidationGradient, taylor_greedy
-from robustcords.strategies.groups import apportion
 from robustcords.strategies.omp import Problem, match, match_all
 
 RIDGE, TOLERANCE = 0.5, 1e-10

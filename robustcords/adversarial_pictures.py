@@ -89,7 +89,7 @@ class _Gallery:
         which = _weights(run)
         if which is None:
             raise UserError("the run directory has no weights/")
-        recipe = load(run.path / "recipe.toml")
+        recipe = load(run.path / "recipe.toml", of_run=True)
         images = self._data(recipe)
         model = build.model(recipe, images)
         build.load_weights(model, run.path / "weights" / f"{which}.safetensors")

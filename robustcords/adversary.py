@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode
+from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode, in_float32
 from robustcords.losses.base import Loss
 from robustcords.precision import full_precision
 from robustcords.rng import Noise
@@ -34,16 +34,20 @@ class Adversary:
     Args:
         attack: the attack.
         loss: says what the attack maximises.
+
+    Attributes:
+        attacks: what each kind of example is attacked with; one kind without a name where they are not told apart.
     """
 
     def __init__(self, attack: Attack, loss: Loss) -> None:
         self.attack = attack
         self.loss = loss
+        self.attacks: dict[str, Attack] = {"": attack}
 
     @property
     def strongest(self) -> Attack:
         """The attack of the examples that most effort is spent on."""
-        return self.attack
+        return max(self.attacks.values(), key=lambda attack: attack.passes)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
         """Returns adversarial examples for a process's share of a global batch.
@@ -54,12 +58,22 @@ class Adversary:
             y: (B,) int64 labels.
             noise: keyed by example.
         """
-        clean = clean_logits(model, x) if self.loss.anchored else None
+        clean = self.clean_logits(model, x) if self.loss.anchored else None
         return AdversarialBatch(self.attack(model, x, self.objective(y, clean), noise), {})
 
     def objective(self, y: Tensor, clean: Tensor | None) -> Objective:
         """Returns the loss's objective for these labels and, where the loss needs them, clean logits."""
-        return Objective(self.loss.objective(y, clean), self.loss.start)
+        return Objective(self.loss.objective(y, clean), self.loss.start, self.loss.anchored)
+
+    def clean_logits(self, model: Model, x: Tensor) -> Tensor:
+        """Returns what `objective` takes: the images' own logits, in float32 where the loss compares with them.
+
+        There, the first step of an attack sees little but the difference of two passes' rounding otherwise.
+        """
+        if not self.loss.anchored:
+            return clean_logits(model, x)
+        with in_float32(model, x.device) as exact:
+            return clean_logits(exact, x)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint has to keep."""

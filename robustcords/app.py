@@ -58,7 +58,7 @@ def evaluate(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="With --weights: the recipe that the weights belong to.")] = None,
     weights: Annotated[Path | None, typer.Option(help="With --recipe: a safetensors file.")] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="First N test images; 0 for all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="So many test images; 0 for all.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="pgd or autoattack; may be repeated.")] = None,
     epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
     sanity: Annotated[

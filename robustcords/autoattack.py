@@ -99,6 +99,31 @@ def run(
     return withstood, _tidy(messages, chosen)
 
 
+def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, seed: int) -> Tensor:
+    """Returns which examples (B,) bool withstand AutoAttack's APGD, on cross-entropy and on the targeted DLR loss.
+
+    These are the first attacks of the standard version, which break nearly all that it breaks.
+
+    Args:
+        model: as for `run`.
+        x: as for `run`; misclassified examples do not withstand.
+        y: (B,) int64 labels.
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel space, greater than 0.
+        seed: in [0, 2**63).
+    """
+    withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with evaluation_mode(model), _untouched(model, x.device), _caught([]):
+        alive, classes = _correct(model, x, y)
+        chosen = variant("standard", norm, classes, min(x.shape[-2:]))
+        attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
+        attacker.apgd_targeted.n_target_classes = chosen.targets
+        for attack in chosen.attacks:
+            alive = _survivors(attacker, attack, x, y, alive) if attack.startswith("apgd") else alive
+        withstood[alive] = True
+    return withstood
+
+
 def square_fits(norm: str, pixels: int) -> bool:
     """Returns whether Square can attack images of ``pixels`` by ``pixels``.
 

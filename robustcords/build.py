@@ -33,6 +33,7 @@ from robustcords.recipe import Recipe, find
 from robustcords.rng import generator
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import SubsetSelector
+from robustcords.strategies.adversarial_config import AdversarialConfig
 from robustcords.trainer import Trainer
 
 # Sets up to this size live on the accelerator as a whole; larger ones stay in main memory and travel batch by batch.
@@ -94,11 +95,27 @@ def data(recipe: Recipe) -> Data:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         raise UserError(f"data {recipe.data.name!r}: cannot be read: {reason}") from error
+    _refuse_larger_than_images(recipe, splits.test)
     numbers, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
     train = splits.train.subset(numbers)
     validation = splits.train.subset(held_out) if len(held_out) else None
     mean, std = channel_statistics(train)
     return Data(source, train, validation, splits.test, numbers, mean, std)
+
+
+def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
+    """Checks that no l2 radius takes in every image there is.
+
+    Raises:
+        UserError: one does, most likely meant in levels of 255.
+    """
+    diameter = images.images[0].numel() ** 0.5 if len(images) else math.inf
+    radius = recipe.threat.epsilon
+    if recipe.threat.norm == "l2" and radius >= diameter:
+        raise UserError(
+            f"threat.epsilon = {radius:g}: an l2 radius of {diameter:g} and more takes in every image of this size "
+            f'(the square root of its pixels and channels); did you mean "{radius:g}/255"?'
+        )
 
 
 def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
@@ -136,6 +153,22 @@ def adversary(recipe: Recipe, loss: Loss) -> Adversary:
     if recipe.bullet is None:
         return Adversary(attack(recipe), loss)
     return BulletAdversary(attack(recipe), loss, recipe.bullet)
+
+
+def cautions(recipe: Recipe) -> list[str]:
+    """Returns what a user should know of a recipe's attacks before training, a sentence each.
+
+    That is attacks whose steps cannot cross the ball, in training and in selection, and an evaluation that leaves out
+    the radius that training is for.
+    """
+    loss: Loss = component("loss", recipe.loss)
+    found = []
+    if "adversarial" in loss.passes:
+        attacks = {kind and f" of {kind} examples": attack for kind, attack in adversary(recipe, loss).attacks.items()}
+        if isinstance(recipe.selector, AdversarialConfig):
+            attacks[" for selection"] = recipe.selector.effort(attack(recipe))
+        found = [f"the training attack{of}: {text}" for of, each in attacks.items() if (text := each.falls_short)]
+    return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
 
 def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from robustcords import processes
 from robustcords.adversary import AdversarialBatch, Adversary, clean_logits
-from robustcords.attacks.base import Attack, Model
-from robustcords.config import Radius, Table
+from robustcords.attacks.base import Attack, Model, usual_step
+from robustcords.config import Radius, Table, rounded_radius
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
 
 Steps = Annotated[int, Field(ge=0, le=10_000)]
 KINDS = ("outlier", "boundary", "robust")
@@ -36,15 +37,18 @@ class BulletSteps(Table):
 class BulletStepSizes(Table):
     """Attack step sizes of each kind of example, in the threat's norm.
 
+    With the steps of `BulletSteps` and a radius of 8/255, what follows is the paper's 6/255 for robust examples and
+    2/255 for boundary ones.
+
     Attributes:
-        outlier: matters only where outliers get any steps.
-        robust: larger, so that two steps cross most of the ball.
-        boundary: the usual one.
+        outlier: matters only where outliers get any steps; left out, 2.5 epsilon / steps (epsilon / 4 with none).
+        robust: left out, 1.5 epsilon / steps, so that few steps cross the ball.
+        boundary: left out, 2.5 epsilon / steps.
     """
 
-    outlier: Radius = 2 / 255
-    robust: Radius = 6 / 255
-    boundary: Radius = 2 / 255
+    outlier: Radius | None = None
+    robust: Radius | None = None
+    boundary: Radius | None = None
 
 
 class BulletConfig(Table):
@@ -61,6 +65,19 @@ class BulletConfig(Table):
     step_size: BulletStepSizes = BulletStepSizes()
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    def resolved(self, threat: ThreatModel) -> BulletConfig:
+        """Returns the options with the step sizes that follow from the radius where they are left out."""
+        follows = {kind: _step(kind, getattr(self.steps, kind), threat.epsilon) for kind in KINDS}
+        given = {kind: size for kind, size in dict(self.step_size).items() if size is not None}
+        return self.model_copy(update={"step_size": BulletStepSizes(**follows | given)})
+
+
+def _step(kind: str, steps: int, epsilon: float) -> float:
+    """Returns the step size of a kind of example where none is given."""
+    if kind == "robust":
+        return rounded_radius(1.5 * epsilon / max(1, steps))
+    return usual_step(epsilon, steps or 10)
 
 
 class BulletAdversary(Adversary):
@@ -83,21 +100,16 @@ class BulletAdversary(Adversary):
 
     def __init__(self, attack: Attack, loss: Loss, config: BulletConfig | None = None) -> None:
         super().__init__(attack, loss)
-        self.config = config or BulletConfig()
+        self.config = (config or BulletConfig()).resolved(attack.threat)
         self.reference = 0.0
-        self.attacks = {
+        self.attacks: dict[str, Attack] = {
             kind: attack.with_effort(getattr(self.config.steps, kind), getattr(self.config.step_size, kind))
             for kind in KINDS
         }
 
-    @property
-    def strongest(self) -> Attack:
-        """The attack of the kind with the most steps."""
-        return max(self.attacks.values(), key=lambda attack: attack.passes)
-
     def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
         """Returns adversarial examples for a process's share of a global batch, and counts of the three kinds."""
-        clean = clean_logits(model, x)
+        clean = self.clean_logits(model, x)
         correct = clean.argmax(dim=1) == y
         masks = self.classify(clean, y)
         attacked = torch.zeros_like(correct)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from robustcords import build, processes, report_output
 from robustcords.batches import MEMORY_FORMATS
-from robustcords.config import parse_radius
+from robustcords.config import parse_radius, refuse_beyond_range
 from robustcords.environment import environment
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation_config import ATTACKS, AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
@@ -35,7 +35,7 @@ class Choice:
     """What to evaluate, where it differs from the recipe.
 
     Attributes:
-        limit: the first so many test images; None as the recipe says, 0 all.
+        limit: so many test images, taken as by ``evaluation.limit``; None as the recipe says, 0 all.
         attacks: of ``"pgd"`` and ``"autoattack"``; empty as the recipe says.
         epsilons: radii for all of them; empty as the recipe says.
         sanity: whether to check for masked gradients too.
@@ -46,11 +46,18 @@ class Choice:
     epsilons: Sequence[str] = ()
     sanity: bool = False
 
-    def apply(self, config: EvaluationConfig) -> EvaluationConfig:
+    def apply(self, config: EvaluationConfig, threat: ThreatModel) -> EvaluationConfig:
         """Returns a recipe's evaluation table with these changes.
 
+        With radii of one's own, PGD's step size follows from them, unless the recipe has another than follows from its
+        own threat model.
+
+        Args:
+            config: the recipe's.
+            threat: the recipe's.
+
         Raises:
-            UserError: an attack or a radius that there is not.
+            UserError: an attack or a radius that there is not, or that PGD's steps do not reach.
         """
         for name in self.attacks:
             if name not in ATTACKS:
@@ -65,18 +72,30 @@ class Choice:
         try:
             if self.epsilons:
                 radii = [parse_radius(text) for text in self.epsilons]
+                if threat.norm == "linf":
+                    refuse_beyond_range(max(radii))
                 for name in ATTACKS:
                     if chosen[name]:
-                        chosen[name] = type(chosen[name])(**{**dict(chosen[name]), "epsilons": radii})
-            return EvaluationConfig(**chosen)
+                        options = {**dict(chosen[name]), "epsilons": radii}
+                        if name == "pgd" and options["step_size"] == _follows(chosen[name], threat):
+                            del options["step_size"]
+                        chosen[name] = type(chosen[name])(**options)
+            applied = EvaluationConfig(**chosen).resolved(threat)
         except (ValidationError, ValueError) as error:
             reason = (
                 error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
             )
             raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
+        if applied.pgd and applied.pgd.falls_short:
+            raise UserError(f"--set evaluation.pgd.step_size=...: {applied.pgd.falls_short}")
+        return applied
 
-    def checks(self, recipe: Recipe) -> Sanity | None:
+    def checks(self, recipe: Recipe, config: EvaluationConfig) -> Sanity | None:
         """Returns what to check for masked gradients, at the first radius given or else the recipe's; None for nothing.
+
+        Args:
+            recipe: says the threat model and the number of images where the command does not.
+            config: the recipe's evaluation after `apply`, whose PGD is checked.
 
         Raises:
             UserError: the recipe's radius is 0 and none is given.
@@ -91,7 +110,7 @@ class Choice:
                 "--sanity: the recipe's threat.epsilon is 0, so there is no attack to check; give --epsilon"
             )
         limit = min(IMAGES, recipe.evaluation.limit or IMAGES) if self.limit is None else self.limit
-        return Sanity(threat, limit)
+        return Sanity(threat, limit, config.pgd or PGDEvaluation())
 
 
 def evaluate(
@@ -120,8 +139,9 @@ def evaluate(
     directory = RunDirectory(run_dir, writes=False) if run_dir else None
     if directory and not directory.recipe.exists():
         raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
-    loaded = load(directory.recipe if directory else str(recipe), overrides)
-    config, sanity = choice.apply(loaded.evaluation), choice.checks(loaded)
+    loaded = load(directory.recipe if directory else str(recipe), overrides, of_run=directory is not None)
+    config = choice.apply(loaded.evaluation, loaded.threat)
+    sanity = choice.checks(loaded, config)
     if output:
         report_output.check(output, directory)
     own = directory if directory and output and report_output.is_own(output, directory) else None
@@ -130,7 +150,7 @@ def evaluate(
         images = build.data(loaded)
         model = build.model(loaded, images)
         if own:
-            report_output.check_addition(own, loaded, config, sanity, files, len(images.test))
+            report_output.check_addition(own, loaded, config, sanity, files, images.test)
         results = {}
         with work.interruption:
             for name, path in files.items():
@@ -139,12 +159,17 @@ def evaluate(
                 results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
         around = directory.environment() if directory else environment(loaded, work.accelerator)
         rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
-        report = summarise(plain(loaded), around, rows, selections, results)
+        report = summarise(plain(loaded), around, rows, selections, results, build.cautions(loaded))
         if own and processes.is_main():
             report_output.add(own, loaded, config, results)
         elif output and processes.is_main():
             report_output.write(output, report)
     return report
+
+
+def _follows(pgd: PGDEvaluation, threat: ThreatModel) -> float | None:
+    """Returns the step size that would follow from the threat model, were none given."""
+    return pgd.model_copy(update={"step_size": None}).resolved(threat).step_size
 
 
 def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -40,6 +41,27 @@ def format_radius(value: float) -> str:
     return decimal
 
 
+def rounded_radius(value: float) -> float:
+    """Returns a computed radius or step without its computation's rounding, so that it has the name people give it.
+
+    ``2.5 * (8 / 255) / 10`` becomes ``2 / 255`` to the last bit, and ``2.5 * 0.15 / 10`` becomes 0.0375.
+    """
+    pixels = round(value * 255)
+    return pixels / 255 if abs(value * 255 - pixels) < 1e-9 else float(f"{value:.12g}")
+
+
+def refuse_beyond_range(value: float) -> None:
+    """Checks that an l-infinity radius or step is no longer than the whole range of a pixel.
+
+    Raises:
+        ValueError: it is above 1, most likely meant in levels of 255.
+    """
+    if value > 1:
+        raise ValueError(
+            f'an l-infinity radius or step is at most 1, the whole range of a pixel; did you mean "{value:.12g}/255"?'
+        )
+
+
 def _dump_radius(value: float) -> str | float:
     return text if "/" in (text := format_radius(value)) else value
 
@@ -51,6 +73,18 @@ Radius = Annotated[
     Field(ge=0, allow_inf_nan=False),
 ]
 """A radius or step in pixel space, where 1 is the whole range: a number >= 0, or a fraction such as ``"8/255"``."""
+
+
+def is_radius(annotation: Any, metadata: Sequence[Any] = ()) -> bool:
+    """Returns whether a field is a `Radius`, may be one, or is a list of some.
+
+    Args:
+        annotation: the field's type.
+        metadata: what pydantic keeps of the type beside it.
+    """
+    if any(isinstance(mark, BeforeValidator) and mark.func is parse_radius for mark in metadata):
+        return True
+    return any(is_radius(part, getattr(part, "__metadata__", ())) for part in get_args(annotation))
 
 
 def parse_duration(value: Any) -> Any:

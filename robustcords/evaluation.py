@@ -21,13 +21,14 @@ from robustcords.evaluation_config import EvaluationConfig
 from robustcords.inference import Autocast, Inference
 from robustcords.measurement import Evaluator, classified, share, withstands
 from robustcords.rng import Noise, derive
+from robustcords.threat import ThreatModel
 
 
 def evaluate(
     model: nn.Module,
     data: ImageSet,
     config: EvaluationConfig,
-    norm: str,
+    threat: ThreatModel,
     *,
     seed: int,
     device: torch.device | str = "cpu",
@@ -41,9 +42,9 @@ def evaluate(
 
     Args:
         model: images in [0, 1] to logits, on ``device``, not wrapped for data parallelism; run in eval mode.
-        data: the test set; the first ``config.limit`` images of it are evaluated.
+        data: the test set; ``config.limit`` images of it are evaluated, taken by `robustcords.data.split.sample`.
         config: which attacks, at which radii.
-        norm: ``"linf"`` or ``"l2"``.
+        threat: the norm, and the radius that step sizes and radii follow from where ``config`` leaves them out.
         seed: of the random starts, which are keyed by an example's number in ``data``.
         device: where the model is.
         store: folder for finished chunks. A second call with the same weights, images and settings goes on from there;
@@ -52,22 +53,36 @@ def evaluate(
 
     Returns:
         JSON values; accuracies are fractions in [0, 1], radii are written as by `robustcords.config.format_radius`:
-        ``clean``, ``examples``; with PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with AutoAttack
-        ``autoattack`` (radius to accuracy), ``autoattack_examples``, ``autoattack_version`` (says what could not run),
-        ``autoattack_attacks``, ``autoattack_after`` (radius to the accuracy after each attack) and
-        ``autoattack_warnings``.
+        ``clean``, ``examples``, ``sample`` (how images were taken: ``"all"``, ``"first"`` or ``"stratified"``); with
+        PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with AutoAttack ``autoattack`` (radius to
+        accuracy), ``autoattack_examples``, ``autoattack_sample`` (of the images that are evaluated),
+        ``autoattack_version`` (says what could not run), ``autoattack_attacks``, ``autoattack_after`` (radius to the
+        accuracy after each attack) and ``autoattack_warnings``; and where AutoAttack has fewer images than PGD,
+        ``same_images``, with ``clean`` and ``pgd`` on those.
 
     Raises:
-        UserError: there is no image.
+        UserError: there is no image, or PGD's steps cannot reach a radius.
     """
-    evaluator = Evaluator.start(model, data, config.limit, norm, seed, device, store, on_progress)
+    try:
+        config = config.resolved(threat)
+    except ValueError as error:
+        raise UserError(f"evaluation: {error}") from error
+    if config.pgd and config.pgd.falls_short:
+        raise UserError(f"evaluation: pgd.step_size: {config.pgd.falls_short}")
+    evaluator = Evaluator.start(model, data, config.limit, threat, seed, device, store, on_progress)
     with evaluator.measuring():
-        clean = evaluator.clean()
-        report = {"clean": share(clean), "examples": evaluator.count}
+        clean, withstood = evaluator.clean(), {}
+        report: dict[str, Any] = {"clean": share(clean), "examples": evaluator.count, "sample": evaluator.kind}
         if config.pgd is not None:
-            report |= evaluator.pgd(config.pgd, clean)
+            withstood = evaluator.pgd(config.pgd, clean)
+            report["pgd"] = {radius: share(flags) for radius, flags in withstood.items()}
+            report["pgd_attack"] = f"PGD-{config.pgd.steps}-{config.pgd.restarts}"
         if config.autoattack is not None:
             report |= evaluator.autoattack(config.autoattack)
+            places, kind = evaluator.part(config.autoattack.limit)
+            if kind != "all":
+                pgd = {radius: share(flags[places]) for radius, flags in withstood.items()}
+                report["same_images"] = {"clean": share(clean[places]), "pgd": pgd}
     return report
 
 

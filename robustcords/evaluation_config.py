@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from robustcords.config import Radius, Table, format_radius
+from robustcords.config import Radius, Table, format_radius, rounded_radius
+
+if TYPE_CHECKING:
+    from robustcords.threat import ThreatModel
 
 ATTACKS = ("autoattack", "pgd")
 """The keys of ``[evaluation]`` that are attacks."""
@@ -37,14 +41,56 @@ class PGDEvaluation(Table):
     Attributes:
         steps: gradient steps of each restart, 1 to 10,000.
         restarts: random starts, 1 to 1,000; an example is robust only if it withstands all of them.
-        step_size: length of a step in the threat's norm, in pixel space.
-        epsilons: the radii to report, in pixel space.
+        step_size: length of a step in the threat's norm, in pixel space; left out, a quarter of the threat's epsilon
+            (of the smallest radius where one is not between half and twice epsilon), or what reaches the largest radius
+            where so many steps are too few.
+        epsilons: the radii to report, in pixel space; left out, half the threat's epsilon, epsilon and twice epsilon.
     """
 
     steps: Annotated[int, Field(ge=1, le=10_000)] = 50
     restarts: Annotated[int, Field(ge=1, le=1_000)] = 10
-    step_size: Annotated[Radius, Field(gt=0)] = 2 / 255
-    epsilons: Radii = Field(default=[4 / 255, 8 / 255, 16 / 255])
+    step_size: Annotated[Radius, Field(gt=0)] | None = None
+    epsilons: Radii | None = None
+
+    def resolved(self, threat: ThreatModel) -> PGDEvaluation:
+        """Returns the options with those that follow from the threat model where they are left out.
+
+        At 8/255 these are the paper's: steps of 2/255, and 4, 8 and 16/255.
+        """
+        radii = self.epsilons or _around(threat)
+        size = self.step_size or following_step(radii, threat.epsilon, self.steps)
+        return self.model_copy(update={"step_size": size, "epsilons": radii})
+
+    @property
+    def falls_short(self) -> str | None:
+        """One sentence where so many steps do not reach the largest radius, after `resolved`; else None."""
+        radii, size = self.epsilons or [], self.step_size or 0.0
+        if self.steps * size >= max(radii, default=0.0) * (1 - 1e-9):
+            return None
+        return (
+            f"{self.steps} steps of {format_radius(size)} move an image by {self.steps * size:.3g} at most, less than "
+            f"the radius {format_radius(max(radii))}; {format_radius(following_step(radii, max(radii), self.steps))} "
+            f"would do"
+        )
+
+
+def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
+    """Returns the evaluation's step size where none is given: one for all radii.
+
+    Args:
+        radii: that PGD is run at.
+        epsilon: the threat's.
+        steps: of each restart.
+    """
+    base = epsilon if all(epsilon / 2 <= radius <= 2 * epsilon for radius in radii) else min(radii)
+    return rounded_radius(max(base / 4, max(radii) / steps))
+
+
+def _around(threat: ThreatModel) -> list[float]:
+    """Returns half the radius, the radius and twice the radius, as far as there are such."""
+    most = 1.0 if threat.norm == "linf" else float("inf")
+    radii = [rounded_radius(min(factor * threat.epsilon, most)) for factor in (0.5, 1.0, 2.0)]
+    return list(dict.fromkeys(radii))
 
 
 class AutoAttackEvaluation(Table):
@@ -53,13 +99,17 @@ class AutoAttackEvaluation(Table):
     Attributes:
         version: which of AutoAttack's own sets of attacks: ``"standard"``, the longer ``"plus"``, or ``"rand"`` for
             randomised models.
-        epsilons: the radii to report, in pixel space.
-        limit: attack the first so many test images only; 0 for all that are evaluated.
+        epsilons: the radii to report, in pixel space; left out, the threat's epsilon.
+        limit: attack so many of the evaluated images only, taken as by ``evaluation.limit``; 0 for all of them.
     """
 
     version: Literal["standard", "plus", "rand"] = "standard"
-    epsilons: Radii = Field(default=[8 / 255])
+    epsilons: Radii | None = None
     limit: Annotated[int, Field(ge=0)] = 0
+
+    def resolved(self, threat: ThreatModel) -> AutoAttackEvaluation:
+        """Returns the options with the radius of the threat model where none is given."""
+        return self if self.epsilons else self.model_copy(update={"epsilons": [threat.epsilon]})
 
 
 def _switch(value: Any) -> Any:
@@ -82,10 +132,35 @@ class EvaluationConfig(Table):
         pgd: options of PGD, or ``false`` (None in Python) to leave it out.
         autoattack: options of AutoAttack, or ``false`` (None in Python) to leave it out.
         checkpoints: which weights to evaluate; ``"best"`` is passed over where a run has none.
-        limit: evaluate the first so many test images only; 0 for all.
+        limit: evaluate so many test images only; 0 for all. The first so many where the set is in random order, else
+            a fixed sample, stratified by class.
     """
 
     pgd: Annotated[PGDEvaluation | None, *_OFF] = PGDEvaluation()
     autoattack: Annotated[AutoAttackEvaluation | None, *_OFF] = AutoAttackEvaluation()
     checkpoints: list[Literal["best", "last"]] = Field(default=["best", "last"], min_length=1)
     limit: Annotated[int, Field(ge=0)] = 0
+
+    def resolved(self, threat: ThreatModel) -> EvaluationConfig:
+        """Returns the options with those that follow from the threat model where they are left out.
+
+        Raises:
+            ValueError: the threat's epsilon is 0, and an attack has no radii of its own.
+        """
+        chosen = self._attacks()
+        for name, attack in chosen.items():
+            if threat.epsilon == 0 and not attack.epsilons:
+                raise ValueError(f"no radius follows from threat.epsilon = 0; give {name}.epsilons, or {name} = false")
+        return self.model_copy(update={name: attack.resolved(threat) for name, attack in chosen.items()})
+
+    def unmeasured(self, threat: ThreatModel) -> list[str]:
+        """Returns a sentence where attacks are run, and none at the threat's own radius."""
+        radii = {format_radius(radius) for attack in self._attacks().values() for radius in attack.epsilons or []}
+        if not radii or not threat.epsilon or format_radius(threat.epsilon) in radii:
+            return []
+        return [f"the evaluation has no radius {format_radius(threat.epsilon)}, which training is for (threat.epsilon)"]
+
+    def _attacks(self) -> dict[str, PGDEvaluation | AutoAttackEvaluation]:
+        """Returns the options of the attacks that are not left out, by name."""
+        attacks = {"pgd": self.pgd, "autoattack": self.autoattack}
+        return {name: attack for name, attack in attacks.items() if attack is not None}

@@ -133,7 +133,7 @@ def run(
         directory = RunDirectory(
             path, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
         )
-        if directory.recipe.exists() and load(directory.recipe) != recipe:
+        if directory.recipe.exists() and load(directory.recipe, of_run=True) != recipe:
             directory.change_recipe(dump(recipe))
         processes.barrier()
         directory.start(dump(recipe), environment(recipe, work.accelerator))
@@ -152,6 +152,8 @@ def _run_in(
     number = processes.world_size()
     shared = f", {number} processes" if number > 1 else ""
     work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images{shared}")
+    for text in (warnings := build.cautions(recipe)):
+        work.display.say(f"warning: {text}")
     if recipe.logging.trackers:
         work.accelerator.project_configuration.logging_dir = str(directory.path / "trackers")
         work.accelerator.init_trackers(
@@ -168,7 +170,9 @@ def _run_in(
         build.load_weights(trainer.model, directory.weights(which))
         store = directory.path / "evaluation" / which
         results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
-    report = summarise(plain(recipe), directory.environment(), directory.rows(), directory.selections(), results)
+    report = summarise(
+        plain(recipe), directory.environment(), directory.rows(), directory.selections(), results, warnings
+    )
     if work.accelerator.is_main_process:
         write_report(directory, report)
     processes.barrier()
@@ -211,7 +215,7 @@ def test(
             "store": store,
             "on_progress": on_progress,
         }
-        result = evaluate(network, images.test, config, recipe.threat.norm, **around)
+        result = evaluate(network, images.test, config, recipe.threat, **around)
         if sanity is not None:
             result["sanity"] = sanity.check(network, images.test, **around)
         return result
@@ -227,7 +231,7 @@ def _with_own_precision(recipe: Recipe, name: str, output: Path | None) -> Recip
     path = output or run_directory.newest(name)
     if recipe.train.precision != "auto" or path is None or not run_directory.has_run(path):
         return recipe
-    precision = load(path / "recipe.toml").train.precision
+    precision = load(path / "recipe.toml", of_run=True).train.precision
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
 
 
@@ -244,7 +248,7 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     path = output or run_directory.newest(name)
     if path is None or not run_directory.has_run(path):
         return None
-    if refused := differences(load(path / "recipe.toml"), recipe):
+    if refused := differences(load(path / "recipe.toml", of_run=True), recipe):
         raise UserError(
             f"--resume {path}: that run has another recipe; what differs: {', '.join(refused)}; "
             f"what may: more train.epochs, {', '.join(sorted(CHANGEABLE))}"
@@ -270,7 +274,7 @@ def differences(own: Recipe, recipe: Recipe) -> list[str]:
 
 def finished(path: Path, recipe: Recipe) -> bool:
     """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
-    return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml").train.epochs
+    return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml", of_run=True).train.epochs
 
 
 def _report(directory: RunDirectory) -> dict[str, Any]:

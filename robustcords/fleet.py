@@ -160,7 +160,7 @@ class Fleet:
     def _job(self, task: Task) -> Job:
         job = Job(task, self.folder / task.name)
         if has_run(job.path):
-            if different := differences(load(job.path / "recipe.toml"), task.recipe):
+            if different := differences(load(job.path / "recipe.toml", of_run=True), task.recipe):
                 what = f"holds a run of another recipe; what differs: {', '.join(different)}"
                 raise UserError(f"{job.path}: {what}; name another folder with --output")
             if finished(job.path, task.recipe):

@@ -48,6 +48,16 @@ class Inference(nn.Module):
                 return self._replays(x)
             return full_precision((folded or self.model)(x))
 
+    @property
+    def exact(self) -> nn.Module:
+        """What computes the same in float32 inside `robustcords.precision.exact_float32`: mostly the model itself.
+
+        A folded network has its weights in the lower precision, and a GPU's recordings are of what they were made with.
+        """
+        parameter = next(self.model.parameters(), None)
+        plain = self._dtype() is not None or (parameter is not None and parameter.device.type != "cpu")
+        return self.model if plain else self
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Promises that nothing in the model changes as long as the block lasts: in eval mode it then runs folded.

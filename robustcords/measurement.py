@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode
 from robustcords.attacks.pgd import PGD
 from robustcords.config import Table, format_radius
 from robustcords.data.base import ImageSet
+from robustcords.data.split import SampleKind, sample
 from robustcords.errors import UserError
 from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
 from robustcords.inference import Inference
@@ -36,8 +37,9 @@ class Evaluator:
     Attributes:
         model: images in [0, 1] to logits; folded while `measuring`.
         data: the test set.
-        count: how many of its first images are looked at.
-        norm: ``"linf"`` or ``"l2"``.
+        numbers: (count,) the rows of it that are looked at.
+        kind: how these were taken.
+        threat: the norm, and the radius that step sizes and radii follow from where they are not given.
         seed: of all random numbers.
         device: where the model is.
         store: folder for finished chunks, or None.
@@ -47,8 +49,9 @@ class Evaluator:
 
     model: Inference
     data: ImageSet
-    count: int
-    norm: str
+    numbers: Tensor
+    kind: SampleKind
+    threat: ThreatModel
     seed: int
     device: torch.device
     store: Path | None
@@ -61,23 +64,41 @@ class Evaluator:
         model: nn.Module,
         data: ImageSet,
         limit: int,
-        norm: str,
+        threat: ThreatModel,
         seed: int,
         device: torch.device | str,
         store: Path | None,
         on_progress: chunks.Progress | None,
     ) -> Evaluator:
-        """Returns an evaluator on the first ``limit`` images; 0 for all.
+        """Returns an evaluator on ``limit`` images, taken by `sample`; 0 for all.
 
         Raises:
             UserError: there is no image.
         """
-        count = min(limit or len(data), len(data))
-        if count == 0:
+        if len(data) == 0:
             raise UserError("evaluation: the test set has no images")
+        numbers, kind = sample(data.labels, limit)
         network = model if isinstance(model, Inference) else Inference(model)
-        identity = _identity(network.model, data, count) if store is not None and processes.is_main() else {}
-        return cls(network, data, count, norm, seed, torch.device(device), store, identity, on_progress)
+        identity = _identity(network.model, data, numbers) if store is not None and processes.is_main() else {}
+        return cls(network, data, numbers, kind, threat, seed, torch.device(device), store, identity, on_progress)
+
+    @property
+    def count(self) -> int:
+        """How many images are looked at."""
+        return len(self.numbers)
+
+    @property
+    def norm(self) -> str:
+        """The threat's."""
+        return self.threat.norm
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images and labels of some rows of `numbers`, on the device."""
+        return self.data.batch(self.numbers[rows], self.device)
+
+    def noise(self, purpose: str, rows: Tensor) -> Noise:
+        """Returns random numbers for some rows of `numbers`, keyed by the images' own numbers in the test set."""
+        return Noise(derive(self.seed, purpose), self.numbers[rows].to(self.device))
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -89,49 +110,64 @@ class Evaluator:
         """Returns (count,) bool, which images are classified correctly as they are."""
 
         def work(rows: Tensor) -> tuple[Tensor, list[str]]:
-            parts = [classified(self.model, *self.data.batch(part, self.device)) for part in rows.split(BATCH)]
+            parts = [classified(self.model, *self.batch(part)) for part in rows.split(BATCH)]
             return torch.cat(parts).long(), []
 
         return self.run("clean", {}, self.count, work)[0] > 0
 
-    def pgd(self, config: PGDEvaluation, clean: Tensor) -> dict[str, Any]:
-        """Returns the entries of PGD at each radius."""
-        accuracies = {}
-        for epsilon in config.epsilons:
+    def pgd(self, config: PGDEvaluation, clean: Tensor) -> dict[str, Tensor]:
+        """Returns which images (count,) bool withstand PGD at each radius, by the radius as reports write it.
+
+        Args:
+            config: after `PGDEvaluation.resolved`.
+            clean: (count,) bool, which images are classified correctly as they are.
+        """
+        withstood = {}
+        for epsilon in config.epsilons or []:
             radius = format_radius(epsilon)
             attack = PGD(self._threat(epsilon), steps=config.steps, step_size=config.step_size, random_start="uniform")
             settings = {"attack": _settings(config), "epsilon": radius}
 
             def work(rows: Tensor, attack: PGD = attack) -> tuple[Tensor, list[str]]:
-                x, y = self.data.batch(rows, self.device)
-                noise = Noise(derive(self.seed, "evaluation"), rows.to(self.device))
-                alive = clean[rows].to(self.device)
+                x, y = self.batch(rows)
+                alive, noise = clean[rows].to(self.device), self.noise("evaluation", rows)
                 return withstands(self.model, x, y, noise, alive, attack, config.restarts).long(), []
 
-            accuracies[radius] = share(self.run(f"PGD {radius}", settings, self.count, work)[0] > 0)
-        return {"pgd": accuracies, "pgd_attack": f"PGD-{config.steps}-{config.restarts}"}
+            withstood[radius] = self.run(f"PGD {radius}", settings, self.count, work)[0] > 0
+        return withstood
+
+    def part(self, limit: int) -> tuple[Tensor, SampleKind]:
+        """Returns places in `numbers` that are taken as the images of the whole evaluation were."""
+        return sample(self.data.labels.cpu()[self.numbers], limit)
 
     def autoattack(self, config: AutoAttackEvaluation) -> dict[str, Any]:
-        """Returns the entries of AutoAttack at each radius."""
-        count = min(config.limit or self.count, self.count)
-        x, _ = self.data.batch(torch.arange(1), self.device)
+        """Returns the entries of AutoAttack at each radius.
+
+        Args:
+            config: after `AutoAttackEvaluation.resolved`.
+        """
+        places, kind = self.part(config.limit)
+        x, _ = self.batch(torch.arange(1))
         with torch.no_grad():
             classes = self.model(x).shape[1]
         variant = autoattack.variant(config.version, self.norm, classes, min(x.shape[-2:]))
         after, messages = {}, list[str]()
-        for epsilon in config.epsilons:
+        for epsilon in config.epsilons or []:
             radius = format_radius(epsilon)
             settings = {"attack": variant.name, "epsilon": radius}
+            if kind == "stratified":  # the first so many of other images have the same number, and are others
+                settings["places"] = kind
 
             def work(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
-                return self._autoattack_chunk(rows, epsilon, config.version)
+                return self._autoattack_chunk(places[rows], epsilon, config.version)
 
-            withstood, warnings = self.run(f"AutoAttack {radius}", settings, count, work)
+            withstood, warnings = self.run(f"AutoAttack {radius}", settings, len(places), work)
             after[radius] = {name: share(withstood > number) for number, name in enumerate(variant.attacks)}
             messages += warnings + autoattack.square_warning(after[radius])
         return {
             "autoattack": {radius: accuracies[variant.attacks[-1]] for radius, accuracies in after.items()},
-            "autoattack_examples": count,
+            "autoattack_examples": len(places),
+            "autoattack_sample": kind,
             "autoattack_version": variant.name,
             "autoattack_attacks": list(variant.attacks),
             "autoattack_after": after,
@@ -141,8 +177,8 @@ class Evaluator:
     def _autoattack_chunk(self, rows: Tensor, epsilon: float, version: str) -> tuple[Tensor, list[str]]:
         found, messages = [], list[str]()
         for part in rows.split(BATCH):
-            x, y = self.data.batch(part, self.device)
-            seed = derive(self.seed, "autoattack", int(part[0]))
+            x, y = self.batch(part)
+            seed = derive(self.seed, "autoattack", int(self.numbers[part[0]]))
             withstood, warnings = autoattack.run(
                 self.model, x, y, norm=self.norm, epsilon=epsilon, version=version, seed=seed
             )
@@ -151,7 +187,7 @@ class Evaluator:
         return torch.cat(found), messages
 
     def _threat(self, epsilon: float) -> ThreatModel:
-        return ThreatModel(norm=cast("Any", self.norm), epsilon=epsilon)
+        return ThreatModel(norm=self.threat.norm, epsilon=epsilon)
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: chunks.Work) -> tuple[Tensor, list[str]]:
         """Returns what `chunks.run` does, with a ledger of its own for these settings.
@@ -223,10 +259,11 @@ def _settings(config: Table) -> dict[str, Any]:
     return {key: value for key, value in dict(config).items() if key != "epsilons"}
 
 
-def _identity(model: nn.Module, data: ImageSet, count: int) -> dict[str, Any]:
+def _identity(model: nn.Module, data: ImageSet, numbers: Tensor) -> dict[str, Any]:
     """Returns what tells this model and these images from others."""
     weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    images = {"images": data.images[:count], "labels": data.labels[:count]}
+    numbers = numbers.to(data.labels.device)
+    images = {"images": data.images[numbers], "labels": data.labels[numbers]}
     return {"robustcords": __version__, "weights": _sha256(weights), "images": _sha256(images)}
 
 

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from robustcords import autoattack
 from robustcords.attacks.base import Objective, Start, input_gradient
 from robustcords.attacks.pgd import PGD
+from robustcords.config import format_radius
+from robustcords.evaluation_config import PGDEvaluation
 from robustcords.measurement import BATCH, Evaluator, classified, cross_entropy_of, withstands
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
 
 STEPS = (5, 10, 20, 50, 100)
 """How many steps of one and the same PGD are looked at."""
-
-FACTORS = (0.5, 1.0, 2.0, 4.0)
-"""The multiples of the radius that PGD is run at."""
 
 _PGD_STEPS, _RESTARTS, _UNBOUNDED_STEPS, _QUERIES = 20, 5, 50, 1000
 
@@ -30,14 +29,28 @@ class Probe:
     """Measures which images withstand what; every result is (attacked,), of the images that are classified right.
 
     Attributes:
-        evaluator: of the model and the test set.
-        threat: norm and radius that the attacks are for.
+        evaluator: of the model and the test set; the attacks are for its threat model.
         clean: (count,) bool, which images are classified correctly as they are.
     """
 
     evaluator: Evaluator
-    threat: ThreatModel
     clean: Tensor
+
+    @property
+    def threat(self) -> ThreatModel:
+        """That of the evaluator."""
+        return self.evaluator.threat
+
+    @property
+    def radii(self) -> list[float]:
+        """Half the radius, the radius, twice and four times the radius, as far as an image's range goes."""
+        radii = (factor * self.threat.epsilon for factor in (0.5, 1.0, 2.0, 4.0))
+        return list(dict.fromkeys(min(radius, self._diameter) for radius in radii))
+
+    @property
+    def _diameter(self) -> float:
+        """The distance of an all-black image from an all-white one."""
+        return 1.0 if self.threat.norm == "linf" else self.evaluator.data.images[0].numel() ** 0.5
 
     def gradients(self) -> Tensor:
         """Returns which images have a gradient of cross-entropy that is finite and not exactly zero."""
@@ -63,23 +76,39 @@ class Probe:
         code = self._measure("steps", {"steps": list(STEPS), "epsilon": self.threat.epsilon}, work)
         return {steps: (code >> number) % 2 > 0 for number, steps in enumerate(STEPS)}
 
-    def radius(self, factor: float) -> Tensor:
-        """Returns what withstands PGD at a multiple of the radius."""
-        return self._pgd(f"radius x {factor:g}", self.threat.epsilon * factor, _PGD_STEPS, restarts=1)
+    def radius(self, epsilon: float) -> Tensor:
+        """Returns what withstands PGD at a radius."""
+        return self._pgd(f"radius {format_radius(epsilon)}", epsilon, _PGD_STEPS, restarts=1)
 
     def unbounded(self) -> Tensor:
         """Returns what withstands PGD that may turn an image into any other.
 
         It starts beside the image: from anywhere in the box the start alone would do the attack's work.
         """
-        diameter = 1.0 if self.threat.norm == "linf" else self.evaluator.data.images[0].numel() ** 0.5
-        return self._pgd("unbounded", diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
+        return self._pgd("unbounded", self._diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
 
     def pgd(
         self, objective_of: Callable[[Tensor], Objective] = cross_entropy_of, loss: str = "cross-entropy"
     ) -> Tensor:
         """Returns what withstands every restart of PGD at the radius."""
         return self._pgd(loss, self.threat.epsilon, _PGD_STEPS, _RESTARTS, objective_of)
+
+    def evaluated(self, config: PGDEvaluation) -> tuple[Tensor, Tensor]:
+        """Returns what withstands the evaluation's own PGD at the radius, and what withstands AutoAttack's APGD too.
+
+        Args:
+            config: after `PGDEvaluation.resolved`.
+        """
+        evaluator, epsilon = self.evaluator, self.threat.epsilon
+        at_radius = config.model_copy(update={"epsilons": [epsilon]})
+        (withstood,) = evaluator.pgd(at_radius, self.clean).values()
+
+        def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+            seed = derive(evaluator.seed, "sanity-apgd", int(noise.keys[0]))
+            return autoattack.apgd(evaluator.model, x, y, norm=evaluator.norm, epsilon=epsilon, seed=seed)
+
+        both = self._measure("APGD", {"after": at_radius.model_dump()}, work, withstood) > 0
+        return withstood[self.clean], both
 
     def square(self) -> Tensor | None:
         """Returns what withstands Square at the radius; None where it cannot run."""
@@ -127,18 +156,27 @@ class Probe:
         settings = {"steps": steps, "restarts": restarts, "epsilon": epsilon, "start": start}
         return self._measure(name, settings, work) > 0
 
-    def _measure(self, name: str, settings: dict[str, Any], work: Callable[[Tensor, Tensor, Noise], Tensor]) -> Tensor:
-        """Returns the numbers that ``work(x, y, noise)`` gives the images that are classified right, chunk by chunk."""
+    def _measure(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        work: Callable[[Tensor, Tensor, Noise], Tensor],
+        among: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the numbers that ``work(x, y, noise)`` gives the images that are classified right, chunk by chunk.
+
+        Images outside ``among`` (count,) bool get 0; left out, work is done for all that are classified right.
+        """
         evaluator = self.evaluator
+        among = self.clean if among is None else among
 
         def chunk(rows: Tensor) -> tuple[Tensor, list[str]]:
             outcomes = torch.zeros(len(rows), dtype=torch.int64)
-            for part in self.clean[rows].nonzero().flatten().split(BATCH):
+            for part in among[rows].nonzero().flatten().split(BATCH):
                 if len(part) == 0:
                     break
-                x, y = evaluator.data.batch(rows[part], evaluator.device)
-                noise = Noise(derive(evaluator.seed, f"sanity-{name}"), rows[part].to(evaluator.device))
-                outcomes[part] = work(x, y, noise).long().cpu()
+                x, y = evaluator.batch(rows[part])
+                outcomes[part] = work(x, y, evaluator.noise(f"sanity-{name}", rows[part])).long().cpu()
             return outcomes, []
 
         return evaluator.run(f"sanity: {name}", settings, evaluator.count, chunk)[0][self.clean]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords import components, layers, wording
-from robustcords.config import ComponentConfig, Table
+from robustcords.config import ComponentConfig, Table, is_radius, refuse_beyond_range
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.layers import Layer, Written, shipped
@@ -106,18 +106,20 @@ class Recipe(Table):
         return self
 
 
-def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = False) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
         source: a TOML file, or the name of a shipped recipe; a file wins.
         overrides: ``"KEY=VALUE"``, dotted keys and TOML values; they win over the file.
+        of_run: it is a run's own recipe.toml, which says what was done: steps and radii are taken as they are, also
+            those that no new recipe may have.
 
     Raises:
         UserError: one line that names file (or ``--set``), table and key, and says what is allowed.
     """
     files = layers.stack(source)
-    return assemble([*files, *layers.overrides(overrides)], files[-1].origin)
+    return assemble([*files, *layers.overrides(overrides)], files[-1].origin, of_run=of_run)
 
 
 def parse(values: dict[str, Any], origin: str = "recipe") -> Recipe:
@@ -156,8 +158,8 @@ def _conflict(reason: str, *keys: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": [key.split(".") for key in keys]})
 
 
-def assemble(stack: Sequence[Layer], origin: str) -> Recipe:
-    """Checks a recipe that consists of layers, the last one on top.
+def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Recipe:
+    """Checks a recipe that consists of layers, the last one on top, and fills in what follows from the threat model.
 
     Raises:
         UserError: as `load`; ``origin`` is blamed for what no layer wrote.
@@ -175,15 +177,55 @@ def assemble(stack: Sequence[Layer], origin: str) -> Recipe:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
         checked["evaluation"] = EvaluationConfig(**{**dict(checked["evaluation"]), "checkpoints": ["last"]})
+    threat = checked["threat"]
+    checked["attack"] = find("attack", checked["attack"].name).resolved(checked["attack"], threat)
+    checked["bullet"] = checked["bullet"] and checked["bullet"].resolved(threat)
     try:
-        return Recipe(**checked)
+        checked["evaluation"] = checked["evaluation"].resolved(threat)
+        recipe = Recipe(**checked)
+        if not of_run:
+            _refuse_weak(recipe)
     except ValidationError as error:
         raise _disagreement(error.errors(include_url=False)[0], checked, tree) from None
+    except PydanticCustomError as error:
+        problem = {"type": error.type, "msg": error.message(), "ctx": error.context}
+        raise _disagreement(problem, checked, tree) from None
+    except ValueError as error:
+        raise _problem(tree.at(("threat", "epsilon")).origin, f"[evaluation] {error}") from None
+    return recipe
+
+
+def _refuse_weak(recipe: Recipe) -> None:
+    """Checks that steps and radii are what can have been meant.
+
+    Raises:
+        PydanticCustomError: an l-infinity radius or step is above 1, or PGD's steps do not reach a radius.
+    """
+    if recipe.threat.norm == "linf":
+        # Radii first: a step that is too large may only follow from one.
+        for key, values in sorted(_radii(recipe, ""), key=lambda item: not item[0].endswith("epsilons")):
+            try:
+                refuse_beyond_range(max(values))
+            except ValueError as error:
+                raise _conflict(str(error), key, "threat.norm") from None
+    if recipe.evaluation.pgd and (reason := recipe.evaluation.pgd.falls_short):
+        keys = ("step_size", "steps", "epsilons")
+        raise _conflict(reason, *(f"evaluation.pgd.{key}" for key in keys), "threat.epsilon")
+
+
+def _radii(table: Table, above: str) -> Iterator[tuple[str, list[float]]]:
+    """Yields the dotted key and the values of everything in a table that is a radius or a step."""
+    for key, field in type(table).model_fields.items():
+        value = getattr(table, key)
+        if isinstance(value, Table):
+            yield from _radii(value, f"{above}{key}.")
+        elif value is not None and is_radius(field.annotation, field.metadata):
+            yield f"{above}{key}", value if isinstance(value, list) else [value]
 
 
 def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserError:
     """Returns the error for a value of the shell's own, or for tables that disagree with each other."""
-    keys = problem.get("ctx", {}).get("keys", [problem["loc"]])
+    keys = problem.get("ctx", {}).get("keys") or [problem["loc"]]
     value: Any = checked[keys[0][0]]
     for key in keys[0][1:]:
         value = getattr(value, key)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from robustcords.config import format_radius
+from robustcords.data.base import ImageSet
+from robustcords.data.split import sample
 from robustcords.errors import UserError, unwritable
 from robustcords.evaluation_config import ATTACKS, EvaluationConfig
 from robustcords.experiment import changed_keys, plain, write_report
@@ -16,6 +18,9 @@ from robustcords.report.runs import load_run
 from robustcords.report.tables import MARK, markdown
 from robustcords.run_directory import RunDirectory
 from robustcords.sanity import Sanity
+
+_TAKEN = {"pgd": ("examples", "sample"), "autoattack": ("autoattack_examples", "autoattack_sample")}
+"""Which entries of a report say of how many images an attack's figures are, and how those were taken."""
 
 _WHERE = {"epsilons", "limit"}
 """The keys of an attack that are not how it is run."""
@@ -71,7 +76,7 @@ def check_addition(
     config: EvaluationConfig,
     sanity: Sanity | None,
     weights: Iterable[str],
-    images: int,
+    test: ImageSet,
 ) -> None:
     """Checks, before it is measured, that an evaluation can be added to a run's own report.
 
@@ -81,7 +86,7 @@ def check_addition(
         config: what will be measured.
         sanity: what will be checked for masked gradients.
         weights: the names of the weights.
-        images: how many test images there are.
+        test: the test set.
 
     Raises:
         UserError: it would be of another run, or stand beside what was measured otherwise; or the report is damaged.
@@ -90,27 +95,34 @@ def check_addition(
     def refuse(why: str) -> None:
         raise UserError(f"--output {directory.report}: {why}; name another file")
 
-    changed = changed_keys(load(directory.recipe), recipe) - {"data.path"}
+    changed = changed_keys(load(directory.recipe, of_run=True), recipe) - {"data.path"}
     if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
         refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
     report = load_run(directory.path).report
     tables = _tables(recipe, config)
-    examples = min(config.limit or images, images)
+    rows, kind = sample(test.labels, config.limit)
+    taken = {"pgd": (len(rows), kind)}
+    if config.autoattack:
+        part, kind = sample(test.labels.cpu()[rows], config.autoattack.limit)
+        taken["autoattack"] = (len(part), kind)
     for name in weights:
         found = report["evaluation"].get(name, {})
         for attack in ATTACKS:
             table = getattr(config, attack)
             if table is None or not (_radii(table) - found.get(attack, {}).keys()):
                 continue  # nothing is added
-            limit = min(getattr(table, "limit", 0) or examples, examples)
-            measured = found.get("autoattack_examples" if attack == "autoattack" else "examples") or limit
+            limit, kind = taken[attack]
+            counted, known = _TAKEN[attack]
+            measured = found.get(counted) or limit
             if limit != measured:
                 refuse(f"has {name} weights on {measured} images, not {limit}")
+            if kind == "stratified" and found.get(counted) and found.get(known) != kind:
+                refuse(f"has {name} weights on the first {measured} images, which are not all classes'")
             told, asked = report["recipe"].get("evaluation", {}).get(attack), tables[attack]
             if told and (other := [key for key in asked if key not in _WHERE and told.get(key) != asked[key]]):
                 refuse(f"has {attack} with other settings ({', '.join(other)})")
         checked = (found.get("sanity") or {}).get("examples", 0)
-        if sanity and checked > min(sanity.limit or images, images):
+        if sanity and checked > min(sanity.limit or len(test), len(test)):
             refuse(f"has {name} weights checked on {checked} images")
 
 

@@ -80,7 +80,7 @@ class Plan:
 
     def differing(self, row: Row, path: Path) -> list[str]:
         """Returns the keys in which a run of a row has another recipe than this plan's; any length is equal time's."""
-        own = load(path / "recipe.toml")
+        own = load(path / "recipe.toml", of_run=True)
         length = [f"train.epochs={own.train.epochs}"] if row.equal_time else []
         planned = self.recipe(row, own.seed, *length)
         shorter = ["train.epochs"] if own.train.epochs < planned.train.epochs else []
@@ -89,7 +89,7 @@ class Plan:
     def length(self, row: Row) -> int | None:
         """Returns how many epochs a row of equal time has been given for its lowest seed, or None."""
         known = [path for path in self._directories(row, "recipe.toml") if not self.differing(row, path)]
-        return load(known[0] / "recipe.toml").train.epochs if known else None
+        return load(known[0] / "recipe.toml", of_run=True).train.epochs if known else None
 
     def _directories(self, row: Row, file: str) -> list[Path]:
         found = [path.parent for path in self.folder.glob(f"{row.id},seed=*/{file}")]
@@ -174,7 +174,7 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
             for row in timed:
                 path = made.folder / made.name(row, seed)
                 if has_run(path):
-                    epochs: int | None = load(path / "recipe.toml").train.epochs
+                    epochs: int | None = load(path / "recipe.toml", of_run=True).train.epochs
                 else:
                     epochs = lengths[row.id] or _equal_time(made, row, seed, workshop)
                 if epochs is None:

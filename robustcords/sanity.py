@@ -9,13 +9,14 @@ Where neither of two attacks is the stronger, an image that just one of them bre
 the exact form of McNemar's test, a binomial with probability 1/2. A check fails where an attack that must not be the
 stronger one is so at the level of 1 %, divided by the number of comparisons that the check makes (Bonferroni). So an
 honest model fails such a check by chance once in a hundred times at most. Zero gradients and an unbounded radius leave
-no room for chance: there one image decides.
+no room for chance: there one image decides. The evaluation's own PGD is held against AutoAttack, which is stronger, on
+the same images: there the check fails where PGD leaves at least a tenth of them too many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from robustcords import chunks
 from robustcords.attacks.base import without_parameter_gradients
 from robustcords.config import format_radius
 from robustcords.data.base import ImageSet
+from robustcords.evaluation_config import PGDEvaluation
 from robustcords.measurement import Evaluator, share
-from robustcords.probe import FACTORS, STEPS, Probe, margin_of
+from robustcords.probe import STEPS, Probe, margin_of
 from robustcords.threat import ThreatModel
 
 IMAGES = 256
@@ -36,6 +38,9 @@ IMAGES = 256
 
 LEVEL = 0.01
 """The chance, at most, that an honest model fails one check."""
+
+FAR = 0.1
+"""The largest share of all images that may withstand an evaluation's PGD and not AutoAttack."""
 
 Finding = dict[str, Any]
 """``name``, ``status`` (``"pass"``, ``"fail"`` or ``"not conclusive"``), ``finding`` (a sentence), ``measured``."""
@@ -47,11 +52,13 @@ class Sanity:
 
     Attributes:
         threat: norm and radius, greater than 0, that the evaluation's figures are for.
-        limit: the first so many test images; 0 for all.
+        limit: so many test images, taken as an evaluation's are; 0 for all.
+        pgd: the evaluation's own PGD, whose figures are to be believed; what is left out follows from ``threat``.
     """
 
     threat: ThreatModel
     limit: int = IMAGES
+    pgd: PGDEvaluation = field(default_factory=PGDEvaluation)
 
     def check(
         self,
@@ -74,25 +81,28 @@ class Sanity:
             on_progress: called as ``on_progress(what, done, total)``.
 
         Returns:
-            JSON values: ``examples``, ``attacked`` (how many are classified correctly as they are), ``norm``,
-            ``epsilon``, ``level``, and ``checks``, a list of `Finding`.
+            JSON values: ``examples``, ``sample`` (how they were taken), ``attacked`` (how many are classified correctly
+            as they are), ``norm``, ``epsilon``, ``level``, and ``checks``, a list of `Finding`.
 
         Raises:
             UserError: there is no image.
         """
-        evaluator = Evaluator.start(model, data, self.limit, self.threat.norm, seed, device, store, on_progress)
+        evaluator = Evaluator.start(model, data, self.limit, self.threat, seed, device, store, on_progress)
         with evaluator.measuring(), without_parameter_gradients(model):
-            probe = Probe(evaluator, self.threat, evaluator.clean())
+            probe = Probe(evaluator, evaluator.clean())
+            square = probe.square()
             findings = [
                 _gradients(probe.gradients()),
                 _more_steps(trajectory := probe.trajectory()),
-                _larger_radius({factor: probe.radius(factor) for factor in FACTORS}, self.threat),
+                _larger_radius({radius: probe.radius(radius) for radius in probe.radii}),
                 _unbounded(probe.unbounded()),
-                _black_box(probe.square(), {"cross-entropy": probe.pgd(), "margin": probe.pgd(margin_of, "margin")}),
+                _black_box(square, {"cross-entropy": probe.pgd(), "margin": probe.pgd(margin_of, "margin")}),
                 _noise(probe.noise(), trajectory[STEPS[-1]]),
+                _autoattack(*probe.evaluated(self.pgd.resolved(self.threat)), square, evaluator.count),
             ]
         return {
             "examples": evaluator.count,
+            "sample": evaluator.kind,
             "attacked": int(probe.clean.sum()),
             "norm": self.threat.norm,
             "epsilon": format_radius(self.threat.epsilon),
@@ -128,10 +138,9 @@ def _more_steps(withstood: dict[int, Tensor]) -> Finding:
     return _ordered("more steps", after, {str(steps): found for steps, found in withstood.items()})
 
 
-def _larger_radius(withstood: dict[float, Tensor], threat: ThreatModel) -> Finding:
-    names = {factor: format_radius(threat.epsilon * factor) for factor in withstood}
-    at = f"at {', '.join(names.values())}"
-    return _ordered("larger radius", at, {names[factor]: found for factor, found in withstood.items()})
+def _larger_radius(withstood: dict[float, Tensor]) -> Finding:
+    named = {format_radius(radius): found for radius, found in withstood.items()}
+    return _ordered("larger radius", f"at {', '.join(named)}", named)
 
 
 def _ordered(name: str, where: str, withstood: dict[str, Tensor]) -> Finding:
@@ -175,6 +184,27 @@ def _noise(noise: Tensor, attack: Tensor) -> Finding:
     shares = {f"{STEPS[-1]} random points": share(noise), f"PGD of {STEPS[-1]} steps": share(attack)}
     text = f"{_listed(shares)}; p = {weaker:.2g} that noise is no weaker"
     return _finding("random noise", status, text, {"withstood": shares, "p_value": weaker, "reversed": stronger})
+
+
+def _autoattack(pgd: Tensor, both: Tensor, square: Tensor | None, examples: int) -> Finding:
+    """Judges the evaluation's PGD by the images of all ``examples`` that withstand it and not AutoAttack.
+
+    AutoAttack is the stronger one, so the question is by how much: an honest model's gap is some points.
+    """
+    from scipy.stats import binomtest
+
+    left = both if square is None else both & square
+    gap = int((pgd & ~left).sum())
+    value = float(binomtest(gap, examples, FAR, alternative="greater").pvalue)
+    # With so few images that all of them together would not do, nothing can be said.
+    silent = len(pgd) == 0 or binomtest(len(pgd), examples, FAR, alternative="greater").pvalue > LEVEL
+    status = "fail" if value <= LEVEL else "not conclusive" if silent else "pass"
+    kept = {"PGD": int(pgd.sum()) / examples, "AutoAttack": int(left.sum()) / examples}
+    text = (
+        f"of all {examples} images {kept['PGD']:.1%} withstand the evaluation's PGD, and {kept['AutoAttack']:.1%} "
+        f"AutoAttack's APGD and Square too; p = {value:.2g} that the difference is no more than {FAR:.0%}"
+    )
+    return _finding("AutoAttack", status, text, {"withstood": kept, "gap": gap / examples, "p_value": value})
 
 
 def _judge(smallest: float, comparisons: int, flags: Sequence[Tensor]) -> str:

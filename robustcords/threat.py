@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
-from robustcords.config import Radius, Table
+from robustcords.config import Radius, Table, refuse_beyond_range
 from robustcords.rng import Noise
 
 _TINY = 1e-12  # keeps a division by the norm of a zero gradient finite
@@ -18,13 +19,20 @@ class ThreatModel(Table):
 
     Attributes:
         norm: ``"linf"`` or ``"l2"``, over all pixels and channels of one image.
-        epsilon: the radius in pixel space, where 1 is the whole range of a pixel.
+        epsilon: the radius in pixel space, where 1 is the whole range of a pixel; at most 1 under l-infinity.
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
     """
 
     norm: Literal["linf", "l2"] = "linf"
     epsilon: Radius = 8 / 255
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    @field_validator("epsilon")
+    @classmethod
+    def _in_range(cls, epsilon: float, info: ValidationInfo) -> float:
+        if info.data.get("norm") == "linf":
+            refuse_beyond_range(epsilon)
+        return epsilon
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns the point of the allowed set around ``x`` next to ``x_adv`` (for l2: ball first, then box).

@@ -80,7 +80,7 @@ SMALL = settings(
     train__precision="fp32",
     evaluation__limit=20,
     evaluation__checkpoints='["best", "last"]',
-    evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.1, epsilons = [0.1, 0.15]}",
+    evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.1, 0.15]}",
     evaluation__autoattack="false",
 )
 """Makes a run of digits_mart a matter of seconds."""

@@ -83,7 +83,7 @@ def test_evaluation_under_autoattack_is_pyautoattacks_own(tmp_path: Path):
         y = model(x).argmax(1)
     y[0] = (y[0] + 1) % 10
     settings = EvaluationConfig(pgd=None, autoattack={"epsilons": [epsilon]})
-    report = evaluate(model, ImageSet(x, y, tuple("abcdefghij")), settings, "linf", seed=9, store=tmp_path)
+    report = evaluate(model, ImageSet(x, y, tuple("abcdefghij")), settings, ThreatModel(), seed=9, store=tmp_path)
     kept = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
     (outcomes,) = [each["outcomes"] for each in kept if each["fingerprint"]["what"].startswith("AutoAttack")]
     assert report["autoattack_version"] == "standard"

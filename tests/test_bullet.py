@@ -66,7 +66,7 @@ def test_each_kind_gets_its_own_attack(problem, loss):
     masks = bullet.classify(clean, y)
     objective = Objective(loss.objective(y, clean), loss.start)
     expected = x.clone()
-    for kind, steps, size in (("robust", 2, 6 / 255), ("boundary", 10, 2 / 255)):
+    for kind, steps, size in (("robust", 2, 0.075), ("boundary", 10, 0.025)):
         attacked = PGD(THREAT, steps=steps, step_size=size)(model, x, objective, noise)
         expected[masks[kind]] = attacked[masks[kind]]
     result = bullet(model, x, y, noise)

@@ -19,6 +19,7 @@ from robustcords.evaluation_config import EvaluationConfig
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
 
+LINF, L2 = ThreatModel(), ThreatModel(norm="l2")
 SEED = 11
 
 
@@ -93,7 +94,7 @@ def test_dropping_broken_examples_gives_the_plain_loops_result():
     assert 0 < expected[6] < expected[1] < 0.8, "restarts make no difference here"
     for restarts, accuracy in expected.items():
         table = pgd_table(steps=1, step_size=0.02, restarts=restarts, epsilons=[0.05])
-        report = evaluate(model, data, config(pgd=table), "linf", seed=SEED)
+        report = evaluate(model, data, config(pgd=table), LINF, seed=SEED)
         assert report["pgd"] == {"0.05": accuracy}
         assert report["pgd_attack"] == f"PGD-1-{restarts}"
 
@@ -101,13 +102,13 @@ def test_dropping_broken_examples_gives_the_plain_loops_result():
 def test_less_is_computed_once_examples_are_broken():
     model, data = Counting(), image_set(1)
     table = pgd_table(steps=5, step_size=0.5, restarts=50, epsilons=[1.0])
-    assert evaluate(model, data, config(pgd=table), "linf", seed=SEED)["pgd"] == {"1.0": 0.0}
+    assert evaluate(model, data, config(pgd=table), LINF, seed=SEED)["pgd"] == {"1.0": 0.0}
     # One clean pass, and a few restarts of five steps and a look at the result; all 50 would be 301.
     assert model.calls < 100
 
 
 def test_a_tiny_radius_is_clean_accuracy():
-    report = evaluate(Counting(), image_set(200), config(pgd=pgd_table(epsilons=[1e-9])), "linf", seed=SEED)
+    report = evaluate(Counting(), image_set(200), config(pgd=pgd_table(epsilons=[1e-9])), LINF, seed=SEED)
     assert report["pgd"] == {"1e-09": report["clean"]}
     assert 0.7 < report["clean"] < 0.9
     assert report["examples"] == 200
@@ -130,7 +131,7 @@ def test_a_linear_model_is_as_robust_as_its_margins(norm: str):
     epsilon = float(distance.median()) + 1e-5
     assert epsilon < 0.29, "the box would matter"
     table = pgd_table(steps=30, step_size=epsilon / 5, epsilons=[epsilon])
-    report = evaluate(model, data, config(pgd=table), norm, seed=SEED)
+    report = evaluate(model, data, config(pgd=table), ThreatModel(norm=norm), seed=SEED)
     assert report["clean"] == 1.0
     (accuracy,) = report["pgd"].values()
     assert accuracy == (distance > epsilon).double().mean().item()
@@ -139,7 +140,7 @@ def test_a_linear_model_is_as_robust_as_its_margins(norm: str):
 def test_goes_on_where_it_was_stopped(tmp_path: Path):
     data, settings = image_set(300), config(pgd=pgd_table())
     whole = Counting()
-    expected = evaluate(whole, data, settings, "linf", seed=SEED)
+    expected = evaluate(whole, data, settings, LINF, seed=SEED)
 
     def stop(what: str, done: int, total: int) -> None:
         assert total == 300
@@ -147,12 +148,12 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Counting(), data, settings, "linf", seed=SEED, store=tmp_path / "store", on_progress=stop)
+        evaluate(Counting(), data, settings, LINF, seed=SEED, store=tmp_path / "store", on_progress=stop)
     rest = Counting()
-    assert evaluate(rest, data, settings, "linf", seed=SEED, store=tmp_path / "store") == expected
+    assert evaluate(rest, data, settings, LINF, seed=SEED, store=tmp_path / "store") == expected
     assert 0 < rest.calls < whole.calls / 2
     nothing = Counting()
-    assert evaluate(nothing, data, settings, "linf", seed=SEED, store=tmp_path / "store") == expected
+    assert evaluate(nothing, data, settings, LINF, seed=SEED, store=tmp_path / "store") == expected
     assert nothing.calls == 0
 
 
@@ -160,7 +161,7 @@ def test_autoattack_goes_on_where_it_was_stopped(tmp_path: Path):
     data = image_set(150)  # two chunks
     settings = config(autoattack={"epsilons": [0.6]})
     whole = Counting()
-    expected = evaluate(whole, data, settings, "linf", seed=SEED)
+    expected = evaluate(whole, data, settings, LINF, seed=SEED)
 
     def stop(what: str, done: int, total: int) -> None:
         if what.startswith("AutoAttack") and 0 < done < total:
@@ -168,9 +169,9 @@ def test_autoattack_goes_on_where_it_was_stopped(tmp_path: Path):
 
     first = Counting()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(first, data, settings, "linf", seed=SEED, store=tmp_path, on_progress=stop)
+        evaluate(first, data, settings, LINF, seed=SEED, store=tmp_path, on_progress=stop)
     rest = Counting()
-    assert evaluate(rest, data, settings, "linf", seed=SEED, store=tmp_path) == expected
+    assert evaluate(rest, data, settings, LINF, seed=SEED, store=tmp_path) == expected
     assert 0 < rest.calls < whole.calls
     assert first.calls + rest.calls == whole.calls + 1, "but for the pass that counts the classes"
 
@@ -179,8 +180,8 @@ def test_autoattack_goes_on_where_it_was_stopped(tmp_path: Path):
     "change", ["weights", "images", "labels", "seed", "norm", "steps", "epsilon", "limit", "broken"]
 )
 def test_a_store_of_something_else_is_not_used(tmp_path: Path, change: str):
-    data, settings, norm, seed, model = image_set(40), config(pgd=pgd_table()), "linf", SEED, Counting()
-    evaluate(model, data, settings, norm, seed=seed, store=tmp_path)
+    data, settings, threat, seed, model = image_set(40), config(pgd=pgd_table()), LINF, SEED, Counting()
+    evaluate(model, data, settings, threat, seed=seed, store=tmp_path)
     if change == "weights":
         model = Counting(seed=1)
     elif change == "images":
@@ -188,7 +189,7 @@ def test_a_store_of_something_else_is_not_used(tmp_path: Path, change: str):
     elif change == "labels":
         data.labels[0] = (data.labels[0] + 1) % 4
     elif change in {"seed", "norm"}:
-        norm, seed = ("l2", seed) if change == "norm" else (norm, seed + 1)
+        threat, seed = (L2, seed) if change == "norm" else (threat, seed + 1)
     elif change == "steps":
         settings = config(pgd=pgd_table(steps=5))
     elif change == "epsilon":
@@ -199,16 +200,16 @@ def test_a_store_of_something_else_is_not_used(tmp_path: Path, change: str):
         for path in tmp_path.iterdir():
             path.write_text(path.read_text()[:-20])
     model.calls = 0
-    resumed = evaluate(model, data, settings, norm, seed=seed, store=tmp_path)
+    resumed = evaluate(model, data, settings, threat, seed=seed, store=tmp_path)
     assert model.calls > 10
-    assert resumed == evaluate(model, data, settings, norm, seed=seed)
+    assert resumed == evaluate(model, data, settings, threat, seed=seed)
 
 
 def test_limits_and_autoattack(tmp_path: Path):
     data, model = image_set(30), Counting()
     settings = config(autoattack={"epsilons": [0.15, 4.0], "limit": 8}, limit=20)
     model.train()
-    report = evaluate(model, data, settings, "l2", seed=SEED, store=tmp_path)
+    report = evaluate(model, data, settings, L2, seed=SEED, store=tmp_path)
     assert all(module.training for module in model.modules())
     x, y = data.batch(torch.arange(20))
     correct = model.eval()(x).argmax(1) == y
@@ -224,13 +225,13 @@ def test_limits_and_autoattack(tmp_path: Path):
     assert after == sorted(after, reverse=True)
     assert after[-1] == report["autoattack"]["0.15"]
     model.calls = 0
-    assert evaluate(model, data, settings, "l2", seed=SEED, store=tmp_path) == report
+    assert evaluate(model, data, settings, L2, seed=SEED, store=tmp_path) == report
     assert model.calls == 1, "one pass counts the classes, the rest is in the store"
 
 
 def test_no_images():
     with pytest.raises(UserError, match="no images"):
-        evaluate(Counting(), image_set(4).subset(torch.arange(0)), config(), "linf", seed=0)
+        evaluate(Counting(), image_set(4).subset(torch.arange(0)), config(), LINF, seed=0)
     with pytest.raises(UserError, match="no images"):
         robust_accuracy(Counting(), image_set(4).subset(torch.arange(0)), PGD(ThreatModel()), seed=0)
 
@@ -238,7 +239,7 @@ def test_no_images():
 def test_logits_that_are_no_numbers_are_wrong():
     model = Counting()
     nn.init.constant_(model.net[5].bias, float("nan"))
-    report = evaluate(model, image_set(10), config(pgd=pgd_table()), "linf", seed=0)
+    report = evaluate(model, image_set(10), config(pgd=pgd_table()), LINF, seed=0)
     assert (report["clean"], report["pgd"]) == (0.0, {"0.03": 0.0})
 
 
@@ -247,7 +248,7 @@ def test_robust_accuracy_counts_what_withstands_the_attack():
     model.train()
     clean, robust = robust_accuracy(model, data, attack, seed=2, batch_size=33)
     assert model.training
-    report = evaluate(model, data, config(), "linf", seed=2)
+    report = evaluate(model, data, config(), LINF, seed=2)
     assert clean == report["clean"]
     assert 0.1 < robust < clean - 0.1
     again = robust_accuracy(model, data, attack, seed=2, batch_size=100)
@@ -265,7 +266,7 @@ def test_robust_accuracy_runs_in_the_precision_it_is_given():
     assert set(seen) == {torch.bfloat16}
     seen.clear()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        evaluate(model, image_set(8), config(pgd=pgd_table()), "linf", seed=0)
+        evaluate(model, image_set(8), config(pgd=pgd_table()), LINF, seed=0)
     assert set(seen) == {torch.float32}
 
 
@@ -285,7 +286,7 @@ def both_measures(folder: Path) -> list[Any]:
         Counting(),
         data,
         settings,
-        "l2",
+        L2,
         seed=SEED,
         store=folder / "store",
         on_progress=lambda *step: steps.append(step),

@@ -6,10 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from robustcords.evaluation_config import EvaluationConfig
+from robustcords.threat import ThreatModel
 
 
-def test_defaults_are_the_papers():
-    config = EvaluationConfig()
+def test_at_the_papers_radius_what_follows_is_the_papers():
+    config = EvaluationConfig().resolved(ThreatModel(epsilon=8 / 255))
     assert config.pgd is not None
     assert config.autoattack is not None
     assert (config.pgd.steps, config.pgd.restarts, config.pgd.step_size) == (50, 10, 2 / 255)

@@ -11,6 +11,7 @@ from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.models.base import Classifier, Normalize
 from robustcords.models.resnet import ResNetNetwork
+from robustcords.threat import ThreatModel
 
 COUNT, EPSILON = 96, "2/255"
 PGD_TABLE = {"steps": 4, "restarts": 2, "step_size": "1/255", "epsilons": [EPSILON]}
@@ -54,7 +55,9 @@ def data(network):
 
 def outcomes(model, data, folder):
     """Returns the report, and for each measurement what became of every image."""
-    report = evaluate(model, data, EvaluationConfig(pgd=PGD_TABLE, autoattack=False), "linf", seed=3, store=folder)
+    report = evaluate(
+        model, data, EvaluationConfig(pgd=PGD_TABLE, autoattack=False), ThreatModel(), seed=3, store=folder
+    )
     kept = [json.loads(path.read_text()) for path in folder.iterdir()]
     return report, {each["fingerprint"]["what"]: each["outcomes"] for each in kept}
 

@@ -78,7 +78,7 @@ def test_the_same_examples_withstand_and_only_they_are_attacked(data, tmp_path):
     assert COUNT > alive[0] > alive[1] > alive[2] > alive[-1] > 0, "every restart should break some"
     model = Counting()
     settings = EvaluationConfig(pgd=PGD_TABLE, autoattack=False)
-    report = evaluate(model, data, settings, "linf", seed=SEED, store=tmp_path)
+    report = evaluate(model, data, settings, ThreatModel(), seed=SEED, store=tmp_path)
     kept = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
     outcomes = {each["fingerprint"]["what"]: torch.tensor(each["outcomes"]) > 0 for each in kept}
     assert torch.equal(outcomes["clean"], history[0])

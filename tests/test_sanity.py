@@ -25,7 +25,15 @@ from robustcords.rng import Noise, derive
 from robustcords.sanity import LEVEL, Sanity, p_value
 from robustcords.threat import ThreatModel
 
-CHECKS = ["zero gradients", "more steps", "larger radius", "unbounded radius", "black-box", "random noise"]
+CHECKS = [
+    "zero gradients",
+    "more steps",
+    "larger radius",
+    "unbounded radius",
+    "black-box",
+    "random noise",
+    "AutoAttack",
+]
 THREAT = ThreatModel(epsilon=0.1)
 
 
@@ -216,11 +224,12 @@ def test_by_default_a_few_hundred_images_at_the_recipes_radius():
     from robustcords.commands import Choice
 
     recipe, _, _ = trained("honest")
-    assert Choice().checks(recipe) is None
-    assert Choice(sanity=True).checks(recipe) == Sanity(ThreatModel(epsilon=0.15), 256)
-    assert Choice(sanity=True, limit=0).checks(recipe) == Sanity(ThreatModel(epsilon=0.15), 0)
-    chosen = Choice(sanity=True, limit=30, epsilons=["0.1", "0.2"]).checks(recipe)
-    assert chosen == Sanity(ThreatModel(epsilon=0.1), 30)
+    pgd = recipe.evaluation.pgd
+    assert Choice().checks(recipe, recipe.evaluation) is None
+    assert Choice(sanity=True).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 256, pgd)
+    assert Choice(sanity=True, limit=0).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 0, pgd)
+    chosen = Choice(sanity=True, limit=30, epsilons=["0.1", "0.2"]).checks(recipe, recipe.evaluation)
+    assert chosen == Sanity(ThreatModel(epsilon=0.1), 30, pgd)
     nothing = recipe.model_copy(update={"threat": ThreatModel(epsilon=0)})
     with pytest.raises(UserError, match=r"threat\.epsilon is 0.*--epsilon"):
-        Choice(sanity=True).checks(nothing)
+        Choice(sanity=True).checks(nothing, nothing.evaluation)

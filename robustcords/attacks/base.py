@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robustcords.config import Component
-from robustcords.precision import full_precision
+from robustcords.config import Component, format_radius, rounded_radius
+from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise
 from robustcords.threat import ThreatModel
 
@@ -30,10 +30,14 @@ class Objective:
         value: logits (B, classes), float32, to one number per example (B,).
         start: where this objective wants a random start: ``"uniform"`` in the ball, or ``"gaussian"`` close to the
             image, for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself.
+        anchored: whether it compares with the clean logits, so that this is the case. Beside the image it is then a
+            small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step wants
+            float32 (see `in_float32`).
     """
 
     value: Callable[[Tensor], Tensor]
     start: Start = "uniform"
+    anchored: bool = False
 
 
 @contextmanager
@@ -68,6 +72,18 @@ def without_parameter_gradients(model: Model) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def in_float32(model: Model, device: torch.device) -> Iterator[Model]:
+    """Gives a model that computes in float32 for as long as the block lasts, whatever precision it is run in otherwise.
+
+    Neither an autocast context around the block nor, on a GPU, TF32 has any effect in it. The model may have an
+    attribute ``exact`` that says what to run; see `robustcords.inference.Inference`.
+    """
+    exact = getattr(model, "exact", model)
+    with exact_float32(device):
+        yield exact
+
+
 def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
     """Returns d(sum of objective)/dx, (B, C, H, W). Parameters get no gradient.
 
@@ -82,6 +98,14 @@ def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
     with torch.enable_grad():
         total = objective.value(full_precision(model(x))).sum()
     return torch.autograd.grad(total, x)[0]
+
+
+def first_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
+    """Returns `input_gradient` at the point that an attack starts from: in float32 where the objective is anchored."""
+    if not objective.anchored:
+        return input_gradient(model, objective, x)
+    with in_float32(model, x.device) as exact:
+        return input_gradient(exact, objective, x)
 
 
 class Attack(Component, ABC):
@@ -117,6 +141,20 @@ class Attack(Component, ABC):
         with evaluation_mode(model), without_parameter_gradients(model):
             return self.threat.project(self.search(model, x.detach(), objective, noise), x).detach()
 
+    @classmethod
+    def resolved(cls, config: Any, threat: ThreatModel) -> Any:
+        """Returns the options with those filled in that follow from the threat model where they are left out.
+
+        A recipe asks for this, so that what it is written back as says every step size. Here nothing follows.
+        """
+        del threat
+        return config
+
+    @property
+    def reach(self) -> float | None:
+        """How far all steps together can move an image, in the threat's norm; None where that is not known."""
+        return None
+
     @property
     @abstractmethod
     def passes(self) -> int:
@@ -128,8 +166,29 @@ class Attack(Component, ABC):
 
     @abstractmethod
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
-        """Returns the same attack with another number of steps, and another step size where one is given.
+        """Returns the same attack with another number of steps, and a step size given or following from that number.
 
         This is what Bullet-Train varies from example to example. 0 steps return the image unchanged. An attack that
         has no steps to vary (a single-step one) returns itself for any other number.
         """
+
+    @property
+    def falls_short(self) -> str | None:
+        """One sentence where the steps together cannot cross the radius, and so leave part of the ball unseen."""
+        reach, epsilon = self.reach, self.threat.epsilon
+        if not self.passes or reach is None or reach >= epsilon * (1 - 1e-9):
+            return None
+        size = format_radius(rounded_radius(reach / self.passes))
+        return (
+            f"its {self.passes} step{'s' if self.passes > 1 else ''} of {size} "
+            f"move an image by {reach:.3g} at most, less than the radius {format_radius(epsilon)}; steps of "
+            f"{format_radius(usual_step(epsilon, self.passes))} would do"
+        )
+
+
+def usual_step(epsilon: float, steps: int) -> float:
+    """Returns the step size with which so many steps go 2.5 times as far as the radius (Madry et al. 2018).
+
+    With 10 steps that is a quarter of the radius: 2/255 at 8/255, as in Li et al. 2023.
+    """
+    return rounded_radius(2.5 * epsilon / max(1, steps))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, Model, Objective, input_gradient
+from robustcords.attacks.base import Attack, Model, Objective, first_gradient
 from robustcords.attacks.pgd import PGD
-from robustcords.config import ComponentConfig, Radius
+from robustcords.config import ComponentConfig, Radius, rounded_radius
 from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
 
 
 class FGSM(Attack):
@@ -34,6 +35,24 @@ class FGSM(Attack):
 
     config: FGSM.Config
 
+    def __init__(self, threat: ThreatModel, **options: Any) -> None:
+        super().__init__(threat, **options)
+        self.config = self.resolved(self.config, threat)
+
+    @classmethod
+    def resolved(cls, config: FGSM.Config, threat: ThreatModel) -> FGSM.Config:
+        """Returns the options with a step size."""
+        if config.step_size is not None:
+            return config
+        factor = 1.25 if config.random_start == "uniform" else 1.0
+        return config.model_copy(update={"step_size": rounded_radius(factor * threat.epsilon)})
+
+    @property
+    def reach(self) -> float:
+        """The step size."""
+        assert self.config.step_size is not None  # `resolved` has seen to it
+        return self.config.step_size
+
     @property
     def passes(self) -> int:
         """One forward and backward pass."""
@@ -41,12 +60,8 @@ class FGSM(Attack):
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""
-        random = self.config.random_start == "uniform"
-        x_adv = self.threat.uniform_start(x, noise) if random else x
-        size = self.config.step_size
-        if size is None:
-            size = (1.25 if random else 1.0) * self.threat.epsilon
-        return self.threat.ascend(x_adv, input_gradient(model, objective, x_adv), size)
+        x_adv = self.threat.uniform_start(x, noise) if self.config.random_start == "uniform" else x
+        return self.threat.ascend(x_adv, first_gradient(model, objective, x_adv), self.reach)
 
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
         """Returns itself, or an attack of no steps where none is asked for: a single step cannot be divided."""

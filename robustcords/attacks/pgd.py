@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, Model, Objective, input_gradient
+from robustcords.attacks.base import Attack, Model, Objective, first_gradient, input_gradient, usual_step
 from robustcords.config import ComponentConfig, Radius
 from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
 
 
 class PGD(Attack):
@@ -24,17 +25,39 @@ class PGD(Attack):
 
         Attributes:
             steps: number of gradient steps, 0 to 10,000.
-            step_size: length of a step in the threat's norm.
+            step_size: length of a step in the threat's norm; left out, 2.5 epsilon / steps.
             random_start: ``"auto"`` starts where the objective wants it (uniform in the ball, or ``x + 0.001 N(0, 1)``
                 for TRADES and MART); ``"uniform"``, ``"gaussian"`` and ``"none"`` overrule it.
         """
 
         name: str = "pgd"
         steps: Annotated[int, Field(ge=0, le=10_000)] = 10
-        step_size: Radius = 2 / 255
+        step_size: Radius | None = None
         random_start: Literal["auto", "uniform", "gaussian", "none"] = "auto"
 
     config: PGD.Config
+
+    def __init__(self, threat: ThreatModel, **options: Any) -> None:
+        super().__init__(threat, **options)
+        self.config = self.resolved(self.config, threat)
+
+    @classmethod
+    def resolved(cls, config: PGD.Config, threat: ThreatModel) -> PGD.Config:
+        """Returns the options with a step size."""
+        if config.step_size is not None:
+            return config
+        return config.model_copy(update={"step_size": usual_step(threat.epsilon, config.steps)})
+
+    @property
+    def step_size(self) -> float:
+        """Length of a step in the threat's norm, in pixel space."""
+        assert self.config.step_size is not None  # `resolved` has seen to it
+        return self.config.step_size
+
+    @property
+    def reach(self) -> float:
+        """Steps times step size."""
+        return self.config.steps * self.step_size
 
     @property
     def passes(self) -> int:
@@ -44,15 +67,14 @@ class PGD(Attack):
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the last iterate."""
         x_adv = self._start(x, objective, noise)
-        for _ in range(self.config.steps):
-            gradient = input_gradient(model, objective, x_adv)
-            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.config.step_size), x)
+        for step in range(self.config.steps):
+            gradient = first_gradient(model, objective, x_adv) if step == 0 else input_gradient(model, objective, x_adv)
+            x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.step_size), x)
         return x_adv
 
     def with_effort(self, steps: int, step_size: float | None = None) -> PGD:
         """Returns PGD with these steps."""
-        size = self.config.step_size if step_size is None else step_size
-        return PGD(self.threat, **{**dict(self.config), "steps": steps, "step_size": size})
+        return PGD(self.threat, **{**dict(self.config), "steps": steps, "step_size": step_size})
 
     def _start(self, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the point (B, C, H, W) that the first gradient is taken at."""

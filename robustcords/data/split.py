@@ -1,11 +1,17 @@
-"""Holding out a part of the training set."""
+"""Holding out a part of the training set, and taking a part of a test set that stands for all of it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustcords import rng
+
+SampleKind = Literal["all", "first", "stratified"]
+"""How images were taken: every one, the first so many, or at random with every class in proportion."""
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -29,17 +35,81 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction {fraction} is outside [0, 1)")
     labels = labels.cpu()
+    held_out = _held_out(labels.bincount().tolist(), round(fraction * len(labels)))
+    return _drawn(labels, held_out, rng.generator(seed, "validation-split"))
+
+
+def sample(labels: Tensor, limit: int) -> tuple[Tensor, SampleKind]:
+    """Returns the rows of some images: always the same ones, whatever the run, its seed and its method.
+
+    They are the first ``limit`` where the set is in random order and those have every class, which is how the test sets
+    of benchmarks are used. Class folders are read class by class, so that their first images are of few classes: there
+    the sample is drawn at random, one of each class as far as it goes and the rest in proportion.
+
+    Args:
+        labels: (N,) int64 >= 0, in the order of the set.
+        limit: how many, at least 0; all where it is 0 or more than there are.
+
+    Returns:
+        (n,) int64 rows in ascending order, and how they were taken.
+
+    Example:
+        >>> rows, kind = sample(torch.tensor([0, 0, 0, 1, 1, 1]), 4)
+        >>> kind, torch.tensor([0, 0, 0, 1, 1, 1])[rows].tolist()
+        ('stratified', [0, 0, 1, 1])
+    """
+    labels = labels.cpu()
+    if limit == 0 or limit >= len(labels):
+        return torch.arange(len(labels)), "all"
+    counts = labels.bincount().tolist()
+    present = sum(count > 0 for count in counts)
+    if _in_random_order(labels) and len(labels[:limit].unique()) == present:
+        return torch.arange(limit), "first"
+    if limit < present:
+        wanted = apportion([min(count, 1) for count in counts], limit)
+    else:
+        rest = apportion([max(count - 1, 0) for count in counts], limit - present)
+        wanted = [more + min(count, 1) for more, count in zip(rest, counts, strict=True)]
+    return _drawn(labels, wanted, rng.generator(0, "evaluation-sample"))[1], "stratified"
+
+
+def apportion(sizes: Sequence[int], budget: int) -> list[int]:
+    """Returns each group's share of a budget, in proportion to its size, by largest remainder.
+
+    The shares add up to the budget exactly, and none is larger than its group. Equal remainders: the first groups.
+
+    Args:
+        sizes: number of examples of each group.
+        budget: from 0 to the sum of the sizes.
+    """
+    total = max(1, sum(sizes))
+    parts = [divmod(budget * size, total) for size in sizes]
+    shares = [share for share, _ in parts]
+    by_remainder = sorted(range(len(sizes)), key=lambda group: -parts[group][1])
+    for group in by_remainder[: budget - sum(shares)]:
+        shares[group] += 1
+    return shares
+
+
+def _drawn(labels: Tensor, wanted: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Returns the rows that are left and those drawn at random, so many of each class; each sorted."""
     counts = labels.bincount()
-    held_out = torch.tensor(_shares(counts.tolist(), round(fraction * len(labels))), dtype=torch.int64)
-    shuffled = torch.randperm(len(labels), generator=rng.generator(seed, "validation-split"))
+    shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     classes = labels[by_class]
     place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[classes]
-    chosen = place < held_out[classes]
+    chosen = place < torch.tensor(wanted, dtype=torch.int64)[classes]
     return by_class[~chosen].sort().values, by_class[chosen].sort().values
 
 
-def _shares(counts: list[int], total: int) -> list[int]:
+def _in_random_order(labels: Tensor) -> bool:
+    """Returns whether neighbours are of different classes at least half as often as in a random order."""
+    shares = labels.bincount().double() / len(labels)
+    changes = float((labels[1:] != labels[:-1]).double().mean())
+    return changes >= 0.5 * float(1 - shares.square().sum())
+
+
+def _held_out(counts: Sequence[int], total: int) -> list[int]:
     """Returns how many of each class's examples are held out, in exact integer arithmetic."""
     everything = max(sum(counts), 1)
     most = [count - 1 if count > 1 else count for count in counts]

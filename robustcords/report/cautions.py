@@ -26,6 +26,7 @@ def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
         for what, so, values in _conditions(runs)
         if len(kinds := sorted({str(value) for value in values if value is not None})) > 1
     ]
+    found += [f"{name}: {text}" for name, run in named for text in run.report["training"].get("warnings", [])]
     found += [
         f"{name}: AutoAttack warns ({which}): {text}"
         for name, run in named
@@ -50,6 +51,7 @@ def _conditions(runs: Sequence[Run]) -> Iterable[tuple[str, str, list[Any]]]:
     yield "data sets", _ACCURACIES, [recipe["data"]["name"] for recipe in recipes]
     yield "numbers of test images", _ACCURACIES, [entry["examples"] for entry in entries]
     yield "numbers of AutoAttack images", _ACCURACIES, [entry.get("autoattack_examples") for entry in entries]
+    yield "ways of taking test images", _ACCURACIES, [entry.get("sample") for entry in entries]
     yield "PGD evaluations", _ACCURACIES, [_pgd(recipe) for recipe in recipes]
     yield "devices", _TIMES, [place["device"] for place in places]
     yield "numbers of processes", _TIMES, [place["world_size"] for place in places]

@@ -210,6 +210,7 @@ class _Training(_Part):
     epochs: _Some
     seconds: dict[str, _Seconds | None]
     selections: list[_Selected]
+    warnings: list[str] = []
 
 
 class _Check(_Part):

@@ -13,6 +13,7 @@ def summarise(
     metrics: Sequence[Mapping[str, Any]],
     selections: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns a run's report as JSON values; a number that is not finite becomes null.
 
@@ -22,16 +23,17 @@ def summarise(
         metrics: the lines of metrics.jsonl, one an epoch; none where weights were evaluated without a run.
         selections: ``{"epoch": .., "size": ..}`` for each file of selections/.
         evaluation: the name of the weights (``"best"``, ``"last"``) to what `robustcords.evaluation.evaluate` returned.
+        warnings: what to know of the recipe's attacks, a sentence each.
 
     Returns:
-        ``{"recipe", "environment", "training": {"epochs", "seconds", "selections"}, "evaluation"}``, where ``seconds``
-        are the epochs' seconds by phase, summed.
+        ``{"recipe", "environment", "training": {"epochs", "seconds", "selections", "warnings"}, "evaluation"}``, where
+        ``seconds`` are the epochs' seconds by phase, summed.
     """
     seconds: dict[str, float] = {}
     for row in metrics:
         for phase, value in row["seconds"].items():
             seconds[phase] = seconds.get(phase, 0.0) + value
-    training = {"epochs": len(metrics), "seconds": seconds, "selections": selections}
+    training = {"epochs": len(metrics), "seconds": seconds, "selections": selections, "warnings": list(warnings)}
     report = {"recipe": recipe, "environment": environment, "training": training, "evaluation": evaluation}
     return {key: _finite(value) for key, value in report.items()}
 

@@ -86,6 +86,10 @@ def _measures(result: Report) -> dict[tuple[str, str, int], float]:
     found = {("none", "", examples): result["clean"]}
     for radius, value in result.get("pgd", {}).items():
         found[result["pgd_attack"], radius, examples] = value
+    if same := result.get("same_images"):
+        found["none", "", result["autoattack_examples"]] = same["clean"]
+        for radius, value in same["pgd"].items():
+            found[result["pgd_attack"], radius, result["autoattack_examples"]] = value
     for radius, value in result.get("autoattack", {}).items():
         found[f"AutoAttack {result['autoattack_version']}", radius, result["autoattack_examples"]] = value
     return found
@@ -99,7 +103,13 @@ def _accuracy(report: Report) -> list[str]:
 
 
 def _warnings(report: Report) -> list[str]:
-    return [
+    found = [f"warning: {text}" for text in report["training"].get("warnings", [])]
+    for name, result in report["evaluation"].items():
+        kinds = {"examples": "sample", "autoattack_examples": "autoattack_sample"}
+        taken = [str(result[count]) for count, kind in kinds.items() if result.get(kind) == "stratified"]
+        if taken:
+            found.append(f"{name}: {' and '.join(taken)} test images are a fixed sample, stratified by class")
+    return found + [
         f"AutoAttack warns ({name}): {text}"
         for name, result in report["evaluation"].items()
         for text in result.get("autoattack_warnings", [])
@@ -121,7 +131,7 @@ def _sanity(report: Report) -> list[str]:
     for name, result in report["evaluation"].items():
         if found := result.get("sanity"):
             about = (
-                f"{name} weights: {found['attacked']} of the first {found['examples']} test images are classified "
+                f"{name} weights: {found['attacked']} of {found['examples']} test images are classified "
                 f"correctly as they are, and attacked at {found['norm']} radius {found['epsilon']}. "
                 f"An honest model fails a check by chance with probability {found['level']:g} at most."
             )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcords import processes
+from robustcords.data.split import apportion
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.models.last_layer import LastLayer
 from robustcords.rng import generator
@@ -23,7 +24,7 @@ from robustcords.strategies.base import Granularity, SelectionContext, Selection
 from robustcords.strategies.candidates import Choice, Group, checked, of_class
 from robustcords.strategies.class_stream import ClassGradients, class_by_class
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
-from robustcords.strategies.groups import apportion, batches_of, check_budget, labels_of
+from robustcords.strategies.groups import batches_of, check_budget, labels_of
 from robustcords.strategies.matching import Matching
 
 __all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy"]

@@ -13,8 +13,8 @@ from robustcords.precision import Precision, require
 from robustcords.strategies.attack_precision import AttackIn
 from robustcords.strategies.base import StrategyConfig
 
-FEW, REACH = 3, 2.5
-"""Steps of the attack while selecting, and how far they go together, in epsilons."""
+FEW = 3
+"""Steps of the attack while selecting; they go 2.5 epsilons together."""
 
 
 class AdversarialConfig(StrategyConfig):
@@ -23,7 +23,7 @@ class AdversarialConfig(StrategyConfig):
     Attributes:
         attack_steps: steps of the attack while selecting; left out, three that cross the ball, which choose as well as
             ten do here (docs/selection.md), or those of the training attack where it has no more.
-        attack_step_size: step size with these steps; left out, that of the training attack.
+        attack_step_size: step size with these steps; left out, 2.5 epsilon / attack_steps.
         attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
             gradients that are selected from are computed as in training.
     """
@@ -38,17 +38,19 @@ class AdversarialConfig(StrategyConfig):
             raise ValueError("attack_step_size counts only together with attack_steps")
         return self
 
+    def effort(self, training: Attack) -> Attack:
+        """Returns the training attack with the steps that these options give it."""
+        if self.attack_steps is not None:
+            return training.with_effort(self.attack_steps, self.attack_step_size)
+        return training.with_effort(FEW) if training.passes > FEW else training
+
     def attack(self, training: Attack, device: torch.device) -> Attack:
         """Returns the training attack as these options change it.
 
         Raises:
             UserError: the device cannot compute in the precision.
         """
-        attack = training
-        if self.attack_steps is not None:
-            attack = attack.with_effort(self.attack_steps, self.attack_step_size)
-        elif attack.passes > FEW:
-            attack = attack.with_effort(FEW, REACH * attack.threat.epsilon / FEW)
+        attack = self.effort(training)
         if self.attack_precision is not None:
             require(self.attack_precision, device, "selector.attack_precision")
             attack = AttackIn(attack, self.attack_precision)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustcords import processes
-from robustcords.attacks.base import Attack, Objective, evaluation_mode
+from robustcords.adversary import Adversary
+from robustcords.attacks.base import Attack, evaluation_mode
 from robustcords.errors import UserError
 from robustcords.inference import frozen
 from robustcords.losses.base import Loss
@@ -81,14 +82,15 @@ def _factors(
 ) -> Iterator[Tensor]:
     """Yields features (B, E) and logits (B, C) of each of the loss's passes in turn."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    anchor = None
     with torch.no_grad():
         if "clean" in loss.passes:
             found["clean"] = last_layer.features_and_logits(x)
-            anchor = found["clean"][1]
-        elif loss.anchored:
-            anchor = full_precision(model(x))
-    x_adv = attack(model, x, Objective(loss.objective(y, anchor), loss.start), noise) if attack else x
+    x_adv = x
+    if attack:
+        adversary = Adversary(attack, loss)
+        reusable = "clean" in found and getattr(model, "exact", model) is model
+        clean = found["clean"][1] if reusable else adversary.clean_logits(model, x) if loss.anchored else None
+        x_adv = attack(model, x, adversary.objective(y, clean), noise)
     with torch.no_grad():
         if "adversarial" in loss.passes:
             found["adversarial"] = last_layer.features_and_logits(x_adv)

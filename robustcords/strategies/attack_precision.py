@@ -29,6 +29,11 @@ class AttackIn(Attack):
         """Those of the attack."""
         return self.attack.passes
 
+    @property
+    def reach(self) -> float | None:
+        """That of the attack."""
+        return self.attack.reach
+
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns what the attack finds."""
         inner: Model = model.model if isinstance(model, Inference) else model
@@ -37,6 +42,7 @@ class AttackIn(Attack):
             with autocast(self.precision, images.device):
                 return full_precision(inner(images))
 
+        forward.exact = inner  # type: ignore[attr-defined] -- what `in_float32` runs
         # Backward passes too would be cast by a context that this is called in.
         with autocast("fp32", x.device):
             return self.attack.search(forward, x, objective, noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -55,24 +55,6 @@ def labels_of(loader: DataLoader[Any]) -> Tensor:
     if known is None:
         return torch.cat([y for _, _, y in fetch(loader, batches)]).cpu()
     return torch.as_tensor(known).cpu()[[row for batch in batches for row in batch]]
-
-
-def apportion(sizes: Sequence[int], budget: int) -> list[int]:
-    """Returns each group's share of a budget, in proportion to its size, by largest remainder.
-
-    The shares add up to the budget exactly, and none is larger than its group. Equal remainders: the first groups.
-
-    Args:
-        sizes: number of examples of each group.
-        budget: from 0 to the sum of the sizes.
-    """
-    total = sum(sizes)
-    parts = [divmod(budget * size, total) for size in sizes]
-    shares = [share for share, _ in parts]
-    by_remainder = sorted(range(len(sizes)), key=lambda group: -parts[group][1])
-    for group in by_remainder[: budget - sum(shares)]:
-        shares[group] += 1
-    return shares
 
 
 def check_budget(budget: int, size: int) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from robustcords.data.split import apportion
 from robustcords.rng import generator
 from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
-from robustcords.strategies.groups import apportion, batches_of, check_budget, labels_of
+from robustcords.strategies.groups import batches_of, check_budget, labels_of
 
 
 class RandomSubset(Strategy):

@@ -165,7 +165,7 @@ def test_effort_replaces_steps(model, images):
     pgd = PGD(threat, steps=7, step_size=0.01)
     assert pgd.with_effort(2, 0.05).config.steps == 2
     assert pgd.with_effort(2, 0.05).config.step_size == 0.05
-    assert pgd.with_effort(2).config.step_size == 0.01
+    assert pgd.with_effort(2).config.step_size == 0.125, "2.5 epsilon / steps"
     assert torch.equal(pgd.with_effort(0)(model, x, cross_entropy(y), noise(6)), x)
     assert torch.equal(FGSM(threat).with_effort(0)(model, x, cross_entropy(y), noise(6)), x)
     assert FGSM(threat).with_effort(5).passes == 1

@@ -162,7 +162,7 @@ def test_every_table_has_every_baseline(name: str) -> None:
         fast = [each for each in loaded if each.attack.name == "fgsm"]
         assert [(each.loss.name, each.attack.random_start) for each in fast] == [("sat", "uniform")] * len(fast)
         assert fast
-        assert all(each.attack.step_size is None for each in fast), "1.25 epsilon, and not PGD's step"
+        assert all(each.attack.step_size == 10 / 255 for each in fast), "1.25 epsilon, and not PGD's step"
         assert any("best" in each.evaluation.checkpoints and each.train.validate_every == 1 for each in loaded)
 
 
@@ -286,7 +286,7 @@ def test_a_row_keeps_what_makes_it_what_it_is() -> None:
 def test_small_is_what_the_small_recipes_are(loss: str, way: str, bullet: str) -> None:
     table = TABLES["table1" if loss == "trades" else "table2"]
     row = table.row(f"cifar10{way}{bullet}" if way or bullet else f"cifar10_{loss}")
-    small = recipe.load(f"cifar10_small_{loss}{way}{bullet}", ["evaluation.autoattack.limit=1000"])
+    small = recipe.load(f"cifar10_small_{loss}{way}{bullet}")
     assert recipe_for(row, "small") == small
 
 

@@ -50,7 +50,7 @@ class Problem:
     def strategy(self, model: nn.Module, precision: str | None):
         strategy = find("selector", "adv-gradmatch")
         return strategy.from_context(
-            strategy.Config(attack_precision=precision, attack_steps=STEPS), self.context(model)
+            strategy.Config(attack_precision=precision, attack_steps=STEPS, attack_step_size=STEP), self.context(model)
         )
 
     def attacked(self, precision) -> torch.Tensor:

@@ -13,12 +13,12 @@ from small_problem import LOSSES, Problem
 
 from robustcords.attacks.pgd import PGD
 from robustcords.components import find
+from robustcords.data.split import apportion
 from robustcords.errors import RunError, UserError
 from robustcords.strategies import STRATEGIES
 from robustcords.strategies.adversarial import AdversarialStrategy
 from robustcords.strategies.adversarial_config import AdversarialConfig
 from robustcords.strategies.base import Strategy
-from robustcords.strategies.groups import apportion
 
 GRANULARITIES = ["per_class", "per_batch", "per_gradient", "full"]
 
