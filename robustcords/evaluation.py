@@ -19,6 +19,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.inference import Autocast, Inference
+from robustcords.majority import classes_right, largest_share
 from robustcords.measurement import Evaluator, classified, share, withstands
 from robustcords.rng import Noise, derive
 
@@ -52,10 +53,11 @@ def evaluate(
 
     Returns:
         JSON values; accuracies are fractions in [0, 1], radii are written as by `robustcords.config.format_radius`:
-        ``clean``, ``examples``; with PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with AutoAttack
-        ``autoattack`` (radius to accuracy), ``autoattack_examples``, ``autoattack_version`` (says what could not run),
-        ``autoattack_attacks``, ``autoattack_after`` (radius to the accuracy after each attack) and
-        ``autoattack_warnings``.
+        ``clean``, ``examples``, ``largest_class`` (the largest class's share of them), ``classes_right`` (the number of
+        classes with an image that is classified correctly); with PGD ``pgd`` (radius to accuracy), ``pgd_attack``
+        ("PGD-50-10"); with AutoAttack ``autoattack`` (radius to accuracy), ``autoattack_examples``,
+        ``autoattack_largest_class``, ``autoattack_version`` (says what could not run), ``autoattack_attacks``,
+        ``autoattack_after`` (radius to the accuracy after each attack) and ``autoattack_warnings``.
 
     Raises:
         UserError: there is no image.
@@ -64,6 +66,8 @@ def evaluate(
     with evaluator.measuring():
         clean = evaluator.clean()
         report = {"clean": share(clean), "examples": evaluator.count}
+        labels = data.labels[: evaluator.count]
+        report |= {"largest_class": largest_share(labels), "classes_right": classes_right(labels, clean)}
         if config.pgd is not None:
             report |= evaluator.pgd(config.pgd, clean)
         if config.autoattack is not None:

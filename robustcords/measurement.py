@@ -21,6 +21,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
 from robustcords.inference import Inference
+from robustcords.majority import largest_share
 from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
@@ -132,6 +133,7 @@ class Evaluator:
         return {
             "autoattack": {radius: accuracies[variant.attacks[-1]] for radius, accuracies in after.items()},
             "autoattack_examples": count,
+            "autoattack_largest_class": largest_share(self.data.labels[:count]),
             "autoattack_version": variant.name,
             "autoattack_attacks": list(variant.attacks),
             "autoattack_after": after,

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from robustcords import majority
 from robustcords.progress import duration
 from robustcords.report.tabular import in_markdown, on_terminal, plain
 
@@ -99,7 +100,8 @@ def _accuracy(report: Report) -> list[str]:
 
 
 def _warnings(report: Report) -> list[str]:
-    return [
+    lows = [(name, majority.warning(result)) for name, result in report["evaluation"].items()]
+    return [f"Accuracy ({name}): {text}" for name, text in lows if text] + [
         f"AutoAttack warns ({name}): {text}"
         for name, result in report["evaluation"].items()
         for text in result.get("autoattack_warnings", [])
