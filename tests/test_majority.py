@@ -21,7 +21,6 @@ from robustcords.evaluation_config import EvaluationConfig
 from robustcords.losses.sat import SAT
 from robustcords.majority import classes_right, largest_share, warning
 from robustcords.progress import Display
-from robustcords.report.tables import markdown
 from robustcords.threat import ThreatModel
 from robustcords.trainer import Trainer
 from robustcords.training_config import TrainConfig
@@ -61,7 +60,12 @@ def test_shares_by_hand():
 
 def test_an_evaluation_says_what_one_class_alone_would_reach():
     result = evaluate(Always(1), image_set(3, 5, 2), EvaluationConfig(**CONFIG), "linf", seed=0)
-    assert (result["clean"], result["pgd"], result["largest_class"], result["classes_right"]) == (0.5, {"0.1": 0.5}, 0.5, 1)
+    assert (result["clean"], result["pgd"], result["largest_class"], result["classes_right"]) == (
+        0.5,
+        {"0.1": 0.5},
+        0.5,
+        1,
+    )
     # Of AutoAttack's four images three are of the first class and one of the second.
     assert (result["autoattack"], result["autoattack_largest_class"]) == ({"0.1": 0.25}, 0.75)
     assert warning(result) == (

@@ -149,7 +149,7 @@ def choose(folder: Path, sets: Sets[T], config: FolderConfig) -> Chosen[T]:
     test = tested_split(str(folder), list(dict.fromkeys(split for each in sets.values() for split in each)), config)
     found = []
     for split in ("train", test):
-        names = [name for name, splits in sets.items() if split in splits]
+        names = sorted(name for name, splits in sets.items() if split in splits)
         if len(names) > 1:
             raise UserError(
                 f"{folder}: holds several sets with a {split} split ({listed(names)}); say which as data.subset = "

@@ -16,7 +16,7 @@ _NUMBER_OF = re.compile(r"(\d+)-of-(\d+)(?:-[0-9a-f]{16})?$")
 _NUMBER = re.compile(r"(\d+)$")
 # What Spark writes after a shard's number, and what systems write into the name of a copy.
 _JOB = re.compile(r"-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(-c\d+)?|\.(snappy|gz|zstd|lz4|brotli)$")
-_COPY = re.compile(r"\s*\(\d+\)$|^copy of |[ _-]+copy( \d+)?$", re.IGNORECASE)
+_COPY = re.compile(r"^copy of |[ _-]+copy( \(?\d+\)?)?$|\s*\(\d+\)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
