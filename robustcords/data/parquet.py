@@ -15,7 +15,16 @@ import torch
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.decoding import CHUNK, Rows, message_of, splits
 from robustcords.data.folder import existing_folder
-from robustcords.data.sets import FolderConfig, choose, fallback_note, parquet_files, parquet_sets, tested_split
+from robustcords.data.sets import (
+    FolderConfig,
+    choose,
+    class_sets,
+    fallback_note,
+    parquet_files,
+    parquet_sets,
+    refuse_both,
+    tested_split,
+)
 from robustcords.data.shards import check_shards, shard
 from robustcords.errors import UserError, listed, nearest
 
@@ -58,12 +67,13 @@ def read_parquet(folder: Path, config: ParquetConfig) -> Splits:
     """Returns the decoded sets of a folder of parquet files.
 
     Raises:
-        UserError: a split, file or column is missing, there are several sets that could be meant, or a file, image or
-            label cannot be read.
+        UserError: a split, file or column is missing, there are several sets that could be meant, class folders too, or
+            a file, image or label cannot be read.
     """
     sets = parquet_sets(folder)
     if not sets:
         raise UserError(f"{folder}: no parquet files called train-*.parquet and test-*.parquet")
+    refuse_both(folder, sets, class_sets(folder))
     chosen = choose(folder, sets, config)
     parts = []
     for shards, split in ((chosen.train, "train"), (chosen.test, chosen.test_split)):

@@ -18,7 +18,7 @@ from robustcords.data.catalogue import SETS
 from robustcords.data.decoding import Rows, dataset_rows, message_of, splits
 from robustcords.data.folder import existing_folder, read_class_folders
 from robustcords.data.parquet import ParquetConfig, read_parquet
-from robustcords.data.sets import class_sets, parquet_sets, refuse_both
+from robustcords.data.sets import class_sets, parquet_sets
 from robustcords.errors import UserError, nearest
 
 _FOR_TABLES = ("image_column", "label_column")
@@ -59,17 +59,22 @@ class Vision(DataSource):
         own = None if any(getattr(self.config, key) for key in _FOR_FOLDERS) else self._opened(folder)
         if own and "." not in tables:
             return self._decoded(*own)  # also where class folders are: they are torchvision's, as ImageNet's
-        classes = class_sets(folder)
-        refuse_both(folder, tables, classes)
         if own:
             raise UserError(f"{folder}: holds parquet files and torchvision's own; name the folder of one of them")
         if tables:
-            return read_parquet(folder, self.config)
-        if classes:
+            return self._noted(read_parquet(folder, self.config), folder, tables)
+        if classes := class_sets(folder):
             self._refuse("class folders", _FOR_TABLES)
-            return read_class_folders(folder, self.config)
+            return self._noted(read_class_folders(folder, self.config), folder, classes)
         self._refuse("torchvision's own files", _FOR_FOLDERS)
         return self._read_torchvision(folder)
+
+    def _noted(self, read: Splits, folder: Path, sets: Mapping[str, Mapping[str, object]]) -> Splits:
+        """Returns what was read, with a line that says where, unless the recipe does: it may be another set."""
+        if self.config.subset or "." in sets:
+            return read
+        name = next(name for name, splits in sets.items() if "train" in splits)
+        return replace(read, notes=(f"{self.config.name} is read from {folder / name}", *read.notes))
 
     def _refuse(self, files: str, keys: Sequence[str]) -> None:
         """Checks that no option is set that means nothing to the files that are read."""
