@@ -73,7 +73,7 @@ def read_parquet(folder: Path, config: ParquetConfig) -> Splits:
     sets = parquet_sets(folder)
     if not sets:
         raise UserError(f"{folder}: no parquet files called train-*.parquet and test-*.parquet")
-    refuse_both(folder, sets, class_sets(folder))
+    refuse_both(folder, sets, class_sets(folder), config.subset)
     chosen = choose(folder, sets, config)
     parts = []
     for shards, split in ((chosen.train, "train"), (chosen.test, chosen.test_split)):

@@ -113,17 +113,20 @@ def _has_classes(
     )
 
 
-def refuse_both(folder: Path, tables: Iterable[str], classes: Iterable[str]) -> None:
-    """Checks that a folder holds parquet files or class folders, and not both.
+def refuse_both(folder: Path, tables: Iterable[str], classes: Iterable[str], subset: str | None = None) -> None:
+    """Checks that what is meant in a folder is parquet files or class folders, and not both.
 
     Args:
         folder: the folder.
         tables: its sets of parquet files.
         classes: its sets of class folders.
+        subset: the set that is meant, or None.
 
     Raises:
-        UserError: it holds both.
+        UserError: it could be both.
     """
+    if subset is not None:
+        tables, classes = ({subset} & {*names} for names in (tables, classes))
     if tables and classes:
         raise UserError(
             f"{folder}: holds parquet files ({listed(tables)}) and class folders ({listed(classes)}); name the folder "

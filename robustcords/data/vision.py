@@ -61,9 +61,10 @@ class Vision(DataSource):
             return self._decoded(*own)  # also where class folders are: they are torchvision's, as ImageNet's
         if own:
             raise UserError(f"{folder}: holds parquet files and torchvision's own; name the folder of one of them")
-        if tables:
+        classes = class_sets(folder)
+        if tables and (self.config.subset not in classes or self.config.subset in tables):
             return self._noted(read_parquet(folder, self.config), folder, tables)
-        if classes := class_sets(folder):
+        if classes:
             self._refuse("class folders", _FOR_TABLES)
             return self._noted(read_class_folders(folder, self.config), folder, classes)
         self._refuse("torchvision's own files", _FOR_FOLDERS)

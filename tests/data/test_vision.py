@@ -5,7 +5,7 @@ import numpy as np
 import pydantic
 import pytest
 import torch
-from made_data import class_folder, table
+from made_data import class_folder, classes_as_folders, table
 from torchvision import datasets
 
 from robustcords.data.catalogue import SETS
@@ -114,8 +114,14 @@ def test_several_sets_at_path(tmp_path):
     with pytest.raises(UserError, match=r"several sets with a train split \(clean, fog\)"):
         Vision(name="cifar10", path=str(tmp_path)).load()
     assert Vision(name="cifar10", path=str(tmp_path), subset="fog").load().test.images.unique().tolist() == [1]
-    class_folder(tmp_path / "third" / "train" / "ant", 1)
+    classes_as_folders(tmp_path / "third", brightness=2)
     with pytest.raises(UserError, match=r"parquet files \(clean, fog\) and class folders \(third\)"):
+        Vision(name="cifar10", path=str(tmp_path)).load()
+    for subset, brightness in (("clean", 0), ("fog", 1), ("third", 2)):
+        splits = Vision(name="cifar10", path=str(tmp_path), subset=subset).load()
+        assert splits.test.images.unique().tolist() == [brightness]
+    classes_as_folders(tmp_path / "fog", brightness=3)
+    with pytest.raises(UserError, match=r"parquet files \(fog\) and class folders \(fog\)"):
         Vision(name="cifar10", path=str(tmp_path), subset="fog").load()
 
 
