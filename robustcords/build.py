@@ -52,6 +52,7 @@ class Data:
         numbers: (N,) int64, the training split's rows in the full training set.
         mean: (C,) of the training split's pixels.
         std: (C,) of the training split's pixels.
+        notes: what a person should know of how they were read, a line each.
     """
 
     source: DataSource
@@ -61,6 +62,7 @@ class Data:
     numbers: Tensor
     mean: Tensor
     std: Tensor
+    notes: tuple[str, ...] = ()
 
 
 def component(kind: str, config: Any, *context: Any) -> Any:
@@ -100,7 +102,7 @@ def data(recipe: Recipe) -> Data:
     train = splits.train.subset(numbers)
     validation = splits.train.subset(held_out) if len(held_out) else None
     mean, std = channel_statistics(train)
-    return Data(source, train, validation, splits.test, numbers, mean, std)
+    return Data(source, train, validation, splits.test, numbers, mean, std, splits.notes)
 
 
 def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:

@@ -148,6 +148,7 @@ def evaluate(
     files = _weights(directory, weights, config)
     with session(loaded) as work:
         images = build.data(loaded)
+        work.say_notes(images)
         model = build.model(loaded, images)
         if own:
             report_output.check_addition(own, loaded, config, sanity, files, images.test)
@@ -202,6 +203,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
     report_output.refuse_taken(output)
     with session(recipe) as work:
         images = build.data(recipe)
+        work.say_notes(images)
         selector = build.selector(recipe, images)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")

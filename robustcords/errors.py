@@ -83,6 +83,12 @@ def printable(text: str) -> str:
     )
 
 
+def listed(names: Iterable[str]) -> str:
+    """Returns names for a message, the first five of many: ``"a, b, c, d, e and 95 more"``."""
+    shown = [printable(name) for name in names]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the end of an error message that says which names are allowed and which one was probably meant.
 

@@ -19,6 +19,7 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.evaluation_config import EvaluationConfig
 from robustcords.inference import Autocast, Inference
+from robustcords.majority import classes_right, largest_share
 from robustcords.measurement import Evaluator, classified, share, withstands
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
@@ -53,12 +54,14 @@ def evaluate(
 
     Returns:
         JSON values; accuracies are fractions in [0, 1], radii are written as by `robustcords.config.format_radius`:
-        ``clean``, ``examples``, ``sample`` (how images were taken: ``"all"``, ``"first"`` or ``"stratified"``); with
-        PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with AutoAttack ``autoattack`` (radius to
-        accuracy), ``autoattack_examples``, ``autoattack_sample`` (of the images that are evaluated),
-        ``autoattack_version`` (says what could not run), ``autoattack_attacks``, ``autoattack_after`` (radius to the
-        accuracy after each attack) and ``autoattack_warnings``; and where AutoAttack has fewer images than PGD,
-        ``same_images``, with ``clean`` and ``pgd`` on those.
+        ``clean``, ``examples``, ``sample`` (how images were taken: ``"all"``, ``"first"`` or ``"stratified"``),
+        ``largest_class`` (the largest class's share of them), ``classes_right`` (the number of classes with an image
+        that is classified correctly); with PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with
+        AutoAttack ``autoattack`` (radius to accuracy), ``autoattack_examples``, ``autoattack_sample`` (of the images
+        that are evaluated), ``autoattack_largest_class``, ``autoattack_version`` (says what could not run),
+        ``autoattack_attacks``, ``autoattack_after`` (radius to the accuracy after each attack) and
+        ``autoattack_warnings``; and where AutoAttack has fewer images than PGD, ``same_images``, with ``clean`` and
+        ``pgd`` on those.
 
     Raises:
         UserError: there is no image, or PGD's steps cannot reach a radius.
@@ -73,6 +76,8 @@ def evaluate(
     with evaluator.measuring():
         clean, withstood = evaluator.clean(), {}
         report: dict[str, Any] = {"clean": share(clean), "examples": evaluator.count, "sample": evaluator.kind}
+        report |= {"largest_class": largest_share(evaluator.labels)}
+        report |= {"classes_right": classes_right(evaluator.labels, clean)}
         if config.pgd is not None:
             withstood = evaluator.pgd(config.pgd, clean)
             report["pgd"] = {radius: share(flags) for radius, flags in withstood.items()}

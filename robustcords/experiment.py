@@ -54,6 +54,11 @@ class Session:
     display: Display
     interruption: Interruption
 
+    def say_notes(self, images: build.Data) -> None:
+        """Says what a person should know of how the images were read."""
+        for note in images.notes:
+            self.display.say(f"note: {note}")
+
 
 @contextmanager
 def session(recipe: Recipe) -> Iterator[Session]:
@@ -125,6 +130,7 @@ def run(
             claim(path)
         with work.accelerator.main_process_first():
             images = build.data(recipe)
+        work.say_notes(images)
         # What cannot be built is said before there is a directory.
         trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
         if path is None:

@@ -22,6 +22,7 @@ from robustcords.data.split import SampleKind, sample
 from robustcords.errors import UserError
 from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
 from robustcords.inference import Inference
+from robustcords.majority import largest_share
 from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise, derive
 from robustcords.threat import ThreatModel
@@ -136,9 +137,14 @@ class Evaluator:
             withstood[radius] = self.run(f"PGD {radius}", settings, self.count, work)[0] > 0
         return withstood
 
+    @property
+    def labels(self) -> Tensor:
+        """The labels (count,) of `numbers`, on the CPU."""
+        return self.data.labels.cpu()[self.numbers]
+
     def part(self, limit: int) -> tuple[Tensor, SampleKind]:
         """Returns places in `numbers` that are taken as the images of the whole evaluation were."""
-        return sample(self.data.labels.cpu()[self.numbers], limit)
+        return sample(self.labels, limit)
 
     def autoattack(self, config: AutoAttackEvaluation) -> dict[str, Any]:
         """Returns the entries of AutoAttack at each radius.
@@ -168,6 +174,7 @@ class Evaluator:
             "autoattack": {radius: accuracies[variant.attacks[-1]] for radius, accuracies in after.items()},
             "autoattack_examples": len(places),
             "autoattack_sample": kind,
+            "autoattack_largest_class": largest_share(self.labels[places]),
             "autoattack_version": variant.name,
             "autoattack_attacks": list(variant.attacks),
             "autoattack_after": after,

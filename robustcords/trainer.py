@@ -27,6 +27,7 @@ from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.losses.base import Loss
+from robustcords.majority import at_most, largest_share, validation_warning
 from robustcords.observer import Observer
 from robustcords.optimization import Schedule
 from robustcords.profiling import Profiler
@@ -129,6 +130,7 @@ class Trainer:
         self.profiler, self.observers = profiler or Profiler(), observers
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
         self.gradient_norm = torch.zeros(())
+        self.majority_told = False
         self.stopping: Interrupted | None = None
         self.saving, self.saved = False, time.monotonic()
 
@@ -296,6 +298,10 @@ class Trainer:
         clean, robust = robust_accuracy(self.evaluated, validation, attack, seed=self.seed, autocast=self.watched)
         if self.progress.best is None or robust > self.progress.best:
             self.progress.best = robust
+            share = largest_share(validation.labels)
+            if at_most(clean, share) and not self.majority_told:
+                self.display.say(validation_warning(clean, share))
+                self.majority_told = True
             self.stopwatch.begin("checkpoint")
             self.save_weights("best")
         return {"clean": clean, "robust": robust}

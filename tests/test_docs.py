@@ -13,8 +13,8 @@ import typer
 from robustcords import app, components, recipe, reproduce, scaffold, sweep, wording
 from robustcords.bullet import BulletSteps, BulletStepSizes
 from robustcords.config import Table
-from robustcords.data.decoding import ImageConfig
 from robustcords.data.parquet import ParquetConfig
+from robustcords.data.sets import FolderConfig
 from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
 from robustcords.models.external import ExternalModel
 
@@ -32,7 +32,7 @@ TABLES = {
 }
 UNLISTED = {
     ("data", "Parquet files and hub ids"): ParquetConfig,
-    ("data", "Class folders"): ImageConfig,
+    ("data", "Class folders"): FolderConfig,
     ("model", "Torchvision and timm"): ExternalModel.Config,
 }
 

@@ -165,7 +165,7 @@ def test_pgd_that_falls_short_is_refused_and_one_that_does_not_breaks_what_autoa
     model, images = linear()
     threat = ThreatModel(norm="l2", epsilon=0.8)
     weak = EvaluationConfig(pgd=PGDEvaluation(steps=10, step_size=2 / 255), autoattack=None)
-    with pytest.raises(UserError, match="10 steps of 2/255 move an image by 0.0784 at most"):
+    with pytest.raises(UserError, match=r"10 steps of 2/255 move an image by 0\.0784 at most"):
         evaluate(model, images, weak, threat, seed=0)
     found = evaluate(model, images, EvaluationConfig(), threat, seed=0)
     assert found["pgd"]["0.8"] == found["autoattack"]["0.8"] == 0.0

@@ -58,13 +58,19 @@ def _checked(name: str) -> type[DataSource]:
 
 def _reader(name: str, folder: Path) -> type[DataSource]:
     """Returns the class for what a folder holds."""
-    from robustcords.data.folder import Folder, has_class_folders
-    from robustcords.data.parquet import Parquet, parquet_files
+    from robustcords.data.folder import Folder
+    from robustcords.data.parquet import Parquet
+    from robustcords.data.sets import class_sets, parquet_files, parquet_sets, refuse_both
 
-    if parquet_files(folder):
-        return Parquet
-    if has_class_folders(folder):
+    def pass_over(error: OSError) -> None:
+        """Leaves what cannot be read to the reader, which says so."""
+
+    classes = class_sets(folder, pass_over)
+    refuse_both(folder, parquet_sets(folder, pass_over), classes)
+    if classes:
         return Folder
+    if parquet_files(folder, pass_over):
+        return Parquet
     raise UserError(
         f"data {name!r}: the folder holds neither parquet files (train-*.parquet, test-*.parquet) nor class folders "
         "(train/CLASS/*.png, test/CLASS/*.png)"

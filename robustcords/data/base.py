@@ -91,10 +91,17 @@ def _unit(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a source gives: the whole training set and the test set."""
+    """What a source gives.
+
+    Attributes:
+        train: the whole training set.
+        test: the test set.
+        notes: what a person should know of how they were read, a line each.
+    """
 
     train: ImageSet
     test: ImageSet
+    notes: tuple[str, ...] = ()
 
 
 class DataConfig(ComponentConfig):

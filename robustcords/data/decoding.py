@@ -20,10 +20,12 @@ from torch import Tensor
 
 from robustcords.data.base import DataConfig, ImageSet, Splits
 from robustcords.data.pictures import to_array, to_label
-from robustcords.errors import UserError
+from robustcords.errors import UserError, listed
 
 CHUNK = 1024
 """Rows that are held encoded at once."""
+
+_WITHOUT_NAMES = "classes without names are numbered from 0 without gaps"
 
 _BLOCK = 64  # rows that a thread takes at once: enough to hide the cost of handing work over
 
@@ -51,6 +53,7 @@ class Rows:
         where: names a row (counted from 0) in messages.
         read: gives a row's picture (see `robustcords.data.pictures.to_array`) and label.
         threads: how many threads may read and decode.
+        notes: what a person should know of how they are read, a line each.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Rows:
     where: Callable[[int], str]
     read: Callable[[Any], tuple[Any, Any]]
     threads: int
+    notes: tuple[str, ...] = ()
 
 
 def message_of(error: BaseException) -> str:
@@ -91,17 +95,26 @@ def from_dataset(dataset: Any, classes: Sequence[str] | None = None) -> ImageSet
     return ImageSet(images, labels, tuple(map(str, given)) if given else _numbered(rows, labels))
 
 
-def splits(train: Rows, test: Rows, classes: Sequence[str] | None = None, image_size: int | None = None) -> Splits:
+def splits(
+    train: Rows,
+    test: Rows,
+    classes: Sequence[str] | None = None,
+    image_size: int | None = None,
+    notes: Sequence[str] = (),
+) -> Splits:
     """Decodes a training and a test set; both get the same number of channels.
 
     Args:
         train: the training set.
         test: the test set.
-        classes: the classes' names; left out, they are the numbers from 0 to the largest training label.
+        classes: the classes' names; left out, they are the numbers from 0 to the largest training label, all of which
+            have to occur. Classes with names may have no images, which is noted.
         image_size: see `ImageConfig`.
+        notes: what else there is to say of these sets.
 
     Raises:
-        UserError: an image or label cannot be used, sizes differ, a split is empty, or there is only one class.
+        UserError: an image or label cannot be used, sizes differ, a split is empty, there is only one class, or a
+            class without a name has no images.
     """
     train_images, train_labels = _decode(train, image_size, len(classes) if classes else None)
     if len(train_labels.unique()) < 2:
@@ -114,7 +127,16 @@ def splits(train: Rows, test: Rows, classes: Sequence[str] | None = None, image_
     if len(channels) > 1 and channels != {1, 3}:
         raise UserError(f"{test.name}: {test_images.shape[1]} channels, but {train_images.shape[1]} in training")
     pair = ((train_images, train_labels), (test_images, test_labels))
-    return Splits(*(ImageSet(_widen(images, max(channels)), labels, named) for images, labels in pair))
+    sets = [ImageSet(_widen(images, max(channels)), labels, named) for images, labels in pair]
+    empty = (*_empty_classes(train.name, sets[0]), *_empty_classes(test.name, sets[1]))
+    return Splits(sets[0], sets[1], (*notes, *train.notes, *test.notes, *empty))
+
+
+def _empty_classes(name: str, images: ImageSet) -> tuple[str, ...]:
+    """Returns a line that names the classes without images, where there are some."""
+    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
+    empty = [label for label, count in zip(images.classes, counts, strict=True) if not count]
+    return (f"{name}: {len(empty)} of {len(counts)} classes have no images ({listed(empty)})",) if empty else ()
 
 
 def _widen(images: Tensor, channels: int) -> Tensor:
@@ -123,13 +145,22 @@ def _widen(images: Tensor, channels: int) -> Tensor:
 
 
 def _numbered(rows: Rows, labels: Tensor) -> tuple[str, ...]:
-    """Returns the names of classes that have none: their numbers."""
+    """Returns the names of classes that have none: their numbers.
+
+    Raises:
+        UserError: a number below the largest label does not occur: its class would be an empty one.
+    """
     largest = int(labels.max())
     if largest >= len(labels):
         where = rows.where(int(labels.argmax()))
         raise UserError(
-            f"{where}: the label {largest} is out of range: classes without names are numbered from 0 without gaps, "
-            f"and there are {len(labels)} images"
+            f"{where}: the label {largest} is out of range: {_WITHOUT_NAMES}, and there are {len(labels)} images"
+        )
+    if missing := [str(label) for label, count in enumerate(labels.bincount().tolist()) if not count]:
+        raise UserError(
+            f"{rows.name}: labels go from {int(labels.min())} to {largest}, and no image has {listed(missing)}: "
+            f"{_WITHOUT_NAMES}; renumber the labels, or name the classes (in parquet as Hugging Face's ClassLabel, in "
+            "Python as classes=)"
         )
     return tuple(map(str, range(largest + 1)))
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from robustcords.data.base import DataConfig, DataSource, Splits
-from robustcords.data.decoding import CHUNK, ImageConfig, Rows, splits
-from robustcords.errors import UserError, printable
-
-_TEST_NAMES = ("test", "validation", "valid", "val")
-_NO_IMAGES = {"thumbs.db", "desktop.ini"}
+from robustcords.data.decoding import CHUNK, Rows, splits
+from robustcords.data.sets import FolderConfig, choose, class_sets
+from robustcords.data.tree import walk
+from robustcords.errors import UserError, listed, printable
 
 
 class Folder(DataSource):
     """Class folders: ``train/CLASS/...`` and ``test/CLASS/...`` (or validation, valid, val where there is no test).
 
     Classes are numbered in the alphabetical order of the training folders. Every file below a class folder, at any
-    depth, has to be an image; hidden files, Thumbs.db and desktop.ini are passed over. Nothing is cropped or flipped
-    unless asked.
+    depth, has to be an image; what is hidden (see `robustcords.data.tree.is_hidden`) is left out. Of several such sets
+    below one folder ``subset`` says which. Nothing is cropped or flipped unless asked.
     """
 
-    Config = ImageConfig
-    config: ImageConfig
+    Config = FolderConfig
+    config: FolderConfig
 
     def load(self) -> Splits:
         """Returns the decoded training and test sets."""
-        return read_class_folders(existing_folder(self.config), self.config.image_size)
+        return read_class_folders(existing_folder(self.config), self.config)
 
 
 def existing_folder(config: DataConfig) -> Path:
@@ -47,37 +46,44 @@ def existing_folder(config: DataConfig) -> Path:
     return folder
 
 
-def has_class_folders(folder: Path) -> bool:
-    """Returns whether a folder has the layout that `read_class_folders` reads."""
-    train = folder / "train"
-    return train.is_dir() and any(child.is_dir() and not child.name.startswith(".") for child in train.iterdir())
-
-
-def read_class_folders(folder: Path, image_size: int | None) -> Splits:
+def read_class_folders(folder: Path, config: FolderConfig) -> Splits:
     """Returns the decoded sets of a folder of class folders.
 
     Raises:
-        UserError: a split is missing, a class has no images or is not in training, or a file cannot be decoded.
+        UserError: a split is missing, there are several that could be meant, a class has no images or is not in
+            training, or a file cannot be decoded.
     """
-    present = _folders(folder)
-    test = next((name for name in _TEST_NAMES if name in present), None)
-    if "train" not in present or test is None:
-        missing = "train" if "train" not in present else "test (nor validation, valid, val)"
-        raise UserError(f"{folder}: there is no folder {missing}; it holds: {', '.join(present) or 'no folders'}")
-    classes = _folders(folder / "train")
+    sets = class_sets(folder)
+    if not sets:
+        present = listed(_folders(folder)) or "no folders"
+        raise UserError(f"{folder}: there are no class folders train/CLASS; it holds: {present}")
+    chosen = choose(folder, sets, config)
+    train, test = _only(chosen.train, "train"), _only(chosen.test, chosen.test_split)
+    classes = _folders(train)
+    notes = (*chosen.notes, *_loose(train), *_loose(test), *_nested(train, classes))
     names = [printable(name) for name in classes]
-    return splits(_rows(folder / "train", classes), _rows(folder / test, classes), names, image_size)
+    return splits(_rows(train, classes), _rows(test, classes), names, config.image_size, notes)
+
+
+def _only(places: Sequence[Path], split: str) -> Path:
+    """Returns the one folder of a split."""
+    if len(places) > 1:
+        raise UserError(
+            f"{places[0].parent}: holds several folders of the {split} split "
+            f"({', '.join(place.name for place in places)}); take away those that are not meant"
+        )
+    return places[0]
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return next(walk(folder))[1]
 
 
 def _rows(folder: Path, classes: list[str]) -> Rows:
     """Returns a split's files, in the order of the classes and of the files' names."""
     present = _folders(folder)
     if unknown := [name for name in present if name not in classes]:
-        raise UserError(f"{folder / unknown[0]}: there is no such class in training (classes: {', '.join(classes)})")
+        raise UserError(f"{folder / unknown[0]}: there is no such class in training (classes: {listed(classes)})")
     numbers = {name: number for number, name in enumerate(classes)}
     files = [(file, numbers[name]) for name in present for file in _files(folder / name)]
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
@@ -88,22 +94,22 @@ def _rows(folder: Path, classes: list[str]) -> Rows:
 
 def _files(folder: Path) -> list[Path]:
     """Returns the images of one class."""
-    found = []
-    for parent, below, names in os.walk(folder, onerror=_raise, followlinks=True):
-        _refuse_circle(Path(parent), below)
-        found += [Path(parent, name) for name in names if not name.startswith(".") and name.lower() not in _NO_IMAGES]
+    found = sorted(parent / name for parent, _, names in walk(folder) for name in names)
     if not found:
         raise UserError(f"{folder}: there are no images of this class")
-    return sorted(found)
+    return found
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _loose(folder: Path) -> tuple[str, ...]:
+    """Returns a line on the files of a split that are in no class folder, and so are not read."""
+    names = next(walk(folder))[2]
+    return (f"{folder}: {len(names)} files in no class folder are skipped ({listed(names)})",) if names else ()
 
 
-def _refuse_circle(parent: Path, below: list[str]) -> None:
-    """Checks that no folder in a folder leads back to one above: following two such links would never end."""
-    for name in below:
-        inner = parent / name
-        if inner.is_symlink() and parent.resolve().is_relative_to(inner.resolve()):
-            raise UserError(f"{inner}: a link to a folder that it is in itself")
+def _nested(folder: Path, classes: list[str]) -> tuple[str, ...]:
+    """Returns a line where the folders in the class folders look like the classes that were meant."""
+    insides = [next(walk(folder / name)) for name in classes]
+    inner = insides[0][1]
+    if len(inner) < 2 or any(names or below != inner for _, below, names in insides):
+        return ()
+    return (f"{folder}: the classes are {listed(classes)}; the folders in each of them ({listed(inner)}) are not",)

@@ -13,35 +13,36 @@ from typing import Any
 import torch
 
 from robustcords.data.base import DataSource, Splits
-from robustcords.data.decoding import CHUNK, ImageConfig, Rows, message_of, splits
+from robustcords.data.decoding import CHUNK, Rows, message_of, splits
 from robustcords.data.folder import existing_folder
-from robustcords.errors import UserError, nearest
+from robustcords.data.sets import (
+    FolderConfig,
+    choose,
+    class_sets,
+    fallback_note,
+    parquet_files,
+    parquet_sets,
+    refuse_both,
+    tested_split,
+)
+from robustcords.data.shards import check_shards, shard
+from robustcords.errors import UserError, listed, nearest
 
 _IMAGE_NAMES = ("img", "image")
 _LABEL_NAMES = ("label", "labels", "fine_label")
-_TEST_NAMES = ("test", "validation", "valid", "val")
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-}
 
 
-class ParquetConfig(ImageConfig):
+class ParquetConfig(FolderConfig):
     """Options of parquet files.
 
     Attributes:
         image_column: the column of encoded images; left out, the only column of images, or the one called img or image.
         label_column: the column of integer labels; left out, the only column of class labels, or the one called label,
             labels or fine_label.
-        test_split: the split that is tested on; left out, test, or validation where there is no test.
-        subset: for a hub id with several configurations, which one.
     """
 
     image_column: str | None = None
     label_column: str | None = None
-    test_split: str | None = None
-    subset: str | None = None
 
 
 class Parquet(DataSource):
@@ -62,47 +63,29 @@ class Parquet(DataSource):
         return _read_hub(self.config)
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """Returns the parquet files in a folder and in the folders in it."""
-    return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
-
-
 def read_parquet(folder: Path, config: ParquetConfig) -> Splits:
     """Returns the decoded sets of a folder of parquet files.
 
     Raises:
-        UserError: a split or column is missing, or a file, image or label cannot be read.
+        UserError: a split, file or column is missing, there are several sets that could be meant, class folders too, or
+            a file, image or label cannot be read.
     """
-    by_split: dict[str, list[Path]] = {}
-    for file in parquet_files(folder):
-        if split := _split_of(file.relative_to(folder)):
-            by_split.setdefault(split, []).append(file)
-    if not by_split:
+    sets = parquet_sets(folder)
+    if not sets:
         raise UserError(f"{folder}: no parquet files called train-*.parquet and test-*.parquet")
-    test = _test_split(str(folder), list(by_split), config.test_split)
-    parts = [_local_rows(by_split[split], f"{folder}, {split} split", config) for split in ("train", test)]
-    return _splits(parts, config)
+    refuse_both(folder, sets, class_sets(folder), config.subset)
+    chosen = choose(folder, sets, config)
+    parts = []
+    for shards, split in ((chosen.train, "train"), (chosen.test, chosen.test_split)):
+        check_shards(shards)
+        parts.append(_local_rows([part.path for part in shards], f"{folder}, {split} split", config))
+    return _splits(parts, config, (*chosen.notes, *_skipped(folder)))
 
 
-def _split_of(file: Path) -> str | None:
-    """Returns the split that a file's name, or else its folder's, says it is of."""
-    for part in reversed(file.parts):
-        for word in re.split(r"[^a-z]+", part.lower()):
-            if word in _SPLIT_WORDS:
-                return _SPLIT_WORDS[word]
-    return None
-
-
-def _test_split(name: str, present: Sequence[str], wanted: str | None) -> str:
-    """Returns the split to test on, after checking that it and the training split are there."""
-    if "train" not in present:
-        raise UserError(f"{name}: there is no train split (splits: {', '.join(present)})")
-    if wanted is not None and wanted not in present:
-        raise UserError(f"{name}: there is no split {wanted!r}{nearest(wanted, present)}")
-    test = wanted or next((split for split in _TEST_NAMES if split in present), None)
-    if test is None:
-        raise UserError(f"{name}: there is no test split (splits: {', '.join(present)}); set data.test_split")
-    return test
+def _skipped(folder: Path) -> tuple[str, ...]:
+    """Returns a line on the parquet files of which nothing says the split, where there are some."""
+    names = [str(path.relative_to(folder)) for path in parquet_files(folder) if shard(folder, path).split is None]
+    return (f"{folder}: {len(names)} parquet files of no split are skipped ({listed(names)})",) if names else ()
 
 
 def _local_rows(files: list[Path], name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:
@@ -157,15 +140,16 @@ def _read_hub(config: ParquetConfig) -> Splits:
             f"data {name!r}: cannot be loaded from the Hugging Face hub: {message_of(error)}; data.path can name a "
             "folder with its parquet files"
         ) from error
-    test = _test_split(f"data {name!r}", list(found), config.test_split)
-    return _splits([_hub_rows(found[split], f"{name}, {split} split", config) for split in ("train", test)], config)
+    test = tested_split(f"data {name!r}", list(found), config)
+    parts = [_hub_rows(found[split], f"{name}, {split} split", config) for split in ("train", test)]
+    return _splits(parts, config, fallback_note(f"data {name!r}", test, config))
 
 
-def _splits(parts: list[tuple[Rows, Sequence[str] | None]], config: ParquetConfig) -> Splits:
+def _splits(parts: list[tuple[Rows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str] = ()) -> Splits:
     (train, classes), (test, test_classes) = parts
     if classes and test_classes and list(classes) != list(test_classes):
         raise UserError(f"{test.name}: the classes are not those of the train split, or not in the same order")
-    return splits(train, test, classes, config.image_size)
+    return splits(train, test, classes, config.image_size, notes)
 
 
 def _hub_rows(table: Any, name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:
@@ -189,7 +173,8 @@ def _rows(
         rows: everything else.
         config: which columns.
     """
-    image, label = _image_column(features, rows.name, config), _label_column(features, rows.name, config)
+    image, about_images = _image_column(features, rows.name, config)
+    label, about_labels = _label_column(features, rows.name, config)
 
     def chunks() -> Iterator[list[tuple[Any, Any]]]:
         try:
@@ -198,7 +183,8 @@ def _rows(
         except (OSError, ValueError) as error:
             raise UserError(f"{rows.name}: cannot be read: {message_of(error)}") from error
 
-    return replace(rows, chunks=chunks()), getattr(features[label], "names", None)
+    complete = replace(rows, chunks=chunks(), notes=(*about_images, *about_labels))
+    return complete, getattr(features[label], "names", None)
 
 
 def _pair(folder: Path) -> Callable[[tuple[Any, Any]], tuple[Any, Any]]:
@@ -214,7 +200,7 @@ def _pair(folder: Path) -> Callable[[tuple[Any, Any]], tuple[Any, Any]]:
     return read
 
 
-def _image_column(features: Any, name: str, config: ParquetConfig) -> str:
+def _image_column(features: Any, name: str, config: ParquetConfig) -> tuple[str, tuple[str, ...]]:
     import datasets
 
     images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -228,7 +214,7 @@ def _may_hold_images(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in {"binary", "large_binary"}
 
 
-def _label_column(features: Any, name: str, config: ParquetConfig) -> str:
+def _label_column(features: Any, name: str, config: ParquetConfig) -> tuple[str, tuple[str, ...]]:
     import datasets
 
     labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -240,18 +226,24 @@ def _label_column(features: Any, name: str, config: ParquetConfig) -> str:
 
 def _pick(
     kind: str, features: Any, sure: list[str], possible: list[str], usual: Sequence[str], wanted: str | None, name: str
-) -> str:
-    """Returns the column to read: the one that was asked for, the only sure one, or one with a usual name."""
+) -> tuple[str, tuple[str, ...]]:
+    """Returns the column to read, and a line on others of its kind.
+
+    It is the one that was asked for, the only sure one, or the only one with a usual name.
+    """
     option, columns = f"data.{kind}_column", ", ".join(features)
     if wanted is not None and wanted not in features:
         raise UserError(f"{name}: {option}: there is no column {wanted!r}{nearest(wanted, features)}")
-    if wanted is None and len(sure) == 1:
-        return sure[0]
-    column = wanted or next((key for key in usual if key in features), None)
+    only = sure if len(sure) == 1 else []
+    choices = dict.fromkeys([*only, *(key for key in usual if key in (possible if only else features))])
+    if wanted is None and len(choices) > 1:
+        raise UserError(f"{name}: several columns could be the {kind}: {', '.join(choices)}; set {option}")
+    column = wanted or next(iter(choices), None)
     if column is None:
         raise UserError(f"{name}: no {kind} column found (columns: {columns}); set {option}")
     if column not in possible:
         kinds = "encoded images" if kind == "image" else "integers"
         held = getattr(features[column], "dtype", None) or type(features[column]).__name__
         raise UserError(f"{name}: column {column!r} holds {held}, not {kinds} (columns: {columns}); set {option}")
-    return column
+    others = [key for key in sure if key != column and wanted is None]
+    return column, (f"{name}: reads {column}, not {listed(others)}; {option} says which",) if others else ()

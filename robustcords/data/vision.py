@@ -16,9 +16,13 @@ from pydantic import field_validator
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.catalogue import SETS
 from robustcords.data.decoding import Rows, dataset_rows, message_of, splits
-from robustcords.data.folder import existing_folder, has_class_folders, read_class_folders
-from robustcords.data.parquet import ParquetConfig, parquet_files, read_parquet
+from robustcords.data.folder import existing_folder, read_class_folders
+from robustcords.data.parquet import ParquetConfig, read_parquet
+from robustcords.data.sets import class_sets, parquet_sets
 from robustcords.errors import UserError, nearest
+
+_FOR_TABLES = ("image_column", "label_column")
+_FOR_FOLDERS = ("subset", "test_split", *_FOR_TABLES)
 
 
 class Vision(DataSource):
@@ -29,7 +33,7 @@ class Vision(DataSource):
     """
 
     class Config(ParquetConfig):
-        """Options of torchvision's sets; those for columns are for parquet files at ``path``."""
+        """Options of torchvision's sets; those for sets, splits and columns are for folders at ``path``."""
 
         @field_validator("name")
         @classmethod
@@ -48,19 +52,53 @@ class Vision(DataSource):
     def load(self) -> Splits:
         """Returns the decoded training and test sets."""
         if self.config.path is None:
+            self._refuse("torchvision's own files", _FOR_FOLDERS)
             return self._read_torchvision(cache_folder() / self.config.name)
         folder = existing_folder(self.config)
-        if parquet_files(folder):
-            return read_parquet(folder, self.config)
-        if has_class_folders(folder):
-            return read_class_folders(folder, self.config.image_size)
+        tables = parquet_sets(folder)
+        own = None if any(getattr(self.config, key) for key in _FOR_FOLDERS) else self._opened(folder)
+        if own and "." not in tables:
+            return self._decoded(*own)  # also where class folders are: they are torchvision's, as ImageNet's
+        if own:
+            raise UserError(f"{folder}: holds parquet files and torchvision's own; name the folder of one of them")
+        classes = class_sets(folder)
+        if tables and (self.config.subset not in classes or self.config.subset in tables):
+            return self._noted(read_parquet(folder, self.config), folder, tables)
+        if classes:
+            self._refuse("class folders", _FOR_TABLES)
+            return self._noted(read_class_folders(folder, self.config), folder, classes)
+        self._refuse("torchvision's own files", _FOR_FOLDERS)
         return self._read_torchvision(folder)
 
+    def _noted(self, read: Splits, folder: Path, sets: Mapping[str, Mapping[str, object]]) -> Splits:
+        """Returns what was read, with a line that says where, unless the recipe does: it may be another set."""
+        if self.config.subset or "." in sets:
+            return read
+        name = next(name for name, splits in sets.items() if "train" in splits)
+        return replace(read, notes=(f"{self.config.name} is read from {folder / name}", *read.notes))
+
+    def _refuse(self, files: str, keys: Sequence[str]) -> None:
+        """Checks that no option is set that means nothing to the files that are read."""
+        if wrong := next((key for key in keys if getattr(self.config, key) is not None), None):
+            raise UserError(f"data.{wrong}: means nothing to {files} of {self.config.name!r}; leave it out")
+
     def _read_torchvision(self, root: Path) -> Splits:
-        name = self.config.name
-        with _alone(name):
-            train, test = (self._open(root, arguments) for arguments in SETS[name].splits)
-        classes = _class_names(getattr(train, "classes", None), SETS[name].first_label)
+        with _alone(self.config.name):
+            parts = [self._open(root, arguments) for arguments in SETS[self.config.name].splits]
+        return self._decoded(*parts)
+
+    def _opened(self, root: Path) -> list[Any] | None:
+        """Returns torchvision's datasets if their files are all in a folder, and nothing has to be downloaded."""
+        usual = SETS[self.config.name]
+        try:
+            with _alone(self.config.name):
+                return [_construct(usual.cls, root, arguments) for arguments in usual.splits]
+        except Exception:  # torchvision raises anything where files are missing or damaged; downloading says what
+            return None
+
+    def _decoded(self, train: Any, test: Any) -> Splits:
+        usual = SETS[self.config.name]
+        classes = _class_names(getattr(train, "classes", None), usual.first_label)
         return splits(self._rows(train, "training"), self._rows(test, "test"), classes, self.config.image_size)
 
     def _rows(self, part: Any, split: str) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from robustcords import majority
 from robustcords.report.runs import Run
 
 _ACCURACIES = "accuracies are not comparable"
@@ -14,8 +15,8 @@ _TIMES = "times are not comparable"
 def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
     """Returns what makes the runs hard to compare or to believe, a line each.
 
-    That is in what they differ that a method is not made of, what AutoAttack warned of, and which checks for masked
-    gradients failed.
+    That is in what they differ that a method is not made of, which accuracies are not above the largest class's share,
+    what AutoAttack warned of, and which checks for masked gradients failed.
 
     Args:
         named: what each run is called, and the run.
@@ -27,6 +28,12 @@ def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
         if len(kinds := sorted({str(value) for value in values if value is not None})) > 1
     ]
     found += [f"{name}: {text}" for name, run in named for text in run.report["training"].get("warnings", [])]
+    found += [
+        f"{name}: accuracy ({which}): {text}"
+        for name, run in named
+        for which, entry in run.report["evaluation"].items()
+        if (text := majority.warning(entry))
+    ]
     found += [
         f"{name}: AutoAttack warns ({which}): {text}"
         for name, run in named

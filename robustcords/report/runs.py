@@ -225,11 +225,14 @@ class _Sanity(_Part):
 
 class _Evaluation(_Part):
     clean: _Share | None
+    largest_class: _Share | None = None
+    classes_right: _Count | None = None
     examples: _Some
     pgd: dict[_Radius, _Share | None] = {}
     pgd_attack: str = ""
     autoattack: dict[_Radius, _Share | None] = {}
     autoattack_examples: _Some | None = None
+    autoattack_largest_class: _Share | None = None
     autoattack_version: str = ""
     autoattack_attacks: list[str] = []
     autoattack_warnings: list[str] = []

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from robustcords import majority
 from robustcords.progress import duration
 from robustcords.report.tabular import in_markdown, on_terminal, plain
 
@@ -109,6 +110,8 @@ def _warnings(report: Report) -> list[str]:
         taken = [str(result[count]) for count, kind in kinds.items() if result.get(kind) == "stratified"]
         if taken:
             found.append(f"{name}: {' and '.join(taken)} test images are a fixed sample, stratified by class")
+        if text := majority.warning(result):
+            found.append(f"Accuracy ({name}): {text}")
     return found + [
         f"AutoAttack warns ({name}): {text}"
         for name, result in report["evaluation"].items()

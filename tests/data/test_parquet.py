@@ -128,6 +128,59 @@ def test_the_only_image_and_class_columns_need_no_usual_name(tmp_path, pixels):
     check(load(tmp_path), pixels, ("cat", "dog"))
 
 
+def with_columns(root, pixels, **labels):
+    """Writes the images with several columns of labels; those that are ``"cat dog"`` are Hugging Face's."""
+    features = {"image": datasets.Image()}
+    features |= {
+        name: datasets.ClassLabel(names=kind.split()) if kind else datasets.Value("int64")
+        for name, kind in labels.items()
+    }
+    for split, rows in (("train", pixels[:6]), ("test", pixels[6:])):
+        columns = {name: [(row + number) % 2 for row in range(len(rows))] for number, name in enumerate(labels)}
+        cells = [{"bytes": encoded(array), "path": None} for array in rows]
+        table = datasets.Dataset.from_dict({"image": cells, **columns}, features=datasets.Features(features))
+        root.mkdir(exist_ok=True)
+        table.to_parquet(str(root / f"{split}.parquet"))
+    return root
+
+
+def test_fine_labels_are_read_where_there_are_coarse_ones_too(tmp_path, pixels):
+    root = with_columns(tmp_path / "set", pixels, coarse_label="pet beast", fine_label="cat dog")
+    splits = load(root)
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.train.labels.tolist() == [1, 0, 1, 0, 1, 0]
+    assert splits.notes == tuple(
+        f"{root}, {split} split: reads fine_label, not coarse_label; data.label_column says which"
+        for split in ("train", "test")
+    )
+    chosen = load(root, label_column="coarse_label")
+    assert (chosen.train.labels.tolist(), chosen.notes) == ([0, 1, 0, 1, 0, 1], ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"label": "cat dog", "fine_label": "ant bee"}, "label, fine_label"),
+        ({"label": "", "labels": ""}, "label, labels"),
+        ({"kind": "cat dog", "label": ""}, "kind, label"),
+    ],
+)
+def test_columns_that_could_all_be_the_label(tmp_path, pixels, labels, message):
+    root = with_columns(tmp_path / "set", pixels, **labels)
+    with pytest.raises(UserError, match=f"several columns could be the label: {message}; set data.label_column"):
+        load(root)
+    assert len(load(root, label_column=next(iter(labels))).train) == 6
+
+
+def test_columns_that_could_all_be_the_image(plain):
+    for split in ("train", "test"):
+        table = pq.read_table(plain / f"{split}.parquet")
+        pq.write_table(table.append_column("img", table["image"]), plain / f"{split}.parquet")
+    with pytest.raises(UserError, match=r"several columns could be the image: img, image; set data\.image_column"):
+        load(plain)
+    assert len(load(plain, image_column="image").train) == 6
+
+
 def test_test_split_by_option(plain, pixels):
     write(plain / "valid-0.parquet", image=[encoded(pixels[0])], label=[1])
     assert len(load(plain).test) == 4

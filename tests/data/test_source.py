@@ -2,6 +2,8 @@ import subprocess
 import sys
 
 import pytest
+from command_line import call, settings
+from made_data import classes_as_folders
 
 from robustcords import data
 from robustcords.data.base import DataSource
@@ -70,3 +72,20 @@ heavy = {"torchvision", "datasets", "sklearn", "pyarrow", "pandas"} & set(sys.mo
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_there_is_to_know_of_the_images_is_told_by_every_command_that_reads_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    classes_as_folders(tmp_path / "set", train=3).joinpath("test").rename(tmp_path / "set" / "val")
+    told = "note: set: there is no test split; tests on validation"
+    small = {"data__name": "./set", "model__width": 4, "train__epochs": 1, "train__memory_format": "contiguous"}
+    changes = settings(
+        **small, attack__steps=1, selector__select_every=1, evaluation__pgd="false", evaluation__autoattack="false"
+    )
+    answer = call(capsys, "run", "digits_mart", "--output", "run", *changes)
+    assert (answer.status, answer.err.count(told)) == (0, 1), answer.err
+    answer = call(capsys, "evaluate", "run")
+    assert (answer.status, answer.err.count(told)) == (0, 1), answer.err
+    weights = ("--weights", "run/weights/last.safetensors", "--output", "chosen.npz")
+    answer = call(capsys, "select", "run/recipe.toml", *weights)
+    assert (answer.status, answer.err.count(told)) == (0, 1), answer.err

@@ -5,6 +5,7 @@ import numpy as np
 import pydantic
 import pytest
 import torch
+from made_data import class_folder, classes_as_folders, table
 from torchvision import datasets
 
 from robustcords.data.catalogue import SETS
@@ -83,6 +84,62 @@ def test_labels_that_start_at_one(tmp_path, images):
 
 def test_reads_class_folders_at_path(class_folders):
     assert Vision(name="cifar10", path=str(class_folders)).load().train.classes == ("cat", "dog")
+
+
+def test_other_sets_beside_torchvisions_files_are_not_read(tmp_path, images):
+    labels = np.arange(12, dtype=np.uint8) % 10
+    write_mnist(tmp_path / "FashionMNIST" / "raw", images, labels)
+    for split in ("train", "test"):
+        table(tmp_path / "other" / f"{split}.parquet", [0, 1])
+        class_folder(tmp_path / "third" / split / "ant", 1)
+    assert len(Vision(name="fashion_mnist", path=str(tmp_path)).load().train) == 12
+    table(tmp_path / "train.parquet", [0, 1])
+    with pytest.raises(UserError, match="holds parquet files and torchvision's own; name the folder of one of them"):
+        Vision(name="fashion_mnist", path=str(tmp_path)).load()
+
+
+def test_a_set_below_path_is_named(tmp_path):
+    for split in ("train", "test"):
+        table(tmp_path / "other" / f"{split}.parquet", [0, 1])
+    told = f"cifar10 is read from {tmp_path / 'other'}"
+    assert Vision(name="cifar10", path=str(tmp_path)).load().notes == (told,)
+    assert Vision(name="cifar10", path=str(tmp_path), subset="other").load().notes == ()
+    assert Vision(name="cifar10", path=str(tmp_path / "other")).load().notes == ()
+
+
+def test_several_sets_at_path(tmp_path):
+    for number, name in enumerate(("clean", "fog")):
+        for split in ("train", "test"):
+            table(tmp_path / name / f"{split}.parquet", [0, 1], number)
+    with pytest.raises(UserError, match=r"several sets with a train split \(clean, fog\)"):
+        Vision(name="cifar10", path=str(tmp_path)).load()
+    assert Vision(name="cifar10", path=str(tmp_path), subset="fog").load().test.images.unique().tolist() == [1]
+    classes_as_folders(tmp_path / "third", brightness=2)
+    with pytest.raises(UserError, match=r"parquet files \(clean, fog\) and class folders \(third\)"):
+        Vision(name="cifar10", path=str(tmp_path)).load()
+    for subset, brightness in (("clean", 0), ("fog", 1), ("third", 2)):
+        splits = Vision(name="cifar10", path=str(tmp_path), subset=subset).load()
+        assert splits.test.images.unique().tolist() == [brightness]
+    classes_as_folders(tmp_path / "fog", brightness=3)
+    with pytest.raises(UserError, match=r"parquet files \(fog\) and class folders \(fog\)"):
+        Vision(name="cifar10", path=str(tmp_path), subset="fog").load()
+
+
+@pytest.mark.parametrize("option", ["subset", "test_split", "image_column", "label_column"])
+def test_options_that_mean_nothing_to_torchvisions_files(tmp_path, images, option):
+    labels = np.arange(12, dtype=np.uint8) % 10
+    write_mnist(tmp_path / "MNIST" / "raw", images, labels)
+    write_mnist(cache_folder() / "mnist" / "MNIST" / "raw", images, labels)
+    for path in (str(tmp_path), None):
+        with pytest.raises(UserError, match=f"data.{option}: means nothing to torchvision's own files of 'mnist'"):
+            Vision(name="mnist", path=path, **{option: "x"}).load()
+
+
+def test_columns_mean_nothing_to_class_folders(class_folders):
+    with pytest.raises(UserError, match=r"data\.label_column: means nothing to class folders of 'cifar10'"):
+        Vision(name="cifar10", path=str(class_folders), label_column="label").load()
+    with pytest.raises(UserError, match="there is no set 'fog'"):
+        Vision(name="cifar10", path=str(class_folders), subset="fog").load()
 
 
 @pytest.mark.parametrize("given", [True, False])
