@@ -90,13 +90,13 @@ def test_dropping_broken_examples_gives_the_plain_loops_result():
     model = Counting()
     expected = {}
     for restarts in (1, 6):
-        expected[restarts] = plain_loop(model, data, 0.05, 1, 0.02, restarts).double().mean().item()
+        expected[restarts] = plain_loop(model, data, 0.05, 2, 0.025, restarts).double().mean().item()
     assert 0 < expected[6] < expected[1] < 0.8, "restarts make no difference here"
     for restarts, accuracy in expected.items():
-        table = pgd_table(steps=1, step_size=0.02, restarts=restarts, epsilons=[0.05])
+        table = pgd_table(steps=2, step_size=0.025, restarts=restarts, epsilons=[0.05])
         report = evaluate(model, data, config(pgd=table), LINF, seed=SEED)
         assert report["pgd"] == {"0.05": accuracy}
-        assert report["pgd_attack"] == f"PGD-1-{restarts}"
+        assert report["pgd_attack"] == f"PGD-2-{restarts}"
 
 
 def test_less_is_computed_once_examples_are_broken():

@@ -42,7 +42,7 @@ class AttackIn(Attack):
             with autocast(self.precision, images.device):
                 return full_precision(inner(images))
 
-        forward.exact = inner  # type: ignore[attr-defined] -- what `in_float32` runs
+        forward.exact = inner  # type: ignore[attr-defined]  # what `in_float32` runs
         # Backward passes too would be cast by a context that this is called in.
         with autocast("fp32", x.device):
             return self.attack.search(forward, x, objective, noise)
