@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from robustcords.data.split import stratified_split
+from robustcords.data.split import sample, stratified_split
 
 
 def labels_with(counts):
@@ -62,3 +62,52 @@ def test_every_example_is_held_out_by_some_seed():
 def test_refuses_impossible_fractions(fraction):
     with pytest.raises(ValueError, match="outside"):
         stratified_split(torch.zeros(3, dtype=torch.int64), fraction, seed=0)
+
+
+def test_a_sample_of_everything_is_everything():
+    labels = labels_with([5, 3])
+    for limit in (0, 8, 100):
+        rows, kind = sample(labels, limit)
+        assert (rows.tolist(), kind) == (list(range(8)), "all")
+
+
+@pytest.mark.parametrize("labels", [labels_with([40] * 5), torch.arange(200) % 5], ids=["random", "in turn"])
+def test_the_first_are_taken_of_a_set_in_random_order(labels):
+    rows, kind = sample(labels, 50)
+    assert (rows.tolist(), kind) == (list(range(50)), "first")
+
+
+@pytest.mark.parametrize("limit", [3, 7, 20, 59])
+@pytest.mark.parametrize("counts", [[20, 20, 20], [50, 8, 2], [30, 0, 30]])
+def test_of_class_folders_every_class_has_its_share(counts, limit):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    rows, kind = sample(labels, limit)
+    assert kind == "stratified"
+    assert len(rows) == limit == rows.unique().numel()
+    assert torch.equal(rows, rows.sort().values)
+    found = labels[rows].bincount(minlength=len(counts)).tolist()
+    for count, taken in zip(counts, found, strict=True):
+        assert taken >= min(count, 1)
+        assert abs(taken - Fraction(count * limit, sum(counts))) < 2
+    if limit < 40:
+        assert rows.tolist() != list(range(limit))
+
+
+def test_a_class_that_the_first_lack_and_folders_read_twice_make_a_sample():
+    rare = torch.cat([labels_with([60, 40]), torch.full((2,), 2)])
+    assert sample(rare, 30)[1] == "stratified"
+    assert 2 in rare[sample(rare, 30)[0]]
+    halves = torch.cat([torch.repeat_interleave(torch.arange(3), 10)] * 2)
+    assert sample(halves, 45)[1] == "stratified", "the first 45 have every class, and not in proportion"
+
+
+def test_fewer_images_than_classes_are_of_different_classes():
+    labels = torch.repeat_interleave(torch.arange(10), 6)
+    assert labels[sample(labels, 4)[0]].unique().numel() == 4
+
+
+def test_a_sample_is_the_same_every_time_and_draws_from_no_global_generator():
+    labels = torch.repeat_interleave(torch.arange(4), 25)
+    before = torch.random.get_rng_state()
+    assert torch.equal(sample(labels, 30)[0], sample(labels, 30)[0])
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,162 @@
+"""Where TRADES' attack starts the objective is flat: its first step is float32's in any precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from robustcords.adversary import Adversary
+from robustcords.attacks.base import Attack
+from robustcords.attacks.fgsm import FGSM
+from robustcords.attacks.pgd import PGD
+from robustcords.bullet import BulletAdversary, BulletConfig
+from robustcords.data.base import ImageSet
+from robustcords.data.digits import Digits
+from robustcords.inference import Inference
+from robustcords.losses.base import Loss
+from robustcords.losses.mart import MART
+from robustcords.losses.trades import TRADES, kl_divergence
+from robustcords.models.resnet import ResNet
+from robustcords.precision import autocast
+from robustcords.rng import Noise
+from robustcords.strategies.adversarial_pass import adversarial_pass
+from robustcords.strategies.attack_precision import AttackIn
+from robustcords.threat import ThreatModel
+
+BF16 = partial(autocast, "bf16", torch.device("cpu"))
+THREAT = ThreatModel(epsilon=0.15)
+COUNT = 64
+
+
+@pytest.fixture(scope="module")
+def problem() -> tuple[nn.Module, ImageSet]:
+    """A network that has learnt a little, and images."""
+    images = Digits(name="digits").load().train
+    model = ResNet(name="resnet8", width=16).build(1, 8, 10, mean=[0.3], std=[0.37], seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        x, y = images.batch(torch.randperm(len(images), generator=draw)[:128])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval(), images.subset(torch.arange(COUNT))
+
+
+def attacked(model: nn.Module, images: ImageSet, attack: Attack, loss: Loss) -> torch.Tensor:
+    x, y = images.batch(torch.arange(len(images)))
+    return Adversary(attack, loss)(model, x, y, Noise(3, torch.arange(len(x)))).images
+
+
+def same(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Returns the share of pixels that are where they are in the other images."""
+    return float((first.double() - second.double()).abs().lt(1e-5).double().mean())
+
+
+@contextmanager
+def ways_to_run(model: nn.Module, way: str) -> Iterator[nn.Module]:
+    """Gives the model in bfloat16 as attacks meet it: plain, folded, and folded in a context of the trainer's."""
+    network = Inference(model, BF16)
+    if way == "plain":
+        yield network
+    elif way == "folded":
+        with network.frozen():
+            yield network
+    else:
+        with BF16(), network.frozen():
+            yield network
+
+
+@pytest.mark.parametrize("way", ["plain", "folded", "in a context"])
+@pytest.mark.parametrize("attack", [PGD(THREAT, steps=1), FGSM(THREAT)])
+def test_the_first_step_is_as_near_to_float64s_as_float32s(
+    problem: tuple[nn.Module, ImageSet], attack: Attack, way: str
+):
+    model, images = problem
+    exact = copy.deepcopy(model).double()
+    x, y = images.batch(torch.arange(COUNT))
+    expected = attacked(exact, ImageSet(x.double(), y, images.classes), attack, TRADES())
+    with ways_to_run(model, way) as network:
+        found = attacked(network, images, attack, TRADES())
+    plain = same(attacked(model, images, attack, TRADES()), expected)
+    assert plain > 0.99
+    assert same(found, expected) > plain - 0.002
+
+
+def test_it_reaches_what_float32_reaches_and_in_bfloat16_alone_does_not(problem: tuple[nn.Module, ImageSet]):
+    model, images = problem
+    x, y = images.batch(torch.arange(COUNT))
+    noise, attack = Noise(3, torch.arange(COUNT)), PGD(THREAT, steps=2)
+
+    def reached(x_adv: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(kl_divergence(model(x), model(x_adv)).mean())
+
+    whole = reached(attacked(model, images, attack, TRADES()))
+    assert reached(attacked(Inference(model, BF16), images, attack, TRADES())) > 0.98 * whole
+    from robustcords.attacks.base import Objective
+
+    low = Inference(model, BF16)
+    with torch.no_grad():
+        clean = low(x)
+    alone = attack(low, x, Objective(TRADES().objective(y, clean), "gaussian"), noise)
+    assert reached(alone) < 0.95 * whole
+
+
+class Counted(nn.Module):
+    """Counts forward passes by whether they run in bfloat16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.passes = {True: 0, False: 0}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.passes[torch.is_autocast_enabled("cpu")] += 1
+        return self.model(x)
+
+
+@pytest.mark.parametrize(
+    ("loss", "lower", "exact"), [(TRADES(), 9, 2), (MART(), 10, 0)], ids=["anchored", "not anchored"]
+)
+def test_one_step_and_the_clean_pass_are_what_it_costs(problem: Any, loss: Loss, lower: int, exact: int):
+    model, images = problem
+    network = Counted(model)
+    attacked(Inference(network, BF16), images, PGD(THREAT, steps=10), loss)
+    assert network.passes == {True: lower, False: exact}
+
+
+def test_bullet_and_selection_start_in_float32_too(problem: tuple[nn.Module, ImageSet]):
+    model, images = problem
+    x, y = images.batch(torch.arange(COUNT))
+    config = BulletConfig(steps={"outlier": 1, "robust": 1, "boundary": 1})
+    both = [
+        BulletAdversary(PGD(THREAT), TRADES(), config)(network, x, y, Noise(3, torch.arange(COUNT))).images
+        for network in (model, Inference(model, BF16))
+    ]
+    assert same(*both) > 0.99
+
+    found: list[torch.Tensor] = []
+
+    class Watched(PGD):
+        def search(self, *args: Any) -> torch.Tensor:
+            found.append(super().search(*args))
+            return found[-1]
+
+    loader = DataLoader(images, batch_size=COUNT)
+    for network, attack in (
+        (Inference(model), Watched(THREAT, steps=1)),
+        (Inference(model, BF16), Watched(THREAT, steps=1)),
+        (Inference(model), AttackIn(Watched(THREAT, steps=1), "bf16")),
+    ):
+        adversarial_pass(network, loader, TRADES(), attack, seed=1, num_classes=10, device="cpu")
+    for other in found[1:]:
+        assert same(other, found[0]) > 0.99
