@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcords import contracts
 from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode
 from robustcords.losses.base import Loss
 from robustcords.precision import full_precision
@@ -59,7 +60,7 @@ class Adversary:
 
     def objective(self, y: Tensor, clean: Tensor | None) -> Objective:
         """Returns the loss's objective for these labels and, where the loss needs them, clean logits."""
-        return Objective(self.loss.objective(y, clean), self.loss.start)
+        return Objective(contracts.objective(self.loss, y, clean), self.loss.start)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint has to keep."""

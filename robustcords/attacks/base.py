@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from robustcords import contracts
 from robustcords.config import Component
 from robustcords.precision import full_precision
 from robustcords.rng import Noise
@@ -115,7 +116,8 @@ class Attack(Component, ABC):
         if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            return self.threat.project(self.search(model, x.detach(), objective, noise), x).detach()
+            found = contracts.candidates(self, self.search(model, x.detach(), objective, noise), x)
+            return self.threat.project(found, x).detach()
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from robustcords import processes
+from robustcords import contracts, processes
 from robustcords.attacks.base import Attack, Objective, evaluation_mode
 from robustcords.errors import UserError
 from robustcords.inference import frozen
@@ -88,7 +88,7 @@ def _factors(
             anchor = found["clean"][1]
         elif loss.anchored:
             anchor = full_precision(model(x))
-    x_adv = attack(model, x, Objective(loss.objective(y, anchor), loss.start), noise) if attack else x
+    x_adv = attack(model, x, Objective(contracts.objective(loss, y, anchor), loss.start), noise) if attack else x
     with torch.no_grad():
         if "adversarial" in loss.passes:
             found["adversarial"] = last_layer.features_and_logits(x_adv)

@@ -19,6 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from robustcords import contracts
 from robustcords.losses.base import Loss
 
 _CHUNK = 8192  # rows that are turned into float64 at a time
@@ -239,5 +240,5 @@ def logit_gradients(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> tuple[Te
     """
     leaves = [z.detach().requires_grad_() for z in logits]
     with torch.enable_grad():
-        total = loss(leaves, y).sum()
+        total = contracts.losses(loss, leaves, y).sum()
     return tuple(torch.autograd.grad(total, leaves, materialize_grads=True))
