@@ -24,6 +24,7 @@ from robustcords.strategies.candidates import Choice, Group, of_class
 from robustcords.strategies.class_stream import ClassGradients, class_by_class
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
 from robustcords.strategies.groups import apportion, batches_of, check_budget, labels_of
+from robustcords.strategies.head import check_last_layer
 from robustcords.strategies.matching import Matching
 
 __all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy"]
@@ -101,6 +102,11 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 f"selector {config.name!r} selects with validation images{cause}: set data.validation_fraction > 0"
             )
         return strategy
+
+    @classmethod
+    def check(cls, config: Any, context: SelectionContext) -> None:
+        """Builds the strategy, and passes two images through the model's last layer."""
+        check_last_layer(context, bias_alone=not cls.from_context(config, context).linear_layer)
 
     @classmethod
     def arguments(cls, config: Any, context: SelectionContext) -> tuple[Any, ...]:

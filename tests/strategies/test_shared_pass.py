@@ -90,7 +90,7 @@ FAILURES: list[Callable[[], Any]] = [
     lambda: processes.decide_together(not_finite),
 ]
 RAISED = [
-    (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 5 were asked for"),
+    (UserError, "test_shared_pass:PicksOneRow.pick returned (1,) rows and (1,) weights, expected (5,) of both: exactly the budget"),
     (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 12 were asked for"),
     (ValueError, "no such thing"),
     (RunError, "not finite"),
