@@ -160,26 +160,45 @@ class SubsetSelector:
         Raises:
             UserError: the strategy returned something that is not a subset.
         """
+        strategy = self.strategy.from_context(self.config, self._context(epoch, model, on_batch, measure))
+        found = strategy.select(self.budget, model.state_dict())
+        self.report = strategy.report
+        chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
         device = next(model.parameters()).device
-        context = SelectionContext(
+        chosen, weight = chosen.to(device), weight.float().to(device)
+        return Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
+
+    def check(self, model: nn.Module) -> None:
+        """Finds out before training whether the strategy can select by this model.
+
+        Args:
+            model: as it will be in a selection; its weights and mode are left alone.
+
+        Raises:
+            UserError: it cannot.
+        """
+        self.strategy.check(self.config, self._context(0, model))
+
+    def _context(
+        self,
+        epoch: int,
+        model: nn.Module,
+        on_batch: Callable[[int, int], None] | None = None,
+        measure: bool = False,
+    ) -> SelectionContext:
+        return SelectionContext(
             train_loader=self._loader(self.train),
             val_loader=self._loader(self.validation) if self.validation else None,
             model=model,
             loss=self.loss,
             attack=self.attack,
             num_classes=len(self.train.classes),
-            device=device,
+            device=next(model.parameters()).device,
             seed=derive(self.seed, "selection", epoch),
             logger=log,
             on_batch=on_batch,
             measure=measure,
         )
-        strategy = self.strategy.from_context(self.config, context)
-        found = strategy.select(self.budget, model.state_dict())
-        self.report = strategy.report
-        chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
-        chosen, weight = chosen.to(device), weight.float().to(device)
-        return Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
 
     def _loader(self, images: ImageSet) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(images, batch_size=self.batch_size, shuffle=False)

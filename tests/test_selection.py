@@ -159,7 +159,10 @@ ROWS, ONES = list(range(10)), torch.ones(10)
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ((list(range(9)), torch.ones(9)), r"\(9,\) rows and \(9,\) weights, expected \(10,\) of both: exactly the budget"),
+        (
+            (list(range(9)), torch.ones(9)),
+            r"\(9,\) rows and \(9,\) weights, expected \(10,\) of both: exactly the budget",
+        ),
         ((ROWS, torch.ones(9)), r"\(10,\) rows and \(9,\) weights, expected \(10,\)"),
         ((ROWS, torch.ones(10, 1)), r"\(10,\) rows and \(10, 1\) weights, expected \(10,\)"),
         ((torch.arange(10).view(10, 1), ONES), r"\(10, 1\) rows and \(10,\) weights"),

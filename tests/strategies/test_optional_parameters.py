@@ -27,7 +27,9 @@ SIZES = [20, 13, 9]
 LAYERS = ["bias and weight", "no bias", "frozen bias", "frozen weight"]
 EXTRA = {
     "torch": lambda: as_loss(nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1), adversarial=True),
-    "weighted": lambda: as_loss(nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]).double(), reduction="none"), adversarial=False),
+    "weighted": lambda: as_loss(
+        nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]).double(), reduction="none"), adversarial=False
+    ),
     "smoothed": lambda: find("loss", "trades")(label_smoothing=0.2, beta=3.0),
 }
 log = logging.getLogger(__name__)
@@ -95,7 +97,9 @@ def test_all_that_is_computed_of_factors_is_of_the_trained_parameters(layer, nam
     torch.testing.assert_close(flat(found.sum(weights)), weights @ exact)
     torch.testing.assert_close(found.inner(found.sum()), products.sum(dim=1))
     # A direction may have a part of its own for a bias that is not there.
-    direction = torch.randn(len(SIZES), 1 + found.features[0].shape[1], generator=torch.Generator().manual_seed(1)).double()
+    direction = torch.randn(
+        len(SIZES), 1 + found.features[0].shape[1], generator=torch.Generator().manual_seed(1)
+    ).double()
     torch.testing.assert_close(found.inner(direction), exact @ flat(direction))
     joined = type(found).joined([found.rows(slice(0, 7)), found.rows(slice(7, None))])
     torch.testing.assert_close(joined.squared_norms(), products.diagonal())
@@ -155,9 +159,7 @@ def test_cords_code_behind_the_hook_gets_them_too(layer):
     torch.testing.assert_close(
         torch.from_numpy(strategy.dist_mat), (distances.max() - distances).float(), rtol=1e-4, atol=1e-5
     )
-    glister = HookedGlister(
-        *arguments, loss, 0.3, torch.device("cpu"), len(SIZES), True, "Supervised", "Naive", log
-    )
+    glister = HookedGlister(*arguments, loss, 0.3, torch.device("cpu"), len(SIZES), True, "Supervised", "Naive", log)
     glister._update_grads_val(first_init=True)
     validation = by_autograd(problem, loss, problem.validation.images, problem.validation.labels)
     torch.testing.assert_close(glister.grads_val_curr[:, 0], validation.mean(dim=0))
@@ -179,7 +181,9 @@ def test_without_a_bias_gradmatch_is_this_packages_own_and_not_cords():
     problem = problem_of("no bias")
     gradmatch, adversarial = find("selector", "gradmatch"), find("selector", "adv-gradmatch")
     options = {"granularity": "per_class", "lam": 0.5}
-    plain = replace(problem.context(), attack=None, loss=as_loss(nn.CrossEntropyLoss(reduction="none"), adversarial=False))
+    plain = replace(
+        problem.context(), attack=None, loss=as_loss(nn.CrossEntropyLoss(reduction="none"), adversarial=False)
+    )
     found = gradmatch.from_context(gradmatch.Config(name="gradmatch", **options), problem.context()).select(
         12, problem.model.state_dict()
     )

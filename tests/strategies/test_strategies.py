@@ -306,7 +306,9 @@ class GivesLists(AdversarialStrategy):
 
 def test_a_strategy_of_ones_own_that_fails_is_one_line_with_the_place():
     problem = Problem([12, 9])
-    with pytest.raises(UserError, match=r"^test_strategies:Fails\.pick failed: ZeroDivisionError: .* \(test_strategies\.py:\d+\)$"):
+    with pytest.raises(
+        UserError, match=r"^test_strategies:Fails\.pick failed: ZeroDivisionError: .* \(test_strategies\.py:\d+\)$"
+    ):
         Fails.from_context(Fails.Config(name="fails"), problem.context()).select(5, problem.model.state_dict())
 
 
