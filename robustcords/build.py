@@ -210,8 +210,8 @@ def trainer(
     check_size(recipe, network, images)
     if images.validation is None and recipe.evaluation.checkpoints == ["best"]:
         raise UserError(
-            f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds out '
-            'no image to choose the best weights on; raise it, or evaluate "last"'
+            f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds '
+            'out no image to choose the best weights on; raise it, or evaluate "last"'
         )
     train = resident(images.train, started.device)
     # PGD-10 with steps of a quarter of the radius, whatever the training attack is.

@@ -77,7 +77,7 @@ class Rehearsal:
             cause = str(error)
         layout = self._settled(model, "contiguous")
         if processes.is_main():
-            log.warning("train.memory_format = %r: %s", layout, cause)
+            log.warning('train.memory_format = "%s" is taken, as in channels_last %s', layout, cause)
         return layout
 
     def _settled(self, model: nn.Module, layout: Layout) -> Layout:

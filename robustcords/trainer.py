@@ -50,8 +50,8 @@ class Trainer:
     purpose, epoch, example), so the same call gives the same run, resumed or not, on one process or several (up to the
     rounding of sums, and BatchNorm's statistics, which are those of each process's share).
 
-    Training begins with ``model.train()``, whatever mode the model is given in, and gradients that it has are dropped. A
-    part that is to stay in eval mode, such as a frozen BatchNorm, overrides ``train``; frozen parameters stay frozen.
+    Training begins with ``model.train()``, whatever mode the model is given in, and drops gradients that it has. A part
+    that is to stay in eval mode, such as a BatchNorm, overrides ``train``; frozen parameters stay frozen.
 
     Args:
         model: gives logits of images in [0, 1].
@@ -76,8 +76,8 @@ class Trainer:
         observers: look at the model after every epoch; each has a name of its own.
 
     Raises:
-        UserError: a batch cannot be divided over the processes and accumulation steps, the optimizer is not the model's,
-            or the model does not do what training, selection or evaluation asks of it.
+        UserError: a batch cannot be divided over the processes and accumulation steps, the optimizer is not the
+            model's, or the model does not do what training, selection or evaluation asks of it.
     """
 
     def __init__(

@@ -40,8 +40,8 @@ class TrainConfig(Table):
         compile: compile the model with ``torch.compile``.
         cuda_graphs: on a GPU, record passes of attacks in training, selection and evaluation, and replay them. It takes
             memory for the activations of one more batch.
-        memory_format: layout of images and convolutions in memory; ``"auto"`` takes channels_last where the model runs in
-            it, else contiguous, and the run's own recipe.toml says which.
+        memory_format: layout of images and convolutions in memory; ``"auto"`` is channels_last where the model runs so,
+            else contiguous, and the run's own recipe.toml says which.
         validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
         checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
             There is always one after the last epoch.

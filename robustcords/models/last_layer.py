@@ -142,8 +142,8 @@ class LastLayer:
         # Logits that are not finite are no sign of another operation: whoever uses them will notice.
         if bool((error > _TOLERANCE.get(dtype, _TOLERANCE_HALF) * scale).any()):
             raise UserError(
-                f"{last}, and something follows it (log-softmax, a temperature, the mean of several heads?): leave that "
-                'away, or set selector.name = "random"'
+                f"{last}, and something follows it (log-softmax, a temperature, the mean of several heads?): return "
+                'the layer\'s output itself, or set selector.name = "random"'
             )
         self._verified = True
 

@@ -125,7 +125,7 @@ class Strategy(ABC):
         """
         del config, candidates, entries
 
-    @classmethod
+    @classmethod  # noqa: B027 -- most have nothing to find out
     def check(cls, config: Any, context: SelectionContext) -> None:
         """Finds out, before there is anything to lose, whether selections can be made; here nothing is looked at.
 
