@@ -26,7 +26,7 @@ from robustcords.evaluation import robust_accuracy
 from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
-from robustcords.layout import Rehearsal
+from robustcords.layout import Rehearsal, lay_out
 from robustcords.losses.base import Loss
 from robustcords.observer import Observer
 from robustcords.optimization import Schedule
@@ -126,13 +126,13 @@ class Trainer:
         contracts.trainable(model, optimizer)
         contracts.distinct([observer.name for observer in observers], PARTS)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
+        self.model = lay_out(model, self.device, "contiguous")
+        if self.selector:
+            self.selector.check(Inference(model, self.accelerator.autocast, replay=False))
         sizes = {part for size in self.sizes() for part in self.loader.micro_batches(size, settings.accumulation)}
         rehearsal = Rehearsal(train, self.device, self.accelerator.autocast, sorted(sizes))
         self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
         self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
-        self.model = model
-        if self.selector:
-            self.selector.check(Inference(self.model, self.accelerator.autocast, replay=False))
         if settings.compile:
             compile_model(self.model)
         self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
