@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from robustcords import build
 from robustcords.attacks.base import evaluation_mode
 from robustcords.attacks.pgd import PGD
-from robustcords.batches import MEMORY_FORMATS
 from robustcords.data.base import ImageSet
 from robustcords.inference import Inference
+from robustcords.layout import lay_out
 from robustcords.measurement import cross_entropy_of
 from robustcords.recipe import load
 from robustcords.rng import Noise, derive, generator
@@ -62,7 +62,7 @@ def main() -> None:
     images = build.data(recipe)
     network = build.model(recipe, images)
     build.load_weights(network, directory.weights("last"))
-    model = Inference(network.eval().to(memory_format=MEMORY_FORMATS[recipe.train.memory_format]))
+    model = Inference(lay_out(network.eval(), torch.device("cpu"), recipe.train.memory_format))
     attack = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4, random_start="uniform")
     selections = load_selections(options.run_dir / "selections")
     chosen = {"all": torch.arange(len(images.train))}

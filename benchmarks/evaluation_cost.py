@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords import build
-from robustcords.batches import MEMORY_FORMATS
 from robustcords.config import parse_radius
 from robustcords.data.base import ImageSet
 from robustcords.evaluation import evaluate
 from robustcords.evaluation_config import EvaluationConfig, PGDEvaluation
+from robustcords.layout import lay_out
 from robustcords.recipe import load
 from robustcords.rng import Noise, derive
 from robustcords.run_directory import RunDirectory
@@ -81,7 +81,7 @@ def main() -> None:
     images = build.data(recipe)
     model = build.model(recipe, images)
     build.load_weights(model, directory.weights("last"))
-    model.eval().to(memory_format=MEMORY_FORMATS[recipe.train.memory_format])
+    lay_out(model.eval(), torch.device("cpu"), recipe.train.memory_format)
     data = images.test.subset(torch.arange(options.images))
 
     ours = Counting(model)

@@ -84,9 +84,9 @@ def main() -> None:
     model, images = of_run(options.run) if options.run else trained(threat)
     x, y = images.batch(torch.arange(min(options.images, len(images))))
     known = fastest(torch.device("cpu")) == "bf16"
-    print(
-        f"bfloat16 {'in hardware' if known else 'emulated: times say nothing'}, {len(x)} images, radius {threat.epsilon}\n"
-    )
+    how = "in hardware" if known else "emulated: times say nothing"
+    print(f"bfloat16 {how}, {len(x)} images, radius {threat.epsilon}
+")
     exact = copy.deepcopy(model).double()
     print("| steps | precision | first step as in float64 | divergence reached | ms |\n|--:|:--|--:|--:|--:|")
     for steps in (1, 2, 3, 10):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcords import contracts
 from robustcords.attacks.base import Attack, Model, Objective, evaluation_mode, in_float32
 from robustcords.losses.base import Loss
 from robustcords.precision import full_precision
@@ -63,7 +64,7 @@ class Adversary:
 
     def objective(self, y: Tensor, clean: Tensor | None) -> Objective:
         """Returns the loss's objective for these labels and, where the loss needs them, clean logits."""
-        return Objective(self.loss.objective(y, clean), self.loss.start, self.loss.anchored)
+        return Objective(contracts.objective(self.loss, y, clean), self.loss.start, self.loss.anchored)
 
     def clean_logits(self, model: Model, x: Tensor) -> Tensor:
         """Returns what `objective` takes: the images' own logits, in float32 where the loss compares with them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -16,7 +17,6 @@ import typer
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 app = typer.Typer(
-    help="Robust image classifiers by adversarial training on small, periodically re-selected subsets.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -27,6 +27,18 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
 ]
+
+
+_debug = False
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error too.")] = False,
+) -> None:
+    """Robust image classifiers by adversarial training on small, periodically re-selected subsets."""
+    global _debug  # noqa: PLW0603 -- `main` has no other way to be told
+    _debug = debug
 
 
 @app.command()
@@ -246,6 +258,7 @@ def main() -> None:
     from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation
 
     warnings.showwarning = _warn
+    common()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer._click.exceptions.ClickException as error:
@@ -294,5 +307,7 @@ def _fail(message: str, status: int, speaks: bool | None = None) -> None:
     from robustcords.errors import printable
 
     if _is_main() if speaks is None else speaks:
+        if _debug:
+            traceback.print_exc()
         typer.echo(f"error: {printable(message)}", err=True)
     sys.exit(status)

@@ -14,10 +14,9 @@ from robustcords import processes
 from robustcords.data.augmentation import augment
 from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
+from robustcords.layout import MEMORY_FORMATS
 from robustcords.rng import Noise, derive, generator
 from robustcords.selection import Subset
-
-MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,9 @@ class BatchLoader:
         flip: whether to flip at random.
         seed: the run's seed.
         device: where batches are wanted.
-        memory_format: ``"channels_last"`` or ``"contiguous"``.
+
+    Attributes:
+        memory_format: the layout of batches, ``"channels_last"`` or ``"contiguous"``.
     """
 
     def __init__(
@@ -68,11 +69,10 @@ class BatchLoader:
         flip: bool,
         seed: int,
         device: torch.device,
-        memory_format: str,
     ) -> None:
         self.train, self.numbers, self.batch_size = train, numbers, batch_size
         self.crop, self.flip, self.seed, self.device = crop, flip, seed, device
-        self.memory_format = MEMORY_FORMATS[memory_format]
+        self.memory_format = "contiguous"
 
     def order(self, epoch: int, size: int) -> list[Tensor]:
         """Returns the epoch's global batches as positions in its subset, shuffled.
@@ -94,13 +94,24 @@ class BatchLoader:
         numbers = self.numbers[rows].to(self.device)
         x = augment(x, Noise(derive(self.seed, "augment", epoch), numbers), self.crop, self.flip)
         return Batch(
-            x.contiguous(memory_format=self.memory_format),
+            x.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]),
             y,
             subset.weights[mine].to(self.device),
             Noise(derive(self.seed, "attack", epoch), numbers),
             # A batch of nothing but weight 0 has no gradient; the floor keeps 0 / 0 out of it.
             max(float(subset.weights[positions].sum()), 1e-12),
         )
+
+    def micro_batches(self, size: int, accumulation: int) -> tuple[int, int]:
+        """Returns how many examples the smallest and the largest micro-batch of a process have.
+
+        Args:
+            size: how many examples an epoch has.
+            accumulation: micro-batches per step.
+        """
+        batches = math.ceil(size / self.batch_size)
+        parts = processes.world_size() * accumulation
+        return size // batches // parts, math.ceil(math.ceil(size / batches) / parts)
 
     def check(self, size: int, accumulation: int) -> None:
         """Checks that every process has something to do in every accumulation step.
@@ -112,9 +123,8 @@ class BatchLoader:
         Raises:
             UserError: a batch has fewer examples than processes times accumulation steps.
         """
-        smallest = size // math.ceil(size / self.batch_size)
-        parts = processes.world_size() * accumulation
-        if smallest < parts:
+        if self.micro_batches(size, accumulation)[0] < 1:
+            smallest = size // math.ceil(size / self.batch_size)
             raise UserError(
                 f"train.batch_size = {self.batch_size} gives batches of {smallest} of {size} examples, too few for "
                 f"{processes.world_size()} processes times train.accumulation = {accumulation}"

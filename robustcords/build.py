@@ -23,11 +23,11 @@ from robustcords.data.split import stratified_split
 from robustcords.dynamics import Dynamics
 from robustcords.errors import UserError, nearest
 from robustcords.interruption import Interruption
+from robustcords.layout import Rehearsal
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import find_head
 from robustcords.observer import Observer
 from robustcords.overfitting import FEW_PASSES, IMAGES, OverfittingProbe
-from robustcords.precision import require
 from robustcords.progress import Display
 from robustcords.recipe import Recipe, find
 from robustcords.rng import generator
@@ -190,18 +190,31 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
     )
 
 
-def check_selector(recipe: Recipe, network: nn.Module, images: Data, device: torch.device) -> None:
-    """Checks that the selector can select from these images by this model, now and not hours from here.
+def settled(recipe: Recipe, memory_format: str) -> Recipe:
+    """Returns the recipe with ``memory_format = "auto"`` replaced by what a model was found to run in."""
+    train = recipe.train.model_copy(update={"memory_format": memory_format})
+    return recipe.model_copy(update={"train": train})
+
+
+def settled_model(recipe: Recipe, images: Data, device: torch.device) -> tuple[nn.Module, str]:
+    """Returns the network on a device, as evaluation and selection run it, and its layout.
 
     Raises:
-        UserError: the model does not end in a linear layer, the device lacks the attack's precision, or there are too
-            many candidates for the strategy.
+        UserError: it cannot be built, or does not run there.
+    """
+    network = model(recipe, images)
+    return network, Rehearsal(images.test, device).settle(network, recipe.train.memory_format)
+
+
+def check_size(recipe: Recipe, network: nn.Module, images: Data) -> None:
+    """Checks that the selector can select from so many images, now and not hours from here.
+
+    Raises:
+        UserError: the model has no linear layer, or there are too many candidates for the strategy.
     """
     config: Any = recipe.selector
     if config is None:
         return
-    if precision := getattr(config, "attack_precision", None):
-        require(precision, device, "selector.attack_precision")
     strategy = find("selector", config.name)
     if not strategy.needs_linear_head:
         return
@@ -229,7 +242,12 @@ def trainer(
     loss: Loss = component("loss", recipe.loss)
     attacker = adversary(recipe, loss)
     network = model(recipe, images).to(started.device)
-    check_selector(recipe, network, images, started.device)
+    check_size(recipe, network, images)
+    if images.validation is None and recipe.evaluation.checkpoints == ["best"]:
+        raise UserError(
+            f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds '
+            'out no image to choose the best weights on; raise it, or evaluate "last"'
+        )
     train = resident(images.train, started.device)
     # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
     strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)

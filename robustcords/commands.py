@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from robustcords import build, processes, report_output
-from robustcords.batches import MEMORY_FORMATS
 from robustcords.config import parse_radius, refuse_beyond_range
 from robustcords.environment import environment
 from robustcords.errors import UserError, nearest
@@ -149,7 +148,8 @@ def evaluate(
     with session(loaded) as work:
         images = build.data(loaded)
         work.say_notes(images)
-        model = build.model(loaded, images)
+        model, layout = build.settled_model(loaded, images, work.accelerator.device)
+        loaded = build.settled(loaded, layout)
         if own:
             report_output.check_addition(own, loaded, config, sanity, files, images.test)
         results = {}
@@ -207,10 +207,9 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         selector = build.selector(recipe, images)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")
-        model = build.model(recipe, images)
+        model, _ = build.settled_model(recipe, images, work.accelerator.device)
         build.load_weights(model, weights)
-        build.check_selector(recipe, model, images, work.accelerator.device)
-        model = model.to(work.accelerator.device).to(memory_format=MEMORY_FORMATS[recipe.train.memory_format])
+        build.check_size(recipe, model, images)
         start = time.perf_counter()
         with work.display.task("selection") as update, work.interruption:
 

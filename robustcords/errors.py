@@ -72,7 +72,8 @@ def continuation() -> str:
     """Returns how to go on with a command that was stopped, as the end of a message."""
     again = dict.fromkeys(("evaluate", "sweep", "reproduce"), "; the same command goes on where it stopped")
     how = {"run": "; go on with --resume", **again}
-    return how.get("".join(sys.argv[1:2]), "")
+    command = next((word for word in sys.argv[1:] if word != "--debug"), "")
+    return how.get(command, "")
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from robustcords import build, processes, run_directory
-from robustcords.batches import MEMORY_FORMATS
 from robustcords.environment import environment
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import evaluate
@@ -21,6 +20,7 @@ from robustcords.evaluation_config import EvaluationConfig
 from robustcords.files import write_atomic, write_json
 from robustcords.inference import Inference
 from robustcords.interruption import Interruption
+from robustcords.layout import lay_out
 from robustcords.liveness import Watch
 from robustcords.profiling import Profiler
 from robustcords.progress import Display
@@ -115,7 +115,7 @@ def run(
         Interrupted: a signal asked to stop; ``resume`` goes on from there.
         RunError: the loss is not finite.
     """
-    recipe = _with_own_precision(recipe, name, output) if resume else recipe
+    recipe = _with_own_choices(recipe, name, output) if resume else recipe
     with session(recipe) as work, ExitStack() as claims:
 
         def claim(path: Path) -> None:
@@ -133,6 +133,7 @@ def run(
         work.say_notes(images)
         # What cannot be built is said before there is a directory.
         trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
+        recipe = build.settled(recipe, trainer.settings.memory_format)
         if path is None:
             path = processes.decide_together(lambda: run_directory.create(output, name))
             claim(path)
@@ -211,8 +212,7 @@ def test(
             update(done, total, what)
             work.interruption.check_together(work.accelerator.device)
 
-        layout = MEMORY_FORMATS[recipe.train.memory_format]
-        model = model.to(work.accelerator.device).to(memory_format=layout)
+        model = lay_out(model, work.accelerator.device, recipe.train.memory_format)
         # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
         network = Inference(model, work.interruption.watched(nullcontext), replay=recipe.train.cuda_graphs)
         around: dict[str, Any] = {
@@ -232,13 +232,14 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     return tomllib.loads(dump(recipe))
 
 
-def _with_own_precision(recipe: Recipe, name: str, output: Path | None) -> Recipe:
-    """Returns the recipe with the precision that ``"auto"`` stood for where the run began, which goes on in it."""
+def _with_own_choices(recipe: Recipe, name: str, output: Path | None) -> Recipe:
+    """Returns the recipe with what ``"auto"`` stood for where the run began, which goes on with it."""
     path = output or run_directory.newest(name)
-    if recipe.train.precision != "auto" or path is None or not run_directory.has_run(path):
+    if path is None or not run_directory.has_run(path):
         return recipe
-    precision = load(path / "recipe.toml", of_run=True).train.precision
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+    own = load(path / "recipe.toml", of_run=True).train
+    kept = {key: getattr(own, key) for key in ("memory_format", "precision") if getattr(recipe.train, key) == "auto"}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=kept)})
 
 
 def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> Path | None:

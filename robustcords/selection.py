@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from robustcords import processes
+from robustcords import contracts, processes
 from robustcords.attacks.base import Attack
 from robustcords.data.base import ImageSet
-from robustcords.errors import RunError, UserError
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
 from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
@@ -131,7 +130,7 @@ class SubsetSelector:
             on_batch: called with (done, total) batches of the adversarial pass.
 
         Raises:
-            RunError: the strategy returned something that is not a subset.
+            UserError: the strategy returned something that is not a subset.
         """
         if epoch < self.full_until:
             return everything(len(self.train))
@@ -159,43 +158,50 @@ class SubsetSelector:
             measure: have the report say how well the subset's gradients match those of all the data.
 
         Raises:
-            RunError: the strategy returned something that is not a subset.
+            UserError: the strategy returned something that is not a subset.
         """
+        strategy = self.strategy.from_context(self.config, self._context(epoch, model, on_batch, measure))
+        found = strategy.select(self.budget, model.state_dict())
+        self.report = strategy.report
+        chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
         device = next(model.parameters()).device
-        context = SelectionContext(
+        chosen, weight = chosen.to(device), weight.float().to(device)
+        return Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
+
+    def check(self, model: nn.Module) -> None:
+        """Finds out before training whether the strategy can select by this model.
+
+        Args:
+            model: as it will be in a selection; its weights and mode are left alone.
+
+        Raises:
+            UserError: it cannot.
+        """
+        self.strategy.check(self.config, self._context(0, model))
+
+    def _context(
+        self,
+        epoch: int,
+        model: nn.Module,
+        on_batch: Callable[[int, int], None] | None = None,
+        measure: bool = False,
+    ) -> SelectionContext:
+        return SelectionContext(
             train_loader=self._loader(self.train),
             val_loader=self._loader(self.validation) if self.validation else None,
             model=model,
             loss=self.loss,
             attack=self.attack,
             num_classes=len(self.train.classes),
-            device=device,
+            device=next(model.parameters()).device,
             seed=derive(self.seed, "selection", epoch),
             logger=log,
             on_batch=on_batch,
             measure=measure,
         )
-        strategy = self.strategy.from_context(self.config, context)
-        indices, weights = strategy.select(self.budget, model.state_dict())
-        self.report = strategy.report
-        chosen = torch.as_tensor(np.asarray(indices), dtype=torch.int64).to(device)
-        weight = torch.as_tensor(weights, dtype=torch.float32).to(device)
-        self._check(chosen, weight)
-        return Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
 
     def _loader(self, images: ImageSet) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(images, batch_size=self.batch_size, shuffle=False)
-
-    def _check(self, indices: Tensor, weights: Tensor) -> None:
-        problem = None
-        if len(indices) != self.budget or len(weights) != self.budget:
-            problem = f"{len(indices)} indices and {len(weights)} weights for a budget of {self.budget}"
-        elif len(indices.unique()) != self.budget or indices.min() < 0 or indices.max() >= len(self.train):
-            problem = "indices that are not unique rows of the training split"
-        elif not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
-            problem = "weights that are not finite, not negative and not all zero"
-        if problem:
-            raise RunError(f"strategy {self.strategy.__name__} returned {problem}")
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the current subset and the warm start, which more epochs on resuming do not move."""

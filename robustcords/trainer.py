@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from robustcords import processes
+from robustcords import contracts, processes
 from robustcords.acceleration import compile_model, start
 from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack
@@ -26,6 +26,7 @@ from robustcords.evaluation import robust_accuracy
 from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
+from robustcords.layout import Rehearsal, lay_out
 from robustcords.losses.base import Loss
 from robustcords.majority import at_most, largest_share, validation_warning
 from robustcords.observer import Observer
@@ -39,6 +40,9 @@ from robustcords.timing import TRAINING, Stopwatch
 from robustcords.training_config import TrainConfig
 from robustcords.training_state import Progress
 
+PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "adversary")
+"""What a checkpoint calls the trainer's own parts."""
+
 
 class Trainer:
     """Trains a model on adversarial examples, on all the data or on subsets that a selector chooses.
@@ -46,6 +50,9 @@ class Trainer:
     Nothing here depends on which loss, attack, strategy or model it is given. Every random draw is keyed by (seed,
     purpose, epoch, example), so the same call gives the same run, resumed or not, on one process or several (up to the
     rounding of sums, and BatchNorm's statistics, which are those of each process's share).
+
+    Training begins with ``model.train()``, whatever mode the model is given in, and drops gradients that it has. A part
+    that is to stay in eval mode, such as a BatchNorm, overrides ``train``; frozen parameters stay frozen.
 
     Args:
         model: gives logits of images in [0, 1].
@@ -70,7 +77,8 @@ class Trainer:
         observers: look at the model after every epoch; each has a name of its own.
 
     Raises:
-        UserError: a batch cannot be divided over the processes and accumulation steps.
+        UserError: a batch cannot be divided over the processes and accumulation steps, the optimizer is not the
+            model's, or the model does not do what training, selection or evaluation asks of it.
     """
 
     def __init__(
@@ -104,7 +112,7 @@ class Trainer:
         self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
         self.numbers = torch.arange(len(train)) if numbers is None else numbers
-        self.train, self.settings, self.seed = train, settings, seed
+        self.train, self.seed = train, seed
         self.loader = BatchLoader(
             train,
             self.numbers,
@@ -113,17 +121,24 @@ class Trainer:
             flip=flip,
             seed=seed,
             device=self.device,
-            memory_format=settings.memory_format,
         )
+        for size in self.sizes():
+            self.loader.check(size, settings.accumulation)
+        contracts.trainable(model, optimizer)
+        contracts.distinct([observer.name for observer in observers], PARTS)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
-        self.model = model.to(self.device).to(memory_format=self.loader.memory_format)
+        self.model = lay_out(model, self.device, "contiguous")
+        if self.selector:
+            self.selector.check(Inference(model, self.accelerator.autocast, replay=False))
+        sizes = {part for size in self.sizes() for part in self.loader.micro_batches(size, settings.accumulation)}
+        rehearsal = Rehearsal(train, self.device, self.accelerator.autocast, sorted(sizes))
+        self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
+        self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
         if settings.compile:
             compile_model(self.model)
         self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
         self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
-        for size in self.sizes():
-            self.loader.check(size, settings.accumulation)
         self.run, self.display = run, display or Display(visible=False)
         self.interruption = interruption or Interruption()
         self.watched = self.interruption.watched(self.accelerator.autocast)
@@ -142,6 +157,8 @@ class Trainer:
             RunError: the loss or a weight is not finite.
         """
         self.stopwatch.restart("checkpoint")
+        self.model.train()
+        self.optimizer.zero_grad()
         self.restore()
         while self.progress.epoch < self.settings.epochs:
             epoch = self.progress.epoch
@@ -200,6 +217,7 @@ class Trainer:
         with self.accelerator.autocast(), self.inference.frozen():
             if "adversarial" in self.loss.passes:
                 adversarial = self.adversary(self.inference, batch.x, batch.y, batch.noise)
+                contracts.adversarial_batch(self.adversary, adversarial, batch.x, values=self.progress.step == 0)
                 inputs["adversarial"], counts = adversarial.images, adversarial.counts
         self.stopwatch.begin("update")
         share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
@@ -228,7 +246,7 @@ class Trainer:
         """Runs one micro-batch forward and backward, and steps after the last; returns its share of the mean loss."""
         with self.accelerator.accumulate(self.passes):
             logits = self.passes(*(inputs[name][part] for name in self.loss.passes))
-            share = (self.loss(logits, batch.y[part]) * batch.weights[part]).sum() / batch.total
+            share = (contracts.losses(self.loss, logits, batch.y[part]) * batch.weights[part]).sum() / batch.total
             # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
             self.accelerator.backward(share * self.settings.accumulation * processes.world_size())
             if self.accelerator.sync_gradients:
@@ -276,7 +294,8 @@ class Trainer:
                 row["validation"] = self.validate(self.validation, self.validation_attack)
             self.stopwatch.begin("validation")
             for observer in self.observers:
-                noted = observer.look(self.model, epoch, seed=self.seed, autocast=self.watched)
+                look = observer.look(self.model, epoch, seed=self.seed, autocast=self.watched)
+                noted = contracts.noted(observer, look)
                 row |= {} if noted is None else {observer.name: noted}
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
@@ -347,15 +366,9 @@ class Trainer:
 
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
-        found = {
-            "model": self.model,
-            "optimizer": self.optimizer.optimizer,
-            "scaler": self.accelerator.scaler,
-            "averaging": self.averaging,
-            "selector": self.selector,
-            "adversary": self.adversary,
-            **{observer.name: observer for observer in self.observers},
-        }
+        own = (self.model, self.optimizer.optimizer, self.accelerator.scaler)
+        others = (self.averaging, self.selector, self.adversary)
+        found = dict(zip(PARTS, own + others, strict=True)) | {each.name: each for each in self.observers}
         return {name: part for name, part in found.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class TrainConfig(Table):
         compile: compile the model with ``torch.compile``.
         cuda_graphs: on a GPU, record passes of attacks in training, selection and evaluation, and replay them. It takes
             memory for the activations of one more batch.
-        memory_format: layout of images and convolutions in memory.
+        memory_format: layout of images and convolutions in memory; ``"auto"`` is channels_last where the model runs so,
+            else contiguous, and the run's own recipe.toml says which.
         validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
         checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
             There is always one after the last epoch.
@@ -61,7 +62,7 @@ class TrainConfig(Table):
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
     compile: bool = False
     cuda_graphs: bool = True
-    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     validate_every: Annotated[int, Field(ge=1)] = 10
     checkpoint_every: Annotated[int, Field(ge=1)] | Duration = 1
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2

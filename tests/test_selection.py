@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.base import ImageSet
-from robustcords.errors import RunError, UserError
+from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
 from robustcords.selection import SubsetSelector
 from robustcords.strategies.base import SelectionContext, SelectionReport, StrategyConfig
@@ -40,7 +40,7 @@ class Fixed:
 
 
 def fixed(answer: Any = None) -> type[Fixed]:
-    return type("Fixed", (Fixed,), {"answer": answer, "seen": []})
+    return type("Fixed", (Fixed,), {"answer": answer, "seen": [], "__module__": __name__})
 
 
 def selector(strategy: Any = None, epochs: int = 200, validation: ImageSet | None = None, **options: Any):
@@ -153,21 +153,33 @@ def test_the_budget_is_the_rounded_fraction(fraction: float, budget: int):
     assert selector(fraction=fraction).budget == budget
 
 
+ROWS, ONES = list(range(10)), torch.ones(10)
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ((list(range(9)), torch.ones(9)), "9 indices and 9 weights for a budget of 10"),
-        ((list(range(10)), torch.ones(9)), "10 indices and 9 weights for a budget of 10"),
-        (([0] * 10, torch.ones(10)), "not unique rows"),
-        (([-1, *range(9)], torch.ones(10)), "not unique rows"),
-        ((list(range(31, 41)), torch.ones(10)), "not unique rows"),
-        ((list(range(10)), torch.full((10,), -1.0)), "not negative"),
-        ((list(range(10)), torch.full((10,), torch.nan)), "not finite"),
-        ((list(range(10)), torch.zeros(10)), "not all zero"),
+        (
+            (list(range(9)), torch.ones(9)),
+            r"\(9,\) rows and \(9,\) weights, expected \(10,\) of both: exactly the budget",
+        ),
+        ((ROWS, torch.ones(9)), r"\(10,\) rows and \(9,\) weights, expected \(10,\)"),
+        ((ROWS, torch.ones(10, 1)), r"\(10,\) rows and \(10, 1\) weights, expected \(10,\)"),
+        ((torch.arange(10).view(10, 1), ONES), r"\(10, 1\) rows and \(10,\) weights"),
+        ((torch.arange(10) + 0.5, ONES), r"rows of type torch\.float32, expected whole numbers"),
+        ((ONES > 0, ONES), r"rows of type torch\.bool, expected whole numbers"),
+        ((ROWS, ["a"] * 10), "no rows and weights: TypeError"),
+        (({"rows": ROWS}), r"a dict, expected \(rows, weights\)"),
+        (([0] * 10, ONES), "rows that are not unique and from 0 to 39"),
+        (([-1, *range(9)], ONES), "rows that are not unique and from 0 to 39"),
+        ((list(range(31, 41)), ONES), "rows that are not unique and from 0 to 39"),
+        ((ROWS, torch.full((10,), -1.0)), "weights that are negative or not finite"),
+        ((ROWS, torch.full((10,), torch.nan)), "weights that are negative or not finite"),
+        ((ROWS, torch.zeros(10)), "weights that are all 0"),
     ],
 )
 def test_a_strategys_mistakes_are_named(answer: Any, reason: str):
-    with pytest.raises(RunError, match=f"strategy Fixed returned .*{reason}"):
+    with pytest.raises(UserError, match=f"^strategy test_selection:Fixed returned {reason}"):
         selector(fixed(answer)).select(0, model())
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from robustcords import contracts
 from robustcords.config import Component, format_radius, rounded_radius
 from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise
@@ -139,7 +140,8 @@ class Attack(Component, ABC):
         if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            return self.threat.project(self.search(model, x.detach(), objective, noise), x).detach()
+            found = contracts.candidates(self, self.search(model, x.detach(), objective, noise), x)
+            return self.threat.project(found, x).detach()
 
     @classmethod
     def resolved(cls, config: Any, threat: ThreatModel) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcords import rng
 from robustcords.config import Component, ComponentConfig
 from robustcords.errors import UserError
+from robustcords.inference import Inference
 
 Statistics = Sequence[float] | Tensor
 """One number per channel, (C,)."""
@@ -54,17 +55,26 @@ class Classifier(nn.Module):
     Args:
         normalize: the first layer.
         network: normalised images to logits.
+        name: what the recipe calls it; left out, the network's class.
     """
 
-    def __init__(self, normalize: Normalize, network: nn.Module) -> None:
+    def __init__(self, normalize: Normalize, network: nn.Module, name: str = "") -> None:
         super().__init__()
         self.normalize = normalize
         self.network = network
+        self.name = name or type(network).__name__
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits (B, classes)."""
         logits: Tensor = self.network(self.normalize(x))
         return logits
+
+
+def name_of(model: nn.Module) -> str:
+    """Returns what messages call a model: by its name in the recipe, else by its class, past what only runs it."""
+    while isinstance(model, Inference):
+        model = model.model
+    return f"model {model.name if isinstance(model, Classifier) else type(model).__name__!r}"
 
 
 class ModelConfig(ComponentConfig):
@@ -104,7 +114,7 @@ class ModelSource(Component, ABC):
             normalize = Normalize(*self.statistics(network, mean, std))
         if len(normalize.mean) != channels:
             raise ValueError(f"mean and std have {len(normalize.mean)} numbers for images of {channels} channels")
-        return Classifier(normalize, network)
+        return Classifier(normalize, network, self.config.name)
 
     def refuse_too_large(self, channels: int, image_size: int, num_classes: int) -> None:
         """Checks that the weights fit into this machine's memory, where that can be told without making them."""

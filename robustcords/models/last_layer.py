@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.errors import UserError
+from robustcords.models.base import name_of
 from robustcords.precision import full_precision
 
 # How far logits may be from h W^T + b, as a share of |h| |W|^T + |b|: rounding of the inputs, in float32 that of TF32.
@@ -32,7 +33,7 @@ def find_head(model: nn.Module, num_classes: int | None = None) -> nn.Linear:
     heads = [layer for layer in linear if num_classes in {None, layer.out_features}]
     if heads:
         return heads[-1]
-    name = type(model).__name__
+    name = name_of(model)
     if not linear:
         raise UserError(f"{name} has no nn.Linear; last-layer gradients need a model that ends in one")
     sizes = ", ".join(map(str, sorted({layer.out_features for layer in linear})))
@@ -60,6 +61,29 @@ class LastLayer:
         self.model = model
         self.head = find_head(self.model, num_classes)
         self._verified = False
+
+    @property
+    def trains_bias(self) -> bool:
+        """Whether the layer has a bias, and one that is not frozen."""
+        return self.head.bias is not None and self.head.bias.requires_grad
+
+    def check_trained(self, bias_alone: bool) -> None:
+        """Checks that there are gradients to select by.
+
+        Args:
+            bias_alone: whether those of the bias alone are wanted, CORDS' ``linear_layer = false``.
+
+        Raises:
+            UserError: the layer has no such parameter, or it is frozen.
+        """
+        has_none = "has no bias" if self.head.bias is None else "has a frozen bias"
+        if bias_alone and not self.trains_bias:
+            raise UserError(
+                f"{self._name}: its last linear layer {has_none}, of which selector.linear_layer = false takes the "
+                "gradients; set it to true"
+            )
+        if not (self.trains_bias or self.head.weight.requires_grad):
+            raise UserError(f"{self._name}: its last linear layer is frozen, so there are no gradients to select by")
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the layer's input h (B, E) and the logits z (B, classes), with ``z = h W^T + b``.
@@ -98,15 +122,15 @@ class LastLayer:
 
     @property
     def _name(self) -> str:
-        return type(self.model).__name__
+        return name_of(self.model)
 
     def _verify(self, features: Tensor, logits: Any, dtype: torch.dtype) -> None:
         """Compares the logits with the linear layer's output, once: their shape every time."""
-        last = f"{self._name}: the model's last operation must be its linear layer"
+        last = f"{self._name}: selection by gradients needs nn.Linear as the model's last operation"
         shape = (len(features), self.head.out_features)
         if not isinstance(logits, Tensor) or logits.shape != shape:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise UserError(f"{last}; its output is {found}, that layer's {shape}")
+            raise UserError(f"{last}; the model's output is {found}, that layer's {shape}")
         if self._verified or len(features) == 0:
             return
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
@@ -117,7 +141,10 @@ class LastLayer:
             error = (logits.to(features.dtype) - expected).abs()
         # Logits that are not finite are no sign of another operation: whoever uses them will notice.
         if bool((error > _TOLERANCE.get(dtype, _TOLERANCE_HALF) * scale).any()):
-            raise UserError(f"{last}; the logits are not that layer's output")
+            raise UserError(
+                f"{last}, and something follows it (log-softmax, a temperature, the mean of several heads?): return "
+                'the layer\'s output itself, or set selector.name = "random"'
+            )
         self._verified = True
 
 

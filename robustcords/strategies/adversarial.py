@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from robustcords import processes
+from robustcords import contracts, processes
 from robustcords.data.split import apportion
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.models.last_layer import LastLayer
@@ -21,10 +21,11 @@ from robustcords.strategies._cords import DataSelectionStrategy
 from robustcords.strategies.adversarial_config import AdversarialConfig
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
 from robustcords.strategies.base import Granularity, SelectionContext, SelectionReport, Strategy, StrategyConfig
-from robustcords.strategies.candidates import Choice, Group, checked, of_class
+from robustcords.strategies.candidates import Choice, Group, of_class
 from robustcords.strategies.class_stream import ClassGradients, class_by_class
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
 from robustcords.strategies.groups import batches_of, check_budget, labels_of
+from robustcords.strategies.head import check_last_layer
 from robustcords.strategies.matching import Matching
 
 __all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy"]
@@ -102,6 +103,11 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 f"selector {config.name!r} selects with validation images{cause}: set data.validation_fraction > 0"
             )
         return strategy
+
+    @classmethod
+    def check(cls, config: Any, context: SelectionContext) -> None:
+        """Builds the strategy, and passes two images through the model's last layer."""
+        check_last_layer(context, bias_alone=not cls.from_context(config, context).linear_layer)
 
     @classmethod
     def arguments(cls, config: Any, context: SelectionContext) -> tuple[Any, ...]:
@@ -275,6 +281,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     def _choose(self, groups: Sequence[Group]) -> list[Choice]:
         """Returns what is picked from each group, on the CPU, after looking at it."""
+        source = f"{contracts.title(self)}.pick"
         try:
             picked = self.pick_groups(groups)
         except (UserError, RunError, Interrupted):
@@ -282,9 +289,11 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         except Exception as error:
             if type(self).__module__.partition(".")[0] == __package__.partition(".")[0]:
                 raise
-            raise UserError(f"{type(self).__name__}.pick failed: {one_line(error)}") from error
-        found = zip(groups, picked, strict=True)
-        return [checked(f"{type(self).__name__}.pick", group, *picked) for group, picked in found]
+            raise UserError(f"{source} failed: {one_line(error)}") from error
+        return [
+            contracts.chosen(source, *contracts.pair(source, found), group.budget, len(group.gradients))
+            for group, found in zip(groups, picked, strict=True)
+        ]
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

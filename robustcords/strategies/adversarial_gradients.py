@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcords.attacks.base import Attack
 from robustcords.errors import RunError
 from robustcords.losses.base import Loss
-from robustcords.models.last_layer import CordsModel
+from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import derive
 from robustcords.strategies.adversarial_pass import OnBatch, adversarial_pass
 from robustcords.strategies.adversarial_scores import AdversarialScores
@@ -110,8 +110,10 @@ class AdversarialGradients(AdversarialScores):
         batches: list[list[int]] | None = None,
         on_batch: OnBatch | None = None,
     ) -> LastLayerGradients:
+        model = self.model.model if isinstance(self.model, CordsModel) else self.model
+        LastLayer(model, self.num_classes).check_trained(bias_alone=not self.linear_layer)
         gradients = adversarial_pass(
-            self.model.model if isinstance(self.model, CordsModel) else self.model,
+            model,
             loader,
             loss,
             self.attack,

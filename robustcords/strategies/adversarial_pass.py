@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from robustcords import processes
 from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack, evaluation_mode
-from robustcords.errors import UserError
 from robustcords.inference import frozen
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import LastLayer
@@ -58,7 +57,7 @@ def adversarial_pass(
         UserError: for a loader that `batches_of` does not take, or a model that does not end in a linear layer.
     """
     batches = batches_of(loader) if batches is None else batches
-    last_layer = _last_layer(model, num_classes)
+    last_layer = LastLayer(model, num_classes)
     attack = attack if "adversarial" in loss.passes else None
     world, rank = processes.world_size(), processes.rank()
     mine = batches[rank::world]
@@ -74,7 +73,8 @@ def adversarial_pass(
     order = whole[0].argsort()[wanted.argsort().argsort()]
     _, y, *factors = (column[order] for column in whole)
     features, logits = tuple(factors[0::2]), tuple(factors[1::2])
-    return LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits)
+    gradients = LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits, bias=last_layer.trains_bias)
+    return gradients if last_layer.head.weight.requires_grad else gradients.bias_only()
 
 
 def _factors(
@@ -96,13 +96,6 @@ def _factors(
             found["adversarial"] = last_layer.features_and_logits(x_adv)
     for name in loss.passes:
         yield from found[name]
-
-
-def _last_layer(model: nn.Module, num_classes: int) -> LastLayer:
-    try:
-        return LastLayer(model, num_classes)
-    except ValueError as error:
-        raise UserError(f"selection needs the gradients of a last linear layer: {error}") from error
 
 
 def _empty(last_layer: LastLayer, classes: int, passes: int, device: torch.device | str) -> list[Tensor]:

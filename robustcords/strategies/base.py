@@ -125,6 +125,18 @@ class Strategy(ABC):
         """
         del config, candidates, entries
 
+    @classmethod  # noqa: B027 -- most have nothing to find out
+    def check(cls, config: Any, context: SelectionContext) -> None:
+        """Finds out, before there is anything to lose, whether selections can be made; here nothing is looked at.
+
+        Args:
+            config: an instance of `Config`.
+            context: what a selection would be made with.
+
+        Raises:
+            UserError: a selection would end in this error.
+        """
+
     @classmethod
     @abstractmethod
     def from_context(cls, config: Any, context: SelectionContext) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustcords import contracts
 from robustcords.strategies.gradients import LastLayerGradients
 from robustcords.strategies.scored import ScoredConfig, ScoredStrategy
 
@@ -29,4 +30,4 @@ class LossStrategy(ScoredStrategy):
     def scores(self, gradients: LastLayerGradients) -> Tensor:
         """Returns the training loss (N,), all its terms, as it is defined for the update."""
         with torch.no_grad():
-            return self.adversarial_loss(list(gradients.logits), gradients.labels)
+            return contracts.losses(self.adversarial_loss, gradients.logits, gradients.labels)

@@ -82,6 +82,17 @@ class CordsStrategy(UpstreamStrategy):
         _lower_rounds(strategy)
         return strategy
 
+    def own(self) -> NoReturn:
+        """Says why CORDS' code cannot serve: nothing of this package can take its place.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"selector {self.config.name!r}: CORDS' gradients are those of a bias and a weight, and the model's last "
+            "layer does not train both: put AdversarialGradients in front of the strategy, or train both"
+        )
+
     def _option(self, name: str) -> Any:
         return self.config.used_selection_type if name == "selection_type" else getattr(self.config, name, None)
 

@@ -3,10 +3,11 @@
 With h the input of the final linear layer and delta = dloss/dlogits, an example's gradient of that layer's bias and
 weight is a sum of outer products, ``sum_t delta_t (x) [1, h_t]``: one term for a loss of one forward pass, two for
 TRADES and MART. Products of gradients follow from products of factors, ``<g_i, g_j> = sum_{t,u} (delta_it . delta_ju)
-(1 + h_it . h_ju)``, where the 1 is the bias. Keeping the factors takes ``N (C + E)`` numbers a term instead of ``N C
-E``.
+(1 + h_it . h_ju)``, where the 1 is the bias, and 0 where the layer has none that is trained. Keeping the factors takes
+``N (C + E)`` numbers a term instead of ``N C E``.
 
-A *direction* is a tensor (C, 1 + E) in the space of these gradients: column 0 the bias, the others the weight.
+A *direction* is a tensor (C, 1 + E) in the space of these gradients: column 0 the bias (of zeros where there is none),
+the others the weight.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from robustcords import contracts
 from robustcords.losses.base import Loss
 
 _CHUNK = 8192  # rows that are turned into float64 at a time
@@ -84,6 +86,7 @@ class LastLayerGradients(Gradients):
         labels: (N,) int64.
         logits: T tensors (N, classes) that the deltas were taken at, or nothing.
         output: the class whose output alone the gradients are restricted to (then C is 1), or None for all.
+        bias: whether the layer has a bias that is trained.
     """
 
     deltas: tuple[Tensor, ...]
@@ -91,6 +94,7 @@ class LastLayerGradients(Gradients):
     labels: Tensor
     logits: tuple[Tensor, ...] = ()
     output: int | None = None
+    bias: bool = True
 
     def __len__(self) -> int:
         """Returns N."""
@@ -120,14 +124,15 @@ class LastLayerGradients(Gradients):
                 left = delta[chunk].double()
                 if weights is not None:
                     left = left * weights[chunk].to(left).unsqueeze(1)
-                total[:, 0] += left.sum(dim=0)
+                if self.bias:
+                    total[:, 0] += left.sum(dim=0)
                 total[:, 1:] += left.T @ h[chunk].double()
         return total
 
     def inner(self, direction: Tensor) -> Tensor:
         """Returns (N,), at the cost of one product (N, E) by (E, C) a term."""
         direction = direction.to(self.deltas[0].dtype)
-        bias, weight = direction[:, 0], direction[:, 1:]
+        bias, weight = direction[:, 0] * self.bias, direction[:, 1:]
         pairs = zip(self.deltas, self.features, strict=True)
         return torch.stack([(delta * (h @ weight.T + bias)).sum(dim=1) for delta, h in pairs]).sum(dim=0)
 
@@ -136,20 +141,20 @@ class LastLayerGradients(Gradients):
         total = self.deltas[0].new_zeros((len(self), len(others)))
         for delta, h in zip(self.deltas, self.features, strict=True):
             for other_delta, other_h in zip(others.deltas, others.features, strict=True):
-                total += (h @ other_h.T).add_(1).mul_(delta @ other_delta.T)
+                total += (h @ other_h.T).add_(int(self.bias)).mul_(delta @ other_delta.T)
         return total
 
     def squared_norms(self) -> Tensor:
         """Returns (N,), at the cost of ``N (C + E)`` for each pair of terms."""
         pairs = list(zip(self.deltas, self.features, strict=True))
-        terms = [(d * e).sum(dim=1) * (1 + (h * k).sum(dim=1)) for d, h in pairs for e, k in pairs]
+        terms = [(d * e).sum(dim=1) * (self.bias + (h * k).sum(dim=1)) for d, h in pairs for e, k in pairs]
         return torch.stack(terms).sum(dim=0)
 
     def dense(self) -> Tensor:
         """Returns the outer products written out: for upstream code and for small problems."""
         pairs = list(zip(self.deltas, self.features, strict=True))
         weight = torch.stack([delta.unsqueeze(2) * h.unsqueeze(1) for delta, h in pairs]).sum(dim=0)
-        return torch.cat([torch.stack(self.deltas).sum(dim=0), weight.flatten(1)], dim=1)
+        return torch.cat([torch.stack(self.deltas).sum(dim=0) * self.bias, weight.flatten(1)], dim=1)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -169,7 +174,7 @@ class LastLayerGradients(Gradients):
         return replace(self, deltas=deltas, output=output)
 
     def bias_only(self) -> Self:
-        """Returns the gradients of the bias alone (CORDS' ``linear_layer=False``): E becomes 0."""
+        """Returns the gradients of the bias alone (CORDS' ``linear_layer=False``, or a frozen weight): E becomes 0."""
         return replace(self, features=tuple(h[:, :0] for h in self.features))
 
     def means(self, sizes: Sequence[int]) -> MeanGradients:
@@ -239,5 +244,5 @@ def logit_gradients(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> tuple[Te
     """
     leaves = [z.detach().requires_grad_() for z in logits]
     with torch.enable_grad():
-        total = loss(leaves, y).sum()
+        total = contracts.losses(loss, leaves, y).sum()
     return tuple(torch.autograd.grad(total, leaves, materialize_grads=True))

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from robustcords import processes
 from robustcords.attacks.base import evaluation_mode
-from robustcords.models.last_layer import CordsModel
+from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import derive, generator
 from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy
 from robustcords.strategies.groups import batches_of, check_budget
+from robustcords.strategies.head import check_last_layer
 
 
 @contextmanager
@@ -62,7 +63,8 @@ class UpstreamStrategy(Strategy):
     What CORDS returns is brought to exactly the budget: repeated indices are left out, a uniform random part is kept of
     too many, and too few are filled up with random ones of weight 1, as CORDS fills up. Its draws from global
     generators are seeded, and those generators are given back as they were. Where CORDS has no such form or cannot
-    finish, the strategy of this package serves, with no attack and cross-entropy.
+    finish, or takes gradients of a bias or weight that the last layer does not have or does not train, the strategy of
+    this package serves, with no attack and cross-entropy.
 
     Attributes:
         all_processes: whether every process selects, as it must where gradients are shared out among them; otherwise
@@ -101,10 +103,7 @@ class UpstreamStrategy(Strategy):
         check_budget(budget, len(rows))
         if budget == len(rows):
             return rows, torch.ones(budget)
-        model = self.context.model
-        strategy = self.upstream(
-            CordsModel(model, self.context.num_classes) if self.needs_linear_head else model, budget
-        )
+        strategy = self._made(budget)
         if strategy is None:
             own = self.own()
             found = own.select(budget, model_params)
@@ -118,6 +117,36 @@ class UpstreamStrategy(Strategy):
             return found
 
         return decide() if self.all_processes else processes.decide_together(decide)
+
+    @classmethod
+    def check(cls, config: Any, context: SelectionContext) -> None:
+        """Builds CORDS' strategy, and passes two images through the model's last layer."""
+        strategy = cls(config, context)
+        if cls.needs_linear_head:
+            check_last_layer(context, bias_alone=not strategy.uses_weight)
+        examples = sum(map(len, batches_of(context.train_loader)))
+        with seeded(context.seed):
+            if strategy._made(max(1, round(config.fraction * examples))) is None:
+                strategy.own()
+
+    @property
+    def uses_weight(self) -> bool:
+        """Whether gradients are those of the last layer's weight as well as of its bias."""
+        return bool(getattr(self.config, "linear_layer", True))
+
+    def _made(self, budget: int) -> Any | None:
+        """Returns CORDS' strategy, or None where CORDS cannot do what is asked.
+
+        CORDS' gradients have entries for a bias and, with ``linear_layer``, for a weight, whether or not the model has
+        them and trains them.
+        """
+        model, classes = self.context.model, self.context.num_classes
+        if not self.needs_linear_head:
+            return self.upstream(model, budget)
+        last_layer = LastLayer(model, classes)
+        last_layer.check_trained(bias_alone=not self.uses_weight)
+        whole = last_layer.trains_bias and (last_layer.head.weight.requires_grad or not self.uses_weight)
+        return self.upstream(CordsModel(model, classes), budget) if whole or self.all_processes else None
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""

@@ -17,14 +17,13 @@ from torch.nn import functional as F
 
 from robustcords.adversary import AdversarialBatch, Adversary
 from robustcords.averaging import AveragingConfig
-from robustcords.batches import BatchLoader
 from robustcords.bullet import BulletAdversary
 from robustcords.checkpoint import read
 from robustcords.components import names
+from robustcords.data.base import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.run_directory import RunDirectory
-from robustcords.selection import Subset
-from robustcords.strategies.base import SelectionContext, StrategyConfig
+from robustcords.strategies.base import SelectionContext, Strategy, StrategyConfig
 from robustcords.timing import PHASES
 from robustcords.trainer import Trainer
 
@@ -33,44 +32,35 @@ def test_one_step_descends_the_weighted_mean_of_the_losses():
     class Given(StrategyConfig):
         name: str = "given"
 
-    class Weighted:
-        needs_validation = False
-        report = None
+    class Weighted(Strategy):
         Config = Given
 
         @classmethod
-        def from_context(cls, config: Given, context: SelectionContext) -> Weighted:
+        def from_context(cls, config: Any, context: SelectionContext) -> Weighted:
             return cls()
 
         def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
             return list(range(0, 2 * budget, 2)), torch.linspace(0, 3, budget)
 
-    images = made_up()
+    images = in_double()
     selector = chooser(images=images)
     selector.strategy, selector.config = Weighted, Given(fraction=10 / COUNT, select_first=True)
     model = network().double()
     before = copy.deepcopy(model)
     settings = {"epochs": 1, "batch_size": 10, "accumulation": 2}
-    made = trainer(loss="standard", model=model, lr=0.5, selector=selector, settings=settings)
-    made.loader.load = in_double(made.loader)  # type: ignore[method-assign]
-    made.fit()
+    fitted(loss="standard", model=model, lr=0.5, selector=selector, settings=settings, train=images)
     rows, weights = torch.arange(0, 20, 2), torch.linspace(0, 3, 10).double()
     x, y = images.batch(rows)
-    losses = -before(x.double()).log_softmax(1)[torch.arange(10), y]
+    losses = -before(x).log_softmax(1)[torch.arange(10), y]
     gradients = torch.autograd.grad((weights * losses).sum() / weights.sum(), tuple(before.parameters()))
     for parameter, start, gradient in zip(model.parameters(), before.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter, start - 0.5 * gradient, rtol=1e-6, atol=1e-9)
 
 
-def in_double(loader: BatchLoader) -> Any:
-    """Returns a loader's ``load`` that gives float64 images, so that a reference can be compared exactly."""
-    load = loader.load
-
-    def double(positions: Tensor, subset: Subset, epoch: int) -> Any:
-        batch = load(positions, subset, epoch)
-        return type(batch)(batch.x.double(), batch.y, batch.weights, batch.noise, batch.total)
-
-    return double
+def in_double() -> ImageSet:
+    """Returns the images in float64, so that a reference can be compared exactly."""
+    images = made_up()
+    return ImageSet(images.images.double() / 255, images.labels, images.classes)
 
 
 @pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
@@ -84,10 +74,8 @@ def test_a_whole_subset_with_unit_weights_is_no_subset(adversary: type[Adversary
 def test_accumulation_is_the_larger_batch(loss: str, adversary: type[Adversary]):
     def in_float64(**settings: Any) -> Trainer:
         """Trains where rounding, of which the sign of a gradient would make much, is too small to change one."""
-        made = trainer(loss=loss, adversary=adversary, model=network().double(), settings=settings)
-        made.loader.load = in_double(made.loader)  # type: ignore[method-assign]
-        made.fit()
-        return made
+        model = network().double()
+        return fitted(loss=loss, adversary=adversary, model=model, settings=settings, train=in_double())
 
     whole = in_float64(clip_gradient=0.5)
     assert close(whole, in_float64(clip_gradient=0.5, accumulation=3))
@@ -190,14 +178,17 @@ def test_a_line_of_metrics_says_what_the_contract_promises(tmp_path: Path):
 
 
 class Breaks(nn.Module):
-    """Gives NaN after so many training forwards."""
+    """Gives NaN after so many training forwards, which a buffer counts."""
+
+    left: Tensor
 
     def __init__(self, after: int) -> None:
         super().__init__()
-        self.inner, self.left = network(), after
+        self.inner = network()
+        self.register_buffer("left", torch.tensor(after))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.left -= self.training
+        self.left -= int(self.training)
         logits: Tensor = self.inner(x)
         return logits if self.left >= 0 else logits * torch.nan
 

@@ -51,6 +51,9 @@ def results():
     return [*found, torch.tensor(rows), weights, torch.tensor(strategy.report.matching_error)]
 
 
+PICK = "test_shared_pass:PicksOneRow.pick"
+
+
 class PicksOneRow(AdvGradMatchStrategy):
     """Does what `pick` may not, in the first class, which the main process picks from."""
 
@@ -90,8 +93,10 @@ FAILURES: list[Callable[[], Any]] = [
     lambda: processes.decide_together(not_finite),
 ]
 RAISED = [
-    (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 5 were asked for"),
-    (UserError, "PicksOneRow.pick returned 1 rows and 1 weights where 12 were asked for"),
+    *(
+        (UserError, f"{PICK} returned (1,) rows and (1,) weights, expected ({k},) of both: exactly the budget")
+        for k in (5, 12)
+    ),
     (ValueError, "no such thing"),
     (RunError, "not finite"),
 ]

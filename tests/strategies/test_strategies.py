@@ -245,7 +245,8 @@ def test_a_strategy_of_ones_own_writes_pick_alone(granularity):
 
 class Broken(AdversarialStrategy):
     answers: ClassVar[dict[str, tuple[torch.Tensor, torch.Tensor]]] = {
-        "rows and": (torch.arange(3), torch.ones(3)),
+        "exactly the budget": (torch.arange(3), torch.ones(3)),
+        r"\(4, 1\) weights": (torch.arange(4), torch.ones(4, 1)),
         "not unique": (torch.zeros(4, dtype=torch.int64), torch.ones(4)),
         "from 0 to 20": (torch.tensor([0, 1, 2, 21]), torch.ones(4)),
         "negative": (torch.arange(4), -torch.ones(4)),
@@ -260,7 +261,7 @@ class Broken(AdversarialStrategy):
 def test_what_pick_returns_is_looked_at(what):
     config = Broken.Config(name=what, granularity="full")
     problem = Problem([12, 9])
-    with pytest.raises(UserError, match=f"Broken.pick returned.*{what}"):
+    with pytest.raises(UserError, match=f"^test_strategies:Broken.pick returned.*{what}"):
         Broken.from_context(config, problem.context()).select(4, problem.model.state_dict())
 
 
@@ -305,7 +306,9 @@ class GivesLists(AdversarialStrategy):
 
 def test_a_strategy_of_ones_own_that_fails_is_one_line_with_the_place():
     problem = Problem([12, 9])
-    with pytest.raises(UserError, match=r"^Fails\.pick failed: ZeroDivisionError: .* \(test_strategies\.py:\d+\)$"):
+    with pytest.raises(
+        UserError, match=r"^test_strategies:Fails\.pick failed: ZeroDivisionError: .* \(test_strategies\.py:\d+\)$"
+    ):
         Fails.from_context(Fails.Config(name="fails"), problem.context()).select(5, problem.model.state_dict())
 
 

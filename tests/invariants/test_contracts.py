@@ -1,0 +1,203 @@
+"""What is asked of parts that users write: one line that names the class, where others would broadcast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from command_line import SMALL, Command, refused, settings
+from small_run import ATTACK, chooser, fitted, network, trainer
+from torch import Tensor, nn
+
+from robustcords import contracts
+from robustcords.adversary import AdversarialBatch, Adversary
+from robustcords.attacks.base import Attack, Objective
+from robustcords.errors import UserError
+from robustcords.losses.sat import SAT
+from robustcords.observer import Observer
+from robustcords.rng import Noise
+from robustcords.strategies.gradients import logit_gradients
+from robustcords.threat import ThreatModel
+
+LOGITS, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+
+
+class Bent(SAT):
+    """SAT whose values, or whose objective's, are bent."""
+
+    def __init__(self, bend: Any = None, objective: Any = None) -> None:
+        super().__init__()
+        self.bend, self.bent_objective = bend, objective
+
+    def __call__(self, logits: list[Tensor], y: Tensor) -> Any:
+        value = super().__call__(logits, y)
+        return self.bend(value) if self.bend else value
+
+    def objective(self, y: Tensor, clean: Tensor | None = None) -> Any:
+        value = super().objective(y, clean)
+        return (lambda logits: self.bent_objective(value(logits))) if self.bent_objective else value
+
+
+BENDS = [
+    (torch.mean, r"shape \(\), expected \(\d+,\)"),
+    (lambda value: value.unsqueeze(1), r"shape \(\d+, 1\), expected \(\d+,\)"),
+    (lambda value: value.tolist(), r"a list, expected a tensor of shape \(\d+,\)"),
+    (lambda value: value > 0, r"torch\.bool, expected floating-point numbers"),
+    (lambda value: value.detach(), r"a constant: no gradient leads from it to the logits"),
+]
+
+
+@pytest.mark.parametrize(("bend", "message"), BENDS)
+def test_a_loss_gives_one_number_an_example_in_training_and_in_selection(bend: Any, message: str):
+    text = f"^loss test_contracts:Bent returned {message}"
+    loss = Bent(bend)
+    with pytest.raises(UserError, match=text):
+        logit_gradients(loss, [LOGITS], Y)
+    made = trainer()
+    made.loss = loss
+    with pytest.raises(UserError, match=text):
+        made.fit()
+
+
+@pytest.mark.parametrize(("bend", "message"), BENDS[:4])
+def test_so_does_its_objective(bend: Any, message: str):
+    loss = Bent(objective=bend)
+    with pytest.raises(UserError, match=f"^the objective of loss test_contracts:Bent returned {message}"):
+        Adversary(ATTACK, loss)(network(), torch.rand(4, 1, 8, 8), Y, Noise(0, torch.arange(4)))
+
+
+class Found(Attack):
+    """Finds what it is told, and goes far beyond the ball."""
+
+    passes = 1
+
+    def __init__(self, bend: Any) -> None:
+        super().__init__(ThreatModel(epsilon=0.1))
+        self.bend = bend
+
+    def search(self, model: Any, x: Tensor, objective: Objective, noise: Noise) -> Any:
+        return self.bend(x + 5)
+
+    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("bend", "message"),
+    [
+        (lambda x: x[:1], r"returned shape \(1, 1, 8, 8\), expected \(4, 1, 8, 8\)"),
+        (lambda x: x.double(), r"returned torch\.float64, expected torch\.float32"),
+        (lambda x: (x, 1), r"returned a tuple, expected a tensor"),
+    ],
+)
+def test_an_attack_gives_images_like_those_it_got(bend: Any, message: str):
+    x = torch.rand(4, 1, 8, 8)
+    with pytest.raises(UserError, match=f"^attack test_contracts:Found {message}"):
+        Found(bend)(network(), x, Objective(lambda z: z.sum(1)), Noise(0, torch.arange(4)))
+    inside = Found(lambda found: found)(network(), x, Objective(lambda z: z.sum(1)), Noise(0, torch.arange(4)))
+    torch.testing.assert_close(inside, (x + 0.1).clamp(max=1))
+
+
+class Makes(Adversary):
+    """Makes what the class says of the images."""
+
+    make: Any = None
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, noise: Noise) -> Any:
+        return type(self).make(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: x, "a Tensor, expected an AdversarialBatch"),
+        (lambda x: AdversarialBatch(x[:1], {}), r"shape \(1, 1, 8, 8\), expected \(\d+, 1, 8, 8\)"),
+        (lambda x: AdversarialBatch(x * 255, {}), r"pixels from .* to .*, expected \[0, 1\]"),
+        (lambda x: AdversarialBatch(x - 2, {}), r"pixels from -.* to -.*, expected \[0, 1\]"),
+        (lambda x: AdversarialBatch(x, {"robust": 0.5}), r"counts \{'robust': 0\.5\}, expected whole numbers >= 0"),
+    ],
+)
+def test_an_adversary_gives_images_and_counts(make: Any, message: str):
+    kind = type("Made", (Makes,), {"make": staticmethod(make), "__module__": __name__})
+    with pytest.raises(UserError, match=f"^adversary test_contracts:Made returned {message}"):
+        fitted(adversary=kind)
+
+
+class Notes(Observer):
+    """Notes what it is told."""
+
+    name = "notes"
+
+    def __init__(self, value: Any, name: str = "notes") -> None:
+        self.value, self.name = value, name  # type: ignore[misc]
+
+    def look(self, model: nn.Module, epoch: int, **options: Any) -> Any:
+        return self.value
+
+
+def test_observers_note_what_json_holds_under_a_name_of_their_own():
+    for value, message in ((torch.ones(1), "JSON cannot hold"), ([1], "a list, expected a dictionary or None")):
+        with pytest.raises(UserError, match=f"^observer test_contracts:Notes noted .*{message}"):
+            fitted(observers=[Notes(value)])
+    for names in (["model"], ["selector"], ["notes", "notes"]):
+        with pytest.raises(UserError, match=rf"^observer '{names[-1]}': that name is taken"):
+            trainer(observers=[Notes(None, name) for name in names])
+    fitted(observers=[Notes({"a": 1}), Notes(None, "other")])
+
+
+def test_an_optimizer_is_that_of_the_model():
+    model, other, loss = network(), network(), nn.Linear(1, 1)
+    head = model[-1]
+
+    def check(parameters: Any) -> None:
+        contracts.trainable(model, torch.optim.SGD(parameters, lr=0.1))
+
+    check(model.parameters())
+    check([*model.parameters(), *loss.parameters()])  # a loss may have parameters of its own
+    check(head.parameters())  # what is left out is frozen by that
+    with pytest.raises(UserError, match=r"^optimizer torch.*: 4 of its 4 parameters are not the model's"):
+        check(other.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[-1] = nn.Linear(16, 3)
+    with pytest.raises(UserError, match="2 of its 4 parameters are not the model's, and 2 of the model's 4"):
+        contracts.trainable(model, optimizer)
+    model.requires_grad_(False)
+    with pytest.raises(UserError, match="no parameter requires a gradient"):
+        check(model.parameters())
+
+
+def test_a_model_in_eval_mode_trains_and_stale_gradients_are_dropped():
+    class Kept(nn.BatchNorm1d):
+        def train(self, mode: bool = True) -> Kept:
+            return super().train(False)
+
+    expected, given, frozen = network(norm=True), network(norm=True).eval(), network(norm=True)
+    for parameter in given.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    frozen[2] = Kept(16)
+    for model in (expected, given, frozen):
+        fitted(model=model, selector=chooser("adv-gradmatch"), validation=None)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, given.state_dict()[name]), name
+    assert given.training and given[2].num_batches_tracked == 4
+    assert frozen[2].num_batches_tracked == 0, "a part that overrides train stays as it is"
+
+
+def test_the_command_line_names_the_class_and_shows_the_traceback_where_it_is_wanted(command: Command, tmp_path: Any):
+    (tmp_path / "mine.py").write_text(
+        "from robustcords.losses.sat import SAT\n\n\nclass MeanLoss(SAT):\n"
+        "    def __call__(self, logits, y):\n        return super().__call__(logits, y).mean()\n"
+    )
+    arguments = ("run", "digits_mart", *SMALL, *settings(loss__name="mine:MeanLoss", train__memory_format="contiguous"))
+    quiet, loud = command(*arguments), command("--debug", *arguments)
+    line = r"error: loss mine:MeanLoss returned shape (), expected (61,)"
+    assert quiet.status == loud.status == 2
+    assert quiet.err.splitlines()[-1] == loud.err.splitlines()[-1] == line
+    assert "Traceback" not in quiet.err
+    assert "Traceback (most recent call last)" in loud.err
+    assert "in losses" in loud.err
+
+
+def test_debug_says_no_more_of_what_is_no_error(command: Command):
+    refused(command("list", "los"), "did you mean 'loss'?")
