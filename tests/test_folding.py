@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords import folding
-from robustcords.attacks.base import Objective, evaluation_mode, input_gradient
+from robustcords.attacks.base import Objective, evaluation_mode, input_gradient, without_parameter_gradients
 from robustcords.folding import fold
 from robustcords.inference import Inference
 from robustcords.models.preact_resnet import PreActResNet
@@ -51,7 +51,7 @@ def test_a_frozen_model_gives_the_plain_models_logits_and_gradients(name: str) -
     model = used(networks()[name]).eval()
     inference = Inference(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         assert inference._folded is not None
         torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(
@@ -72,7 +72,7 @@ def test_in_bfloat16_folding_errs_about_as_much_as_the_plain_model_does() -> Non
         inference = Inference(model, lambda: torch.autocast("cpu", torch.bfloat16))
         with torch.no_grad():
             logits = {"plain": inference(IMAGES.float())}
-            with inference.frozen():
+            with inference.frozen(), without_parameter_gradients(model):
                 logits["folded"] = inference(IMAGES.float())
                 assert inference._folded._graph.folded_weight_0.dtype is torch.bfloat16
             wanted = exact(IMAGES)
@@ -95,12 +95,12 @@ def test_every_batchnorm_behind_a_convolution_is_folded() -> None:
 def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
     model = used(networks()["resnet"]).eval()
     inference = Inference(model)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         before = inference(IMAGES)
     for parameter in model.parameters():
         parameter.data.mul_(1.1)
     model.bn1.running_var.mul_(2)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         after = inference(IMAGES)
     torch.testing.assert_close(after, model(IMAGES))
     assert not torch.allclose(before, after)
@@ -109,7 +109,7 @@ def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
 def test_training_mode_and_what_comes_after_the_block_are_those_of_the_plain_model() -> None:
     model = used(networks()["resnet"])
     inference = Inference(model.train())
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         with evaluation_mode(inference):
             torch.testing.assert_close(inference(IMAGES), model(IMAGES))
         statistics = model.bn1.running_mean.clone()
@@ -135,7 +135,7 @@ def test_a_setting_that_changes_is_read_again(monkeypatch: pytest.MonkeyPatch) -
     model = Annealed().double().eval()
     inference = Inference(model)
     for model.temperature in (1.0, 4.0):
-        with inference.frozen():
+        with inference.frozen(), without_parameter_gradients(model):
             assert inference._folded is not None
             torch.testing.assert_close(inference(IMAGES), model(IMAGES))
 
@@ -172,7 +172,7 @@ def test_code_that_does_unusual_things_runs_as_it_is_meant_to(
     monkeypatch.setattr(folding, "KNOWN", (*folding.KNOWN, __name__))
     model = used(kind()).eval()
     inference = Inference(model)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         assert (inference._folded is not None) == folds
         torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-12, atol=1e-12)
 
@@ -208,7 +208,7 @@ def test_gradients_of_somebodys_own_are_kept() -> None:
     """A trace would lose them without a word, so networks of unknown code are run as they are."""
     model = used(Rounded()).eval()
     inference = Inference(model)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         found = input_gradient(inference, OBJECTIVE, IMAGES)
     assert found.abs().max() > 0
     assert torch.equal(found, input_gradient(model, OBJECTIVE, IMAGES))

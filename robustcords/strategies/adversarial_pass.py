@@ -71,9 +71,9 @@ def adversarial_pass(
     whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
     wanted = torch.tensor([row for batch in batches for row in batch], device=device)
     order = whole[0].argsort()[wanted.argsort().argsort()]
-    _, y, *factors = (column[order] for column in whole)
+    numbers, y, *factors = (column[order] for column in whole)
     features, logits = tuple(factors[0::2]), tuple(factors[1::2])
-    return LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits)
+    return LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits, numbers=numbers)
 
 
 def _factors(
