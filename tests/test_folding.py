@@ -1,15 +1,26 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
+from test_replay import Again
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords import folding
-from robustcords.attacks.base import Objective, evaluation_mode, input_gradient, without_parameter_gradients
+from robustcords import inference as inference_module
+from robustcords.adversary import Adversary
+from robustcords.attacks.base import Attack, Objective, evaluation_mode, input_gradient, without_parameter_gradients
+from robustcords.attacks.fgsm import FGSM
+from robustcords.attacks.pgd import PGD
+from robustcords.bullet import BulletAdversary
 from robustcords.folding import fold
 from robustcords.inference import Inference
+from robustcords.losses.trades import TRADES
 from robustcords.models.preact_resnet import PreActResNet
 from robustcords.models.resnet import ResNet
 from robustcords.models.wide_resnet import WideResNet
+from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
 
 
 def used(model: nn.Module) -> nn.Module:
@@ -117,6 +128,76 @@ def test_training_mode_and_what_comes_after_the_block_are_those_of_the_plain_mod
         assert not torch.equal(model.bn1.running_mean, statistics)
     with evaluation_mode(inference):
         assert torch.equal(inference(IMAGES), model(IMAGES))
+
+
+def perturbed(model: nn.Module, gradients: list[Tensor], how: str) -> None:
+    """Steps weights along their gradients, in one of the ways that code in the wild does."""
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        step = 0.1 * parameter.detach().norm() / (gradient.norm() + 1e-12) * gradient
+        if how == "in place":
+            with torch.no_grad():
+                parameter.add_(step)
+        elif how == "through .data":
+            parameter.data.add_(step)
+        else:
+            parameter.data = parameter.data + step
+
+
+@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("how", ["in place", "through .data", "other memory"])
+def test_an_adversary_that_steps_weights_gets_all_gradients_and_attacks_the_stepped_weights(
+    how: str, replay: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As adversarial weight perturbation does (Wu et al. 2020, arXiv 2004.05884), between two attacks."""
+    monkeypatch.setattr(inference_module, "recorder_for", lambda device: Again())
+    model, expected = used(networks()["resnet"]).train(), used(networks()["resnet"]).train()
+    inference, y = Inference(model, replay=replay), torch.arange(5)
+    objective = Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"))
+    attack = PGD(ThreatModel(norm="l2", epsilon=1.0), steps=2, step_size=0.5)
+    found = []
+    for network, block in ((inference, inference.frozen()), (expected, nullcontext())):
+        with block, evaluation_mode(network):
+            x = attack(network, IMAGES, objective, Noise(0, y))
+            loss = F.cross_entropy(network(x), y)
+            gradients = torch.autograd.grad(loss, list(network.parameters()))
+            perturbed(network, list(gradients), how)
+            with torch.no_grad():
+                found.append([x, *gradients, network(x), attack(network, IMAGES, objective, Noise(0, y))])
+    assert len(found[0]) == 3 + len(list(model.parameters()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    assert (found[0][-1] - found[0][0]).abs().max() > 0.01, "the step has moved the attack"
+    assert all(module.training for module in model.modules())
+
+
+def test_weights_and_statistics_that_change_inside_a_block_are_seen_at_once() -> None:
+    model = used(networks()["resnet"]).eval()
+    inference = Inference(model)
+    with inference.frozen(), torch.no_grad():
+        before = inference(IMAGES)
+        model.conv1.weight.mul_(1.5)
+        torch.testing.assert_close(inference(IMAGES), model(IMAGES))
+        assert not torch.allclose(inference(IMAGES), before)
+    with inference.frozen(), torch.no_grad():
+        model.train()(IMAGES)
+        model.eval()
+        torch.testing.assert_close(inference(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("attack", [PGD, FGSM])
+def test_an_attack_is_no_reason_to_leave_the_folded_network(attack: type[Attack]) -> None:
+    model = used(networks()["resnet"]).train()
+    plain: list[int] = []
+    inference, y = Inference(model), torch.arange(5)
+    made = attack(ThreatModel(epsilon=0.1))
+    loss = TRADES()
+    with inference.frozen():
+        model.forward = lambda x: plain.append(len(x)) or type(model).forward(model, x)
+        Adversary(made, loss)(inference, IMAGES, y, Noise(0, y))
+        BulletAdversary(made, loss)(inference, IMAGES, y, Noise(0, y))
+        assert plain == []
+        inference(IMAGES)
+        assert plain == [5]
 
 
 class Annealed(nn.Module):
