@@ -251,7 +251,8 @@ def test_a_users_subclass_has_its_own_options(module):
         20,
     )
     assert "metric" not in type(config).model_fields  # no TOML value is a function: it stays at its default
-    torch.testing.assert_close(select(f"{module}:Deeper", problem, power=2.0, factor=3)[1], 3 * weights)
+    found = select(f"{module}:Deeper", problem, power=2.0, factor=3, model_mode="eval")
+    torch.testing.assert_close(found[1], 3 * weights)
 
 
 def test_the_hook_attacks_with_the_training_loss(module):
