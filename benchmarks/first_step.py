@@ -85,8 +85,7 @@ def main() -> None:
     x, y = images.batch(torch.arange(min(options.images, len(images))))
     known = fastest(torch.device("cpu")) == "bf16"
     how = "in hardware" if known else "emulated: times say nothing"
-    print(f"bfloat16 {how}, {len(x)} images, radius {threat.epsilon}
-")
+    print(f"bfloat16 {how}, {len(x)} images, radius {threat.epsilon}\n")
     exact = copy.deepcopy(model).double()
     print("| steps | precision | first step as in float64 | divergence reached | ms |\n|--:|:--|--:|--:|--:|")
     for steps in (1, 2, 3, 10):

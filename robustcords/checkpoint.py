@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,8 +29,8 @@ from torch import Tensor
 from robustcords.errors import UserError, one_line, unreadable
 from robustcords.files import changing, parse_json, sync_folder, write_atomic
 
-_TENSOR, _ITEMS = "__tensor__", "__items__"
-_MANIFEST = "manifest.json"
+_TENSOR, _ITEMS, _FLOAT = "__tensor__", "__items__", "__float__"
+_STATE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 _DAMAGE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)
 """What a damaged checkpoint ends in. One that cannot be read just now is whole, and starting over is no answer."""
 
@@ -38,7 +39,7 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     """Returns a nested state as JSON values, its tensors moved to ``tensors``.
 
     Args:
-        state: dicts, lists, tuples, numbers, strings, None and tensors, nested.
+        state: dicts of plain keys, lists, tuples, numbers, strings, None and tensors, nested.
         tensors: is filled; a tensor's key is its path in the state.
         path: where in the state this value stands.
 
@@ -46,11 +47,19 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         TypeError: for any other value.
     """
     if isinstance(state, Tensor):
+        while path in tensors:  # of the keys 1 and "1", or of one with a slash in it
+            path += "'"
         tensors[path] = state.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: path}
     if isinstance(state, dict):
+        for key in state:
+            if not (key is None or isinstance(key, bool | int | float | str)):
+                raise TypeError(f"{path}: a checkpoint cannot keep a {type(key).__name__} as a key")
         items = [[key, pack(value, tensors, f"{path}/{key}")] for key, value in state.items()]
-        return dict(items) if all(isinstance(key, str) for key in state) else {_ITEMS: items}
+        plain = all(isinstance(key, str) for key in state) and not {_TENSOR, _ITEMS, _FLOAT} & state.keys()
+        return dict(items) if plain else {_ITEMS: items}
+    if isinstance(state, float) and not math.isfinite(state):  # JSON has no such numbers
+        return {_FLOAT: str(float(state))}
     if isinstance(state, list | tuple):
         return [pack(value, tensors, f"{path}/{number}") for number, value in enumerate(state)]
     if state is None or isinstance(state, bool | int | float | str):
@@ -66,8 +75,34 @@ def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
         return packed
     if _TENSOR in packed:
         return tensors[packed[_TENSOR]]
+    if _FLOAT in packed:
+        return float(packed[_FLOAT])
     items = packed[_ITEMS] if _ITEMS in packed else packed.items()
     return {key: unpack(value, tensors) for key, value in items}
+
+
+def _serialised(state: Any) -> dict[str, bytes]:
+    """Returns the content of a checkpoint's files, by their names."""
+    tensors: dict[str, Tensor] = {}
+    packed = json.dumps(pack(state, tensors), allow_nan=False).encode()
+    return {_STATE: packed, _TENSORS: serialise_tensors(tensors)}
+
+
+def _parsed(contents: Mapping[str, bytes]) -> Any:
+    """Returns the state that `_serialised` was given."""
+    return unpack(parse_json(contents[_STATE]), parse_tensors(contents[_TENSORS]))
+
+
+def as_kept(state: Any) -> Any:
+    """Returns a state as a checkpoint gives it back: a copy, with tensors on the CPU and lists in place of tuples.
+
+    Raises:
+        TypeError: a checkpoint cannot keep it; the text says where in it and why.
+    """
+    try:
+        return _parsed(_serialised(state))
+    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TypeError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 class Checkpoints:
@@ -93,14 +128,13 @@ class Checkpoints:
             UserError: it may not be written.
             RunError: the disk is full, or fails; earlier checkpoints are as they were.
         """
-        tensors: dict[str, Tensor] = {}
-        packed = json.dumps(pack(state, tensors), allow_nan=False).encode()
+        contents = _serialised(state)
         temporary = self.folder / f".step_{step:08d}"
         with changing(temporary):
             self._finish()
             temporary.mkdir(parents=True)
             try:
-                _write(temporary, {"state.json": packed, "tensors.safetensors": serialise_tensors(tensors)})
+                _write(temporary, contents)
             except Exception:
                 shutil.rmtree(temporary, ignore_errors=True)  # what there was no room for takes none
                 raise
@@ -175,12 +209,11 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: a file is not what was written.
     """
     sums = parse_json((path / _MANIFEST).read_bytes())
-    contents = {name: (path / name).read_bytes() for name in ("state.json", "tensors.safetensors")}
+    contents = {name: (path / name).read_bytes() for name in (_STATE, _TENSORS)}
     if sums != {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}:
         raise ValueError("its files do not have the checksums that were written with them")
     try:
-        state = unpack(parse_json(contents["state.json"]), parse_tensors(contents["tensors.safetensors"]))
-        return dict(state)
+        return dict(_parsed(contents))
     except (SafetensorError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its files are not a checkpoint's ({one_line(error)})") from error
 

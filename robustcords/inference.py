@@ -39,10 +39,12 @@ class Inference(nn.Module):
         self._hooks: list[dict[int, Any]] = []
         self._read: object = None
         self._frozen = False
+        self._shared: tuple[list[nn.Parameter], list[Tensor]] = ([], [])
+        self._stamps: object = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, classes) float32 logits of images (B, C, H, W) in [0, 1]."""
-        folded = self._folded if self._frozen and not self.model.training else None
+        folded = self._folded if self._frozen and self._as_folded() and not self.model.training else None
         with self.autocast():
             if folded and self._replays and len(x) and not (any(self._hooks) or torch.is_inference_mode_enabled()):
                 return self._replays(x)
@@ -60,11 +62,14 @@ class Inference(nn.Module):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Promises that nothing in the model changes as long as the block lasts: in eval mode it then runs folded.
+        """Has the model run folded in eval mode, and on a GPU from `Replays`, as long as nothing else is asked of it.
 
-        On a GPU it runs from `Replays` then. Gradients are those by the images; a folded network's parameters may get
-        none. A compiled model stays as it is, as its compiler sees to that. Logits differ from the plain model's by
-        rounding.
+        The folded network gives gradients by the images, as inside a call of an `Attack` or of
+        `without_parameter_gradients`. From the first forward on that a parameter's gradient could be asked of, or that
+        finds a parameter or buffer changed, the plain model runs until the block ends: who perturbs weights, as AWP
+        does, gets all gradients, and the logits of the weights as they are. Weights that are written over through
+        ``.data`` are not seen before a gradient is asked for. A compiled model stays as it is, as its compiler folds.
+        Logits differ from the plain model's by rounding.
         """
         if self._frozen or self.model._compiled_call_impl is not None:
             yield
@@ -78,10 +83,28 @@ class Inference(nn.Module):
             if self.replay:
                 self._keep_replays(self._folded)
         self._frozen = True
+        self._shared = list(self.model.parameters()), list(self.model.buffers())
+        self._stamps = self._stamped()
         try:
             yield
         finally:
             self._frozen = False
+
+    def _as_folded(self) -> bool:
+        """Returns whether the folded network still is the model, for what it may be asked."""
+        if self._stamps is not None:
+            asked = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._shared[0])
+            if asked or self._stamps != self._stamped():
+                self._stamps = None
+        return self._stamps is not None
+
+    def _stamped(self) -> object:
+        """Returns what changes when a parameter or a buffer is written to, or gets other memory."""
+        return [
+            (0 if tensor.is_inference() else tensor._version, tensor.data_ptr())
+            for tensors in self._shared
+            for tensor in tensors
+        ]
 
     def _keep_replays(self, folded: Folded) -> None:
         """Keeps what has been recorded, unless the network's tensors are no longer where they were."""

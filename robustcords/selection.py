@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from robustcords import contracts, processes
 from robustcords.attacks.base import Attack
+from robustcords.checkpoint import as_kept
 from robustcords.data.base import ImageSet
-from robustcords.errors import UserError
+from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
 from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
@@ -55,8 +56,9 @@ class SubsetSelector:
     """Chooses the subset of every epoch with a strategy.
 
     As in CORDS, training starts from a random subset and selects at every multiple of `select_every`; a new strategy
-    object is built each time, so a selection depends on the weights, the seed and the epoch alone. Usable without the
-    trainer: call `subset` at the start of each epoch of any loop.
+    object is built each time, so a selection depends on the weights, the seed and the epoch alone, and on what the
+    strategy's ``state_dict`` said after the last one. A selection that is broken off leaves no trace in that. Usable
+    without the trainer: call `subset` at the start of each epoch of any loop.
 
     Args:
         strategy: a subclass of `robustcords.strategies.base.Strategy`.
@@ -72,6 +74,7 @@ class SubsetSelector:
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
         report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
+        kept: the main process's strategy's state after the last selection; None before the first one.
 
     Raises:
         UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
@@ -105,6 +108,8 @@ class SubsetSelector:
         self.first = warm
         self.current: Subset | None = None
         self.report: SelectionReport | None = None
+        self.kept: dict[str, Any] | None = None
+        self._tried = False
 
     @property
     def budget(self) -> int:
@@ -130,8 +135,10 @@ class SubsetSelector:
             on_batch: called with (done, total) batches of the adversarial pass.
 
         Raises:
-            UserError: the strategy returned something that is not a subset.
+            UserError: the strategy returned no subset, or its state cannot be kept, which the first
+                call says.
         """
+        self._try_state(model)
         if epoch < self.full_until:
             return everything(len(self.train))
         if self.selects(epoch):
@@ -158,15 +165,21 @@ class SubsetSelector:
             measure: have the report say how well the subset's gradients match those of all the data.
 
         Raises:
-            UserError: the strategy returned something that is not a subset.
+            UserError: the strategy returned no subset, its state cannot be kept, or it does not take
+                it back.
         """
-        strategy = self.strategy.from_context(self.config, self._context(epoch, model, on_batch, measure))
+        context = self._context(epoch, model, on_batch, measure=measure)
+        strategy = self.strategy.from_context(self.config, context)
+        if self.kept is not None and strategy.stateful():
+            self._give_back(strategy, self.kept)
         found = strategy.select(self.budget, model.state_dict())
         self.report = strategy.report
         chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
-        device = next(model.parameters()).device
-        chosen, weight = chosen.to(device), weight.float().to(device)
-        return Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
+        chosen, weight = chosen.to(context.device), weight.float().to(context.device)
+        subset = Subset(processes.broadcast(chosen).cpu(), processes.broadcast(weight).cpu(), epoch)
+        # Last of all, so that a selection that does not come to its end is begun again from the state before it.
+        self.kept = processes.decide_together(lambda: self._state_of(strategy)) if strategy.stateful() else {}
+        return subset
 
     def check(self, model: nn.Module) -> None:
         """Finds out before training whether the strategy can select by this model.
@@ -180,11 +193,7 @@ class SubsetSelector:
         self.strategy.check(self.config, self._context(0, model))
 
     def _context(
-        self,
-        epoch: int,
-        model: nn.Module,
-        on_batch: Callable[[int, int], None] | None = None,
-        measure: bool = False,
+        self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None, *, measure: bool = False
     ) -> SelectionContext:
         return SelectionContext(
             train_loader=self._loader(self.train),
@@ -200,13 +209,47 @@ class SubsetSelector:
             measure=measure,
         )
 
+    def _try_state(self, model: nn.Module) -> None:
+        """Has a strategy's first state kept and given back, so that what does not work shows before training."""
+        if not self._tried and self.kept is None and self.strategy.stateful():
+            strategy = self.strategy.from_context(self.config, self._context(0, model))
+            self._give_back(strategy, self._state_of(strategy))
+        self._tried = True
+
+    def _state_of(self, strategy: Strategy) -> dict[str, Any]:
+        """Returns a strategy's state as checkpoints give it back."""
+        name = f"selector {self.config.name!r}: {type(strategy).__name__}.state_dict"
+        try:
+            state = strategy.state_dict()
+        except (UserError, RunError, Interrupted):
+            raise
+        except Exception as error:
+            raise UserError(f"{name} failed: {one_line(error)}") from error
+        if not isinstance(state, dict):
+            raise UserError(f"{name} returned a {type(state).__name__}, not a dict")
+        try:
+            return dict(as_kept(state))
+        except TypeError as error:
+            raise UserError(f"{name}: {error}; tensors, numbers, strings, None, lists and dicts can be kept") from error
+
+    def _give_back(self, strategy: Strategy, state: dict[str, Any]) -> None:
+        """Loads a copy of a state into a strategy, which may write over it."""
+        try:
+            strategy.load_state_dict(dict(as_kept(state)))
+        except (UserError, RunError, Interrupted):
+            raise
+        except Exception as error:
+            name = f"selector {self.config.name!r}: {type(strategy).__name__}.load_state_dict"
+            raise UserError(f"{name} failed: {one_line(error)}") from error
+
     def _loader(self, images: ImageSet) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(images, batch_size=self.batch_size, shuffle=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the current subset and the warm start, which more epochs on resuming do not move."""
+        """Returns the current subset, the strategy's state, and the warm start, which more epochs do not move."""
         return {
             "current": vars(self.current) if self.current else None,
+            "strategy": self.kept,
             "full_until": self.full_until,
             "first": self.first,
         }
@@ -214,4 +257,5 @@ class SubsetSelector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.current = Subset(**state["current"]) if state["current"] else None
+        self.kept = state.get("strategy")  # 0.1 kept none
         self.full_until, self.first = state["full_until"], state["first"]

@@ -172,9 +172,10 @@ def test_worked_example_of_a_strategy_runs(in_page, capsys):
     assert report["training"]["selections"] == [{"epoch": 0, "size": 242}, {"epoch": 1, "size": 242}]
 
 
-def test_worked_example_of_a_strategy_passes_its_own_test(in_page):
+@pytest.mark.parametrize("name", ["strategy", "state"])
+def test_worked_example_of_a_strategy_passes_its_own_test(name, in_page):
     folder = in_page(DOCS / "extending.md")
-    written = runpy.run_path(str(folder / "test_my_strategy.py"))
+    written = runpy.run_path(str(folder / f"test_my_{name}.py"))
     tests = [value for name, value in written.items() if name.startswith("test_")]
     assert tests
     for test in tests:

@@ -1,15 +1,26 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
+from test_replay import Again
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords import folding
-from robustcords.attacks.base import Objective, evaluation_mode, input_gradient
+from robustcords import inference as inference_module
+from robustcords.adversary import Adversary
+from robustcords.attacks.base import Attack, Objective, evaluation_mode, input_gradient, without_parameter_gradients
+from robustcords.attacks.fgsm import FGSM
+from robustcords.attacks.pgd import PGD
+from robustcords.bullet import BulletAdversary
 from robustcords.folding import fold
 from robustcords.inference import Inference
+from robustcords.losses.trades import TRADES
 from robustcords.models.preact_resnet import PreActResNet
 from robustcords.models.resnet import ResNet
 from robustcords.models.wide_resnet import WideResNet
+from robustcords.rng import Noise
+from robustcords.threat import ThreatModel
 
 
 def used(model: nn.Module) -> nn.Module:
@@ -51,7 +62,7 @@ def test_a_frozen_model_gives_the_plain_models_logits_and_gradients(name: str) -
     model = used(networks()[name]).eval()
     inference = Inference(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         assert inference._folded is not None
         torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(
@@ -72,7 +83,7 @@ def test_in_bfloat16_folding_errs_about_as_much_as_the_plain_model_does() -> Non
         inference = Inference(model, lambda: torch.autocast("cpu", torch.bfloat16))
         with torch.no_grad():
             logits = {"plain": inference(IMAGES.float())}
-            with inference.frozen():
+            with inference.frozen(), without_parameter_gradients(model):
                 logits["folded"] = inference(IMAGES.float())
                 assert inference._folded._graph.folded_weight_0.dtype is torch.bfloat16
             wanted = exact(IMAGES)
@@ -95,12 +106,12 @@ def test_every_batchnorm_behind_a_convolution_is_folded() -> None:
 def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
     model = used(networks()["resnet"]).eval()
     inference = Inference(model)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         before = inference(IMAGES)
     for parameter in model.parameters():
         parameter.data.mul_(1.1)
     model.bn1.running_var.mul_(2)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         after = inference(IMAGES)
     torch.testing.assert_close(after, model(IMAGES))
     assert not torch.allclose(before, after)
@@ -109,7 +120,7 @@ def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
 def test_training_mode_and_what_comes_after_the_block_are_those_of_the_plain_model() -> None:
     model = used(networks()["resnet"])
     inference = Inference(model.train())
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         with evaluation_mode(inference):
             torch.testing.assert_close(inference(IMAGES), model(IMAGES))
         statistics = model.bn1.running_mean.clone()
@@ -117,6 +128,76 @@ def test_training_mode_and_what_comes_after_the_block_are_those_of_the_plain_mod
         assert not torch.equal(model.bn1.running_mean, statistics)
     with evaluation_mode(inference):
         assert torch.equal(inference(IMAGES), model(IMAGES))
+
+
+def perturbed(model: nn.Module, gradients: list[Tensor], how: str) -> None:
+    """Steps weights along their gradients, in one of the ways that code in the wild does."""
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        step = 0.1 * parameter.detach().norm() / (gradient.norm() + 1e-12) * gradient
+        if how == "in place":
+            with torch.no_grad():
+                parameter.add_(step)
+        elif how == "through .data":
+            parameter.data.add_(step)
+        else:
+            parameter.data = parameter.data + step
+
+
+@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("how", ["in place", "through .data", "other memory"])
+def test_an_adversary_that_steps_weights_gets_all_gradients_and_attacks_the_stepped_weights(
+    how: str, replay: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As adversarial weight perturbation does (Wu et al. 2020, arXiv 2004.05884), between two attacks."""
+    monkeypatch.setattr(inference_module, "recorder_for", lambda device: Again())
+    model, expected = used(networks()["resnet"]).train(), used(networks()["resnet"]).train()
+    inference, y = Inference(model, replay=replay), torch.arange(5)
+    objective = Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"))
+    attack = PGD(ThreatModel(norm="l2", epsilon=1.0), steps=2, step_size=0.5)
+    found = []
+    for network, block in ((inference, inference.frozen()), (expected, nullcontext())):
+        with block, evaluation_mode(network):
+            x = attack(network, IMAGES, objective, Noise(0, y))
+            loss = F.cross_entropy(network(x), y)
+            gradients = torch.autograd.grad(loss, list(network.parameters()))
+            perturbed(network, list(gradients), how)
+            with torch.no_grad():
+                found.append([x, *gradients, network(x), attack(network, IMAGES, objective, Noise(0, y))])
+    assert len(found[0]) == 3 + len(list(model.parameters()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    assert (found[0][-1] - found[0][0]).abs().max() > 0.01, "the step has moved the attack"
+    assert all(module.training for module in model.modules())
+
+
+def test_weights_and_statistics_that_change_inside_a_block_are_seen_at_once() -> None:
+    model = used(networks()["resnet"]).eval()
+    inference = Inference(model)
+    with inference.frozen(), torch.no_grad():
+        before = inference(IMAGES)
+        model.conv1.weight.mul_(1.5)
+        torch.testing.assert_close(inference(IMAGES), model(IMAGES))
+        assert not torch.allclose(inference(IMAGES), before)
+    with inference.frozen(), torch.no_grad():
+        model.train()(IMAGES)
+        model.eval()
+        torch.testing.assert_close(inference(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("attack", [PGD, FGSM])
+def test_an_attack_is_no_reason_to_leave_the_folded_network(attack: type[Attack]) -> None:
+    model = used(networks()["resnet"]).train()
+    plain: list[int] = []
+    inference, y = Inference(model), torch.arange(5)
+    made = attack(ThreatModel(epsilon=0.1))
+    loss = TRADES()
+    with inference.frozen():
+        model.forward = lambda x: plain.append(len(x)) or type(model).forward(model, x)
+        Adversary(made, loss)(inference, IMAGES, y, Noise(0, y))
+        BulletAdversary(made, loss)(inference, IMAGES, y, Noise(0, y))
+        assert plain == []
+        inference(IMAGES)
+        assert plain == [5]
 
 
 class Annealed(nn.Module):
@@ -135,7 +216,7 @@ def test_a_setting_that_changes_is_read_again(monkeypatch: pytest.MonkeyPatch) -
     model = Annealed().double().eval()
     inference = Inference(model)
     for model.temperature in (1.0, 4.0):
-        with inference.frozen():
+        with inference.frozen(), without_parameter_gradients(model):
             assert inference._folded is not None
             torch.testing.assert_close(inference(IMAGES), model(IMAGES))
 
@@ -172,7 +253,7 @@ def test_code_that_does_unusual_things_runs_as_it_is_meant_to(
     monkeypatch.setattr(folding, "KNOWN", (*folding.KNOWN, __name__))
     model = used(kind()).eval()
     inference = Inference(model)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         assert (inference._folded is not None) == folds
         torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-12, atol=1e-12)
 
@@ -208,7 +289,7 @@ def test_gradients_of_somebodys_own_are_kept() -> None:
     """A trace would lose them without a word, so networks of unknown code are run as they are."""
     model = used(Rounded()).eval()
     inference = Inference(model)
-    with inference.frozen():
+    with inference.frozen(), without_parameter_gradients(model):
         found = input_gradient(inference, OBJECTIVE, IMAGES)
     assert found.abs().max() > 0
     assert torch.equal(found, input_gradient(model, OBJECTIVE, IMAGES))

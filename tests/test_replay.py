@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustcords import inference
+from robustcords.attacks.base import without_parameter_gradients
 from robustcords.attacks.pgd import PGD
 from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
@@ -255,11 +256,11 @@ def test_recordings_are_kept_while_the_weights_stay_where_they_are() -> None:
     }
     kept = []
     for change in changes.values():
-        with frozen.frozen():
+        with frozen.frozen(), without_parameter_gradients(frozen):
             frozen(x)
             before = frozen._replays
         change()
-        with frozen.frozen():
+        with frozen.frozen(), without_parameter_gradients(frozen):
             torch.testing.assert_close(frozen(x), model(x))
         kept.append(frozen._replays is before)
     assert kept == [True, False, False]
@@ -273,7 +274,7 @@ def parameter_like(model: nn.Module) -> nn.Parameter:
 def test_only_the_images_have_a_gradient_in_what_is_recorded(again: Again) -> None:
     model = convolutional().float()
     frozen = Inference(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    with frozen.frozen():
+    with frozen.frozen(), torch.no_grad():
         frozen(torch.rand(4, 3, 8, 8))
     assert leaves(again.recorded[0].grad_fn) == {torch.Size((32, 3, 8, 8))}
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -305,7 +306,7 @@ def test_a_network_that_looks_at_the_whole_batch_is_not_recorded() -> None:
     parts = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False)]
     model = nn.Sequential(*parts, nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8)
-    with frozen.frozen():
+    with frozen.frozen(), without_parameter_gradients(frozen):
         assert frozen._folded is not None
         torch.testing.assert_close(frozen(x), model(x))
     assert frozen._replays is None
@@ -316,7 +317,7 @@ def test_empty_batches_and_inference_mode_are_run_as_they_are(again: Again) -> N
     model = convolutional()
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8, dtype=torch.float64)
     for mode in (torch.inference_mode(), nullcontext(), torch.inference_mode()):
-        with mode, frozen.frozen():
+        with mode, frozen.frozen(), without_parameter_gradients(frozen):
             assert frozen(x[:0]).shape == (0, 5)
             if torch.is_inference_mode_enabled():
                 torch.testing.assert_close(frozen(x), model(x))
@@ -326,7 +327,7 @@ def test_empty_batches_and_inference_mode_are_run_as_they_are(again: Again) -> N
 @pytest.mark.usefixtures("recorded")
 def test_a_late_backward_pass_is_refused() -> None:
     frozen, x = Inference(convolutional()), torch.rand(4, 3, 8, 8, dtype=torch.float64).requires_grad_()
-    with frozen.frozen():
+    with frozen.frozen(), without_parameter_gradients(frozen):
         logits = frozen(x)
     with frozen.frozen(), pytest.raises(RuntimeError, match="weights have changed"):
         logits.sum().backward()
@@ -335,9 +336,9 @@ def test_a_late_backward_pass_is_refused() -> None:
 @pytest.mark.usefixtures("recorded")
 def test_without_recordings_a_late_backward_pass_is_what_it_was() -> None:
     frozen, x = Inference(convolutional(), replay=False), torch.rand(4, 3, 8, 8, dtype=torch.float64).requires_grad_()
-    with frozen.frozen():
+    with frozen.frozen(), without_parameter_gradients(frozen):
         logits = frozen(x)
-    with frozen.frozen():
+    with frozen.frozen(), without_parameter_gradients(frozen):
         frozen(x)
     assert torch.autograd.grad(logits.sum(), x)[0].shape == x.shape
 
@@ -347,13 +348,14 @@ def test_precision_may_change_from_one_block_to_the_next() -> None:
     model = convolutional().float()
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8)
     for dtype in (None, torch.bfloat16, None):
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None), frozen.frozen():
+        context = torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
+        with context, frozen.frozen(), without_parameter_gradients(frozen):
             torch.testing.assert_close(frozen(x), model(x).float(), rtol=0.1, atol=0.1)
 
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
     frozen = Inference(convolutional())
-    with frozen.frozen():
+    with frozen.frozen(), without_parameter_gradients(frozen):
         frozen(torch.rand(2, 3, 8, 8, dtype=torch.float64))
     assert frozen._folded is not None
     assert frozen._replays is None

@@ -14,13 +14,13 @@ from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
 from robustcords.selection import SubsetSelector
-from robustcords.strategies.base import SelectionContext, SelectionReport, StrategyConfig
+from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
 from robustcords.threat import ThreatModel
 
 COUNT = 40
 
 
-class Fixed:
+class Fixed(Strategy):
     """Returns what it was told, and keeps what it was asked."""
 
     needs_validation = False

@@ -48,7 +48,8 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     `select` makes the adversarial pass (shared by all processes), divides examples and budget by granularity (shares by
     class size and largest remainder), calls `pick` for each group in one of the processes, and checks what it gives
     back. Where groups are classes, each is chosen from as soon as all of it is attacked, and its gradients are let go:
-    memory does not grow with the number of classes. With ``per_batch`` the candidates are the mean gradients of the
+    memory does not grow with the number of classes. A strategy with a `state_dict` picks in the main process alone,
+    classes in ascending order. With ``per_batch`` the candidates are the mean gradients of the
     loader's batches: as few batches are picked as hold the budget, and the last one in the order of `pick` is cut.
     Should all weights be 0, all become 1.
 
@@ -131,7 +132,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         """Returns the rows to keep of one group and their weights.
 
         Args:
-            gradients: of the group's N candidates, see `robustcords.strategies.gradients`.
+            gradients: of the group's N candidates, see `robustcords.strategies.gradients`; ``numbers`` names them.
             budget: k, from 1 to N.
             generator: for whatever is drawn at random; another for every group.
 
@@ -211,9 +212,12 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
             return self._of_chosen_parameters(gradients)
 
         found: dict[int, Choice] = {}
+        share = slice(processes.rank(), None, processes.world_size())
+        if self.stateful():  # one class may leave something for the next
+            share = slice(None if processes.is_main() else 0)
         at_once = self._batches_at_once(batch_size)
         for complete in class_by_class(labels, compute, batch_size=batch_size, batches_at_once=at_once):
-            mine = complete[processes.rank() :: processes.world_size()]
+            mine = complete[share]
             choose = partial(self._from_some, mine, shares, validation, matching)
             with self._phase("solve"):
                 for part in processes.gather_objects(choose):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,6 +77,9 @@ class AdversarialGradients(AdversarialScores):
             raise ValueError("perBatch and perClass exclude each other")
         train = self.pctrainloader if perClass else self.trainloader  # type: ignore[attr-defined]
         self.gradients = self._pass(train, self.adversarial_loss, "training")
+        if perClass:  # upstream's loader of one class has a part of the data set, which counts from 0
+            numbers = torch.as_tensor(train.dataset.indices, device=self.gradients.labels.device)
+            self.gradients = replace(self.gradients, numbers=numbers[self.gradients.numbers])
         self._written_out = {"train": None}
         self._sizes = {"train": [len(batch) for batch in batches_of(train)] if perBatch else None}
         if valid:

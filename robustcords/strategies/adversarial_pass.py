@@ -71,9 +71,11 @@ def adversarial_pass(
     whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
     wanted = torch.tensor([row for batch in batches for row in batch], device=device)
     order = whole[0].argsort()[wanted.argsort().argsort()]
-    _, y, *factors = (column[order] for column in whole)
+    numbers, y, *factors = (column[order] for column in whole)
     features, logits = tuple(factors[0::2]), tuple(factors[1::2])
-    gradients = LastLayerGradients(logit_gradients(loss, logits, y), features, y, logits, bias=last_layer.trains_bias)
+    gradients = LastLayerGradients(
+        logit_gradients(loss, logits, y), features, y, logits, bias=last_layer.trains_bias, numbers=numbers
+    )
     return gradients if last_layer.head.weight.requires_grad else gradients.bias_only()
 
 

@@ -97,7 +97,12 @@ class SelectionReport:
 
 
 class Strategy(ABC):
-    """Chooses examples and their weights. Built for one selection, so that a selection depends on its context alone.
+    """Chooses examples and their weights. Built anew for every selection.
+
+    A selection depends on its context and on nothing that an earlier one has left, unless the strategy writes
+    `state_dict` and `load_state_dict`: what the first returns after a selection, the second is given before the next
+    one. The selector and the run's checkpoints keep it, so that a resumed run selects what an uninterrupted one does.
+    Class attributes and globals are kept by nobody.
 
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
@@ -161,3 +166,28 @@ class Strategy(ABC):
         Raises:
             UserError: for a budget that there are too few examples for.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what the next selection needs to know of this one; here nothing.
+
+        It is asked for in all processes before the first selection, to see whether it can be kept, and in the main one
+        after each, whose answer all processes get.
+
+        Returns:
+            Tensors, numbers, strings and None, in dicts and lists.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` returned after the last selection; not called before the first one.
+
+        Args:
+            state: a copy as a checkpoint gives it back: tensors on the CPU, lists in place of tuples.
+        """
+        if state:
+            raise NotImplementedError("state_dict is written, and load_state_dict is not")
+
+    @classmethod
+    def stateful(cls) -> bool:
+        """Returns whether selections leave something for later ones."""
+        return cls.state_dict is not Strategy.state_dict

@@ -15,6 +15,7 @@ from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfig
 from robustcords.strategies.base import Granularity, StrategyConfig
 from robustcords.strategies.greedy import Method
+from robustcords.strategies.upstream import UpstreamConfig
 
 CONTEXT = {
     "trainloader": "trainloader",
@@ -36,7 +37,7 @@ _Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Functions = Literal["facility-location", "graph-cut", "sum-redundancy", "saturated-coverage"]
 
 _KNOWN: dict[str, tuple[Any, Any]] = {
-    "eta": (_Positive, 0.01),
+    "eta": (_Positive, 0.05),
     "lam": (_Positive, 0.5),
     "eps": (_Positive, 1e-100),
     "r": (Annotated[int, Field(ge=1)], 15),
@@ -143,7 +144,7 @@ def options_of(strategy: type, parameters: dict[str, Parameter], *, adversarial:
     Raises:
         UserError: no TOML value can be what a parameter without a default is annotated with.
     """
-    bases: tuple[Any, ...] = (CordsConfig, AdversarialConfig) if adversarial else (CordsConfig,)
+    bases: tuple[Any, ...] = (CordsConfig, AdversarialConfig if adversarial else UpstreamConfig)
     shared = {key for base in bases for key in base.model_fields}
     fields: dict[str, Any] = {}
     for name, parameter in parameters.items():

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
 
+from robustcords import processes
 from robustcords.errors import Interrupted, RunError, UserError, one_line, raised_at
 from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
 from robustcords.strategies.base import SelectionContext
 from robustcords.strategies.cords_options import CONTEXT, options_of, parameters_of
+from robustcords.strategies.instance_state import changed, put, taken
 from robustcords.strategies.upstream import UpstreamStrategy
 
 
@@ -52,13 +56,27 @@ class CordsStrategy(UpstreamStrategy):
     the training attack. Without a validation split, ``valloader`` is the training loader, as CORDS counts its examples
     in any case.
 
+    What the class leaves in its attributes is there at the next selection, as in CORDS' code, where one object serves
+    for the whole run (`instance_state`); or what its own ``state_dict`` says, where it has one. A warning names
+    attributes that cannot be kept.
+
     Attributes:
         strategy: CORDS' class.
         parameters: the names of its constructor's parameters that get a value.
+        state: what an earlier selection left, and then what this one does.
     """
 
     strategy: ClassVar[type]
     parameters: ClassVar[tuple[str, ...]]
+    state: Mapping[str, Any] = MappingProxyType({})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what CORDS' object has left."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps it for CORDS' object, which is built when it selects."""
+        self.state = state
 
     def upstream(self, model: nn.Module, budget: int) -> Any:
         """Returns CORDS' strategy.
@@ -73,6 +91,7 @@ class CordsStrategy(UpstreamStrategy):
             )
         given = self._given(model)
         arguments = {name: given.get(name, self._option(name)) for name in self.parameters}
+        self._arguments = [*arguments.values()]
         try:
             strategy = self.strategy(**arguments)
         except (UserError, RunError):
@@ -124,6 +143,7 @@ class CordsStrategy(UpstreamStrategy):
             UserError: it fails, or returns no subset; the line says where.
         """
         given = (budget, model_params) if _takes(strategy.select, budget, model_params) else (budget,)
+        new = self._begin(strategy)
         try:
             indices, weights = strategy.select(*given)
             picks = [int(index) for index in indices], torch.as_tensor(weights).double().view(-1).tolist()
@@ -133,6 +153,7 @@ class CordsStrategy(UpstreamStrategy):
             if isinstance(error, ZeroDivisionError) and "cords" in Path(raised_at(error).filename).parts:
                 raise
             self._fail("select", error)
+        self._end(strategy, new)
         if not picks[0]:
             raise UserError(f"selector {self.config.name!r}: {self.strategy.__name__} selected nothing")
         if (distinct := len(set(picks[0]))) < budget:
@@ -140,10 +161,40 @@ class CordsStrategy(UpstreamStrategy):
             self.context.logger.warning(text, self.config.name, distinct, budget)
         return picks
 
+    def _begin(self, strategy: Any) -> dict[str, Any]:
+        """Gives CORDS' object what the last one left; returns its attributes before that."""
+        if _has_state(strategy):
+            if "own" in self.state:
+                strategy.load_state_dict(self.state["own"])
+            return {}
+        new, _ = taken(strategy, self._arguments)
+        put(strategy, self.state.get("attributes", {}))
+        return new
+
+    def _end(self, strategy: Any, new: dict[str, Any]) -> None:
+        """Takes what CORDS' object leaves."""
+        if _has_state(strategy):
+            self.state = {"own": strategy.state_dict()}
+            return
+        attributes, lost = taken(strategy, self._arguments)
+        told = self.state.get("lost", [])
+        if processes.is_main() and (names := [name for name in lost if name not in told]):
+            text = "%s: every selection begins with new %s: these attributes cannot be kept; write state_dict for them"
+            self.context.logger.warning(text, self.config.name, ", ".join(names))
+        self.state = {"attributes": changed(new, attributes), "lost": lost}
+
     def _fail(self, what: str, error: BaseException) -> NoReturn:
+        alone = self.trains and "more than 1 value per channel when training" in str(error)
+        cure = '; CORDS selects in train mode: set selector.model_mode = "eval", or another train.batch_size'
         raise UserError(
             f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {one_line(error)}"
+            f"{cure if alone else ''}"
         ) from error
+
+
+def _has_state(strategy: Any) -> bool:
+    """Returns whether a strategy says itself what it keeps."""
+    return hasattr(strategy, "state_dict") and hasattr(strategy, "load_state_dict")
 
 
 def _takes(function: Any, *arguments: Any) -> bool:
@@ -163,6 +214,9 @@ def _lower_rounds(strategy: Any) -> None:
 
     def greedy_algo(budget: int) -> Any:
         strategy.r = max(1, min(rounds, budget))
-        return greedy(budget)
+        try:
+            return greedy(budget)
+        finally:
+            strategy.r = rounds
 
     strategy.greedy_algo = greedy_algo

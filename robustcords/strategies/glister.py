@@ -11,25 +11,29 @@ from torch import nn
 from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES
-from robustcords.strategies.base import Granularity, Strategy, StrategyConfig
+from robustcords.strategies.base import Granularity, Strategy
 from robustcords.strategies.greedy import Method
 from robustcords.strategies.groups import batches_of, labels_of
-from robustcords.strategies.upstream import UpstreamStrategy
+from robustcords.strategies.upstream import UpstreamConfig, UpstreamStrategy
 
 
 class GLISTER(UpstreamStrategy):
-    """CORDS' ``GLISTERStrategy`` on clean images (Killamsetty et al. 2021), by default with its CIFAR-10 settings.
+    """CORDS' ``GLISTERStrategy`` on clean images (Killamsetty et al. 2021).
 
-    CORDS has no per-gradient form, and cannot finish where a class is missing from a split, the validation split is
-    smaller than a batch (per_batch), or Stochastic comes near the whole of a group: `AdvGLISTERStrategy` serves there.
+    The defaults of its options are what CORDS' pipeline hands over with its newest configuration for CIFAR-10
+    (``configs/SL/config_glister_cifar10.py`` of decile-team/cords): the bias's gradients of all examples at once,
+    Stochastic, train mode. CORDS has no per-gradient form, and cannot finish where a class is missing from a split, the
+    validation split is smaller than a batch (per_batch), Stochastic comes near the whole of a group, or BatchNorm meets
+    a batch of one value a channel in train mode: `AdvGLISTERStrategy` serves there, in eval mode.
     """
 
-    class Config(StrategyConfig):
+    class Config(UpstreamConfig):
         """Options of GLISTER.
 
         Attributes:
             granularity: ``"full"`` is CORDS' Supervised.
-            eta: CORDS' eta, the step on the sum of the chosen gradients.
+            eta: CORDS' eta, the step on the sum of the chosen gradients. CORDS' pipeline hands over the optimizer's
+                rate, which is 0.05 there (0.01 in older configurations), and not that of this run.
             greedy: ``"RGreedy"``, ``"Stochastic"`` or ``"Naive"``.
             r: rounds of RGreedy; lowered to the smallest group's budget, below which CORDS does not return.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
@@ -37,7 +41,7 @@ class GLISTER(UpstreamStrategy):
 
         name: str = "glister"
         granularity: Granularity = "full"
-        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
         greedy: Method = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = False
@@ -47,7 +51,7 @@ class GLISTER(UpstreamStrategy):
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GLISTER, or None."""
         groups = self._groups(budget)
-        if not groups:
+        if not groups or self.meets_one_image(by_class=self.config.granularity == "per_class"):
             return None
         rounds = min([self.config.r, *(share for _, share in groups)])
         return GLISTERStrategy(*self._arguments(model, rounds))

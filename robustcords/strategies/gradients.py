@@ -87,6 +87,8 @@ class LastLayerGradients(Gradients):
         logits: T tensors (N, classes) that the deltas were taken at, or nothing.
         output: the class whose output alone the gradients are restricted to (then C is 1), or None for all.
         bias: whether the layer has a bias that is trained.
+        numbers: (N,) int64, which examples they are of: rows of the loader's data set, as `Strategy.select` returns
+            them; None where nobody has said.
     """
 
     deltas: tuple[Tensor, ...]
@@ -95,6 +97,7 @@ class LastLayerGradients(Gradients):
     logits: tuple[Tensor, ...] = ()
     output: int | None = None
     bias: bool = True
+    numbers: Tensor | None = None
 
     def __len__(self) -> int:
         """Returns N."""
@@ -105,7 +108,8 @@ class LastLayerGradients(Gradients):
         deltas, features, logits = (
             tuple(factor[rows] for factor in group) for group in (self.deltas, self.features, self.logits)
         )
-        return replace(self, deltas=deltas, features=features, labels=self.labels[rows], logits=logits)
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return replace(self, deltas=deltas, features=features, labels=self.labels[rows], logits=logits, numbers=numbers)
 
     def double(self) -> Self:
         """Returns float64 factors."""
@@ -166,7 +170,9 @@ class LastLayerGradients(Gradients):
             for groups in zip(*((part.deltas, part.features, part.logits) for part in parts), strict=True)
         )
         labels = torch.cat([part.labels for part in parts])
-        return replace(parts[0], deltas=deltas, features=features, logits=logits, labels=labels)
+        known = [part.numbers for part in parts if part.numbers is not None]
+        numbers = torch.cat(known) if len(known) == len(parts) else None
+        return replace(parts[0], deltas=deltas, features=features, logits=logits, labels=labels, numbers=numbers)
 
     def of_output(self, output: int) -> Self:
         """Returns the gradients of one output's bias and weight row alone (CORDS' per-gradient form)."""
@@ -186,7 +192,8 @@ class LastLayerGradients(Gradients):
         starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
         batches = [self.rows(slice(start, start + size)) for start, size in zip(starts, sizes, strict=False)]
         means = torch.stack([batch.sum() / len(batch) for batch in batches])
-        return MeanGradients(means.to(self.deltas[0].dtype))
+        numbers = () if self.numbers is None else self.numbers.split(list(sizes))
+        return MeanGradients(means.to(self.deltas[0].dtype), tuple(numbers))
 
 
 @dataclass(frozen=True)
@@ -195,9 +202,12 @@ class MeanGradients(Gradients):
 
     Attributes:
         values: (N, C, 1 + E).
+        numbers: N tensors, which examples each row is the mean of, see `LastLayerGradients`; empty where nobody has
+            said.
     """
 
     values: Tensor
+    numbers: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         """Returns N."""
@@ -205,7 +215,11 @@ class MeanGradients(Gradients):
 
     def rows(self, rows: Rows) -> Self:
         """Returns some rows."""
-        return replace(self, values=self.values[rows])
+        values = self.values[rows]
+        if not self.numbers:
+            return replace(self, values=values)
+        places = torch.arange(len(self), device=values.device)[rows].view(-1).tolist()
+        return replace(self, values=values, numbers=tuple(self.numbers[place] for place in places))
 
     def double(self) -> Self:
         """Returns float64 values."""

@@ -11,20 +11,24 @@ from torch import nn
 from robustcords.strategies._cords import GradMatchStrategy
 from robustcords.strategies.adv_gradmatch import AdvGradMatchStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES
-from robustcords.strategies.base import Granularity, Strategy, StrategyConfig
+from robustcords.strategies.base import Granularity, Strategy
 from robustcords.strategies.groups import labels_of
-from robustcords.strategies.upstream import UpstreamStrategy
+from robustcords.strategies.upstream import UpstreamConfig, UpstreamStrategy
 
 
 class GradMatch(UpstreamStrategy):
-    """CORDS' ``GradMatchStrategy`` on clean images (Killamsetty et al. 2021), by default with its CIFAR-10 settings.
+    """CORDS' ``GradMatchStrategy`` on clean images (Killamsetty et al. 2021).
 
-    CORDS has no full form, and cannot finish where the training split lacks a class: there `AdvGradMatchStrategy`
-    serves.
+    The defaults of its options are those of CORDS' configuration for CIFAR-10
+    (``configs/SL/config_gradmatch_cifar10.py`` of decile-team/cords; that of the form by batches,
+    ``config_gradmatchpb_cifar10.py``, has ``lam = 0`` and selects at every epoch), and its train mode. CORDS has no
+    full form, and cannot finish where the training split lacks a class, or BatchNorm meets a batch of one value a
+    channel in train mode: there `AdvGradMatchStrategy` serves, in eval mode.
+
     Its solver gives wrong weights where it takes a gradient that it already holds, which is what it is compared for.
     """
 
-    class Config(StrategyConfig):
+    class Config(UpstreamConfig):
         """Options of GRAD-MATCH.
 
         Attributes:
@@ -47,6 +51,8 @@ class GradMatch(UpstreamStrategy):
             members = labels_of(self.context.train_loader).bincount(minlength=self.context.num_classes)
             if not members.all():
                 return None
+        if self.meets_one_image(by_class=self.config.granularity != "per_batch"):
+            return None
         return GradMatchStrategy(*self._arguments(model))
 
     def own(self) -> Strategy:

@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -18,23 +18,31 @@ from robustcords import processes
 from robustcords.attacks.base import evaluation_mode
 from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import derive, generator
-from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy
-from robustcords.strategies.groups import batches_of, check_budget
+from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.strategies.groups import batches_of, check_budget, fetch, labels_of
 from robustcords.strategies.head import check_last_layer
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators of Python, NumPy and torch's CPU, and afterwards gives them back as they were.
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds the global generators of Python, NumPy and torch, and afterwards gives them back as they were.
 
     Meanwhile ``np.random.seed()``, with which CORDS' ``RandomStrategy`` asks the operating system for a seed, does
     nothing.
+
+    Args:
+        seed: for all of them.
+        device: a GPU whose generator dropout draws from; None and a CPU for torch's CPU generator alone.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]), _no_seed_from_outside():
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []), _no_seed_from_outside():
         random.seed(derive(seed, "python"))
         np.random.seed(derive(seed, "numpy") % 2**32)
         torch.default_generator.manual_seed(derive(seed, "torch"))
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive(seed, "torch"))
         try:
             yield
         finally:
@@ -57,8 +65,44 @@ def _no_seed_from_outside() -> Iterator[None]:
         np.random.seed = reseed
 
 
+class UpstreamConfig(StrategyConfig):
+    """Options of CORDS' own strategies.
+
+    Attributes:
+        model_mode: what the model runs in while selecting. CORDS selects in ``"train"``: BatchNorm normalises with the
+            statistics of each batch, and dropout drops; ``"eval"`` is what this package's strategies do.
+    """
+
+    model_mode: Literal["train", "eval"] = "train"
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into train mode, and gives its modes and buffers (BatchNorm's statistics) back as they were."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    held = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        with torch.no_grad():
+            for buffers, name, buffer, value in held:
+                buffers[name] = buffer.copy_(value)
+
+
 class UpstreamStrategy(Strategy):
     """A strategy of CORDS on clean images and cross-entropy, with CORDS' own gradients and solver.
+
+    The model runs in the mode that ``model_mode`` says, in eval mode where the strategy has no such option; its modes
+    and BatchNorm's statistics are given back as they were. CORDS' own pipeline selects from augmented images.
 
     What CORDS returns is brought to exactly the budget: repeated indices are left out, a uniform random part is kept of
     too many, and too few are filled up with random ones of weight 1, as CORDS fills up. Its draws from global
@@ -92,6 +136,35 @@ class UpstreamStrategy(Strategy):
             model: the model with the interface that CORDS wants.
             budget: k.
         """
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model runs in train mode."""
+        return getattr(self.config, "model_mode", "eval") == "train"
+
+    def meets_one_image(self, *, by_class: bool) -> bool:
+        """Returns whether a batch of one image comes up that the model cannot run in train mode.
+
+        BatchNorm has no statistics of one value a channel.
+
+        Args:
+            by_class: whether each class has batches of its own.
+        """
+        loader, model = self.context.train_loader, self.context.model
+        sizes: list[tuple[int, int]] = []
+        for each in [loader, *([self.context.val_loader] if self.needs_validation else [])]:
+            assert each is not None
+            labels, batch = labels_of(each), len(batches_of(loader if by_class else each)[0])
+            sizes += [(count, batch) for count in (labels.bincount().tolist() if by_class else [len(labels)])]
+        if not self.trains or not any(count and (count - 1) % batch == 0 for count, batch in sizes):
+            return False
+        _, image, _ = next(fetch(loader, [batches_of(loader)[0][:1]]))
+        with training_mode(model), seeded(0, torch.device(self.context.device)), torch.no_grad():
+            try:
+                model(image.to(self.context.device))
+            except ValueError:
+                return True
+        return False
 
     def own(self) -> Strategy:
         """Returns this package's strategy that serves where `upstream` gives None."""
@@ -150,7 +223,9 @@ class UpstreamStrategy(Strategy):
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
-        with evaluation_mode(self.context.model), seeded(self.context.seed), warnings.catch_warnings():
+        mode = training_mode if self.trains else evaluation_mode
+        context = self.context
+        with mode(context.model), seeded(context.seed, torch.device(context.device)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
             try:
                 return self._ask(strategy, budget, model_params)

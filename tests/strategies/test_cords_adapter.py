@@ -22,6 +22,8 @@ from robustcords import components, recipe
 from robustcords.attacks.pgd import PGD
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
+from robustcords.losses.standard import Standard
+from robustcords.models.last_layer import CordsModel
 from robustcords.strategies._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
 from robustcords.strategies.upstream import seeded
 from robustcords.threat import ThreatModel
@@ -128,21 +130,29 @@ def select(name, problem, budget=20, context=None, **options):
     return strategy.select(budget, problem.model.state_dict())
 
 
-def glister(problem, *, eta=0.01, linear_layer=False, selection_type="PerClass", greedy="Stochastic", r=15):
+def glister(problem, *, eta=0.05, linear_layer=False, selection_type="PerClass", greedy="Stochastic", r=15):
     loss = nn.CrossEntropyLoss(reduction="none")
-    first = (problem.train_loader, problem.val_loader, problem.cords_model(), loss, eta, torch.device("cpu"), 3)
+    first = (problem.train_loader, problem.val_loader, CordsModel(problem.model, 3), loss, eta, torch.device("cpu"), 3)
     return (*first, linear_layer, selection_type, greedy, log, r)
 
 
 def gradmatch(problem, *, linear_layer=True, selection_type="PerClass", valid=False, v1=True, lam=0, eps=1e-4):
     loss = nn.CrossEntropyLoss(reduction="none")
-    first = (problem.train_loader, problem.val_loader, problem.cords_model(), loss, 0.01, torch.device("cpu"), 3)
+    first = (problem.train_loader, problem.val_loader, CordsModel(problem.model, 3), loss, 0.01, torch.device("cpu"), 3)
     return (*first, linear_layer, selection_type, log, valid, v1, lam, eps)
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize(
     ("name", "strategy", "arguments", "options"),
     [
+        ("glister", GLISTERStrategy, glister, {"selection_type": "Supervised"}),
+        (
+            "gradmatch",
+            GradMatchStrategy,
+            gradmatch,
+            {"lam": 0.5, "eps": 1e-100, "selection_type": "PerClassPerGradient"},
+        ),
         ("SL:GLISTERStrategy", GLISTERStrategy, glister, {}),
         ("SL.glisterstrategy:GLISTERStrategy", GLISTERStrategy, glister, {"linear_layer": True, "eta": 0.2}),
         ("SL:GLISTERStrategy", GLISTERStrategy, glister, {"greedy": "RGreedy", "r": 2}),
@@ -153,14 +163,44 @@ def gradmatch(problem, *, linear_layer=True, selection_type="PerClass", valid=Fa
         ("SL:GradMatchStrategy", GradMatchStrategy, gradmatch, {"selection_type": "PerClassPerGradient"}),
     ],
 )
-def test_upstreams_classes_pick_what_they_pick_without_us(name, strategy, arguments, options):
-    problem = Problem(SIZES, batch=8)  # a budget of 20 is 8, 6 and 6 of the classes exactly
+def test_upstreams_classes_pick_what_they_pick_without_us(name, strategy, arguments, options, mode):
+    theirs, problem = (Problem(SIZES, batch=8) for _ in range(2))  # a budget of 20 is 8, 6 and 6 of the classes exactly
+    theirs.model.train(mode == "train")
+    problem.model.train(mode == "eval")  # the other mode than is asked for
+    before = {key: value.clone() for key, value in problem.model.state_dict().items()}
     with seeded(5):
-        rows, gammas = strategy(*arguments(problem, **options)).select(20, problem.model.state_dict())
+        rows, gammas = strategy(*arguments(theirs, **options)).select(20, theirs.model.state_dict())
     assert len(set(map(int, rows))) == 20
+    if name in {"glister", "gradmatch"}:  # by their defaults
+        options = {}
+    if mode == "eval":
+        options = {**options, "model_mode": "eval"}
     found, weights = select(name.replace("SL", SL, 1), problem, **options)
     assert found == list(map(int, rows))
     assert torch.equal(weights, gammas.float())
+    assert all(torch.equal(value, before[key]) for key, value in problem.model.state_dict().items())
+    assert all(module.training == (mode == "eval") for module in problem.model.modules())
+
+
+def test_the_mode_matters():
+    problem = Problem(SIZES, batch=8)
+    for name in ("glister", "gradmatch"):
+        assert set(select(name, problem)[0]) != set(select(name, problem, model_mode="eval")[0])
+
+
+@pytest.mark.parametrize(("name", "options"), [("glister", {"granularity": "per_class"}), ("gradmatch", {})])
+def test_where_batch_norm_would_meet_one_image_this_package_serves_in_eval_mode(name, options):
+    problem = Problem([33, 24, 24], batch=8)
+    expected = select(f"adv-{name}", problem, context={"attack": None, "loss": Standard()}, **OWN[name])
+    assert select(name, problem, **options)[0] == expected[0]
+    with pytest.raises(UserError, match=r'CORDS selects in train mode: set selector\.model_mode = "eval"'):
+        select(f"{SL}:GradMatchStrategy", problem)
+
+
+OWN = {
+    "glister": {"granularity": "per_class", "eta": 0.05 * 20, "greedy": "Stochastic", "linear_layer": False},
+    "gradmatch": {"granularity": "per_gradient", "lam": 0.5, "eps": 1e-100},
+}
 
 
 def test_granularity_names_the_selection_type():
@@ -199,7 +239,7 @@ def test_a_users_subclass_has_its_own_options(module):
     )
     strategy.compute_gradients()
     lengths = strategy.grads_per_elem.norm(dim=1)
-    rows, weights = select(f"{module}:Longest", problem, power=2.0)
+    rows, weights = select(f"{module}:Longest", problem, power=2.0, model_mode="eval")
     assert rows == lengths.argsort(descending=True)[:20].tolist()
     torch.testing.assert_close(weights, lengths[rows].square().float())
 
@@ -211,13 +251,14 @@ def test_a_users_subclass_has_its_own_options(module):
         20,
     )
     assert "metric" not in type(config).model_fields  # no TOML value is a function: it stays at its default
-    torch.testing.assert_close(select(f"{module}:Deeper", problem, power=2.0, factor=3)[1], 3 * weights)
+    found = select(f"{module}:Deeper", problem, power=2.0, factor=3, model_mode="eval")
+    torch.testing.assert_close(found[1], 3 * weights)
 
 
 def test_the_hook_attacks_with_the_training_loss(module):
     problem = Problem(SIZES)
     clean = {"attack": PGD(ThreatModel(epsilon=0.0), steps=1), "loss": SAT()}
-    plain = select(f"{module}:Longest", problem, power=1.0)
+    plain = select(f"{module}:Longest", problem, power=1.0, model_mode="eval")
     rows, weights = select(f"{module}:Hooked", problem, context=clean, power=1.0)
     assert rows == plain[0]
     torch.testing.assert_close(weights, plain[1])

@@ -1,0 +1,209 @@
+"""What a strategy keeps between its selections: a run that is resumed goes on as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from several import SERVER, together
+from small_run import ATTACK, After, chooser, fitted, made_up, network, trainer, vector
+from stateful import LeastUsed
+
+from robustcords.acceleration import start
+from robustcords.errors import Interrupted, UserError
+from robustcords.selection import SubsetSelector
+from robustcords.trainer import Trainer
+from robustcords.training_config import TrainConfig
+
+EPOCHS = 5
+
+
+def options(run: Path | None, strategy: str = "LeastUsed", **changes: Any) -> dict[str, Any]:
+    """Returns a run with a selection before each of its epochs."""
+    granularity = changes.pop("granularity", "per_class")
+    return {
+        "loss": "mart",
+        "selector": chooser(
+            f"stateful:{strategy}", loss="mart", epochs=EPOCHS, select_first=True, fraction=0.3, granularity=granularity
+        ),
+        "validation": made_up(12, seed=1),
+        "validation_attack": ATTACK,
+        "settings": {"epochs": EPOCHS, "validate_every": 1, "batch_size": 6, "precision": "fp32"},
+        "run": run,
+        **changes,
+    }
+
+
+def check_same(one: Path, other: Path) -> None:
+    """Two runs have the same bytes of weights and selections."""
+    files = {path.relative_to(one) for path in one.glob("[sw]*/*")}
+    assert files == {path.relative_to(other) for path in other.glob("[sw]*/*")}
+    assert len(files) == EPOCHS + 2
+    for file in files:
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    fitted(**options(folder / "run"))
+    return folder / "run"
+
+
+def test_the_state_changes_what_is_chosen(whole: Path, tmp_path: Path):
+    """Else the other tests would say nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SubsetSelector, "_give_back", lambda *_: None)
+        fitted(**options(tmp_path / "without"))
+    files = [f"selections/epoch_{epoch:04d}.npz" for epoch in range(EPOCHS)]
+    same = [(whole / file).read_bytes() == (tmp_path / "without" / file).read_bytes() for file in files]
+    assert same == [True, False, False, False, False]
+
+
+def killed_in(where: str, call: int, folder: Path) -> None:
+    """Is a process that trains until it is killed in the middle of something."""
+    torch.set_num_threads(1)
+    owner, name = (Trainer, "update") if where == "step" else (LeastUsed, "pick")
+    before, calls = getattr(owner, name), 0
+
+    def work(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return before(*arguments, **named)
+
+    setattr(owner, name, work)
+    fitted(**options(folder))
+
+
+# 18 of 61 examples an epoch are three steps, and there are three classes to pick from.
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+@pytest.mark.parametrize(("where", "call"), [("step", 8), ("pick", 8)], ids=["between selections", "in a selection"])
+def test_a_run_that_is_killed_ends_as_one_that_is_not(whole: Path, tmp_path: Path, where: str, call: int):
+    process = SERVER.Process(target=killed_in, args=(where, call, tmp_path / "run"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((tmp_path / "run" / "selections").iterdir())) in {2, 3}
+    fitted(**options(tmp_path / "run"))
+    check_same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("looks", [1, 4, 7, 13, 19, 26, 33, 40])
+def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(whole: Path, tmp_path: Path, looks: int):
+    with pytest.raises(Interrupted):
+        fitted(**options(tmp_path / "run"), interruption=After(looks))
+    fitted(**options(tmp_path / "run"))
+    check_same(whole, tmp_path / "run")
+
+
+def test_a_selection_that_is_broken_off_is_begun_again_from_the_state_before_it():
+    selector = chooser("stateful:LeastUsed", fraction=0.3)
+    model = network()
+    first = selector.select(1, model)
+    before = selector.state_dict()["strategy"]
+    expected = selector.select(2, model)
+    selector.load_state_dict({**selector.state_dict(), "strategy": before})
+
+    strategy = selector.strategy
+    with pytest.MonkeyPatch.context() as patch:
+        pick, calls = strategy.pick, []
+
+        def broken(self: Any, *arguments: Any) -> Any:
+            calls.append(pick(self, *arguments))
+            if len(calls) == 2:
+                raise Interrupted(signal.SIGTERM)
+            return calls[-1]
+
+        patch.setattr(strategy, "pick", broken)
+        with pytest.raises(Interrupted):
+            selector.select(2, model)
+    again = selector.select(2, model)
+    assert torch.equal(again.indices, expected.indices)
+    assert torch.equal(again.weights, expected.weights)
+    assert not torch.equal(first.indices, expected.indices)
+    assert (first.weights.min(), again.weights.max()) == (2, 7), "picks are counted over classes and selections"
+
+
+def part(rank: int, world: int, folder: Path, looks: int) -> None:
+    """Goes on with the run for so many steps, or to its end."""
+    torch.set_num_threads(1)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_650 + world)}
+    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    accelerator = start(TrainConfig(precision="fp32"))
+    assert accelerator.num_processes == world
+    with pytest.raises(Interrupted):
+        fitted(**options(folder / "run"), interruption=AfterSteps(looks))
+    accelerator.state.destroy_process_group()
+
+
+class AfterSteps(After):
+    """Is looked at once a step; selections and validations are not stopped."""
+
+    def check(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("parts", [[(2, 5), (3, 3)], [(1, 5), (2, 4)]])
+def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path, parts: list[tuple[int, int]]):
+    for world, looks in parts:
+        together(part, world, world, tmp_path, looks)
+    fitted(**options(tmp_path / "run"))
+    for epoch in range(EPOCHS):
+        file = f"selections/epoch_{epoch:04d}.npz"
+        assert (whole / file).read_bytes() == (tmp_path / "run" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        (
+            "KeepsASet",
+            r"^selector 'stateful:KeepsASet': KeepsASet\.state_dict: /deep/0/seen: a checkpoint cannot keep a "
+            r"set; tensors, numbers, strings, None, lists and dicts can be kept$",
+        ),
+        (
+            "Forgets",
+            r"^selector 'stateful:Forgets': Forgets\.load_state_dict failed: KeyError: 'number' \(stateful\.py:",
+        ),
+    ],
+)
+def test_a_state_that_cannot_be_kept_is_refused_before_training(strategy: str, said: str):
+    made = trainer(**options(None, strategy, selector=chooser(f"stateful:{strategy}", select_every=EPOCHS)))
+    before = vector(made)
+    with pytest.raises(UserError, match=said):
+        made.fit()
+    assert torch.equal(vector(made), before)
+
+
+@pytest.mark.parametrize("granularity", ["per_class", "per_gradient", "full", "per_batch"])
+def test_a_strategy_is_told_which_examples_it_chooses_from(granularity: str, monkeypatch: pytest.MonkeyPatch):
+    images = made_up()
+    selector = chooser("adv-glister", granularity=granularity, select_first=True)
+    found: list[Any] = []
+    pick = selector.strategy.pick
+
+    def looked_at(self: Any, gradients: Any, *rest: Any) -> Any:
+        found.append(gradients)
+        return pick(self, gradients, *rest)
+
+    monkeypatch.setattr("robustcords.strategies.adversarial._KEPT", 1.0)  # a batch at a time
+    monkeypatch.setattr(selector.strategy, "pick", looked_at)
+    selector.select(0, network())
+    for gradients in found:
+        if granularity == "per_batch":
+            assert [part.tolist() for part in gradients.numbers] == [
+                list(range(start, min(start + 16, len(images)))) for start in range(0, len(images), 16)
+            ]
+            assert torch.equal(gradients.rows(torch.tensor([2, 0])).numbers[0], gradients.numbers[2])
+        else:
+            assert torch.equal(images.labels[gradients.numbers], gradients.labels)
+    if granularity != "per_batch":
+        everyone = torch.cat([gradients.numbers for gradients in found])
+        assert sorted(everyone.tolist()) == list(range(len(images)))
