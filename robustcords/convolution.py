@@ -139,6 +139,11 @@ def _ours(x: Any, weight: Any, count: int) -> bool:
     return sizes and x.device.type == "cpu" and x.is_floating_point()
 
 
+def _sizes(tensor: Tensor, count: int) -> tuple[int, ...]:
+    """Returns the last sizes of a tensor as numbers, which a compiler's symbols are not."""
+    return tuple(map(int, tensor.shape[-count:]))
+
+
 def _strides(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
     return tuple(min(cut.stride, cut.reach) for cut in cuts)
 
@@ -161,7 +166,7 @@ def _convolution(name: str) -> Callable[..., Tensor]:
         cuts = None
         if _ours(input, weight, count):
             options = _hashable(stride), _hashable(padding), _hashable(dilation)
-            cuts = plan(tuple(input.shape[-count:]), tuple(weight.shape[2:]), *options)
+            cuts = plan(_sizes(input, count), _sizes(weight, count), *options)
         if cuts is None:
             return genuine(input, weight, bias, stride, padding, dilation, groups)
         pads = [pixels for cut in reversed(cuts) for pixels in (cut.left, cut.right)]
@@ -197,7 +202,7 @@ def _transposed(name: str) -> Callable[..., Tensor]:
         cuts = None
         if _ours(input, weight, count):
             options = map(_hashable, (stride, padding, dilation, output_padding))
-            cuts = _transposed_plan(tuple(input.shape[-count:]), tuple(weight.shape[2:]), *options)
+            cuts = _transposed_plan(_sizes(input, count), _sizes(weight, count), *options)
         if cuts is None:
             return genuine(input, weight, bias, stride, padding, output_padding, groups, dilation)
         weight = weight[(..., *(cut.kept for cut in cuts))]
