@@ -148,6 +148,11 @@ def _strides(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
     return tuple(min(cut.stride, cut.reach) for cut in cuts)
 
 
+def _kept(weight: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+    taps: list[Any] = [..., *(cut.kept for cut in cuts)]
+    return weight[tuple(taps)]
+
+
 def _convolution(name: str) -> Callable[..., Tensor]:
     """Returns what stands in for a convolution of torch's."""
     genuine: Callable[..., Tensor] = getattr(torch, name)
@@ -178,8 +183,7 @@ def _convolution(name: str) -> Callable[..., Tensor]:
         for axis, cut in enumerate(cuts, start=-count):
             if cut.stride > cut.reach > 1:
                 x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
-        weight = weight[(..., *(cut.kept for cut in cuts))]
-        return genuine(x, weight, bias, _strides(cuts), 0, dilation, groups)
+        return genuine(x, _kept(weight, cuts), bias, _strides(cuts), 0, dilation, groups)
 
     return _named(convolution, name)
 
@@ -205,8 +209,7 @@ def _transposed(name: str) -> Callable[..., Tensor]:
             cuts = _transposed_plan(_sizes(input, count), _sizes(weight, count), *options)
         if cuts is None:
             return genuine(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        weight = weight[(..., *(cut.kept for cut in cuts))]
-        result = genuine(input, weight, None, _strides(cuts), 0, 0, groups, dilation)
+        result = genuine(input, _kept(weight, cuts), None, _strides(cuts), 0, 0, groups, dilation)
         for axis, cut in enumerate(cuts, start=-count):
             if cut.stride > cut.reach:
                 places = result.unflatten(axis, (-1, cut.reach))

@@ -68,7 +68,7 @@ def test_a_custom_network_trains_attacks_and_evaluates_without_the_geometries():
 def test_every_command_runs_without_the_geometries(command: Command):
     # Five stages on 8 x 8 images: the last convolutions see one pixel.
     small = [*SMALL, *settings(model__depths="[1, 1, 1, 1, 1]", train__epochs=1, selector__fraction=0.05)]
-    small += settings(evaluation__limit=4, data__validation_fraction=0.03)
+    small += settings(model__width=16, evaluation__limit=4, data__validation_fraction=0.03)
     weights = Path("run") / "weights" / "last.safetensors"
     with Watch() as watch:
         for arguments in (
