@@ -81,7 +81,6 @@ def _cut(size: int, kernel: int, stride: int, left: int, dilation: int, outputs:
     return Cut(size, slice(first, last + 1), reach, stride, left, right), len(live) < kernel or stride > reach
 
 
-@cache
 def plan(
     size: tuple[int, ...],
     kernel: tuple[int, ...],
@@ -118,6 +117,14 @@ def plan(
     left = [pads[0] for pads in paddings]
     cuts, needed = zip(*map(_cut, size, kernel, strides, left, dilations, places), strict=True)
     return cuts if any(needed) else None
+
+
+_remembered_plan = cache(plan)
+
+
+def _plan(*geometry: Any) -> tuple[Cut, ...] | None:
+    """Returns the `plan`; a compiler, which would warn of the cache, sees it made."""
+    return plan(*geometry) if torch.compiler.is_compiling() else _remembered_plan(*geometry)
 
 
 def _each(option: Any, count: int) -> tuple[int, ...]:
@@ -171,7 +178,7 @@ def _convolution(name: str) -> Callable[..., Tensor]:
         cuts = None
         if _ours(input, weight, count):
             options = _hashable(stride), _hashable(padding), _hashable(dilation)
-            cuts = plan(_sizes(input, count), _sizes(weight, count), *options)
+            cuts = _plan(_sizes(input, count), _sizes(weight, count), *options)
         if cuts is None:
             return genuine(input, weight, bias, stride, padding, dilation, groups)
         pads = [pixels for cut in reversed(cuts) for pixels in (cut.left, cut.right)]
@@ -220,7 +227,6 @@ def _transposed(name: str) -> Callable[..., Tensor]:
     return _named(convolution, name)
 
 
-@cache
 def _transposed_plan(
     size: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any, extra: Any
 ) -> tuple[Cut, ...] | None:
@@ -230,7 +236,7 @@ def _transposed_plan(
         return None
     ways = zip(size, kernel, *options, strict=True)
     result = tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in ways)
-    return plan(result, kernel, *options[:3], outputs=size)
+    return _plan(result, kernel, *options[:3], size)
 
 
 def _at(axis: int, left: int, right: int) -> list[int]:
