@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from robustcords import build, processes, run_directory
+from robustcords.convolution import sound_convolutions
 from robustcords.environment import environment
 from robustcords.errors import Interrupted, RunError, UserError, one_line
 from robustcords.evaluation import evaluate
@@ -71,7 +72,8 @@ def session(recipe: Recipe) -> Iterator[Session]:
     """
     accelerator = build.accelerator(recipe)
     interruption = Interruption(recipe.train.time_limit)
-    with Display(visible=accelerator.is_main_process) as display, Watch(interruption.follow) as watch:
+    shown = Display(visible=accelerator.is_main_process)
+    with sound_convolutions(), shown as display, Watch(interruption.follow) as watch:
         try:
             yield Session(accelerator, display, interruption)
         except Exception as error:

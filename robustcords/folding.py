@@ -15,6 +15,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from robustcords.convolution import conv2d
+
 KNOWN = ("torch.nn.modules.", "robustcords.models.", "torchvision.models.")
 """Where the code of a network has to come from for it to be folded.
 
@@ -144,7 +146,7 @@ def _replace(graph: fx.GraphModule, norm: fx.Node, node: fx.Node, convolution: A
     with graph.graph.inserting_before(norm):
         weight, bias = (graph.graph.get_attr(f"folded_{name}_{number}") for name in ("weight", "bias"))
         options = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-        folded = graph.graph.call_function(F.conv2d, (node.args[0], weight, bias, *options))
+        folded = graph.graph.call_function(conv2d, (node.args[0], weight, bias, *options))
     norm.replace_all_uses_with(folded)
     graph.graph.erase_node(norm)
     graph.graph.erase_node(node)
@@ -168,7 +170,7 @@ def _overwrite(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
                 result = graph.call_function(F.relu_ if relu else _add_onto, (first,) if relu else node.args)
             node.replace_all_uses_with(result)
             graph.erase_node(node)
-        if addition or (node.op == "call_function" and node.target is F.conv2d):
+        if addition or (node.op == "call_function" and node.target is conv2d):
             fresh.add(result)
 
 

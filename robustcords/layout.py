@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from robustcords import contracts, processes
 from robustcords.attacks.base import evaluation_mode
+from robustcords.convolution import sound_convolutions
 from robustcords.data.base import ImageSet
 from robustcords.errors import UserError
 from robustcords.inference import Autocast, Inference
@@ -91,7 +92,7 @@ class Rehearsal:
         Raises:
             UserError: that fails, or does not give logits.
         """
-        with _unchanged(model, self.device):
+        with _unchanged(model, self.device), sound_convolutions():
             network = Inference(model, self.autocast, replay=False)
             with evaluation_mode(model), network.frozen():
                 # Evaluation and selection give contiguous images to either model, attacks in training the model's own.

@@ -20,6 +20,7 @@ from robustcords.attacks.base import Attack
 from robustcords.averaging import Averaging
 from robustcords.batches import Batch, BatchLoader
 from robustcords.checkpoint import belonging, restore_parts
+from robustcords.convolution import sound_convolutions
 from robustcords.data.base import ImageSet
 from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation import robust_accuracy
@@ -149,6 +150,7 @@ class Trainer:
         self.stopping: Interrupted | None = None
         self.saving, self.saved = False, time.monotonic()
 
+    @sound_convolutions()
     def fit(self) -> None:
         """Trains to the last epoch, from the newest checkpoint where the run has one.
 

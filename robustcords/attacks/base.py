@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustcords import contracts
 from robustcords.config import Component, format_radius, rounded_radius
+from robustcords.convolution import sound_convolutions
 from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise
 from robustcords.threat import ThreatModel
@@ -43,13 +44,17 @@ class Objective:
 
 @contextmanager
 def evaluation_mode(model: Model) -> Iterator[None]:
-    """Puts every submodule into eval mode and afterwards back into the mode it had, each on its own."""
+    """Puts every submodule into eval mode and afterwards back into the mode it had, each on its own.
+
+    Attacks, selection and evaluation run models in such a block, so it has `sound_convolutions` too.
+    """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:
-        yield
+        with sound_convolutions():
+            yield
     finally:
         for module in training:
             module.training = True

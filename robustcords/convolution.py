@@ -1,0 +1,292 @@
+"""Convolutions on a CPU, in forms that the library behind torch computes right.
+
+It does not where the stride is larger than the kernel (1x1 with stride 2): with few input channels the gradient of the
+weight of channels_last images writes past a buffer (https://github.com/uxlfoundation/oneDNN/issues/6035), and with AMX
+the result can be wrong (https://github.com/uxlfoundation/oneDNN/pull/5494). Nor where taps of the kernel meet nothing
+but padding, as eight of nine do on an image of one pixel: in bfloat16 the gradient of their weights can be whatever was
+in memory. So here
+
+- pixels that no tap reads are left out first, after which the stride is no larger than the kernel;
+- taps that meet nothing but padding are left out, and what the others need of the padding becomes part of the image.
+
+This depends on the geometry alone, and not on where it has been seen to fail. It is exact: autograd gives what is left
+out the zeros that are its gradients. ``benchmarks/cpu_convolutions.py`` tries geometries on any machine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import has_torch_function_variadic
+
+
+class Cut(NamedTuple):
+    """How one dimension of a convolution is computed.
+
+    Attributes:
+        size: pixels of the image.
+        kept: the taps that are kept, from the first that meets a pixel to the last.
+        reach: pixels from the first tap that is kept to the last, both included.
+        stride: as it was asked for.
+        left: pixels of zeros put in front of the image; below 0, pixels taken away.
+        right: the same behind it.
+    """
+
+    size: int
+    kept: slice
+    reach: int
+    stride: int
+    left: int
+    right: int
+
+
+def live_taps(size: int, kernel: int, stride: int, left: int, dilation: int, outputs: int) -> list[int]:
+    """Returns which taps of a kernel meet at least one pixel of the image, in one dimension.
+
+    Args:
+        size: pixels of the image.
+        kernel: number of taps.
+        stride: pixels from one place of the kernel to the next.
+        left: padding in front of the image.
+        dilation: pixels from one tap to the next.
+        outputs: number of places of the kernel.
+    """
+    live = []
+    for tap in range(kernel):
+        start = tap * dilation - left
+        place = max(0, -(start // stride))  # the first one at which the tap is not in front of the image
+        if place < outputs and start + place * stride < size:
+            live.append(tap)
+    return live
+
+
+def _cut(size: int, kernel: int, stride: int, left: int, dilation: int, outputs: int) -> tuple[Cut, bool]:
+    """Returns how one dimension is computed, and whether torch's operator must not see it as it is; see `live_taps`."""
+    live = live_taps(size, kernel, stride, left, dilation, outputs)
+    if not live:  # one tap, on zeros in the place of the image
+        return Cut(size, slice(1), 1, stride, (outputs - 1) * stride + 1, -size), True
+    first, last = live[0], live[-1]
+    reach = dilation * (last - first) + 1
+    left -= first * dilation
+    right = (outputs - 1) * stride + reach - size - left
+    if -stride < right < 0:
+        right = 0  # what no place reaches can stay
+    return Cut(size, slice(first, last + 1), reach, stride, left, right), len(live) < kernel or stride > reach
+
+
+def plan(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: int | str | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    outputs: tuple[int, ...] | None = None,
+) -> tuple[Cut, ...] | None:
+    """Returns how each dimension of a convolution is computed; None where torch's operator is right, or refuses.
+
+    Args:
+        size: of the image.
+        kernel: as many numbers.
+        stride: as torch takes it.
+        padding: as torch takes it.
+        dilation: as torch takes it.
+        outputs: the size of the result, where it is known.
+    """
+    count = len(size)
+    strides, dilations = _each(stride, count), _each(dilation, count)
+    if not strides or not dilations or min(*size, *kernel, *strides, *dilations) < 1:
+        return None
+    reaches = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+    if padding == "same":
+        paddings = [((reach - 1) // 2, reach - 1 - (reach - 1) // 2) for reach in reaches]
+    else:
+        paddings = [(pixels, pixels) for pixels in _each(0 if padding == "valid" else padding, count)]
+    if not paddings or min(map(min, paddings)) < 0:
+        return None
+    sides = zip(size, paddings, reaches, strides, strict=True)
+    places = tuple((pixels + sum(pads) - reach) // step + 1 for pixels, pads, reach, step in sides)
+    if min(places) < 1 or outputs not in {None, places}:
+        return None
+    left = [pads[0] for pads in paddings]
+    cuts, needed = zip(*map(_cut, size, kernel, strides, left, dilations, places), strict=True)
+    return cuts if any(needed) else None
+
+
+_remembered_plan = cache(plan)
+
+
+def _plan(*geometry: Any) -> tuple[Cut, ...] | None:
+    """Returns the `plan`; a compiler, which would warn of the cache, sees it made."""
+    return plan(*geometry) if torch.compiler.is_compiling() else _remembered_plan(*geometry)
+
+
+def _each(option: Any, count: int) -> tuple[int, ...]:
+    """Returns an option as one number for each dimension; none where torch refuses it."""
+    values = option if isinstance(option, tuple) else (option,)
+    values = values * count if len(values) == 1 else values
+    return values if len(values) == count and all(isinstance(value, int) for value in values) else ()
+
+
+def _hashable(option: Any) -> Any:
+    return tuple(option) if isinstance(option, list) else option
+
+
+def _ours(x: Any, weight: Any, count: int) -> bool:
+    """Returns whether a call is a convolution of real numbers on a CPU; anything else is torch's to judge."""
+    if has_torch_function_variadic(x, weight) or not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
+        return False
+    sizes = weight.ndim == count + 2 and count + 1 <= x.ndim <= count + 2
+    return sizes and x.device.type == "cpu" and x.is_floating_point()
+
+
+def _sizes(tensor: Tensor, count: int) -> tuple[int, ...]:
+    """Returns the last sizes of a tensor as numbers, which a compiler's symbols are not."""
+    return tuple(map(int, tensor.shape[-count:]))
+
+
+def _strides(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
+    return tuple(min(cut.stride, cut.reach) for cut in cuts)
+
+
+def _kept(weight: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+    taps: list[Any] = [..., *(cut.kept for cut in cuts)]
+    return weight[tuple(taps)]
+
+
+def _convolution(name: str) -> Callable[..., Tensor]:
+    """Returns what stands in for a convolution of torch's."""
+    genuine: Callable[..., Tensor] = getattr(torch, name)
+    count = int(name[-2])
+    pool: Callable[..., Tensor] = getattr(F, f"avg_pool{count}d")
+
+    def convolution(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        cuts = None
+        if _ours(input, weight, count):
+            options = _hashable(stride), _hashable(padding), _hashable(dilation)
+            cuts = _plan(_sizes(input, count), _sizes(weight, count), *options)
+        if cuts is None:
+            return genuine(input, weight, bias, stride, padding, dilation, groups)
+        pads = [pixels for cut in reversed(cuts) for pixels in (cut.left, cut.right)]
+        x = F.pad(input, pads) if any(pads) else input
+        steps = tuple(cut.stride if cut.reach == 1 else 1 for cut in cuts)
+        if max(steps) > 1:
+            # Means of one pixel are a strided slice, but their gradient keeps the layout, in a third of the time.
+            x = pool(x, 1, steps)
+        for axis, cut in enumerate(cuts, start=-count):
+            if cut.stride > cut.reach > 1:
+                x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
+        return genuine(x, _kept(weight, cuts), bias, _strides(cuts), 0, dilation, groups)
+
+    return _named(convolution, name)
+
+
+def _transposed(name: str) -> Callable[..., Tensor]:
+    """Returns what stands in for a transposed convolution of torch's: the other way through the same steps."""
+    genuine: Callable[..., Tensor] = getattr(torch, name)
+    count = int(name[-2])
+
+    def convolution(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        cuts = None
+        if _ours(input, weight, count):
+            options = map(_hashable, (stride, padding, dilation, output_padding))
+            cuts = _transposed_plan(_sizes(input, count), _sizes(weight, count), *options)
+        if cuts is None:
+            return genuine(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        result = genuine(input, _kept(weight, cuts), None, _strides(cuts), 0, 0, groups, dilation)
+        for axis, cut in enumerate(cuts, start=-count):
+            if cut.stride > cut.reach:
+                places = result.unflatten(axis, (-1, cut.reach))
+                result = F.pad(places, _at(axis, 0, cut.stride - cut.reach)).flatten(axis - 1, axis)
+            result = F.pad(result, _at(axis, -cut.left, cut.size + cut.left - result.shape[axis]))
+        return result if bias is None else result + bias.to(result.dtype).view(-1, *[1] * count)
+
+    return _named(convolution, name)
+
+
+def _transposed_plan(
+    size: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any, extra: Any
+) -> tuple[Cut, ...] | None:
+    """Returns the `plan` of the convolution that leads from the result of a transposed one to its images."""
+    options = [_each(option, len(size)) for option in (stride, padding, dilation, extra)]
+    if not all(options):
+        return None
+    ways = zip(size, kernel, *options, strict=True)
+    result = tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in ways)
+    return _plan(result, kernel, *options[:3], size)
+
+
+def _at(axis: int, left: int, right: int) -> list[int]:
+    """Returns what `torch.nn.functional.pad` takes to pad one dimension, counted from the last."""
+    return [0, 0] * (-axis - 1) + [left, right]
+
+
+def _named(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """Gives a function the name that tracers write down for it."""
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+conv1d, conv2d, conv3d = map(_convolution, ("conv1d", "conv2d", "conv3d"))
+conv_transpose1d, conv_transpose2d, conv_transpose3d = map(
+    _transposed, ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+)
+
+_STAND_INS = {
+    function.__name__: (function, getattr(torch, function.__name__))
+    for function in (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d)
+}
+_LOCK = threading.Lock()
+_blocks = 0
+
+
+@contextmanager
+def sound_convolutions() -> Iterator[None]:
+    """Lets torch's layers, and whatever calls ``F.conv2d`` or ``torch.conv2d`` and their like, use the functions here.
+
+    As long as a block lasts this is so in the whole process, and it changes no result but by rounding. A name that
+    somebody has given another meaning keeps that. What code has imported by ``from torch.nn.functional import conv2d``
+    is torch's own, and so are networks that have been scripted.
+    """
+    _count_blocks(1)
+    try:
+        yield
+    finally:
+        _count_blocks(-1)
+
+
+def _count_blocks(change: int) -> None:
+    """Puts the functions here in the place of torch's for the first block, and back after the last."""
+    global _blocks
+    with _LOCK:
+        before, _blocks = _blocks, _blocks + change
+        if bool(before) == bool(_blocks):
+            return
+        for name, (ours, genuine) in _STAND_INS.items():
+            old, new = (genuine, ours) if _blocks else (ours, genuine)
+            for module in (torch, F):
+                if getattr(module, name) is old:
+                    setattr(module, name, new)
