@@ -164,7 +164,6 @@ def _convolution(name: str) -> Callable[..., Tensor]:
     """Returns what stands in for a convolution of torch's."""
     genuine: Callable[..., Tensor] = getattr(torch, name)
     count = int(name[-2])
-    pool: Callable[..., Tensor] = getattr(F, f"avg_pool{count}d")
 
     def convolution(
         input: Tensor,
@@ -183,12 +182,12 @@ def _convolution(name: str) -> Callable[..., Tensor]:
             return genuine(input, weight, bias, stride, padding, dilation, groups)
         pads = [pixels for cut in reversed(cuts) for pixels in (cut.left, cut.right)]
         x = F.pad(input, pads) if any(pads) else input
-        steps = tuple(cut.stride if cut.reach == 1 else 1 for cut in cuts)
-        if max(steps) > 1:
+        thin = count == 2 and any(cut.stride > cut.reach == 1 for cut in cuts)
+        if thin:
             # Means of one pixel are a strided slice, but their gradient keeps the layout, in a third of the time.
-            x = pool(x, 1, steps)
+            x = F.avg_pool2d(x, 1, tuple(cut.stride if cut.reach == 1 else 1 for cut in cuts))
         for axis, cut in enumerate(cuts, start=-count):
-            if cut.stride > cut.reach > 1:
+            if cut.stride > cut.reach and not (thin and cut.reach == 1):
                 x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
         return genuine(x, _kept(weight, cuts), bias, _strides(cuts), 0, dilation, groups)
 

@@ -119,6 +119,17 @@ def test_in_lower_precision_it_is_the_same_up_to_rounding(
         assert error < 16 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_dtype_that_torch_takes_is_taken(name: str, dtype: torch.dtype):
+    count = int(name[-2])
+    x, weight = torch.ones(2, 4, *[5] * count, dtype=dtype), torch.ones(4, 4, *[1] * count, dtype=dtype)
+    bias = torch.ones(4, dtype=dtype)
+    ours, theirs = (results(getattr(where, name), x, weight, bias, stride=2) for where in (convolution, torch))
+    assert [tensor.dtype for tensor in ours] == [dtype] * 4
+    assert torch.equal(ours[0], theirs[0])
+
+
 def test_taps_in_the_padding_get_a_gradient_of_zero():
     weight = torch.randn(4, 4, 3, 3, requires_grad=True)
     convolution.conv2d(torch.randn(2, 4, 1, 1), weight, None, 2, 1).sum().backward()
