@@ -24,7 +24,7 @@ from robustcords.components import names
 from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.run_directory import RunDirectory
 from robustcords.selection import Subset
-from robustcords.strategies.base import SelectionContext, StrategyConfig
+from robustcords.strategies.base import SelectionContext, Strategy, StrategyConfig
 from robustcords.timing import PHASES
 from robustcords.trainer import Trainer
 
@@ -33,9 +33,7 @@ def test_one_step_descends_the_weighted_mean_of_the_losses():
     class Given(StrategyConfig):
         name: str = "given"
 
-    class Weighted:
-        needs_validation = False
-        report = None
+    class Weighted(Strategy):
         Config = Given
 
         @classmethod
