@@ -209,7 +209,6 @@ def from_memory(train: ImageSet, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         flip=True,
         seed=0,
         device=torch.device("cpu"),
-        memory_format="contiguous",
     )
     for epoch in itertools.count():
         for positions in loader.order(epoch, len(train)):
