@@ -34,8 +34,16 @@ def at_most(accuracy: float, share: float) -> bool:
     return accuracy <= share + _ROUNDING
 
 
-def validation_warning(clean: float, share: float) -> str:
-    """Returns what to say where `best` is chosen by such an accuracy on the validation split."""
+def validation_warning(clean: float, labels: Tensor) -> str | None:
+    """Returns what to say where `best` is chosen at a clean accuracy on the validation split, or None.
+
+    Args:
+        clean: the accuracy.
+        labels: (n,) of the validation split, n >= 1.
+    """
+    share = largest_share(labels)
+    if not at_most(clean, share):
+        return None
     return (
         f"warning: clean accuracy on the validation split, {clean:.1%}, is not above the share of its largest class, "
         f"{share:.1%}: always saying one class reaches that, and withstands every attack; best is chosen on it"

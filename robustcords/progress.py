@@ -37,6 +37,7 @@ class Display:
     def __init__(self, visible: bool = True, console: Console | None = None) -> None:
         self.visible = visible
         self.console = console or Console(file=sys.stderr, highlight=False)
+        self._told: set[str] = set()
         self._bars: Progress | None = None
 
     def __enter__(self) -> Display:
@@ -64,6 +65,12 @@ class Display:
         """Prints a line that stays."""
         if self.visible:
             self.console.print(printable(text), markup=False, soft_wrap=True)
+
+    def say_once(self, subject: str, text: str) -> None:
+        """Prints a line unless one on the same subject has been printed in this way."""
+        if subject not in self._told:
+            self._told.add(subject)
+            self.say(text)
 
     @contextmanager
     def task(self, label: str) -> Iterator[Update]:

@@ -29,7 +29,7 @@ from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.layout import Rehearsal, lay_out
 from robustcords.losses.base import Loss
-from robustcords.majority import at_most, largest_share, validation_warning
+from robustcords.majority import validation_warning
 from robustcords.observer import Observer
 from robustcords.optimization import Schedule
 from robustcords.profiling import Profiler
@@ -146,7 +146,6 @@ class Trainer:
         self.profiler, self.observers = profiler or Profiler(), observers
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
         self.gradient_norm = torch.zeros(())
-        self.majority_told = False
         self.stopping: Interrupted | None = None
         self.saving, self.saved = False, time.monotonic()
 
@@ -319,10 +318,8 @@ class Trainer:
         clean, robust = robust_accuracy(self.evaluated, validation, attack, seed=self.seed, autocast=self.watched)
         if self.progress.best is None or robust > self.progress.best:
             self.progress.best = robust
-            share = largest_share(validation.labels)
-            if at_most(clean, share) and not self.majority_told:
-                self.display.say(validation_warning(clean, share))
-                self.majority_told = True
+            if text := validation_warning(clean, validation.labels):
+                self.display.say_once("largest class", text)
             self.stopwatch.begin("checkpoint")
             self.save_weights("best")
         return {"clean": clean, "robust": robust}
