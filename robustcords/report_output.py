@@ -11,7 +11,7 @@ from robustcords.data.base import ImageSet
 from robustcords.data.split import sample
 from robustcords.errors import UserError, unwritable
 from robustcords.evaluation_config import ATTACKS, EvaluationConfig
-from robustcords.experiment import changed_keys, plain, write_report
+from robustcords.experiment import CHANGEABLE, changed_keys, plain, write_report
 from robustcords.files import check_writable, parse_json, write_atomic, write_json
 from robustcords.recipe import Recipe, load
 from robustcords.report.runs import load_run
@@ -95,7 +95,7 @@ def check_addition(
     def refuse(why: str) -> None:
         raise UserError(f"--output {directory.report}: {why}; name another file")
 
-    changed = changed_keys(load(directory.recipe, of_run=True), recipe) - {"data.path"}
+    changed = changed_keys(load(directory.recipe, of_run=True), recipe) - CHANGEABLE
     if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
         refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
     report = load_run(directory.path).report

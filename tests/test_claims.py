@@ -36,7 +36,7 @@ RECIPE = [
         selector="false",
         loss__name="sat",
         evaluation__limit=10,
-        evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
+        evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.15]}",
         evaluation__autoattack="false",
     ),
 ]

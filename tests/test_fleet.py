@@ -158,7 +158,7 @@ TINY = settings(
     bullet="false",
     train__epochs=1,
     evaluation__limit=10,
-    evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
+    evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.15]}",
     evaluation__autoattack="false",
 )
 

@@ -59,7 +59,7 @@ def test_shares_by_hand():
 
 
 def test_an_evaluation_says_what_one_class_alone_would_reach():
-    result = evaluate(Always(1), image_set(3, 5, 2), EvaluationConfig(**CONFIG), "linf", seed=0)
+    result = evaluate(Always(1), image_set(3, 5, 2), EvaluationConfig(**CONFIG), ThreatModel(), seed=0)
     assert (result["clean"], result["pgd"], result["largest_class"], result["classes_right"]) == (
         0.5,
         {"0.1": 0.5},

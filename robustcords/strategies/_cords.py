@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,9 @@ def _import(module: str) -> ModuleType:
     """Imports a module of CORDS and undoes its ``np.seterr(all="raise")``, which is for the whole process."""
     before = np.geterr()
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():  # its sources have escape sequences that compilers warn of
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
     finally:
         np.seterr(**before)
 
