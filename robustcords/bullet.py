@@ -11,7 +11,7 @@ from torch import Tensor
 from robustcords import processes
 from robustcords.adversary import AdversarialBatch, Adversary, clean_logits
 from robustcords.attacks.base import Attack, Model, usual_step
-from robustcords.config import Radius, Table, rounded_radius
+from robustcords.config import Radius, Table
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
 from robustcords.threat import ThreatModel
@@ -68,16 +68,14 @@ class BulletConfig(Table):
 
     def resolved(self, threat: ThreatModel) -> BulletConfig:
         """Returns the options with the step sizes that follow from the radius where they are left out."""
-        follows = {kind: _step(kind, getattr(self.steps, kind), threat.epsilon) for kind in KINDS}
+        follows = {kind: _step(kind, getattr(self.steps, kind), threat) for kind in KINDS}
         given = {kind: size for kind, size in dict(self.step_size).items() if size is not None}
         return self.model_copy(update={"step_size": BulletStepSizes(**follows | given)})
 
 
-def _step(kind: str, steps: int, epsilon: float) -> float:
+def _step(kind: str, steps: int, threat: ThreatModel) -> float:
     """Returns the step size of a kind of example where none is given."""
-    if kind == "robust":
-        return rounded_radius(1.5 * epsilon / max(1, steps))
-    return usual_step(epsilon, steps or 10)
+    return usual_step(threat, steps, 1.5) if kind == "robust" else usual_step(threat, steps or 10)
 
 
 class BulletAdversary(Adversary):

@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h)")
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 _LONGEST_S = 10**9
+_MOST = 1e6
+"""Radii from here on are not looked at for whole pixel steps, of which a float cannot tell."""
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
 
 
@@ -35,7 +37,7 @@ def parse_radius(value: Any) -> Any:
 def format_radius(value: float) -> str:
     """Writes a radius as people do: ``"0.15"`` where that is short, else ``"8/255"`` for whole pixel steps."""
     decimal = repr(float(value))
-    pixels = round(value * 255)
+    pixels = round(value * 255) if value < _MOST else 0
     if len(decimal) > 6 and pixels and abs(value * 255 - pixels) < 1e-9:
         return f"{pixels}/255"
     return decimal
@@ -46,8 +48,8 @@ def rounded_radius(value: float) -> float:
 
     ``2.5 * (8 / 255) / 10`` becomes ``2 / 255`` to the last bit, and ``2.5 * 0.15 / 10`` becomes 0.0375.
     """
-    pixels = round(value * 255)
-    return pixels / 255 if abs(value * 255 - pixels) < 1e-9 else float(f"{value:.12g}")
+    pixels = round(value * 255) if value < _MOST else 0
+    return pixels / 255 if pixels and abs(value * 255 - pixels) < 1e-9 else float(f"{value:.12g}")
 
 
 def refuse_beyond_range(value: float) -> None:
@@ -57,9 +59,8 @@ def refuse_beyond_range(value: float) -> None:
         ValueError: it is above 1, most likely meant in levels of 255.
     """
     if value > 1:
-        raise ValueError(
-            f'an l-infinity radius or step is at most 1, the whole range of a pixel; did you mean "{value:.12g}/255"?'
-        )
+        guess = f'; did you mean "{value:.12g}/255"?' if value <= 255 else ""
+        raise ValueError(f"an l-infinity radius or step is at most 1, the whole range of a pixel{guess}")
 
 
 def _dump_radius(value: float) -> str | float:

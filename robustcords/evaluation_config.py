@@ -82,7 +82,9 @@ def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
         epsilon: the threat's.
         steps: of each restart.
     """
-    base = epsilon if all(epsilon / 2 <= radius <= 2 * epsilon for radius in radii) else min(radii)
+    # Radii are rounded to the digits that people write, so that half of epsilon can be a little less than that.
+    near = all(epsilon / 2 <= radius * (1 + 1e-9) and radius <= 2 * epsilon * (1 + 1e-9) for radius in radii)
+    base = epsilon if near else min(radii)
     return rounded_radius(max(base / 4, max(radii) / steps))
 
 

@@ -53,6 +53,8 @@ def validation_warning(clean: float, labels: Tensor) -> str | None:
 def warning(result: Mapping[str, Any]) -> str | None:
     """Returns a line on the accuracies that are not above the largest class's share, or None.
 
+    A robust accuracy below half of the share is no news: such a model says more than one class, and is not robust.
+
     Args:
         result: what `robustcords.evaluation.evaluate` returned, or a report's entry, which may lack the shares.
     """
@@ -65,7 +67,7 @@ def warning(result: Mapping[str, Any]) -> str | None:
     low = [
         f"{name} {value:.2%} (share {limit:.2%})"
         for name, value, limit in measured
-        if value is not None and limit is not None and at_most(value, limit)
+        if value is not None and limit is not None and at_most(value, limit) and (name == "clean" or value >= limit / 2)
     ]
     if not low:
         return None

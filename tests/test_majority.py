@@ -66,11 +66,11 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
         0.5,
         1,
     )
-    # Of AutoAttack's four images three are of the first class and one of the second.
-    assert (result["autoattack"], result["autoattack_largest_class"]) == ({"0.1": 0.25}, 0.75)
+    # Of AutoAttack's four images, a sample by class, two are of the second.
+    assert (result["autoattack"], result["autoattack_largest_class"]) == ({"0.1": 0.5}, 0.5)
     assert warning(result) == (
         "not above the largest class's share, which always saying one class reaches: clean 50.00% (share 50.00%), "
-        "PGD-1-1 0.1 50.00% (share 50.00%), AutoAttack 0.1 25.00% (share 75.00%); images of one class alone are "
+        "PGD-1-1 0.1 50.00% (share 50.00%), AutoAttack 0.1 50.00% (share 50.00%); images of one class alone are "
         "classified correctly"
     )
 
@@ -81,7 +81,8 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
         ({}, []),
         ({"clean": 0.3}, ["clean"]),
         ({"pgd": {"8/255": 0.2, "16/255": 0.41}}, ["PGD-2-1 8/255"]),
-        ({"autoattack": {"8/255": 0.1}}, ["AutoAttack 8/255"]),
+        ({"autoattack": {"8/255": 0.25}}, ["AutoAttack 8/255"]),
+        ({"autoattack": {"8/255": 0.1}}, []),
         ({"clean": None}, []),
         ({"clean": 0.1, "largest_class": None}, []),
     ],

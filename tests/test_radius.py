@@ -60,10 +60,37 @@ def test_at_any_radius_no_attack_falls_short(norm: str, epsilon: float):
     assert pgd.step_size == pytest.approx(epsilon / 4)
     assert pgd.epsilons == pytest.approx([epsilon / 2, epsilon, 2 * epsilon if norm == "l2" or epsilon < 0.5 else 1.0])
     for steps in (1, 2, 3, 7, 10, 100):
-        assert PGD(found.threat, steps=steps).reach == pytest.approx(2.5 * epsilon)
+        most = steps if norm == "linf" else float("inf")  # a step of 1 crosses everything
+        assert PGD(found.threat, steps=steps).reach == pytest.approx(min(2.5 * epsilon, most))
         adversary = BulletAdversary(PGD(found.threat), SAT(), BulletConfig(steps={"robust": steps, "boundary": steps}))
         assert not any(attack.falls_short for attack in adversary.attacks.values())
         assert not PGDEvaluation(steps=steps).resolved(found.threat).falls_short
+
+
+@pytest.mark.parametrize("epsilon", [*(k / 255 for k in range(1, 128)), 0.1, 0.15, 1 / 3, 0.2 / 3, 1e-13, 1e-4])
+def test_the_evaluations_step_is_a_quarter_of_any_radius(epsilon: float):
+    pgd = PGDEvaluation().resolved(ThreatModel(epsilon=epsilon))
+    assert pgd.step_size == pytest.approx(epsilon / 4, rel=1e-9)
+    assert pgd.epsilons == pytest.approx([epsilon / 2, epsilon, 2 * epsilon], rel=1e-9)
+    assert PGDEvaluation(**pgd.model_dump()) == pgd
+
+
+def test_radii_without_end_are_one_line():
+    huge = parsed(threat={"norm": "l2", "epsilon": 1e307})
+    with pytest.raises(UserError, match="takes in every image"):
+        build.data(huge)
+    with pytest.raises(UserError, match="whole range of a pixel$"):
+        parsed(threat={"epsilon": 1e308})
+
+
+def test_more_or_fewer_steps_are_of_the_same_attack():
+    class Mine(PGD):
+        class Config(PGD.Config):
+            turns: int = 1
+
+    found = Mine(PAPER, turns=3).with_effort(2)
+    assert type(found) is Mine
+    assert (found.config.turns, found.config.steps, found.step_size) == (3, 2, 10 / 255)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -189,13 +189,20 @@ class Attack(Component, ABC):
         return (
             f"its {self.passes} step{'s' if self.passes > 1 else ''} of {size} "
             f"move an image by {reach:.3g} at most, less than the radius {format_radius(epsilon)}; steps of "
-            f"{format_radius(usual_step(epsilon, self.passes))} would do"
+            f"{format_radius(usual_step(self.threat, self.passes))} would do"
         )
 
 
-def usual_step(epsilon: float, steps: int) -> float:
+def usual_step(threat: ThreatModel, steps: int, reach: float = 2.5) -> float:
     """Returns the step size with which so many steps go 2.5 times as far as the radius (Madry et al. 2018).
 
-    With 10 steps that is a quarter of the radius: 2/255 at 8/255, as in Li et al. 2023.
+    With 10 steps that is a quarter of the radius: 2/255 at 8/255, as in Li et al. 2023. Under l-infinity it is at most
+    1, which crosses everything.
+
+    Args:
+        threat: norm and radius.
+        steps: that are taken; none counts as one.
+        reach: how far all steps go together, in radii.
     """
-    return rounded_radius(2.5 * epsilon / max(1, steps))
+    size = rounded_radius(reach * threat.epsilon / max(1, steps))
+    return min(size, 1.0) if threat.norm == "linf" else size

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, Model, Objective, first_gradient
+from robustcords.attacks.base import Attack, Model, Objective, first_gradient, usual_step
 from robustcords.attacks.pgd import PGD
-from robustcords.config import ComponentConfig, Radius, rounded_radius
+from robustcords.config import ComponentConfig, Radius
 from robustcords.rng import Noise
 from robustcords.threat import ThreatModel
 
@@ -44,8 +44,8 @@ class FGSM(Attack):
         """Returns the options with a step size."""
         if config.step_size is not None:
             return config
-        factor = 1.25 if config.random_start == "uniform" else 1.0
-        return config.model_copy(update={"step_size": rounded_radius(factor * threat.epsilon)})
+        reach = 1.25 if config.random_start == "uniform" else 1.0
+        return config.model_copy(update={"step_size": usual_step(threat, 1, reach)})
 
     @property
     def reach(self) -> float:

@@ -46,7 +46,7 @@ class PGD(Attack):
         """Returns the options with a step size."""
         if config.step_size is not None:
             return config
-        return config.model_copy(update={"step_size": usual_step(threat.epsilon, config.steps)})
+        return config.model_copy(update={"step_size": usual_step(threat, config.steps)})
 
     @property
     def step_size(self) -> float:
@@ -74,7 +74,7 @@ class PGD(Attack):
 
     def with_effort(self, steps: int, step_size: float | None = None) -> PGD:
         """Returns PGD with these steps."""
-        return PGD(self.threat, **{**dict(self.config), "steps": steps, "step_size": step_size})
+        return type(self)(self.threat, **{**dict(self.config), "steps": steps, "step_size": step_size})
 
     def _start(self, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the point (B, C, H, W) that the first gradient is taken at."""

@@ -44,7 +44,7 @@ def sample(labels: Tensor, limit: int) -> tuple[Tensor, SampleKind]:
 
     They are the first ``limit`` where the set is in random order and those have every class, which is how the test sets
     of benchmarks are used. Class folders are read class by class, so that their first images are of few classes: there
-    the sample is drawn at random, one of each class as far as it goes and the rest in proportion.
+    the sample is drawn at random, one of each class and the rest in proportion, or one of each of so many classes.
 
     Args:
         labels: (N,) int64 >= 0, in the order of the set.
@@ -65,12 +65,15 @@ def sample(labels: Tensor, limit: int) -> tuple[Tensor, SampleKind]:
     present = sum(count > 0 for count in counts)
     if _in_random_order(labels) and len(labels[:limit].unique()) == present:
         return torch.arange(limit), "first"
+    source = rng.generator(0, "evaluation-sample")
     if limit < present:
-        wanted = apportion([min(count, 1) for count in counts], limit)
-    else:
-        rest = apportion([max(count - 1, 0) for count in counts], limit - present)
-        wanted = [more + min(count, 1) for more, count in zip(rest, counts, strict=True)]
-    return _drawn(labels, wanted, rng.generator(0, "evaluation-sample"))[1], "stratified"
+        classes = labels.unique()
+        wanted = torch.zeros(len(counts), dtype=torch.int64)
+        wanted[classes[torch.randperm(present, generator=source)[:limit]]] = 1
+        return _drawn(labels, wanted.tolist(), source)[1], "stratified"
+    rest = apportion([max(count - 1, 0) for count in counts], limit - present)
+    shares = [more + min(count, 1) for more, count in zip(rest, counts, strict=True)]
+    return _drawn(labels, shares, source)[1], "stratified"
 
 
 def apportion(sizes: Sequence[int], budget: int) -> list[int]:

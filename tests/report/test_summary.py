@@ -16,7 +16,7 @@ EVALUATION = {"last": {"clean": 0.81, "pgd": {"8/255": 0.5}, "examples": 100}}
 
 
 def test_report_of_a_run_by_hand():
-    report = summarise({"seed": 3}, {"device": "cpu"}, METRICS, SELECTIONS, EVALUATION)
+    report = summarise({"seed": 3}, {"device": "cpu"}, METRICS, SELECTIONS, EVALUATION, ["too short"])
     assert report == {
         "recipe": {"seed": 3},
         "environment": {"device": "cpu"},
@@ -24,6 +24,7 @@ def test_report_of_a_run_by_hand():
             "epochs": 2,
             "seconds": {"total": 5.0, "attack": 2.75, "selection": 0.5},
             "selections": SELECTIONS,
+            "warnings": ["too short"],
         },
         "evaluation": EVALUATION,
     }
@@ -31,7 +32,7 @@ def test_report_of_a_run_by_hand():
 
 def test_a_report_without_a_run_has_no_epochs():
     report = summarise({}, {}, [], [], EVALUATION)
-    assert report["training"] == {"epochs": 0, "seconds": {}, "selections": []}
+    assert report["training"] == {"epochs": 0, "seconds": {}, "selections": [], "warnings": []}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
