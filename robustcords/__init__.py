@@ -6,4 +6,4 @@ import os
 # setting stands. Where the kernel has none to give, nothing changes.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -22,6 +22,7 @@ from robustcords.data.base import DataSource, ImageSet
 from robustcords.data.split import stratified_split
 from robustcords.dynamics import Dynamics
 from robustcords.errors import UserError, nearest
+from robustcords.evaluation_config import ATTACKS
 from robustcords.interruption import Interruption
 from robustcords.layout import Rehearsal
 from robustcords.losses.base import Loss
@@ -106,18 +107,24 @@ def data(recipe: Recipe) -> Data:
 
 
 def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
-    """Checks that no l2 radius takes in every image there is.
+    """Checks that no l2 radius takes in every image there is, but for twice the threat's own.
 
     Raises:
         UserError: one does, most likely meant in levels of 255.
     """
-    diameter = images.images[0].numel() ** 0.5 if len(images) else math.inf
-    radius = recipe.threat.epsilon
-    if recipe.threat.norm == "l2" and radius >= diameter:
-        raise UserError(
-            f"threat.epsilon = {radius:g}: an l2 radius of {diameter:g} and more takes in every image of this size "
-            f'(the square root of its pixels and channels); did you mean "{radius:g}/255"?'
-        )
+    if recipe.threat.norm != "l2" or not len(images):
+        return
+    diameter, own = images.images[0].numel() ** 0.5, recipe.threat.epsilon
+    named = {"threat.epsilon": [own]}
+    for name in ATTACKS:
+        named[f"evaluation.{name}.epsilons"] = list(getattr(getattr(recipe.evaluation, name), "epsilons", None) or [])
+    for key, radii in named.items():
+        for radius in radii:
+            if radius >= diameter and not (own < diameter and radius <= 2 * own * (1 + 1e-9)):
+                raise UserError(
+                    f"{key} = {radius:g}: an l2 radius of {diameter:g} and more takes in every image of this size (the "
+                    f'square root of its pixels and channels); did you mean "{radius:g}/255"?'
+                )
 
 
 def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
@@ -170,6 +177,8 @@ def cautions(recipe: Recipe) -> list[str]:
         if isinstance(recipe.selector, AdversarialConfig):
             attacks[" for selection"] = recipe.selector.effort(attack(recipe))
         found = [f"the training attack{of}: {text}" for of, each in attacks.items() if (text := each.falls_short)]
+        if not adversary(recipe, loss).strongest.passes and recipe.threat.epsilon:
+            found.append("the training attack takes no steps: training is on the images as they are")
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
 

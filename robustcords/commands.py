@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from robustcords import build, processes, report_output
-from robustcords.config import parse_radius, refuse_beyond_range
+from robustcords.config import format_radius, parse_radius, refuse_beyond_range
 from robustcords.environment import environment
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation_config import ATTACKS, AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
@@ -86,7 +86,8 @@ class Choice:
             )
             raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
         if applied.pgd and applied.pgd.falls_short:
-            raise UserError(f"--set evaluation.pgd.step_size=...: {applied.pgd.falls_short}")
+            text = f"evaluation.pgd.step_size = {format_radius(applied.pgd.step_size or 0)}: {applied.pgd.falls_short}"
+            raise UserError(f"{text}; change it by --set evaluation.pgd.step_size=...")
         return applied
 
     def checks(self, recipe: Recipe, config: EvaluationConfig) -> Sanity | None:
@@ -146,7 +147,7 @@ def evaluate(
     own = directory if directory and output and report_output.is_own(output, directory) else None
     files = _weights(directory, weights, config)
     with session(loaded) as work:
-        images = build.data(loaded)
+        images = build.data(loaded.model_copy(update={"evaluation": config}))
         work.say_notes(images)
         model, layout = build.settled_model(loaded, images, work.accelerator.device)
         loaded = build.settled(loaded, layout)
@@ -210,6 +211,8 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         model, _ = build.settled_model(recipe, images, work.accelerator.device)
         build.load_weights(model, weights)
         build.check_size(recipe, model, images)
+        for text in build.cautions(recipe):
+            work.display.say(f"warning: {text}")
         start = time.perf_counter()
         with work.display.task("selection") as update, work.interruption:
 

@@ -68,6 +68,7 @@ def evaluate(
     """
     try:
         config = config.resolved(threat)
+        config.refuse_beyond_range(threat)
     except ValueError as error:
         raise UserError(f"evaluation: {error}") from error
     if config.pgd and config.pgd.falls_short:

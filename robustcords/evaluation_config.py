@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from robustcords.config import Radius, Table, format_radius, rounded_radius
+from robustcords.config import Radius, Table, format_radius, refuse_beyond_range, rounded_radius
 
 if TYPE_CHECKING:
     from robustcords.threat import ThreatModel
@@ -154,6 +154,16 @@ class EvaluationConfig(Table):
             if threat.epsilon == 0 and not attack.epsilons:
                 raise ValueError(f"no radius follows from threat.epsilon = 0; give {name}.epsilons, or {name} = false")
         return self.model_copy(update={name: attack.resolved(threat) for name, attack in chosen.items()})
+
+    def refuse_beyond_range(self, threat: ThreatModel) -> None:
+        """Checks, after `resolved`, that no l-infinity radius or step is above 1.
+
+        Raises:
+            ValueError: one is.
+        """
+        if threat.norm == "linf":
+            for attack in self._attacks().values():
+                refuse_beyond_range(max([*(attack.epsilons or []), getattr(attack, "step_size", None) or 0.0]))
 
     def unmeasured(self, threat: ThreatModel) -> list[str]:
         """Returns a sentence where attacks are run, and none at the threat's own radius."""

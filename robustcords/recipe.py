@@ -113,7 +113,7 @@ def load(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = Fa
         source: a TOML file, or the name of a shipped recipe; a file wins.
         overrides: ``"KEY=VALUE"``, dotted keys and TOML values; they win over the file.
         of_run: it is a run's own recipe.toml, which says what was done: steps and radii are taken as they are, also
-            those that no new recipe may have.
+            those that no new recipe may have. Only an l-infinity ``threat.epsilon`` above 1 is refused there too.
 
     Raises:
         UserError: one line that names file (or ``--set``), table and key, and says what is allowed.
@@ -180,6 +180,12 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     threat = checked["threat"]
     checked["attack"] = find("attack", checked["attack"].name).resolved(checked["attack"], threat)
     checked["bullet"] = checked["bullet"] and checked["bullet"].resolved(threat)
+    if hasattr(checked["selector"], "resolved"):
+        attack = checked["attack"]
+        training = find("attack", attack.name)(threat, name=attack.name, **attack.options())
+        # Version 0.1 gave steps without a size those of training, and its runs' recipes say no more than the steps.
+        usual = getattr(attack, "step_size", None) if of_run else None
+        checked["selector"] = checked["selector"].resolved(training, usual)
     try:
         checked["evaluation"] = checked["evaluation"].resolved(threat)
         recipe = Recipe(**checked)

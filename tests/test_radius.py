@@ -79,7 +79,7 @@ def test_radii_without_end_are_one_line():
     huge = parsed(threat={"norm": "l2", "epsilon": 1e307})
     with pytest.raises(UserError, match="takes in every image"):
         build.data(huge)
-    with pytest.raises(UserError, match="whole range of a pixel$"):
+    with pytest.raises(UserError, match=r"whole range of a pixel$"):
         parsed(threat={"epsilon": 1e308})
 
 
@@ -245,3 +245,36 @@ def test_a_runs_own_recipe_is_read_as_it_is(tmp_path: Path):
     kept = recipe.load(tmp_path / "recipe.toml", of_run=True).evaluation.pgd
     assert kept is not None
     assert kept.step_size == 1e-4
+
+
+def test_a_resolved_recipe_says_the_steps_of_the_attack_for_selection(tmp_path: Path):
+    chosen = {"name": "adv-gradmatch", "fraction": 0.1}
+
+    def steps(found: recipe.Recipe) -> tuple[int | None, float | None]:
+        selector: Any = found.selector
+        return selector.attack_steps, selector.attack_step_size
+
+    found = parsed(selector=chosen)
+    assert steps(found) == (3, pytest.approx(2.5 * 8 / 255 / 3))
+    (tmp_path / "recipe.toml").write_text(recipe.dump(found))
+    assert recipe.load(tmp_path / "recipe.toml") == found
+    assert steps(parsed(selector={**chosen, "attack_steps": 5})) == (5, 4 / 255)
+    assert steps(parsed(selector=chosen, attack={"name": "fgsm"})) == (None, None), "there are no more to leave out"
+    # As version 0.1 wrote it: steps without a size, which meant that of training.
+    text = recipe.dump(found).replace("attack_steps = 3", "attack_steps = 5")
+    kept = [line for line in text.splitlines() if not line.startswith("attack_step_size")]
+    (tmp_path / "recipe.toml").write_text("\n".join(kept))
+    assert steps(recipe.load(tmp_path / "recipe.toml", of_run=True)) == (5, 2 / 255)
+
+
+def test_no_steps_and_radii_beyond_everything_are_told_of():
+    (only,) = build.cautions(parsed(attack={"name": "pgd", "steps": 0}, bullet=None))
+    assert only == "the training attack takes no steps: training is on the images as they are"
+    l2 = {"norm": "l2", "epsilon": 1.0}
+    with pytest.raises(UserError, match=r"evaluation\.pgd\.epsilons = 9: .*takes in every image"):
+        build.data(parsed(threat=l2, evaluation={"pgd": {"epsilons": [9.0]}}))
+    assert build.data(parsed(threat={"norm": "l2", "epsilon": 7.0})), "twice epsilon may be anything"
+    model, images = linear()
+    for pgd in (PGDEvaluation(epsilons=[8]), PGDEvaluation(step_size=5.0)):
+        with pytest.raises(UserError, match=r"at most 1"):
+            evaluate(model, images, EvaluationConfig(pgd=pgd, autoattack=None), PAPER, seed=0)

@@ -184,6 +184,8 @@ def tested_split(name: str, present: Sequence[str], config: FolderConfig) -> str
 
 def fallback_note(name: str, test: str, config: FolderConfig) -> tuple[str, ...]:
     """Returns a line that says what is tested on where that is not called test and no recipe asks for it."""
+    if test == "train":
+        return (f"{name}: tests on the images that it trains on, as data.test_split says",)
     if test == "test" or config.test_split is not None:
         return ()
     return (f"{name}: there is no test split; tests on {test}",)

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import torch
 from pydantic import Field, model_validator
 
-from robustcords.attacks.base import Attack
+from robustcords.attacks.base import Attack, usual_step
 from robustcords.config import Radius
 from robustcords.precision import Precision, require
 from robustcords.strategies.attack_precision import AttackIn
@@ -21,8 +21,8 @@ class AdversarialConfig(StrategyConfig):
     """Options of strategies that attack the data.
 
     Attributes:
-        attack_steps: steps of the attack while selecting; left out, three that cross the ball, which choose as well as
-            ten do here (docs/selection.md), or those of the training attack where it has no more.
+        attack_steps: steps of the attack while selecting; left out, three, which choose as well as ten do here
+            (docs/selection.md), or those of the training attack where it has no more.
         attack_step_size: step size with these steps; left out, 2.5 epsilon / attack_steps.
         attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
             gradients that are selected from are computed as in training.
@@ -38,11 +38,26 @@ class AdversarialConfig(StrategyConfig):
             raise ValueError("attack_step_size counts only together with attack_steps")
         return self
 
+    def resolved(self, training: Attack, usual: float | None = None) -> Self:
+        """Returns the options with the steps and the step size that follow where they are left out.
+
+        Args:
+            training: the training attack; where it has no more steps than are wanted, nothing follows.
+            usual: the step size of steps that are given without one; None for 2.5 epsilon / steps.
+        """
+        if self.attack_step_size is not None or (self.attack_steps is None and training.passes <= FEW):
+            return self
+        steps = FEW if self.attack_steps is None else self.attack_steps
+        given = usual if self.attack_steps is not None else None
+        size = usual_step(training.threat, steps) if given is None else given
+        return self.model_copy(update={"attack_steps": steps, "attack_step_size": size})
+
     def effort(self, training: Attack) -> Attack:
         """Returns the training attack with the steps that these options give it."""
-        if self.attack_steps is not None:
-            return training.with_effort(self.attack_steps, self.attack_step_size)
-        return training.with_effort(FEW) if training.passes > FEW else training
+        chosen = self.resolved(training)
+        if chosen.attack_steps is None:
+            return training
+        return training.with_effort(chosen.attack_steps, chosen.attack_step_size)
 
     def attack(self, training: Attack, device: torch.device) -> Attack:
         """Returns the training attack as these options change it.
