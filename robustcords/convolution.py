@@ -195,7 +195,7 @@ def _convolution(name: str) -> Callable[..., Tensor]:
         for axis, cut in enumerate(cuts, start=-count):
             if cut.stride > cut.reach and not (thin and cut.reach == 1):
                 x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
-                # A dimension of one keeps a stride that is no memory format's, which torch's gradients take at its word.
+                # Else a dimension of one keeps a stride of no memory format, which torch's gradients believe.
                 x = x.clone(memory_format=_layout(input))
         return genuine(x, _kept(weight, cuts), bias, _strides(cuts), 0, dilation, groups)
 

@@ -218,7 +218,7 @@ class UpstreamStrategy(Strategy):
             return self.upstream(model, budget)
         last_layer = LastLayer(model, classes)
         last_layer.check_trained(bias_alone=not self.uses_weight)
-        whole = last_layer.trains_bias and (last_layer.head.weight.requires_grad or not self.uses_weight)
+        whole = last_layer.trains_bias and (last_layer.trains_weight or not self.uses_weight)
         return self.upstream(CordsModel(model, classes), budget) if whole or self.all_processes else None
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
