@@ -144,7 +144,7 @@ def drawn(source: random.Random) -> Geometry:
             inputs,
             outputs,
             groups,
-            each([1, 1, 2, 3, 4, 5, 7] if theme == "small" else [1, 2, 3, 5, 8, 13, 16, 28, 32, 64, 128]),
+            each([1, 1, 2, 3, 4, 5, 7] if theme in {"small", "gaps"} else [1, 2, 3, 5, 8, 13, 16, 28, 32, 64, 128]),
             kernel,
             each({"thin": [2, 2, 3, 4], "gaps": [4, 5]}.get(theme, [1, 2, 2, 3, 4])),
             each([0, 0, 0, 1] if theme in {"thin", "gaps"} else [0, kernel[0] // 2, 1, 2, 3]),
