@@ -101,5 +101,5 @@ def test_a_mode_that_this_packages_strategy_does_not_have_is_warned_of_once(
     assert f"{name}: this package selects here, in eval mode" in record.getMessage()
     caplog.clear()
     check(name, given, **options, model_mode="eval")
-    check(name, given, granularity="per_class")
+    check("gradmatch", given, granularity="per_class")
     assert not caplog.records
