@@ -73,7 +73,14 @@ class Geometry:
         name = "transposed" if self.transposed else f"{len(self.size)}-d"
         if max(self.kernel) == 1 < max(self.stride):
             return f"{name}, 1x1 with a stride"
+        if self.gaps:
+            return f"{name}, another stride larger than the kernel"
         return f"{name}, taps in the padding alone" if self.dead else f"{name}, any other"
+
+    @property
+    def gaps(self) -> bool:
+        """Whether some pixels are between the places of the kernel."""
+        return any(s > d * (k - 1) + 1 for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True))
 
     @property
     def dead(self) -> bool:
@@ -118,10 +125,11 @@ class Geometry:
 def drawn(source: random.Random) -> Geometry:
     """Returns a geometry of which torch accepts the sizes and which is computed in well under a second.
 
-    A third have a 1x1 kernel and a stride, a third small images, which padding exceeds; the rest are like any.
+    A quarter each have a 1x1 kernel and a stride, small images, which padding exceeds, or one image in groups and a
+    stride larger than a kernel that is larger than 1x1; the rest are like any.
     """
     while True:
-        theme = source.choice(("thin", "small", "any"))
+        theme = source.choice(("thin", "small", "gaps", "any"))
         dimensions, groups = source.choice([1, 2, 2, 2, 2, 2, 2, 3]), source.choice([1, 1, 1, 1, 2, 4, 16])
         alike = source.random() < 0.7
 
@@ -130,17 +138,17 @@ def drawn(source: random.Random) -> Geometry:
             return tuple([chosen[0]] * dimensions if alike else chosen)
 
         inputs, outputs = (groups * source.choice([1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64]) for _ in range(2))
-        kernel = each([1] if theme == "thin" else [1, 2, 3, 3, 4, 5, 7])
+        kernel = each({"thin": [1], "gaps": [2, 3]}.get(theme, [1, 2, 3, 3, 4, 5, 7]))
         geometry = Geometry(
-            source.choice([1, 2, 3, 5, 8, 18, 33]),
+            1 if theme == "gaps" else source.choice([1, 2, 3, 5, 8, 18, 33]),
             inputs,
             outputs,
             groups,
-            each([1, 1, 2, 3, 4, 5, 7] if theme == "small" else [1, 2, 3, 5, 8, 13, 16, 28, 32, 64, 128]),
+            each([1, 1, 2, 3, 4, 5, 7] if theme in {"small", "gaps"} else [1, 2, 3, 5, 8, 13, 16, 28, 32, 64, 128]),
             kernel,
-            each([2, 2, 3, 4] if theme == "thin" else [1, 2, 2, 3, 4]),
-            each([0, 0, 0, 1] if theme == "thin" else [0, kernel[0] // 2, 1, 2, 3]),
-            each([1, 1, 1, 2, 3]),
+            each({"thin": [2, 2, 3, 4], "gaps": [4, 5]}.get(theme, [1, 2, 2, 3, 4])),
+            each([0, 0, 0, 1] if theme in {"thin", "gaps"} else [0, kernel[0] // 2, 1, 2, 3]),
+            each([1] if theme == "gaps" else [1, 1, 1, 2, 3]),
             source.random() < 0.2,
             source.random() < 0.6 and dimensions > 1,
             source.choice([torch.float32, torch.bfloat16]),

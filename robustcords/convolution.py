@@ -151,6 +151,12 @@ def _sizes(tensor: Tensor, count: int) -> tuple[int, ...]:
     return tuple(map(int, tensor.shape[-count:]))
 
 
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """Returns the memory format that a tensor has."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    return last if last and tensor.is_contiguous(memory_format=last) else torch.contiguous_format
+
+
 def _strides(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
     return tuple(min(cut.stride, cut.reach) for cut in cuts)
 
@@ -189,6 +195,8 @@ def _convolution(name: str) -> Callable[..., Tensor]:
         for axis, cut in enumerate(cuts, start=-count):
             if cut.stride > cut.reach and not (thin and cut.reach == 1):
                 x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
+                # Else a dimension of one keeps a stride of no memory format, which torch's gradients believe.
+                x = x.clone(memory_format=_layout(input))
         return genuine(x, _kept(weight, cuts), bias, _strides(cuts), 0, dilation, groups)
 
     return _named(convolution, name)

@@ -39,7 +39,8 @@ class Inference(nn.Module):
         self._hooks: list[dict[int, Any]] = []
         self._read: object = None
         self._frozen = False
-        self._shared: tuple[list[nn.Parameter], list[Tensor]] = ([], [])
+        self._shelves: list[dict[str, Any]] = []
+        self._shared: list[Any] = []
         self._stamps: object = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,10 +67,10 @@ class Inference(nn.Module):
 
         The folded network gives gradients by the images, as inside a call of an `Attack` or of
         `without_parameter_gradients`. From the first forward on that a parameter's gradient could be asked of, or that
-        finds a parameter or buffer changed, the plain model runs until the block ends: who perturbs weights, as AWP
-        does, gets all gradients, and the logits of the weights as they are. Weights that are written over through
-        ``.data`` are not seen before a gradient is asked for. A compiled model stays as it is, as its compiler folds.
-        Logits differ from the plain model's by rounding.
+        finds a parameter or buffer changed or exchanged, as by ``torch.func.functional_call``, the plain model runs
+        until the block ends: who perturbs weights, as AWP does, gets all gradients, and the logits of the weights as
+        they are. What is written over through ``.data`` cannot be seen before a gradient is asked for. A compiled model
+        stays as it is, as its compiler folds. Logits differ from the plain model's by rounding.
         """
         if self._frozen or self.model._compiled_call_impl is not None:
             yield
@@ -83,8 +84,11 @@ class Inference(nn.Module):
             if self.replay:
                 self._keep_replays(self._folded)
         self._frozen = True
-        self._shared = list(self.model.parameters()), list(self.model.buffers())
-        self._stamps = self._stamped()
+        self._shelves = [
+            shelf for module in self.model.modules() for shelf in (module._parameters, module._buffers, module._modules)
+        ]
+        self._shared = self._held()  # alive until the next block, so that nothing in their place has the same address
+        self._stamps = _stamped(self._shared)
         try:
             yield
         finally:
@@ -93,18 +97,18 @@ class Inference(nn.Module):
     def _as_folded(self) -> bool:
         """Returns whether the folded network still is the model, for what it may be asked."""
         if self._stamps is not None:
-            asked = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._shared[0])
-            if asked or self._stamps != self._stamped():
+            held = self._held()
+            asked = torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in held)
+            if asked or self._stamps != _stamped(held):
                 self._stamps = None
         return self._stamps is not None
 
-    def _stamped(self) -> object:
-        """Returns what changes when a parameter or a buffer is written to, or gets other memory."""
-        return [
-            (0 if tensor.is_inference() else tensor._version, tensor.data_ptr())
-            for tensors in self._shared
-            for tensor in tensors
-        ]
+    def _held(self) -> list[Any]:
+        """Returns what the modules hold now: parameters, buffers and modules.
+
+        To walk from the model to its ``parameters()`` would take many times as long, and every forward asks.
+        """
+        return [one for shelf in self._shelves for one in shelf.values()]
 
     def _keep_replays(self, folded: Folded) -> None:
         """Keeps what has been recorded, unless the network's tensors are no longer where they were."""
@@ -134,6 +138,14 @@ class Inference(nn.Module):
         device = "cpu" if parameter is None else parameter.device.type
         with self.autocast():
             return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _stamped(held: list[Any]) -> object:
+    """Returns what changes when something is another, or a tensor is written to or gets other memory."""
+    return [
+        (id(one), one.is_inference() or one._version, one.data_ptr()) if isinstance(one, Tensor) else id(one)
+        for one in held
+    ]
 
 
 def _keeps_images_apart(model: nn.Module) -> bool:

@@ -130,6 +130,24 @@ def test_every_dtype_that_torch_takes_is_taken(name: str, dtype: torch.dtype):
     assert torch.equal(ours[0], theirs[0])
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize(("size", "kernel"), [((3, 3), 3), ((3, 5), 3), ((6, 9), 2)])
+def test_one_image_whose_pixels_are_left_out_has_right_gradients(
+    name: str, size: tuple[int, int], kernel: int, dtype: torch.dtype, layout: torch.memory_format
+):
+    numbers = torch.Generator().manual_seed(0)
+    weight = (16, 16) if name == "conv_transpose2d" else (32, 8)  # 16 channels to 32, in two groups
+    shapes = (1, 16, *size), (*weight, kernel, kernel), (32,)
+    exact = [torch.randn(shape, generator=numbers).to(dtype).double() for shape in shapes]
+    lower = [tensor.to(dtype, memory_format=layout) if tensor.ndim == 4 else tensor.to(dtype) for tensor in exact]
+    expected = results(getattr(torch, name), *exact, stride=4, groups=2)
+    found = results(getattr(convolution, name), *lower, stride=4, groups=2)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.double() - theirs).norm() < 16 * torch.finfo(dtype).eps * theirs.norm()
+
+
 def test_taps_in_the_padding_get_a_gradient_of_zero():
     weight = torch.randn(4, 4, 3, 3, requires_grad=True)
     convolution.conv2d(torch.randn(2, 4, 1, 1), weight, None, 2, 1).sum().backward()

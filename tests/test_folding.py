@@ -184,6 +184,36 @@ def test_weights_and_statistics_that_change_inside_a_block_are_seen_at_once() ->
         torch.testing.assert_close(inference(IMAGES), model(IMAGES))
 
 
+class Doubled(nn.Module):
+    """Makes twice the weight of one."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize(
+    "how", ["functional_call", "functional_call of a buffer", "parametrization", "other tensor", "other layer"]
+)
+def test_weights_that_are_exchanged_inside_a_block_are_seen_at_once(how: str) -> None:
+    model, expected = (used(networks()["resnet"]).eval() for _ in range(2))
+    inference = Inference(model)
+    name = "bn1.running_var" if how == "functional_call of a buffer" else "conv1.weight"
+    value = 2 * model.state_dict()[name]
+    expected.load_state_dict({**model.state_dict(), name: value})
+    with inference.frozen(), torch.no_grad():
+        before = inference(IMAGES)
+        if how == "parametrization":
+            nn.utils.parametrize.register_parametrization(model.conv1, "weight", Doubled())
+        elif how == "other tensor":
+            model.conv1.weight = nn.Parameter(value)
+        elif how == "other layer":
+            model.conv1 = expected.conv1
+        given = {f"model.{name}": value} if "call" in how else {}
+        found = torch.func.functional_call(inference, given, (IMAGES,))
+    assert torch.equal(found, expected(IMAGES))
+    assert not torch.allclose(found, before)
+
+
 @pytest.mark.parametrize("attack", [PGD, FGSM])
 def test_an_attack_is_no_reason_to_leave_the_folded_network(attack: type[Attack]) -> None:
     model = used(networks()["resnet"]).train()

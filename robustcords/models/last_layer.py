@@ -65,7 +65,21 @@ class LastLayer:
     @property
     def trains_bias(self) -> bool:
         """Whether the layer has a bias, and one that is not frozen."""
-        return self.head.bias is not None and self.head.bias.requires_grad
+        return self.head.bias is not None and self._trains("bias")
+
+    @property
+    def trains_weight(self) -> bool:
+        """Whether the layer's weight, or what it is computed from, is not frozen."""
+        return self._trains("weight")
+
+    def _trains(self, name: str) -> bool:
+        """Returns whether a parameter behind a name is trained.
+
+        A normalised weight is no parameter but computed from ``parametrizations.weight.original0`` or ``weight_g``, and
+        whether it requires a gradient says only in what mode it was computed.
+        """
+        keys = ((key.removeprefix("parametrizations.").split(".")[0], p) for key, p in self.head.named_parameters())
+        return any(p.requires_grad for key, p in keys if key == name or key.startswith(f"{name}_"))
 
     def check_trained(self, bias_alone: bool) -> None:
         """Checks that there are gradients to select by.
@@ -82,7 +96,7 @@ class LastLayer:
                 f"{self._name}: its last linear layer {has_none}, of which selector.linear_layer = false takes the "
                 "gradients; set it to true"
             )
-        if not (self.trains_bias or self.head.weight.requires_grad):
+        if not (self.trains_bias or self.trains_weight):
             raise UserError(f"{self._name}: its last linear layer is frozen, so there are no gradients to select by")
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:

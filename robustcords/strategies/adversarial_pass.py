@@ -76,7 +76,7 @@ def adversarial_pass(
     gradients = LastLayerGradients(
         logit_gradients(loss, logits, y), features, y, logits, bias=last_layer.trains_bias, numbers=numbers
     )
-    return gradients if last_layer.head.weight.requires_grad else gradients.bias_only()
+    return gradients if last_layer.trains_weight else gradients.bias_only()
 
 
 def _factors(

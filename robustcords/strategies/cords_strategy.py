@@ -21,6 +21,8 @@ from robustcords.strategies.cords_options import CONTEXT, options_of, parameters
 from robustcords.strategies.instance_state import changed, put, taken
 from robustcords.strategies.upstream import UpstreamStrategy
 
+_TRAIN_CURE = '; CORDS selects in train mode: set selector.model_mode = "eval", or another train.batch_size'
+
 
 @functools.cache
 def selector(strategy: type) -> type[CordsStrategy]:
@@ -77,6 +79,23 @@ class CordsStrategy(UpstreamStrategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps it for CORDS' object, which is built when it selects."""
         self.state = state
+
+    @classmethod
+    def check(cls, config: Any, context: SelectionContext) -> None:
+        """Does what every strategy of CORDS does, and looks for a batch of one image.
+
+        Raises:
+            UserError: its constructor fails, its last layer is another, or BatchNorm would meet such a batch.
+        """
+        super().check(config, context)
+        if cls.all_processes or "selection_type" not in cls.parameters:
+            return  # its gradients are taken in eval mode, or it is not known of which batches
+        by_class = str(config.used_selection_type).startswith("PerClass")
+        if cls(config, context).meets_one_image(by_class=by_class):
+            raise UserError(
+                f"selector {config.name!r}: a batch has one image, and BatchNorm needs more than 1 value per channel"
+                f"{_TRAIN_CURE}"
+            )
 
     def upstream(self, model: nn.Module, budget: int) -> Any:
         """Returns CORDS' strategy.
@@ -185,10 +204,9 @@ class CordsStrategy(UpstreamStrategy):
 
     def _fail(self, what: str, error: BaseException) -> NoReturn:
         alone = self.trains and "more than 1 value per channel when training" in str(error)
-        cure = '; CORDS selects in train mode: set selector.model_mode = "eval", or another train.batch_size'
         raise UserError(
             f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {one_line(error)}"
-            f"{cure if alone else ''}"
+            f"{_TRAIN_CURE if alone else ''}"
         ) from error
 
 

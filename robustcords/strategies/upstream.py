@@ -7,7 +7,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -142,6 +142,10 @@ class UpstreamStrategy(Strategy):
         """Whether the model runs in train mode."""
         return getattr(self.config, "model_mode", "eval") == "train"
 
+    def mode(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Returns a block in which the model is in the mode that it selects in."""
+        return training_mode(model) if self.trains else evaluation_mode(model)
+
     def meets_one_image(self, *, by_class: bool) -> bool:
         """Returns whether a batch of one image comes up that the model cannot run in train mode.
 
@@ -152,7 +156,8 @@ class UpstreamStrategy(Strategy):
         """
         loader, model = self.context.train_loader, self.context.model
         sizes: list[tuple[int, int]] = []
-        for each in [loader, *([self.context.val_loader] if self.needs_validation else [])]:
+        validates = self.needs_validation or getattr(self.config, "valid", False)
+        for each in [loader, *([self.context.val_loader] if validates else [])]:
             assert each is not None
             labels, batch = labels_of(each), len(batches_of(loader if by_class else each)[0])
             sizes += [(count, batch) for count in (labels.bincount().tolist() if by_class else [len(labels)])]
@@ -193,14 +198,24 @@ class UpstreamStrategy(Strategy):
 
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:
-        """Builds CORDS' strategy, and passes two images through the model's last layer."""
+        """Builds CORDS' strategy, and passes two images through the model's last layer.
+
+        It warns where this package's strategy serves, which does not follow ``model_mode``.
+        """
         strategy = cls(config, context)
         if cls.needs_linear_head:
-            check_last_layer(context, bias_alone=not strategy.uses_weight)
+            with seeded(context.seed, torch.device(context.device)):
+                check_last_layer(context, bias_alone=not strategy.uses_weight, mode=strategy.mode)
         examples = sum(map(len, batches_of(context.train_loader)))
         with seeded(context.seed):
             if strategy._made(max(1, round(config.fraction * examples))) is None:
                 strategy.own()
+                # No error: the recipe that a run writes names every option, whether or not anybody chose it.
+                if strategy.trains and processes.is_main():
+                    text = (
+                        '%s: this package selects here, in eval mode, where CORDS cannot; not in model_mode = "train"'
+                    )
+                    context.logger.warning(text, config.name)
 
     @property
     def uses_weight(self) -> bool:
@@ -218,14 +233,13 @@ class UpstreamStrategy(Strategy):
             return self.upstream(model, budget)
         last_layer = LastLayer(model, classes)
         last_layer.check_trained(bias_alone=not self.uses_weight)
-        whole = last_layer.trains_bias and (last_layer.head.weight.requires_grad or not self.uses_weight)
+        whole = last_layer.trains_bias and (last_layer.trains_weight or not self.uses_weight)
         return self.upstream(CordsModel(model, classes), budget) if whole or self.all_processes else None
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
-        mode = training_mode if self.trains else evaluation_mode
         context = self.context
-        with mode(context.model), seeded(context.seed, torch.device(context.device)), warnings.catch_warnings():
+        with self.mode(context.model), seeded(context.seed, torch.device(context.device)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
             try:
                 return self._ask(strategy, budget, model_params)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,27 @@ def test_models_without_a_head() -> None:
 def test_the_head_is_the_last_layer_with_one_output_per_class() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2))
     assert find_head(model, 3) is model[1]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")
+@pytest.mark.parametrize("normalised", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize("grad", [True, False])
+def test_whether_a_normalised_head_is_trained_does_not_depend_on_grad_mode(normalised: Any, grad: bool) -> None:
+    head = nn.Linear(3, 2)
+    last = LastLayer(nn.Sequential(normalised(normalised(head), "bias", dim=None)))
+    for trained in (True, False):
+        head.requires_grad_(trained)
+        with torch.set_grad_enabled(grad):
+            head(torch.zeros(1, 3))
+            assert (last.trains_weight, last.trains_bias) == (trained, trained)
+
+
+def test_a_frozen_half_of_a_head_is_not_the_other() -> None:
+    last = LastLayer(nn.Sequential(nn.Linear(3, 2)))
+    last.head.weight.requires_grad_(False)
+    assert (last.trains_weight, last.trains_bias) == (False, True)
+    last.head.requires_grad_(True).bias.requires_grad_(False)
+    assert (last.trains_weight, last.trains_bias) == (True, False)
 
 
 # CordsModel: what CORDS' own networks do (cords 0.0.4, cords/utils/models/resnet.py).
