@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcords.errors import UserError, one_line
+from robustcords.errors import UserError, kind_of, one_line
 
 if TYPE_CHECKING:  # these modules are checked by this one
     from robustcords.losses.base import Loss
@@ -56,7 +56,7 @@ def objective(loss: Loss, y: Tensor, clean: Tensor | None) -> Callable[[Tensor],
     """
     source, function = f"the objective of loss {title(loss)}", loss.objective(y, clean)
     if not callable(function):
-        raise UserError(f"{source} is {_kind(function)}, expected a function of the logits")
+        raise UserError(f"{source} is {kind_of(function)}, expected a function of the logits")
     return lambda logits: _numbers(source, function(logits), logits.shape[:1])
 
 
@@ -100,7 +100,7 @@ def adversarial_batch(adversary: object, made: Any, x: Tensor, *, values: bool) 
     """
     name = f"adversary {title(adversary)}"
     if not hasattr(made, "images") or not isinstance(getattr(made, "counts", None), dict):
-        raise UserError(f"{name} returned {_kind(made)}, expected an AdversarialBatch")
+        raise UserError(f"{name} returned {kind_of(made)}, expected an AdversarialBatch")
     images = _numbers(name, made.images, x.shape, x.dtype)
     # Numbers that are no numbers are for the loss to find: a float16 pass may overflow.
     if values and len(images) and bool((images.amin() < -1e-6) | (images.amax() > 1 + 1e-6)):
@@ -162,7 +162,7 @@ def pair(source: str, value: Any) -> tuple[Any, Any]:
         UserError: it returned anything but two things.
     """
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UserError(f"{source} returned {_kind(value)}, expected (rows, weights)")
+        raise UserError(f"{source} returned {kind_of(value)}, expected (rows, weights)")
     rows, weights = value
     return rows, weights
 
@@ -180,7 +180,7 @@ def noted(observer: object, value: Any) -> dict[str, Any] | None:
     except (TypeError, ValueError) as error:
         raise UserError(f"observer {title(observer)} noted what JSON cannot hold: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"observer {title(observer)} noted {_kind(value)}, expected a dictionary or None")
+        raise UserError(f"observer {title(observer)} noted {kind_of(value)}, expected a dictionary or None")
     return value
 
 
@@ -207,9 +207,11 @@ def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         UserError: no parameter of the model requires a gradient, or the optimizer is that of another model.
     """
+    from robustcords.models.base import name_of  # a module that imports this one
+
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if not trained:
-        raise UserError(f"model {title(model)}: no parameter requires a gradient, so there is nothing to train")
+        raise UserError(f"{name_of(model)}: no parameter requires a gradient, so there is nothing to train")
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     own = {id(parameter) for parameter in model.parameters()}
     # A head that was replaced after the optimizer was made: the old one is stepped, the new one never.
@@ -228,16 +230,12 @@ def _numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | No
         UserError: it is anything else.
     """
     if not isinstance(value, Tensor):
-        raise UserError(f"{source} returned {_kind(value)}, expected a tensor of shape {tuple(shape)}")
+        raise UserError(f"{source} returned {kind_of(value)}, expected a tensor of shape {tuple(shape)}")
     if value.shape != shape:
         raise UserError(f"{source} returned shape {tuple(value.shape)}, expected {tuple(shape)}")
     if not value.is_floating_point() or dtype not in {None, value.dtype}:
         raise UserError(f"{source} returned {value.dtype}, expected {dtype or 'floating-point numbers'}")
     return value
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
 
 
 def _array(values: Any) -> Tensor:

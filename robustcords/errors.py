@@ -68,6 +68,12 @@ def one_line(error: BaseException) -> str:
     return f"{text} ({Path(place.filename).name}:{place.lineno})"
 
 
+def kind_of(value: object) -> str:
+    """Returns what a value is, for a message: ``"a list"``, ``"an int"``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def continuation() -> str:
     """Returns how to go on with a command that was stopped, as the end of a message."""
     again = dict.fromkeys(("evaluate", "sweep", "reproduce"), "; the same command goes on where it stopped")

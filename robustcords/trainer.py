@@ -28,9 +28,10 @@ from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.layout import Rehearsal, lay_out
+from robustcords.left_alone import modes_kept
 from robustcords.losses.base import Loss
 from robustcords.majority import validation_warning
-from robustcords.observer import Observer
+from robustcords.observer import Observer, notes
 from robustcords.optimization import Schedule
 from robustcords.profiling import Profiler
 from robustcords.progress import Display, epoch_line
@@ -215,11 +216,11 @@ class Trainer:
         counts: dict[str, int] = {}
         inputs = {"clean": batch.x}
         self.stopwatch.begin("attack")
-        with self.accelerator.autocast(), self.inference.frozen():
-            if "adversarial" in self.loss.passes:
-                adversarial = self.adversary(self.inference, batch.x, batch.y, batch.noise)
-                contracts.adversarial_batch(self.adversary, adversarial, batch.x, values=self.progress.step == 0)
-                inputs["adversarial"], counts = adversarial.images, adversarial.counts
+        if "adversarial" in self.loss.passes:
+            with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
+                made = self.adversary(self.inference, batch.x, batch.y, batch.noise)
+            contracts.adversarial_batch(self.adversary, made, batch.x, values=self.progress.step == 0)
+            inputs["adversarial"], counts = made.images, made.counts
         self.stopwatch.begin("update")
         share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
         norm = float(self.gradient_norm)
@@ -294,10 +295,7 @@ class Trainer:
             if due and self.validation and self.validation_attack:
                 row["validation"] = self.validate(self.validation, self.validation_attack)
             self.stopwatch.begin("validation")
-            for observer in self.observers:
-                look = observer.look(self.model, epoch, seed=self.seed, autocast=self.watched)
-                noted = contracts.noted(observer, look)
-                row |= {} if noted is None else {observer.name: noted}
+            row |= notes(self.observers, self.model, epoch, seed=self.seed, autocast=self.watched)
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         row |= {

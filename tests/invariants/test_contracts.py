@@ -18,6 +18,7 @@ from robustcords.losses.sat import SAT
 from robustcords.observer import Observer
 from robustcords.rng import Noise
 from robustcords.strategies.gradients import logit_gradients
+from robustcords.strategies.random import RandomStrategy
 from robustcords.threat import ThreatModel
 
 LOGITS, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
@@ -163,7 +164,7 @@ def test_an_optimizer_is_that_of_the_model():
     with pytest.raises(UserError, match="2 of its 4 parameters are not the model's, and 2 of the model's 4"):
         contracts.trainable(model, optimizer)
     model.requires_grad_(False)
-    with pytest.raises(UserError, match="no parameter requires a gradient"):
+    with pytest.raises(UserError, match="^model 'Sequential': no parameter requires a gradient"):
         check(model.parameters())
 
 
@@ -182,6 +183,69 @@ def test_a_model_in_eval_mode_trains_and_stale_gradients_are_dropped():
         assert torch.equal(value, given.state_dict()[name]), name
     assert given.training and given[2].num_batches_tracked == 4
     assert frozen[2].num_batches_tracked == 0, "a part that overrides train stays as it is"
+
+
+class Lends(RandomStrategy):
+    """Does what the class says with the model."""
+
+    config: Any = None
+    use: Any = None
+
+    @classmethod
+    def from_context(cls, config: Any, context: Any) -> Any:
+        made = super().from_context(config, context)
+        made.model = context.model
+        return made
+
+    def select(self, budget: int, model_params: Any) -> Any:
+        type(self).use(self.model)
+        return super().select(budget, model_params)
+
+
+class LeavesEval(Adversary):
+    """Leaves the model in eval mode."""
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
+        model.eval()
+        return super().__call__(model, x, y, noise)
+
+
+class Uses(Notes):
+    """Does what it is told with the model."""
+
+    def look(self, model: nn.Module, epoch: int, **options: Any) -> None:
+        self.value(model)
+
+
+def lent(use: Any) -> Any:
+    selector = chooser("random")
+    selector.strategy = type("Lent", (Lends,), {"use": staticmethod(use), "__module__": __name__})
+    return selector
+
+
+def test_a_mode_that_is_left_behind_does_not_freeze_batchnorm():
+    expected = fitted(model=network(norm=True), selector=chooser("random")).model
+    for options in (
+        {"selector": lent(lambda model: model.eval())},
+        {"selector": chooser("random"), "adversary": LeavesEval},
+        {"selector": chooser("random"), "observers": [Uses(lambda model: model.eval())]},
+    ):
+        model = fitted(model=network(norm=True), **options).model
+        for name, value in expected.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_weights_that_a_strategy_or_an_observer_changes_are_refused():
+    def halve(model: nn.Module) -> None:
+        with torch.no_grad():
+            next(model.parameters()).mul_(0.5)
+
+    with pytest.raises(
+        UserError, match=r"^strategy test_contracts:Lent changed the model it was lent: 'model\.1\.weight'"
+    ):
+        fitted(selector=lent(halve))
+    with pytest.raises(UserError, match=r"^observer test_contracts:Uses changed the model it was lent: '1\.weight'"):
+        fitted(observers=[Uses(halve)])
 
 
 def test_the_command_line_names_the_class_and_shows_the_traceback_where_it_is_wanted(command: Command, tmp_path: Any):
