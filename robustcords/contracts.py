@@ -38,9 +38,7 @@ def losses(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> Tensor:
         UserError: the loss returns anything else, or a constant.
     """
     value = _numbers(f"loss {title(loss)}", loss(list(logits), y), y.shape)
-    if torch.is_grad_enabled() and any(z.requires_grad for z in logits) and not value.requires_grad:
-        raise UserError(f"loss {title(loss)} returned a constant: no gradient leads from it to the logits")
-    return value
+    return _differentiable(f"loss {title(loss)}", value, logits)
 
 
 def objective(loss: Loss, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -52,12 +50,17 @@ def objective(loss: Loss, y: Tensor, clean: Tensor | None) -> Callable[[Tensor],
         clean: (B, classes) logits of the images as they are, or None.
 
     Raises:
-        UserError: the objective is no function; where it is called, its value is anything but (B,) numbers.
+        UserError: the objective is no function; where it is called, its value is anything but (B,) numbers, or a
+            constant.
     """
     source, function = f"the objective of loss {title(loss)}", loss.objective(y, clean)
     if not callable(function):
         raise UserError(f"{source} is {kind_of(function)}, expected a function of the logits")
-    return lambda logits: _numbers(source, function(logits), logits.shape[:1])
+
+    def looked_at(logits: Tensor) -> Tensor:
+        return _differentiable(source, _numbers(source, function(logits), logits.shape[:1]), [logits])
+
+    return looked_at
 
 
 def logits(name: str, value: Any, count: int, classes: int) -> Tensor:
@@ -98,7 +101,10 @@ def adversarial_batch(adversary: object, made: Any, x: Tensor, *, values: bool) 
     Raises:
         UserError: its images are not of the same shape and type, or outside [0, 1]; or its counts are no counts.
     """
-    name = f"adversary {title(adversary)}"
+    # An attack may write `__call__` itself, past the projection; the adversary around it only hands on what it returns.
+    attack = getattr(adversary, "attack", None)
+    hands_on = _is_ours(adversary) and attack is not None and not _is_ours(attack)
+    name = f"attack {title(attack)}" if hands_on else f"adversary {title(adversary)}"
     if not hasattr(made, "images") or not isinstance(getattr(made, "counts", None), dict):
         raise UserError(f"{name} returned {kind_of(made)}, expected an AdversarialBatch")
     images = _numbers(name, made.images, x.shape, x.dtype)
@@ -223,6 +229,10 @@ def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
+def _is_ours(part: object) -> bool:
+    return type(part).__module__.partition(".")[0] == __package__
+
+
 def _numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
     """Returns a tensor of floating-point numbers of this shape and type.
 
@@ -235,6 +245,17 @@ def _numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | No
         raise UserError(f"{source} returned shape {tuple(value.shape)}, expected {tuple(shape)}")
     if not value.is_floating_point() or dtype not in {None, value.dtype}:
         raise UserError(f"{source} returned {value.dtype}, expected {dtype or 'floating-point numbers'}")
+    return value
+
+
+def _differentiable(source: str, value: Tensor, logits: Sequence[Tensor]) -> Tensor:
+    """Returns a value, where gradients are asked for after looking whether it has any.
+
+    Raises:
+        UserError: it is a constant.
+    """
+    if torch.is_grad_enabled() and any(z.requires_grad for z in logits) and not value.requires_grad:
+        raise UserError(f"{source} returned a constant: no gradient leads from it to the logits")
     return value
 
 

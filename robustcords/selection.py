@@ -18,6 +18,7 @@ from robustcords.checkpoint import as_kept
 from robustcords.data.base import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
 from robustcords.left_alone import left_alone
+from robustcords.loss_check import check_loss
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
 from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
@@ -197,6 +198,7 @@ class SubsetSelector:
         """
         self._check_methods()
         context = self._context(0, model)
+        check_loss(self.loss, model, self.train, context.device)
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
             self.strategy.check(self.config, context)
             strategy = self.strategy.from_context(self.config, context)

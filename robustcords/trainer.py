@@ -29,6 +29,7 @@ from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.layout import Rehearsal, lay_out
 from robustcords.left_alone import modes_kept
+from robustcords.loss_check import check_loss
 from robustcords.losses.base import Loss
 from robustcords.majority import validation_warning
 from robustcords.observer import Observer, notes
@@ -109,12 +110,11 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator or start(settings)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
-        self.device = self.accelerator.device
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
         self.numbers = torch.arange(len(train)) if numbers is None else numbers
-        self.train, self.seed = train, seed
+        self.train, self.seed, self.device = train, seed, self.accelerator.device
         self.loader = BatchLoader(
             train,
             self.numbers,
@@ -130,12 +130,14 @@ class Trainer:
         contracts.distinct([observer.name for observer in observers], PARTS)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
         self.model = lay_out(model, self.device, "contiguous")
-        if self.selector:
-            self.selector.check(Inference(model, self.accelerator.autocast, replay=False))
         sizes = {part for size in self.sizes() for part in self.loader.micro_batches(size, settings.accumulation)}
         rehearsal = Rehearsal(train, self.device, self.accelerator.autocast, sorted(sizes))
         self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
         self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
+        plain = Inference(model, self.accelerator.autocast, replay=False)
+        check_loss(loss, plain, train, self.device)
+        if self.selector:
+            self.selector.check(plain)
         if settings.compile:
             compile_model(self.model)
         self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
