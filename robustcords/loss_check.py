@@ -97,6 +97,6 @@ def _refuse_mixed(source: str, value: Tensor, logits: list[Tensor]) -> None:
     gradients = torch.autograd.grad(value[0], logits, materialize_grads=True)
     if any(bool(gradient[1:].any()) for gradient in gradients):
         raise UserError(
-            f"{source} mixes examples: the value of one changes with another's logits, as that of a mean over the batch "
-            "does; return each example's own"
+            f"{source} mixes examples: the value of one changes with another's logits, as that of a mean over the "
+            "batch does; return each example's own"
         )
