@@ -276,10 +276,14 @@ def main() -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             _fail(f"{str(error.filename)[:100]}...: {error.strerror}", 2)
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-            raise
-        # Of a package that writes files of its own, such as a tracker.
-        _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", 1)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            # Of a package that writes files of its own, such as a tracker.
+            _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", 1)
+        _fail_outside(error)
+        raise
+    except Exception as error:
+        _fail_outside(error)
+        raise
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -301,6 +305,14 @@ def _warn(
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
     typer.echo(text, file=file or sys.stderr)
+
+
+def _fail_outside(error: Exception) -> None:
+    """Ends the program with one line where a class from outside this package has failed."""
+    from robustcords.outside import outside_failure
+
+    if text := outside_failure(error):
+        _fail(text, 2, speaks=True)  # it may have failed in this process alone
 
 
 def _fail(message: str, status: int, speaks: bool | None = None) -> None:

@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from robustcords.errors import UserError, one_line, unreadable
+from robustcords.errors import UserError, kind_of, one_line, unreadable
 from robustcords.files import changing, parse_json, sync_folder, write_atomic
 
 _TENSOR, _ITEMS, _FLOAT = "__tensor__", "__items__", "__float__"
@@ -51,10 +52,12 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
             path += "'"
         tensors[path] = state.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: path}
+    state = _plain(state)
     if isinstance(state, dict):
+        state = {_plain(key): value for key, value in state.items()}
         for key in state:
             if not (key is None or isinstance(key, bool | int | float | str)):
-                raise TypeError(f"{path}: a checkpoint cannot keep a {type(key).__name__} as a key")
+                raise TypeError(f"{path}: a checkpoint cannot keep {kind_of(key)} as a key")
         items = [[key, pack(value, tensors, f"{path}/{key}")] for key, value in state.items()]
         plain = all(isinstance(key, str) for key in state) and not {_TENSOR, _ITEMS, _FLOAT} & state.keys()
         return dict(items) if plain else {_ITEMS: items}
@@ -64,7 +67,15 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         return [pack(value, tensors, f"{path}/{number}") for number, value in enumerate(state)]
     if state is None or isinstance(state, bool | int | float | str):
         return state
-    raise TypeError(f"{path}: a checkpoint cannot keep a {type(state).__name__}")
+    raise TypeError(f"{path}: a checkpoint cannot keep {kind_of(state)}")
+
+
+def _plain(value: Any) -> Any:
+    """Returns Python's own number for one of NumPy's, and anything else as it is."""
+    for kind, own in ((np.bool_, bool), (np.integer, int), (np.floating, float)):
+        if isinstance(value, kind):
+            return own(value)
+    return value
 
 
 def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:

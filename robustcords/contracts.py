@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcords.errors import UserError, one_line
+from robustcords.errors import UserError, kind_of, one_line
 
 if TYPE_CHECKING:  # these modules are checked by this one
     from robustcords.losses.base import Loss
@@ -38,9 +38,7 @@ def losses(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> Tensor:
         UserError: the loss returns anything else, or a constant.
     """
     value = _numbers(f"loss {title(loss)}", loss(list(logits), y), y.shape)
-    if torch.is_grad_enabled() and any(z.requires_grad for z in logits) and not value.requires_grad:
-        raise UserError(f"loss {title(loss)} returned a constant: no gradient leads from it to the logits")
-    return value
+    return _differentiable(f"loss {title(loss)}", value, logits)
 
 
 def objective(loss: Loss, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -52,12 +50,17 @@ def objective(loss: Loss, y: Tensor, clean: Tensor | None) -> Callable[[Tensor],
         clean: (B, classes) logits of the images as they are, or None.
 
     Raises:
-        UserError: the objective is no function; where it is called, its value is anything but (B,) numbers.
+        UserError: the objective is no function; where it is called, its value is anything but (B,) numbers, or a
+            constant.
     """
     source, function = f"the objective of loss {title(loss)}", loss.objective(y, clean)
     if not callable(function):
-        raise UserError(f"{source} is {_kind(function)}, expected a function of the logits")
-    return lambda logits: _numbers(source, function(logits), logits.shape[:1])
+        raise UserError(f"{source} is {kind_of(function)}, expected a function of the logits")
+
+    def looked_at(logits: Tensor) -> Tensor:
+        return _differentiable(source, _numbers(source, function(logits), logits.shape[:1]), [logits])
+
+    return looked_at
 
 
 def logits(name: str, value: Any, count: int, classes: int) -> Tensor:
@@ -98,9 +101,12 @@ def adversarial_batch(adversary: object, made: Any, x: Tensor, *, values: bool) 
     Raises:
         UserError: its images are not of the same shape and type, or outside [0, 1]; or its counts are no counts.
     """
-    name = f"adversary {title(adversary)}"
+    # An attack may write `__call__` itself, past the projection; the adversary around it only hands on what it returns.
+    attack = getattr(adversary, "attack", None)
+    hands_on = _is_ours(adversary) and attack is not None and not _is_ours(attack)
+    name = f"attack {title(attack)}" if hands_on else f"adversary {title(adversary)}"
     if not hasattr(made, "images") or not isinstance(getattr(made, "counts", None), dict):
-        raise UserError(f"{name} returned {_kind(made)}, expected an AdversarialBatch")
+        raise UserError(f"{name} returned {kind_of(made)}, expected an AdversarialBatch")
     images = _numbers(name, made.images, x.shape, x.dtype)
     # Numbers that are no numbers are for the loss to find: a float16 pass may overflow.
     if values and len(images) and bool((images.amin() < -1e-6) | (images.amax() > 1 + 1e-6)):
@@ -162,7 +168,7 @@ def pair(source: str, value: Any) -> tuple[Any, Any]:
         UserError: it returned anything but two things.
     """
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UserError(f"{source} returned {_kind(value)}, expected (rows, weights)")
+        raise UserError(f"{source} returned {kind_of(value)}, expected (rows, weights)")
     rows, weights = value
     return rows, weights
 
@@ -180,7 +186,7 @@ def noted(observer: object, value: Any) -> dict[str, Any] | None:
     except (TypeError, ValueError) as error:
         raise UserError(f"observer {title(observer)} noted what JSON cannot hold: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"observer {title(observer)} noted {_kind(value)}, expected a dictionary or None")
+        raise UserError(f"observer {title(observer)} noted {kind_of(value)}, expected a dictionary or None")
     return value
 
 
@@ -207,9 +213,11 @@ def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         UserError: no parameter of the model requires a gradient, or the optimizer is that of another model.
     """
+    from robustcords.models.base import name_of  # a module that imports this one
+
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if not trained:
-        raise UserError(f"model {title(model)}: no parameter requires a gradient, so there is nothing to train")
+        raise UserError(f"{name_of(model)}: no parameter requires a gradient, so there is nothing to train")
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     own = {id(parameter) for parameter in model.parameters()}
     # A head that was replaced after the optimizer was made: the old one is stepped, the new one never.
@@ -221,6 +229,10 @@ def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
+def _is_ours(part: object) -> bool:
+    return type(part).__module__.partition(".")[0] == __package__
+
+
 def _numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
     """Returns a tensor of floating-point numbers of this shape and type.
 
@@ -228,7 +240,7 @@ def _numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | No
         UserError: it is anything else.
     """
     if not isinstance(value, Tensor):
-        raise UserError(f"{source} returned {_kind(value)}, expected a tensor of shape {tuple(shape)}")
+        raise UserError(f"{source} returned {kind_of(value)}, expected a tensor of shape {tuple(shape)}")
     if value.shape != shape:
         raise UserError(f"{source} returned shape {tuple(value.shape)}, expected {tuple(shape)}")
     if not value.is_floating_point() or dtype not in {None, value.dtype}:
@@ -236,8 +248,15 @@ def _numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | No
     return value
 
 
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
+def _differentiable(source: str, value: Tensor, logits: Sequence[Tensor]) -> Tensor:
+    """Returns a value, where gradients are asked for after looking whether it has any.
+
+    Raises:
+        UserError: it is a constant.
+    """
+    if torch.is_grad_enabled() and any(z.requires_grad for z in logits) and not value.requires_grad:
+        raise UserError(f"{source} returned a constant: no gradient leads from it to the logits")
+    return value
 
 
 def _array(values: Any) -> Tensor:

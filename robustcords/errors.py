@@ -58,14 +58,25 @@ def raised_at(error: BaseException) -> traceback.FrameSummary:
     return traceback.extract_tb(error.__traceback__)[-1]
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, place: tuple[str, int] | None = None) -> str:
     """Returns an error of code that is not this package's own as a line: its kind, its text, and where it was raised.
 
     For example ``"ZeroDivisionError: division by zero (mine.py:12)"``.
+
+    Args:
+        error: as it was caught.
+        place: the file's name and the line to point at; left out, those that raised it.
     """
-    place = raised_at(error)
+    raised = raised_at(error)
+    name, line = place or (Path(raised.filename).name, raised.lineno)
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"{text} ({Path(place.filename).name}:{place.lineno})"
+    return f"{text} ({name}:{line})"
+
+
+def kind_of(value: object) -> str:
+    """Returns what a value is, for a message: ``"a list"``, ``"an int"``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def continuation() -> str:

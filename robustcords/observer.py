@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import nn
 
+from robustcords import contracts
 from robustcords.inference import Autocast
+from robustcords.left_alone import left_alone
 
 
 class Observer(ABC):
@@ -39,3 +42,20 @@ class Observer(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 -- most have no state
         """Goes on from a `state_dict`."""
+
+
+def notes(
+    observers: Sequence[Observer], model: nn.Module, epoch: int, *, seed: int, autocast: Autocast
+) -> dict[str, Any]:
+    """Returns what observers note, by their names; the arguments are those of `Observer.look`.
+
+    Raises:
+        UserError: one changed the model, or noted what JSON cannot hold.
+    """
+    noted = {}
+    for observer in observers:
+        with left_alone(model, f"observer {contracts.title(observer)}"):
+            look = observer.look(model, epoch, seed=seed, autocast=autocast)
+        if (checked := contracts.noted(observer, look)) is not None:
+            noted[observer.name] = checked
+    return noted

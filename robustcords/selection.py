@@ -16,7 +16,9 @@ from robustcords import contracts, processes
 from robustcords.attacks.base import Attack
 from robustcords.checkpoint import as_kept
 from robustcords.data.base import ImageSet
-from robustcords.errors import Interrupted, RunError, UserError, one_line
+from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
+from robustcords.left_alone import left_alone
+from robustcords.loss_check import check_loss
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
 from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
@@ -109,7 +111,7 @@ class SubsetSelector:
         self.current: Subset | None = None
         self.report: SelectionReport | None = None
         self.kept: dict[str, Any] | None = None
-        self._tried = False
+        self._checked = False
 
     @property
     def budget(self) -> int:
@@ -135,10 +137,9 @@ class SubsetSelector:
             on_batch: called with (done, total) batches of the adversarial pass.
 
         Raises:
-            UserError: the strategy returned no subset, or its state cannot be kept, which the first
-                call says.
+            UserError: the strategy returned no subset; the first call raises what `check` does, too.
         """
-        self._try_state(model)
+        self._check_once(model)
         if epoch < self.full_until:
             return everything(len(self.train))
         if self.selects(epoch):
@@ -165,14 +166,16 @@ class SubsetSelector:
             measure: have the report say how well the subset's gradients match those of all the data.
 
         Raises:
-            UserError: the strategy returned no subset, its state cannot be kept, or it does not take
-                it back.
+            UserError: the strategy returned no subset or changed the model, its state cannot be kept, or it does
+                not take it back.
         """
+        self._check_once(model)
         context = self._context(epoch, model, on_batch, measure=measure)
-        strategy = self.strategy.from_context(self.config, context)
-        if self.kept is not None and strategy.stateful():
-            self._give_back(strategy, self.kept)
-        found = strategy.select(self.budget, model.state_dict())
+        with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
+            strategy = self.strategy.from_context(self.config, context)
+            if self.kept is not None and strategy.stateful():
+                self._give_back(strategy, self.kept)
+            found = strategy.select(self.budget, model.state_dict())
         self.report = strategy.report
         chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
         chosen, weight = chosen.to(context.device), weight.float().to(context.device)
@@ -182,7 +185,10 @@ class SubsetSelector:
         return subset
 
     def check(self, model: nn.Module) -> None:
-        """Finds out before training whether the strategy can select by this model.
+        """Finds out before training whether the strategy can select by this model, and its state be kept.
+
+        Builds the strategy, and where it keeps a state has its first one kept and given back. `subset` and `select`
+        call this first where nobody has.
 
         Args:
             model: as it will be in a selection; its weights and mode are left alone.
@@ -190,7 +196,34 @@ class SubsetSelector:
         Raises:
             UserError: it cannot.
         """
-        self.strategy.check(self.config, self._context(0, model))
+        self._check_methods()
+        context = self._context(0, model)
+        check_loss(self.loss, model, self.train, context.device)
+        with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
+            self.strategy.check(self.config, context)
+            strategy = self.strategy.from_context(self.config, context)
+            if strategy.stateful():
+                self._give_back(strategy, self._state_of(strategy))
+        self._checked = True
+
+    def _check_once(self, model: nn.Module) -> None:
+        if not self._checked:
+            self.check(model)
+
+    def _check_methods(self) -> None:
+        """Checks that what the strategy keeps is taken back, and what it takes back is kept.
+
+        Raises:
+            UserError: it writes one method of the two.
+        """
+        names = ("state_dict", "load_state_dict")
+        written = [name for name in names if getattr(self.strategy, name) is not getattr(Strategy, name)]
+        if len(written) == 1:
+            missing = next(name for name in names if name not in written)
+            raise UserError(
+                f"selector {self.config.name!r}: {self.strategy.__name__} writes {written[0]} and not {missing}: "
+                "a state that is kept takes both"
+            )
 
     def _context(
         self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None, *, measure: bool = False
@@ -209,13 +242,6 @@ class SubsetSelector:
             measure=measure,
         )
 
-    def _try_state(self, model: nn.Module) -> None:
-        """Has a strategy's first state kept and given back, so that what does not work shows before training."""
-        if not self._tried and self.kept is None and self.strategy.stateful():
-            strategy = self.strategy.from_context(self.config, self._context(0, model))
-            self._give_back(strategy, self._state_of(strategy))
-        self._tried = True
-
     def _state_of(self, strategy: Strategy) -> dict[str, Any]:
         """Returns a strategy's state as checkpoints give it back."""
         name = f"selector {self.config.name!r}: {type(strategy).__name__}.state_dict"
@@ -226,7 +252,7 @@ class SubsetSelector:
         except Exception as error:
             raise UserError(f"{name} failed: {one_line(error)}") from error
         if not isinstance(state, dict):
-            raise UserError(f"{name} returned a {type(state).__name__}, not a dict")
+            raise UserError(f"{name} returned {kind_of(state)}, not a dict")
         try:
             return dict(as_kept(state))
         except TypeError as error:

@@ -28,9 +28,11 @@ from robustcords.finite import check_weights, not_finite
 from robustcords.inference import Inference, Passes
 from robustcords.interruption import Interruption
 from robustcords.layout import Rehearsal, lay_out
+from robustcords.left_alone import modes_kept
+from robustcords.loss_check import check_loss
 from robustcords.losses.base import Loss
 from robustcords.majority import validation_warning
-from robustcords.observer import Observer
+from robustcords.observer import Observer, notes
 from robustcords.optimization import Schedule
 from robustcords.profiling import Profiler
 from robustcords.progress import Display, epoch_line
@@ -108,12 +110,11 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator or start(settings)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
-        self.device = self.accelerator.device
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
         self.numbers = torch.arange(len(train)) if numbers is None else numbers
-        self.train, self.seed = train, seed
+        self.train, self.seed, self.device = train, seed, self.accelerator.device
         self.loader = BatchLoader(
             train,
             self.numbers,
@@ -129,12 +130,14 @@ class Trainer:
         contracts.distinct([observer.name for observer in observers], PARTS)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
         self.model = lay_out(model, self.device, "contiguous")
-        if self.selector:
-            self.selector.check(Inference(model, self.accelerator.autocast, replay=False))
         sizes = {part for size in self.sizes() for part in self.loader.micro_batches(size, settings.accumulation)}
         rehearsal = Rehearsal(train, self.device, self.accelerator.autocast, sorted(sizes))
         self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
         self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
+        plain = Inference(model, self.accelerator.autocast, replay=False)
+        check_loss(loss, plain, train, self.device)
+        if self.selector:
+            self.selector.check(plain)
         if settings.compile:
             compile_model(self.model)
         self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
@@ -215,11 +218,11 @@ class Trainer:
         counts: dict[str, int] = {}
         inputs = {"clean": batch.x}
         self.stopwatch.begin("attack")
-        with self.accelerator.autocast(), self.inference.frozen():
-            if "adversarial" in self.loss.passes:
-                adversarial = self.adversary(self.inference, batch.x, batch.y, batch.noise)
-                contracts.adversarial_batch(self.adversary, adversarial, batch.x, values=self.progress.step == 0)
-                inputs["adversarial"], counts = adversarial.images, adversarial.counts
+        if "adversarial" in self.loss.passes:
+            with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
+                made = self.adversary(self.inference, batch.x, batch.y, batch.noise)
+            contracts.adversarial_batch(self.adversary, made, batch.x, values=self.progress.step == 0)
+            inputs["adversarial"], counts = made.images, made.counts
         self.stopwatch.begin("update")
         share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
         norm = float(self.gradient_norm)
@@ -294,10 +297,7 @@ class Trainer:
             if due and self.validation and self.validation_attack:
                 row["validation"] = self.validate(self.validation, self.validation_attack)
             self.stopwatch.begin("validation")
-            for observer in self.observers:
-                look = observer.look(self.model, epoch, seed=self.seed, autocast=self.watched)
-                noted = contracts.noted(observer, look)
-                row |= {} if noted is None else {observer.name: noted}
+            row |= notes(self.observers, self.model, epoch, seed=self.seed, autocast=self.watched)
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         row |= {

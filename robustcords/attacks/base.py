@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustcords import contracts
 from robustcords.config import Component, format_radius, rounded_radius
 from robustcords.convolution import sound_convolutions
+from robustcords.errors import UserError, nearest
 from robustcords.precision import exact_float32, full_precision
 from robustcords.rng import Noise
 from robustcords.threat import ThreatModel
@@ -35,11 +36,18 @@ class Objective:
         anchored: whether it compares with the clean logits, so that this is the case. Beside the image it is then a
             small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step wants
             float32 (see `in_float32`).
+
+    Raises:
+        UserError: there is no such start, which attacks would take for none at all.
     """
 
     value: Callable[[Tensor], Tensor]
     start: Start = "uniform"
     anchored: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start not in get_args(Start):
+            raise UserError(f"start = {self.start!r} is no random start{nearest(str(self.start), get_args(Start))}")
 
 
 @contextmanager

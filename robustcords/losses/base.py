@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustcords.config import Component, ComponentConfig
+from robustcords.loss_check import check_declared
 from robustcords.precision import full_precision
+
+Pass = Literal["clean", "adversarial"]
 
 
 class LossConfig(ComponentConfig):
@@ -33,6 +36,9 @@ class Loss(Component, ABC):
         start: the random start that its attack wants, see `robustcords.attacks.base.Objective`.
         anchored: whether `objective` compares with the clean logits, which are then computed once per batch in eval
             mode.
+
+    Raises:
+        UserError: for a value of these attributes that means nothing.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
@@ -40,6 +46,10 @@ class Loss(Component, ABC):
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     start: ClassVar[Literal["uniform", "gaussian"]] = "uniform"
     anchored: ClassVar[bool] = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        check_declared(self)
 
     @abstractmethod
     def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:

@@ -182,7 +182,8 @@ class Strategy(ABC):
         """Takes what `state_dict` returned after the last selection; not called before the first one.
 
         Args:
-            state: a copy as a checkpoint gives it back: tensors on the CPU, lists in place of tuples.
+            state: a copy as a checkpoint gives it back: tensors on the CPU, lists in place of tuples, Python's numbers
+                in place of NumPy's.
         """
         if state:
             raise NotImplementedError("state_dict is written, and load_state_dict is not")

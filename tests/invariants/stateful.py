@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,3 +63,32 @@ class Forgets(LeastUsed):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Looks for something else."""
         self.picks = state["number"]
+
+
+class KeepsNumbers(LeastUsed):
+    """Keeps NumPy's numbers, as values and as keys."""
+
+    given: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns one of each kind."""
+        kept: dict[Any, Any] = {"count": np.int64(3), "share": np.float32(0.5), "on": np.bool_(True)}
+        return {**kept, "rows": {np.int32(7): [np.float64(0.25)]}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remembers what it was given."""
+        type(self).given = state
+
+
+class OnlyWrites(AdversarialStrategy):
+    """Would lose what it keeps."""
+
+    pick = LeastUsed.pick
+    state_dict = LeastUsed.state_dict
+
+
+class OnlyReads(AdversarialStrategy):
+    """Would never be given anything."""
+
+    pick = LeastUsed.pick
+    load_state_dict = LeastUsed.load_state_dict

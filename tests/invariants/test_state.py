@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from several import SERVER, together
-from small_run import ATTACK, After, chooser, fitted, made_up, network, trainer, vector
-from stateful import LeastUsed
+from small_run import ATTACK, After, chooser, fitted, made_up, network, trainer
+from stateful import KeepsNumbers, LeastUsed
 
 from robustcords.acceleration import start
 from robustcords.errors import Interrupted, UserError
@@ -175,11 +175,31 @@ def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path, parts: 
     ],
 )
 def test_a_state_that_cannot_be_kept_is_refused_before_training(strategy: str, said: str):
-    made = trainer(**options(None, strategy, selector=chooser(f"stateful:{strategy}", select_every=EPOCHS)))
-    before = vector(made)
+    selector = chooser(f"stateful:{strategy}", select_every=EPOCHS)
     with pytest.raises(UserError, match=said):
-        made.fit()
-    assert torch.equal(vector(made), before)
+        trainer(**options(None, strategy, selector=selector))
+    for ask in (selector.subset, selector.select):  # without a trainer
+        with pytest.raises(UserError, match=said):
+            ask(0, network())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("OnlyWrites", "OnlyWrites writes state_dict and not load_state_dict: "),
+        ("OnlyReads", "OnlyReads writes load_state_dict and not state_dict: "),
+    ],
+)
+def test_one_half_of_a_state_is_refused(strategy: str, said: str):
+    with pytest.raises(UserError, match=f"^selector 'stateful:{strategy}': {said}"):
+        chooser(f"stateful:{strategy}").check(network())
+
+
+def test_numpys_numbers_are_kept_as_pythons():
+    chooser("stateful:KeepsNumbers").check(network())
+    given = KeepsNumbers.given
+    assert given == {"count": 3, "share": 0.5, "on": True, "rows": {7: [0.25]}}
+    assert [type(value) for value in (*given.values(), *given["rows"])] == [int, float, bool, dict, int]
 
 
 @pytest.mark.parametrize("granularity", ["per_class", "per_gradient", "full", "per_batch"])

@@ -1,0 +1,78 @@
+"""Calls of code that somebody else has written: the model is given back as it was lent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from robustcords.errors import UserError
+
+
+@contextmanager
+def modes_kept(model: object) -> Iterator[None]:
+    """Gives every submodule back in the mode that it has now, each on its own; a model may be any function.
+
+    Parts that are frozen on purpose stay so, which ``model.train()`` would not have them do.
+    """
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def left_alone(model: nn.Module, source: str) -> Iterator[None]:
+    """Gives a model back in the modes that it has now, with the same ``.grad`` and ``requires_grad``.
+
+    Weights may be written to in the block, as by a strategy that loads the model's own state dictionary, as long as
+    they are the same afterwards. For that they are copied, which next to a pass over the data costs nothing.
+
+    Args:
+        model: what is lent.
+        source: what it is lent to, for the message.
+
+    Raises:
+        UserError: a parameter or a buffer was changed, added, taken away or put in another's place.
+    """
+    before = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
+    trained = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    for parameter, _, _ in trained:
+        parameter.grad = None  # else a backward pass would add to it
+    try:
+        with modes_kept(model):
+            yield
+    finally:
+        for parameter, required, gradient in trained:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+    after = _tensors(model)
+    changed = [
+        name
+        for name in before.keys() | after.keys()
+        if name not in before
+        or name not in after
+        or after[name] is not before[name][0]
+        or not _same(after[name], before[name][1])
+    ]
+    if changed:
+        raise UserError(
+            f"{source} changed the model it was lent: {min(changed)!r}"
+            f"{f' and {len(changed) - 1} more' if len(changed) > 1 else ''}; work on a copy (copy.deepcopy)"
+        )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns parameters and buffers by their names."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+@torch.no_grad()
+def _same(now: Tensor, before: Tensor) -> bool:
+    if now.shape != before.shape or now.dtype != before.dtype:
+        return False
+    return torch.equal(now, before) or bool(((now == before) | (now.isnan() & before.isnan())).all())
