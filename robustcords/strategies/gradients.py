@@ -64,6 +64,14 @@ class Gradients(ABC):
         """
 
     @abstractmethod
+    def logit_changes(self, features: Tensor) -> Tensor:
+        """Returns by how much the layer's outputs (M, C) change for some inputs if all N gradients are added to it.
+
+        Args:
+            features: (M, E), what goes into the layer.
+        """
+
+    @abstractmethod
     def products(self, others: Self) -> Tensor:
         """Returns (N, M) ``<g_i, g_j>`` with the M rows of other gradients, in the gradients' own precision."""
 
@@ -139,6 +147,11 @@ class LastLayerGradients(Gradients):
         bias, weight = direction[:, 0] * self.bias, direction[:, 1:]
         pairs = zip(self.deltas, self.features, strict=True)
         return torch.stack([(delta * (h @ weight.T + bias)).sum(dim=1) for delta, h in pairs]).sum(dim=0)
+
+    def logit_changes(self, features: Tensor) -> Tensor:
+        """Returns (M, C), at the cost of ``N M (C + E)`` a term: for a single example a C-th of its gradient's."""
+        h, delta = torch.cat(self.features), torch.cat(self.deltas)
+        return (features @ h.T).add_(int(self.bias)) @ delta
 
     def products(self, others: Self) -> Tensor:
         """Returns (N, M), at the cost of ``N M (C + E)`` for each pair of terms."""
@@ -234,6 +247,11 @@ class MeanGradients(Gradients):
     def inner(self, direction: Tensor) -> Tensor:
         """Returns (N,)."""
         return self.values.flatten(1) @ direction.to(self.values.dtype).flatten()
+
+    def logit_changes(self, features: Tensor) -> Tensor:
+        """Returns (M, C)."""
+        total = self.values.sum(dim=0)
+        return features @ total[:, 1:].T + total[:, 0]
 
     def products(self, others: Self) -> Tensor:
         """Returns (N, M)."""

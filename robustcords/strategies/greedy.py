@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,37 +18,54 @@ _MISS = 0.01  # Stochastic: the share of the best that Mirzasoleiman et al. 2015
 
 
 class ValidationGradient:
-    """The gradient of the mean validation loss after steps of the last layer.
+    """The gradient of the mean validation loss, followed as the last layer takes steps.
 
-    The step is exact: the validation examples' features do not depend on the last layer, so its change moves the logits
-    by ``features @ change``. The examples themselves, and their perturbations, stay fixed.
+    The steps are exact: the validation examples' features do not depend on the last layer, so its change moves the
+    logits by ``features @ change``. The examples themselves, and their perturbations, stay fixed.
 
     Args:
-        validation: gradients of the validation examples, with their logits.
+        validation: gradients of the M validation examples, with their logits.
         loss: the validation loss.
     """
 
     def __init__(self, validation: LastLayerGradients, loss: Loss) -> None:
         self.validation = validation
         self.loss = loss
+        self._logits = [z.clone() for z in validation.logits]
+        output = validation.output
+        self._outputs = slice(None) if output is None else slice(output, output + 1)
+
+    def move(self, chosen: Gradients, size: float) -> None:
+        """Moves the layer by ``-size`` times the sum of some gradients, at the cost of one pass over M x E numbers."""
+        for z, h in zip(self._logits, self.validation.features, strict=True):
+            z[:, self._outputs] -= size * chosen.logit_changes(h).to(z.dtype)
+
+    def now(self) -> Tensor:
+        """Returns the gradient (C, 1 + E) where the layer is now, in the factors' own precision."""
+        return self._at(self._logits)
 
     def after(self, step: Tensor) -> Tensor:
-        """Returns the gradient (C, 1 + E) once the layer has moved by ``-step``.
+        """Returns the gradient (C, 1 + E) once the layer, as it was at first, has moved by ``-step``.
 
         Args:
             step: (C, 1 + E); the gradient of one output, if that is what the candidates are restricted to.
         """
-        validation, output = self.validation, self.validation.output
-        outputs = slice(None) if output is None else slice(output, output + 1)
         moved = []
-        for z, h in zip(validation.logits, validation.features, strict=True):
+        for z, h in zip(self.validation.logits, self.validation.features, strict=True):
             by = step.to(z.dtype)
             logits = z.clone()
-            logits[:, outputs] -= h @ by[:, 1:].T + by[:, 0]
+            logits[:, self._outputs] -= h @ by[:, 1:].T + by[:, 0]
             moved.append(logits)
-        deltas = logit_gradients(self.loss, moved, validation.labels)
-        changed = replace(validation, deltas=tuple(delta[:, outputs] for delta in deltas))
-        return changed.sum() / len(validation)
+        return self._at(moved)
+
+    def _at(self, logits: list[Tensor]) -> Tensor:
+        validation = self.validation
+        total = torch.zeros_like(validation.deltas[0][:1].T @ validation.features[0][:1])
+        bias = torch.zeros_like(total[:, 0])
+        for delta, h in zip(logit_gradients(self.loss, logits, validation.labels), validation.features, strict=True):
+            total.addmm_(delta[:, self._outputs].T, h)
+            bias += delta[:, self._outputs].sum(dim=0) * validation.bias
+        return torch.cat([bias.unsqueeze(1), total], dim=1) / len(validation)
 
 
 def taylor_greedy(
@@ -69,7 +85,7 @@ def taylor_greedy(
 
     Args:
         gradients: N candidates.
-        validation: gives grad_V.
+        validation: gives grad_V, and is left where the choice moves it.
         budget: k, from 1 to N.
         step_size: of the one step that the subset takes.
         method: ``"RGreedy"`` takes ``k / rounds`` at a time, ``"Naive"`` one, ``"Stochastic"`` the best one of a random
@@ -77,24 +93,47 @@ def taylor_greedy(
         rounds: of RGreedy; no more than k are made, and they differ by one in size where k is no multiple.
         generator: of Stochastic.
     """
+    if method == "Stochastic":
+        return _stochastic(gradients, validation, budget, step_size, generator)
     taken: list[Tensor] = []
-    total = torch.zeros_like(gradients.rows(slice(0, 1)).sum())
     free = torch.ones(len(gradients), dtype=torch.bool)
-    sample = int(len(gradients) / budget * math.log(1 / _MISS)) if method == "Stochastic" else None
     for size in _sizes(budget, rounds if method == "RGreedy" else budget):
-        direction = validation.after(step_size * total)
         candidates = free.nonzero().view(-1)
-        if sample is not None:
-            order = torch.randperm(len(candidates), generator=generator)
-            candidates = candidates[order[: max(1, sample)]]
-            gains = gradients.rows(candidates).inner(direction).cpu()
-        else:
-            gains = gradients.inner(direction).cpu()[candidates]
+        gains = gradients.inner(validation.now()).cpu()[candidates]
         best = candidates[gains.sort(descending=True, stable=True).indices[:size]]
-        total += gradients.rows(best).sum()
+        validation.move(gradients.rows(best), step_size)
         free[best] = False
         taken.append(best)
     return torch.cat(taken)
+
+
+def _stochastic(
+    gradients: Gradients, validation: ValidationGradient, budget: int, step_size: float, generator: torch.Generator
+) -> Tensor:
+    """Returns the best of some random candidates, again and again."""
+    count = max(1, int(len(gradients) / budget * math.log(1 / _MISS)))
+    free = list(range(len(gradients)))
+    taken = []
+    for _ in range(budget):
+        candidates = _drawn(free, count, generator)
+        some = gradients.rows(torch.tensor(candidates))
+        place = int(some.inner(validation.now()).argmax())
+        validation.move(some.rows(slice(place, place + 1)), step_size)
+        taken.append(candidates[place])
+        free[len(free) - len(candidates) + place] = free[-1]
+        free.pop()
+    return torch.tensor(taken)
+
+
+def _drawn(free: list[int], count: int, generator: torch.Generator) -> list[int]:
+    """Returns some of the items at random, each at most once, having moved them to the end (Fisher and Yates)."""
+    count = min(count, len(free))
+    draws = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    for number, draw in enumerate(draws, start=1):
+        last = len(free) - number
+        other = int(draw * (last + 1))
+        free[last], free[other] = free[other], free[last]
+    return free[len(free) - count :]
 
 
 def _sizes(budget: int, rounds: int) -> Iterator[int]:
