@@ -196,6 +196,7 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
         epochs=recipe.train.epochs,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
+        lr=getattr(recipe.optimizer, "lr", None),
     )
 
 

@@ -72,6 +72,7 @@ class SubsetSelector:
         epochs: length of the training, for the warm start.
         batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
         seed: the run's seed.
+        lr: the optimizer's peak learning rate, for strategies that ask for it.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
@@ -94,6 +95,7 @@ class SubsetSelector:
         epochs: int,
         batch_size: int = 128,
         seed: int = 0,
+        lr: float | None = None,
     ) -> None:
         if strategy.needs_validation and not validation:
             raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
@@ -105,6 +107,7 @@ class SubsetSelector:
         self.attack = attack
         self.batch_size = batch_size
         self.seed = seed
+        self.lr = lr
         warm = int(config.warm_start * epochs)
         self.full_until = math.ceil(config.fraction * warm)
         self.first = warm
@@ -240,6 +243,7 @@ class SubsetSelector:
             logger=log,
             on_batch=on_batch,
             measure=measure,
+            lr=self.lr,
         )
 
     def _state_of(self, strategy: Strategy) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.strategies._cords import GLISTERStrategy
@@ -51,14 +52,15 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """Options of Adv-GLISTER.
 
         Attributes:
-            eta: learning rate of the one step on the subset's mean loss that the gain looks ahead.
+            eta: learning rate of the one step on the subset's mean loss that the gain looks ahead. ``"lr"`` is CORDS'
+                scale: the optimizer's peak rate, on the sum of the chosen gradients.
             greedy: ``"RGreedy"`` (r rounds), ``"Stochastic"`` or ``"Naive"`` (one example at a time).
             r: rounds of RGreedy; the validation gradient is found anew after each.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
         """
 
         name: str = "adv-glister"
-        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["lr"] = 0.1
         greedy: Method = "RGreedy"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = True
@@ -96,7 +98,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             context.val_loader or context.train_loader,
             context.model,
             context.loss,
-            config.eta,
+            cls._eta(config, context),
             context.device,
             context.num_classes,
             config.linear_layer,
@@ -105,6 +107,25 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             context.logger,
             config.r,
         )
+
+    @classmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy; see `AdversarialStrategy.from_context`.
+
+        Raises:
+            UserError: as there, or ``eta = "lr"`` and nobody has said which rate that is.
+        """
+        strategy = super().from_context(config, context)
+        strategy.normalise = config.eta != "lr"
+        return strategy
+
+    @staticmethod
+    def _eta(config: Config, context: SelectionContext) -> float:
+        if config.eta != "lr":
+            return config.eta
+        if context.lr is None:
+            raise UserError('selector.eta = "lr" needs an optimizer with a learning rate; give a number')
+        return context.lr
 
     @property
     def validation_loss(self) -> Loss:

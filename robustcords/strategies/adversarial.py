@@ -25,6 +25,7 @@ from robustcords.strategies.candidates import Choice, Group, of_class
 from robustcords.strategies.class_stream import ClassGradients, class_by_class
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
 from robustcords.strategies.groups import batches_of, check_budget, labels_of
+from robustcords.strategies.hard_tail import without_hard_tail
 from robustcords.strategies.head import check_last_layer
 from robustcords.strategies.matching import Matching
 
@@ -260,8 +261,9 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         candidates = self.batch_candidates(gradients, sizes)
         parts = torch.arange(len(gradients)).split(sizes)
         count = -(-budget // max(sizes))
+        losses = [torch.stack([part.mean() for part in self._losses(gradients).split(sizes)])]
         while True:
-            chosen, weights = self._choose([Group(0, candidates, validation, count)])[0]
+            chosen, weights = self._choose([Group(0, candidates, validation, count)], losses)[0]
             places = torch.cat([parts[batch] for batch in chosen.tolist()])
             if len(places) >= budget:
                 break
@@ -283,8 +285,26 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         world = processes.world_size()
         return max(1, int(_KEPT / per_batch / world)) * world
 
-    def _choose(self, groups: Sequence[Group]) -> list[Choice]:
-        """Returns what is picked from each group, on the CPU, after looking at it."""
+    def _losses(self, gradients: Any) -> Tensor:
+        """Returns the loss (N,) of every example, at the logits that its gradient was taken at."""
+        return contracts.losses(self.adversarial_loss, list(gradients.logits), gradients.labels).detach()
+
+    def _choose(self, groups: Sequence[Group], losses: Sequence[Tensor] = ()) -> list[Choice]:
+        """Returns what is picked from each group, on the CPU, after looking at it.
+
+        Args:
+            groups: of examples, or of batches.
+            losses: (N,) of each group's candidates; left out where those are examples.
+        """
+        share = getattr(self.config, "hard_tail", 0.0)
+        if not share:
+            return self._picked(groups)
+        losses = losses or [self._losses(group.gradients) for group in groups]
+        easier, kept = zip(*(without_hard_tail(*pair, share) for pair in zip(groups, losses, strict=True)), strict=True)
+        picked = zip(kept, self._picked(easier), strict=True)
+        return [(rows.cpu()[places], weights) for rows, (places, weights) in picked]
+
+    def _picked(self, groups: Sequence[Group]) -> list[Choice]:
         source = f"{contracts.title(self)}.pick"
         try:
             picked = self.pick_groups(groups)

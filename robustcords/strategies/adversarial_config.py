@@ -26,11 +26,14 @@ class AdversarialConfig(StrategyConfig):
         attack_step_size: step size with these steps; left out, 2.5 epsilon / attack_steps.
         attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
             gradients that are selected from are computed as in training.
+        hard_tail: share of the candidates, those with the highest loss, that are left out before choosing, in [0, 1):
+            of each class where classes are chosen from one by one, else of all examples or batches.
     """
 
     attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     attack_step_size: Radius | None = None
     attack_precision: Precision | None = None
+    hard_tail: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _step_size_needs_steps(self) -> Self:

@@ -64,6 +64,7 @@ class SelectionContext:
         logger: for what a person may want to know.
         on_batch: called with (done, total) batches of a pass over the data.
         measure: whether the report is to say how well gradients match, which costs one more pass over their factors.
+        lr: the optimizer's peak learning rate; None where nobody has said.
     """
 
     train_loader: DataLoader[Any]
@@ -77,6 +78,7 @@ class SelectionContext:
     logger: logging.Logger = _log
     on_batch: Callable[[int, int], None] | None = None
     measure: bool = False
+    lr: float | None = None
 
 
 @dataclass
