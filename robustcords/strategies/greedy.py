@@ -60,12 +60,10 @@ class ValidationGradient:
 
     def _at(self, logits: list[Tensor]) -> Tensor:
         validation = self.validation
-        total = torch.zeros_like(validation.deltas[0][:1].T @ validation.features[0][:1])
-        bias = torch.zeros_like(total[:, 0])
-        for delta, h in zip(logit_gradients(self.loss, logits, validation.labels), validation.features, strict=True):
-            total.addmm_(delta[:, self._outputs].T, h)
-            bias += delta[:, self._outputs].sum(dim=0) * validation.bias
-        return torch.cat([bias.unsqueeze(1), total], dim=1) / len(validation)
+        deltas = [delta[:, self._outputs] for delta in logit_gradients(self.loss, logits, validation.labels)]
+        weight = sum(delta.T @ h for delta, h in zip(deltas, validation.features, strict=True))
+        bias = torch.stack([delta.sum(dim=0) for delta in deltas]).sum(dim=0) * validation.bias
+        return torch.cat([bias.unsqueeze(1), torch.as_tensor(weight)], dim=1) / len(validation)
 
 
 def taylor_greedy(

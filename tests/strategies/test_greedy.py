@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 
 import pytest
 import torch
-from small_problem import Problem
+from small_problem import Problem, factors
 from torch import nn
 
+from robustcords.errors import UserError
+from robustcords.losses.mart import MART
+from robustcords.losses.sat import SAT
 from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adv_glister import AdvGLISTERStrategy
+from robustcords.strategies.greedy import ValidationGradient, taylor_greedy
 
 SIZES = [30, 24, 18]
 log = logging.getLogger(__name__)
@@ -88,3 +94,92 @@ def test_gains_lower_the_adversarial_validation_loss():
     )
     assert loss(1) < loss(0)
     assert loss(1) < everything
+
+
+def plain_stochastic(gradients, validation, budget, step_size, generator):
+    """Alg. 2 written out: the whole validation gradient anew after every pick, on written-out gradients."""
+    dense, held = gradients.dense(), validation
+    free, taken = list(range(len(dense))), []
+    count = max(1, int(len(dense) / budget * math.log(100)))
+    width = 1 + held.features[0].shape[1]
+    classes = held.logits[0].shape[1]
+    for _ in range(budget):
+        step = step_size * dense[taken].sum(dim=0) if taken else torch.zeros(classes * width, dtype=dense.dtype)
+        bias, weight = step[:classes], step[classes:].view(classes, width - 1)
+        total = torch.zeros(classes * width, dtype=dense.dtype)
+        for z, h in zip(held.logits, held.features, strict=True):
+            delta = (z - h @ weight.T - bias).softmax(1) - nn.functional.one_hot(held.labels, classes)
+            total += torch.cat([delta.sum(0), (delta.T @ h).flatten()]) / len(held)
+        draws = torch.rand(min(count, len(free)), generator=generator, dtype=torch.float64).tolist()
+        for number, draw in enumerate(draws, start=1):
+            last, other = len(free) - number, int(draw * (len(free) - number + 1))
+            free[last], free[other] = free[other], free[last]
+        candidates = free[len(free) - len(draws) :]
+        best = candidates[int((dense[candidates] @ total).argmax())]
+        free[free.index(best)] = free[-1]  # the last one takes its place
+        free.pop()
+        taken.append(best)
+    return taken
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+def test_following_the_logits_picks_what_computing_them_anew_does(terms):
+    gradients = factors(60, 4, 7, terms)
+    validation = replace(factors(25, 4, 7, 1, seed=3), labels=torch.arange(25) % 4)
+    logits = torch.randn((25, 4), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    validation = replace(validation, logits=(logits,))
+
+    def source():
+        return torch.Generator().manual_seed(8)
+
+    found = taylor_greedy(
+        gradients,
+        ValidationGradient(validation, SAT()),
+        20,
+        step_size=0.3,
+        method="Stochastic",
+        rounds=1,
+        generator=source(),
+    )
+    assert len(found.unique()) == 20
+    assert found.tolist() == plain_stochastic(gradients, validation, 20, 0.3, source())
+
+
+@pytest.mark.parametrize("linear_layer", [True, False])
+@pytest.mark.parametrize("granularity", ["full", "per_class"])
+def test_eta_lr_is_cords_scale(granularity, linear_layer):
+    problem = Problem(SIZES)
+    config = {"granularity": granularity, "r": 3, "linear_layer": linear_layer}
+    kinds = {"full": "Supervised", "per_class": "PerClass"}
+    _, same, state = pair(problem, "RGreedy", kinds[granularity], linear_layer, eta=0.05)
+    ours = AdvGLISTERStrategy.from_context(
+        AdvGLISTERStrategy.Config(eta="lr", **config),
+        problem.context(attack=None, loss=nn.CrossEntropyLoss(reduction="none"), lr=0.05),
+    )
+    assert ours.select(36, problem.model.state_dict())[0] == same.select(36, state)[0]
+    with pytest.raises(UserError, match='eta = "lr" needs'):
+        AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(eta="lr"), problem.context())
+
+
+@pytest.mark.parametrize("granularity", ["full", "per_class", "per_batch"])
+def test_the_hard_tail_is_left_out_before_choosing(granularity):
+    problem = Problem([40, 40], batch=8)
+    config = AdvGLISTERStrategy.Config(hard_tail=0.4, granularity=granularity)
+    strategy = AdvGLISTERStrategy.from_context(config, problem.context())
+    rows, _ = strategy.select(16, problem.model.state_dict())
+    strategy.compute_gradients()
+    gradients, labels = strategy.gradients, problem.train.labels
+    losses = MART()(list(gradients.logits), gradients.labels)
+    if granularity == "per_batch":
+        means = torch.stack([part.mean() for part in losses.split(8)])
+        easy = (means.argsort()[:6].view(-1, 1) * 8 + torch.arange(8)).flatten().tolist()
+    elif granularity == "per_class":
+        easy = [row for c in (0, 1) for row in (labels == c).nonzero().flatten()[losses[labels == c].argsort()[:24]]]
+        easy = [int(row) for row in easy]
+    else:
+        easy = losses.argsort()[:48].tolist()
+    assert set(rows) <= set(easy)
+    whole = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(granularity=granularity), problem.context())
+    assert not set(whole.select(16, problem.model.state_dict())[0]) <= set(easy)
+    most = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(hard_tail=0.9), problem.context())
+    assert len(most.select(70, problem.model.state_dict())[0]) == 70
