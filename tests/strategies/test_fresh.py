@@ -22,7 +22,7 @@ def selector(size: int, fraction: float, seed: int = 0) -> SubsetSelector:
     return SubsetSelector(RandomSubset, config, images, None, loss=SAT(), attack=attack, epochs=50, seed=seed)
 
 
-MODEL = nn.Linear(1, 1)
+MODEL = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
 
 
 @pytest.mark.parametrize(("size", "fraction"), [(20, 0.3), (20, 0.5), (21, 0.4), (7, 0.9), (10, 1.0), (9, 0.12)])
