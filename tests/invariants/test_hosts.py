@@ -32,7 +32,7 @@ RUN = [
         train__precision="fp32",
         train__validate_every=1,
         evaluation__limit=200,
-        evaluation__pgd="{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.1]}",
+        evaluation__pgd="{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
         evaluation__autoattack="{limit = 2, epsilons = [1.0]}",
     ),
 ]

@@ -265,7 +265,9 @@ def test_the_hook_attacks_with_the_training_loss(module):
 
     context = problem.context()
     adapter = recipe.find("selector", f"{module}:Hooked")
-    built = adapter.from_context(table(f"{module}:Hooked", power=1.0), context)
+    # The steps of the context's own attack; a recipe has those that follow from its own.
+    options = {"power": 1.0, "attack_steps": 2, "attack_step_size": 0.03}
+    built = adapter.from_context(table(f"{module}:Hooked", **options), context)
     hooked = sys.modules[module].Hooked(
         *(problem.train_loader, problem.val_loader, problem.model, 3, True, context.loss, torch.device("cpu"), log),
         **{"power": 1.0, "attack": context.attack, "seed": context.seed},
