@@ -222,6 +222,8 @@ def test_by_default_a_few_hundred_images_at_the_recipes_radius():
     from robustcords.commands import Choice
 
     recipe, _, _ = trained("honest")
+    assert Choice(sanity=True).checks(recipe, recipe.evaluation).limit == recipe.evaluation.limit == 150  # type: ignore[union-attr]
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"limit": 0})})
     pgd = recipe.evaluation.pgd
     assert Choice().checks(recipe, recipe.evaluation) is None
     assert Choice(sanity=True).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 256, pgd)
