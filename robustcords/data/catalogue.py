@@ -70,3 +70,11 @@ SETS: dict[str, VisionSet] = {
     "usps": VisionSet("USPS", _TRAIN_FLAG, crop=0, flip=False),
 }
 """Recipe name -> set. Sets without a training and a test split of the same classes are not here."""
+
+CLASSES = {
+    **dict.fromkeys(("cifar10", "fashion_mnist", "imagenette", "kmnist", "mnist"), 10),
+    **dict.fromkeys(("qmnist", "stl10", "svhn", "usps"), 10),
+    **dict.fromkeys(("cifar100", "fgvc_aircraft"), 100),
+    **{"flowers102": 102, "food101": 101, "gtsrb": 43, "imagenet": 1000, "oxford_pets": 37, "places365": 365},
+}
+"""How many classes the sets have that are most read from elsewhere than torchvision's own files."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import field_validator
 
 from robustcords.data.base import DataSource, Splits
-from robustcords.data.catalogue import SETS
+from robustcords.data.catalogue import CLASSES, SETS
 from robustcords.data.decoding import Rows, dataset_rows, message_of, splits
 from robustcords.data.folder import existing_folder, read_class_folders
 from robustcords.data.parquet import ParquetConfig, read_parquet
@@ -71,11 +71,15 @@ class Vision(DataSource):
         return self._read_torchvision(folder)
 
     def _noted(self, read: Splits, folder: Path, sets: Mapping[str, Mapping[str, object]]) -> Splits:
-        """Returns what was read, with a line that says where, unless the recipe does: it may be another set."""
-        if self.config.subset or "." in sets:
-            return read
-        name = next(name for name, splits in sets.items() if "train" in splits)
-        return replace(read, notes=(f"{self.config.name} is read from {folder / name}", *read.notes))
+        """Returns what was read, with what says that it may be another set: where it is, or how many classes it has."""
+        notes = read.notes
+        count, known = len(read.train.classes), CLASSES.get(self.config.name)
+        if known is not None and count != known:
+            notes = (f"{folder}: has {count} classes, where {self.config.name} has {known}", *notes)
+        if not (self.config.subset or "." in sets):
+            name = next(name for name, splits in sets.items() if "train" in splits)
+            notes = (f"{self.config.name} is read from {folder / name}", *notes)
+        return replace(read, notes=notes)
 
     def _refuse(self, files: str, keys: Sequence[str]) -> None:
         """Checks that no option is set that means nothing to the files that are read."""

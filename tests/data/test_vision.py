@@ -102,9 +102,10 @@ def test_a_set_below_path_is_named(tmp_path):
     for split in ("train", "test"):
         table(tmp_path / "other" / f"{split}.parquet", [0, 1])
     told = f"cifar10 is read from {tmp_path / 'other'}"
-    assert Vision(name="cifar10", path=str(tmp_path)).load().notes == (told,)
-    assert Vision(name="cifar10", path=str(tmp_path), subset="other").load().notes == ()
-    assert Vision(name="cifar10", path=str(tmp_path / "other")).load().notes == ()
+    fewer = "has 2 classes, where cifar10 has 10"
+    assert Vision(name="cifar10", path=str(tmp_path)).load().notes == (told, f"{tmp_path}: {fewer}")
+    assert Vision(name="cifar10", path=str(tmp_path), subset="other").load().notes == (f"{tmp_path}: {fewer}",)
+    assert Vision(name="cifar10", path=str(tmp_path / "other")).load().notes == (f"{tmp_path / 'other'}: {fewer}",)
 
 
 def test_several_sets_at_path(tmp_path):
