@@ -173,11 +173,12 @@ def cautions(recipe: Recipe) -> list[str]:
     loss: Loss = component("loss", recipe.loss)
     found = []
     if "adversarial" in loss.passes:
-        attacks = {kind and f" of {kind} examples": attack for kind, attack in adversary(recipe, loss).attacks.items()}
+        attacker = adversary(recipe, loss)
+        attacks = {kind and f" of {kind} examples": each for kind, each in attacker.attacks.items()}
         if isinstance(recipe.selector, AdversarialConfig):
-            attacks[" for selection"] = recipe.selector.effort(attack(recipe))
+            attacks[" for selection"] = recipe.selector.effort(attacker.attack)
         found = [f"the training attack{of}: {text}" for of, each in attacks.items() if (text := each.falls_short)]
-        if not adversary(recipe, loss).strongest.passes and recipe.threat.epsilon:
+        if not attacker.strongest.passes and recipe.threat.epsilon:
             found.append("the training attack takes no steps: training is on the images as they are")
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
