@@ -1,20 +1,24 @@
 """Whether a change of a recipe changes where training ends: several variants, several seeds of each.
 
-    python benchmarks/variant_study.py RECIPE --output DIR --variant "KEY=VALUE ..." --variant "KEY=VALUE ..."
-        [--set KEY=VALUE] [--seeds 3] [--data-path DIR]
+    python benchmarks/variant_study.py STUDY.toml --output DIR [--jobs 1] [--only VARIANT]... [--data-path DIR]
 
-Runs the recipe with each variant's changes and each seed (finished runs are kept, interrupted ones go on) and prints a
-Markdown table: the accuracies and the selections' seconds of every run, and for each variant the mean and the range
-over its seeds. The last weights are attacked with PGD-20 on 2,000 test images, in float32.
+A study is a TOML file (those that docs quotes are in benchmarks/studies): `recipe`; `set`, a list of "KEY=VALUE" for
+all runs; `seeds`; and `[variants]`, each a list of "KEY=VALUE" under its name, in which "recipe=NAME" takes another
+recipe. Trains every variant with every seed, by seed, `--jobs` at a time (finished runs are kept, interrupted ones go
+on), and prints a Markdown table: for each variant the mean over its seeds, their range, and the seconds. The last
+weights are attacked, unless the study says otherwise, with PGD-20 on 2,000 test images in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,47 +29,68 @@ class Outcome(NamedTuple):
     """What a run came to."""
 
     clean: float
-    robust: float
+    pgd: float
+    autoattack: float | None
     selection: float
+    total: float
 
 
-def run(variant: str, seed: int, options: argparse.Namespace) -> Outcome:
-    """Trains and evaluates one network."""
-    changes = [f"evaluation.{change}" for change in EVALUATION] + options.set + variant.split() + [f"seed={seed}"]
-    if options.data_path:
-        changes.append(f"data.path={json.dumps(options.data_path)}")
-    sets = [part for change in changes for part in ("--set", change)]
-    output = options.output / f"{options.variant.index(variant)}_{seed}"
-    command = [sys.executable, "-m", "robustcords", "run", options.recipe, *sets, "--output", str(output), "--resume"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def run(recipe: str, name: str, changes: list[str], output: Path) -> Outcome:
+    """Trains and evaluates one network, unless that is done already."""
+    if not (output / "report.json").exists():
+        sets = [part for change in changes for part in ("--set", change)]
+        command = [sys.executable, "-m", "robustcords", "run", recipe, *sets, "--output", str(output), "--resume"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
     report = json.loads((output / "report.json").read_text())
-    last = report["evaluation"]["last"]
-    return Outcome(last["clean"], next(iter(last["pgd"].values())), report["training"]["seconds"]["selection"])
+    last, seconds = report["evaluation"]["last"], report["training"]["seconds"]
+    robust = [next(iter(last[attack].values())) if last.get(attack) else None for attack in ("pgd", "autoattack")]
+    found = Outcome(last["clean"], *robust, seconds["selection"], seconds["total"])
+    print(f"{output.name}: {found}", file=sys.stderr, flush=True)
+    return found
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
+def spread(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = f"{statistics.mean(known):.1%}"
+    return mean if len(known) == 1 else f"{mean} ({min(known):.1%} to {max(known):.1%})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
+    parser.add_argument("study", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--variant", action="append", required=True, metavar='"KEY=VALUE ..."')
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change for all of them")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (set OMP_NUM_THREADS for several)")
+    parser.add_argument("--only", action="append", default=[], metavar="VARIANT", help="of the study's variants")
     parser.add_argument("--data-path", default="", help="folder of CIFAR-10's parquet files")
     options = parser.parse_args()
-    print("| variant | seed | clean | PGD-20, 8/255 | selections, s |\n|:--|--:|--:|--:|--:|")
-    found: dict[str, list[Outcome]] = {variant: [] for variant in options.variant}
-    for seed in range(options.seeds):
-        for variant in options.variant:
-            each = run(variant, seed, options)
-            found[variant].append(each)
-            print(f"| {variant} | {seed} | {each.clean:.1%} | {each.robust:.1%} | {each.selection:.0f} |", flush=True)
-    for variant, outcomes in found.items():
-        clean, robust, seconds = map(list, zip(*outcomes, strict=True))
-        print(f"| {variant} | all | {spread(clean)} | {spread(robust)} | {statistics.mean(seconds):.0f} |")
+    study = tomllib.loads(options.study.read_text())
+    names = options.only or list(study["variants"])
+    common = [f"evaluation.{change}" for change in EVALUATION] + study.get("set", [])
+    if options.data_path:
+        common.append(f"data.path={json.dumps(options.data_path)}")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = {}
+        for seed in study["seeds"]:
+            for name in names:
+                changes = list(study["variants"][name])
+                recipe = next((each for each in changes if each.startswith("recipe=")), f"recipe={study['recipe']}")
+                changes = [*common, *(each for each in changes if each != recipe), f"seed={seed}"]
+                output = options.output / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}_{seed}"
+                recipe = recipe.removeprefix("recipe=")
+                found[name, seed] = pool.submit(run, recipe, name, changes, output)
+    print(
+        f"| variant, seeds {', '.join(map(str, study['seeds']))} | clean | PGD | AutoAttack | selections, s | all, s |"
+    )
+    print("|:--|--:|--:|--:|--:|--:|")
+    for name in names:
+        outcomes = [found[name, seed].result() for seed in study["seeds"]]
+        clean, pgd, autoattack, selection, total = map(list, zip(*outcomes, strict=True))
+        times = f"{statistics.mean(selection):.0f} | {statistics.mean(total):.0f}"
+        print(f"| {name} | {spread(clean)} | {spread(pgd)} | {spread(autoattack)} | {times} |")
 
 
 if __name__ == "__main__":

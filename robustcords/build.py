@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
 from robustcords.bullet import BulletAdversary
+from robustcords.data.augmentation import augment
 from robustcords.data.base import DataSource, ImageSet
 from robustcords.data.split import stratified_split
 from robustcords.dynamics import Dynamics
@@ -198,6 +200,7 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
+        augment=partial(augment, crop=images.source.crop, flip=images.source.flip),
     )
 
 

@@ -21,7 +21,7 @@ from robustcords.left_alone import left_alone
 from robustcords.loss_check import check_loss
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
-from robustcords.strategies.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.strategies.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class SubsetSelector:
         batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
         seed: the run's seed.
         lr: the optimizer's peak learning rate, for strategies that ask for it.
+        augment: how training crops and flips images, for strategies that select from such.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
@@ -96,6 +97,7 @@ class SubsetSelector:
         batch_size: int = 128,
         seed: int = 0,
         lr: float | None = None,
+        augment: Augment | None = None,
     ) -> None:
         if strategy.needs_validation and not validation:
             raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
@@ -108,6 +110,7 @@ class SubsetSelector:
         self.batch_size = batch_size
         self.seed = seed
         self.lr = lr
+        self.augment = augment
         warm = int(config.warm_start * epochs)
         self.full_until = math.ceil(config.fraction * warm)
         self.first = warm
@@ -244,6 +247,7 @@ class SubsetSelector:
             on_batch=on_batch,
             measure=measure,
             lr=self.lr,
+            augment=self.augment,
         )
 
     def _state_of(self, strategy: Strategy) -> dict[str, Any]:

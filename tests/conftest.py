@@ -1,5 +1,7 @@
 """Shared by all tests."""
 
+import os
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -27,4 +29,7 @@ def command(capsys, tmp_path, monkeypatch):
     """Runs a command in an empty folder, whose modules it finds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    return lambda *arguments: call(capsys, *arguments)
+    yield lambda *arguments: call(capsys, *arguments)
+    for name, module in list(sys.modules.items()):  # another test's folder has others of the same names
+        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]

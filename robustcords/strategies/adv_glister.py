@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
@@ -15,7 +15,7 @@ from robustcords.losses.sat import SAT
 from robustcords.strategies._cords import GLISTERStrategy
 from robustcords.strategies.adversarial import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
 from robustcords.strategies.base import SelectionContext
-from robustcords.strategies.gradients import Gradients
+from robustcords.strategies.gradients import Gradients, LastLayerGradients
 from robustcords.strategies.greedy import Method, ValidationGradient, taylor_greedy
 
 
@@ -57,6 +57,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             greedy: ``"RGreedy"`` (r rounds), ``"Stochastic"`` or ``"Naive"`` (one example at a time).
             r: rounds of RGreedy; the validation gradient is found anew after each.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
+            class_shares: with ``granularity = "full"``, take no more of a class than its share of the budget.
         """
 
         name: str = "adv-glister"
@@ -64,6 +65,13 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         greedy: Method = "RGreedy"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = True
+        class_shares: bool = False
+
+        @model_validator(mode="after")
+        def _shares_of_all(self) -> Self:
+            if self.class_shares and self.granularity != "full":
+                raise ValueError('class_shares counts only with granularity = "full"')
+            return self
 
     needs_validation = True
 
@@ -135,6 +143,10 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the greedy choice, with weight 1."""
         assert self.validation is not None
+        classes = None
+        if getattr(self.config, "class_shares", False):
+            assert isinstance(gradients, LastLayerGradients)  # as of all granularities that let it be asked for
+            classes = gradients.labels.cpu()
         rows = taylor_greedy(
             gradients,
             ValidationGradient(self.validation, self.validation_loss),
@@ -143,5 +155,6 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             method=self.greedy,
             rounds=self.r or budget,
             generator=generator,
+            classes=classes,
         )
         return rows, torch.ones(budget)

@@ -20,7 +20,14 @@ from robustcords.rng import generator
 from robustcords.strategies._cords import DataSelectionStrategy
 from robustcords.strategies.adversarial_config import AdversarialConfig
 from robustcords.strategies.adversarial_gradients import AdversarialGradients
-from robustcords.strategies.base import Granularity, SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.strategies.base import (
+    Augment,
+    Granularity,
+    SelectionContext,
+    SelectionReport,
+    Strategy,
+    StrategyConfig,
+)
 from robustcords.strategies.candidates import Choice, Group, of_class
 from robustcords.strategies.class_stream import ClassGradients, class_by_class
 from robustcords.strategies.gradients import Gradients, LastLayerGradients
@@ -93,10 +100,12 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         """Returns the strategy, with CORDS' `arguments` and the options of a recipe.
 
         Raises:
-            UserError: it needs a validation split and there is none, or the device lacks the attack's precision.
+            UserError: it needs a validation split and there is none, the device lacks the attack's precision, or
+                nobody has said how training augments images.
         """
         attack = context.attack and config.attack(context.attack, context.device)
         options: dict[str, Any] = {"attack": attack, "seed": context.seed, "on_batch": context.on_batch}
+        options |= {"model_mode": config.model_mode, "augment": cls._augment(config, context)}
         options |= {"config": config, "granularity": config.granularity, "measure": context.measure}
         strategy = cls(*cls.arguments(config, context), **options)
         if strategy.uses_validation and context.val_loader is None:
@@ -105,6 +114,12 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 f"selector {config.name!r} selects with validation images{cause}: set data.validation_fraction > 0"
             )
         return strategy
+
+    @staticmethod
+    def _augment(config: Any, context: SelectionContext) -> Augment | None:
+        if config.augment and context.augment is None:
+            raise UserError("selector.augment = true needs to be told how training augments images; set it to false")
+        return context.augment if config.augment else None
 
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -26,6 +26,9 @@ class AdversarialConfig(StrategyConfig):
         attack_step_size: step size with these steps; left out, 2.5 epsilon / attack_steps.
         attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
             gradients that are selected from are computed as in training.
+        model_mode: what the model runs in where gradients are taken: ``"train"`` is CORDS', in which BatchNorm has the
+            statistics of each batch, as in training, and dropout drops. Attacks run in eval mode in any case.
+        augment: select from images that are cropped and flipped at random, as CORDS does, and not as they are.
         hard_tail: share of the candidates, those with the highest loss, that are left out before choosing, in [0, 1):
             of each class where classes are chosen from one by one, else of all examples or batches.
     """
@@ -33,6 +36,8 @@ class AdversarialConfig(StrategyConfig):
     attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     attack_step_size: Radius | None = None
     attack_precision: Precision | None = None
+    model_mode: Literal["eval", "train"] = "eval"
+    augment: bool = False
     hard_tail: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")

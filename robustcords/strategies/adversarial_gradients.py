@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import derive
 from robustcords.strategies.adversarial_pass import OnBatch, adversarial_pass
 from robustcords.strategies.adversarial_scores import AdversarialScores
+from robustcords.strategies.base import Augment
 from robustcords.strategies.gradients import LastLayerGradients
 from robustcords.strategies.groups import batches_of
 from robustcords.strategies.torch_loss import as_loss
@@ -34,6 +35,8 @@ class AdversarialGradients(AdversarialScores):
         attack: finds the adversarial examples; None leaves the images as they are.
         seed: of the attack's random starts.
         on_batch: called with (done, total) batches of a pass over the data.
+        model_mode: what the model runs in where gradients are taken, ``"eval"`` or ``"train"``.
+        augment: crops and flips images; None leaves them as they are.
         options: CORDS' own keyword arguments.
 
     Attributes:
@@ -53,9 +56,17 @@ class AdversarialGradients(AdversarialScores):
     validation_gradients: LastLayerGradients
 
     def __init__(
-        self, *args: Any, attack: Attack | None = None, seed: int = 0, on_batch: OnBatch | None = None, **options: Any
+        self,
+        *args: Any,
+        attack: Attack | None = None,
+        seed: int = 0,
+        on_batch: OnBatch | None = None,
+        model_mode: Literal["eval", "train"] = "eval",
+        augment: Augment | None = None,
+        **options: Any,
     ) -> None:
         self.attack, self.seed, self.on_batch = attack, seed, on_batch
+        self.model_mode, self.augment = model_mode, augment
         self._written_out: dict[str, Tensor | None] = {}
         super().__init__(*args, **options)
         self.adversarial_loss: Loss = as_loss(self.loss, adversarial=attack is not None)
@@ -126,6 +137,8 @@ class AdversarialGradients(AdversarialScores):
             device=self.device,
             batches=batches,
             on_batch=on_batch or self.on_batch,
+            train_mode=self.model_mode == "train",
+            augment=self.augment,
         )
         finite = torch.cat([delta.isfinite() for delta in gradients.deltas], dim=1).all(dim=1)
         if broken := int((~finite).sum()):

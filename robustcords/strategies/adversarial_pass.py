@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ from torch.utils.data import DataLoader
 from robustcords import processes
 from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack, evaluation_mode
+from robustcords.errors import UserError, one_line
 from robustcords.inference import frozen
 from robustcords.losses.base import Loss
 from robustcords.models.last_layer import LastLayer
 from robustcords.precision import full_precision
-from robustcords.rng import Noise
+from robustcords.rng import Noise, derive
+from robustcords.strategies.base import Augment
 from robustcords.strategies.gradients import LastLayerGradients, logit_gradients
 from robustcords.strategies.groups import batches_of, fetch
+from robustcords.strategies.train_mode import seeded, training_mode
 
 OnBatch = Callable[[int, int], None]
 """Is told how many batches are done, and how many there are."""
@@ -35,11 +39,13 @@ def adversarial_pass(
     device: torch.device | str,
     batches: list[list[int]] | None = None,
     on_batch: OnBatch | None = None,
+    train_mode: bool = False,
+    augment: Augment | None = None,
 ) -> LastLayerGradients:
     """Returns the gradient of the loss at adversarial examples, for every example of a loader and in its order.
 
-    The model runs in eval mode, and neither its modes, buffers and ``.grad`` nor any global random state change. Under
-    several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the
+    The model is attacked in eval mode. Neither its modes, buffers and ``.grad`` nor any global random state change.
+    Under several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the
     result is the same for any number of them: batches stay what they are, and noise is keyed by the data set's row.
 
     Args:
@@ -52,9 +58,13 @@ def adversarial_pass(
         device: where the model is; the factors stay there.
         batches: rows of the loader's data set, in these batches and this order; left out, the loader's own.
         on_batch: called after each batch.
+        train_mode: take gradients in train mode: each batch and each of the loss's passes with BatchNorm statistics of
+            its own. Batches are the loader's, or ``batches``.
+        augment: crops and flips images before they are attacked; None leaves them as they are.
 
     Raises:
-        UserError: for a loader that `batches_of` does not take, or a model that does not end in a linear layer.
+        UserError: for a loader that `batches_of` does not take, a model that does not end in a linear layer, or a batch
+            of one image that it cannot run in train mode.
     """
     batches = batches_of(loader) if batches is None else batches
     last_layer = LastLayer(model, num_classes)
@@ -62,10 +72,13 @@ def adversarial_pass(
     world, rank = processes.world_size(), processes.rank()
     mine = batches[rank::world]
     columns: list[list[Tensor]] = []
-    with evaluation_mode(model), frozen(model):
+    with evaluation_mode(model), nullcontext() if train_mode else frozen(model):
         for done, batch in enumerate(fetch(loader, mine), start=1):
             rows, x, y = (part.to(device) for part in batch)
-            columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, Noise(seed, rows))])
+            if augment:
+                x = augment(x, Noise(derive(seed, "augment"), rows))
+            noise = Noise(seed, rows)
+            columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise, train_mode=train_mode)])
             if on_batch:
                 on_batch(min(done * world, len(batches)), len(batches))
     whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
@@ -80,24 +93,50 @@ def adversarial_pass(
 
 
 def _factors(
-    model: nn.Module, last_layer: LastLayer, x: Tensor, y: Tensor, loss: Loss, attack: Attack | None, noise: Noise
-) -> Iterator[Tensor]:
-    """Yields features (B, E) and logits (B, C) of each of the loss's passes in turn."""
+    model: nn.Module,
+    last_layer: LastLayer,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    attack: Attack | None,
+    noise: Noise,
+    *,
+    train_mode: bool,
+) -> list[Tensor]:
+    """Returns features (B, E) and logits (B, C) of each of the loss's passes in turn."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    with torch.no_grad():
-        if "clean" in loss.passes:
+    if "clean" in loss.passes and not train_mode:
+        with torch.no_grad():
             found["clean"] = last_layer.features_and_logits(x)
-    x_adv = x
+    images = {"clean": x, "adversarial": x}
     if attack:
-        adversary = Adversary(attack, loss)
-        reusable = "clean" in found and getattr(model, "exact", model) is model
-        clean = found["clean"][1] if reusable else adversary.clean_logits(model, x) if loss.anchored else None
-        x_adv = attack(model, x, adversary.objective(y, clean), noise)
-    with torch.no_grad():
-        if "adversarial" in loss.passes:
-            found["adversarial"] = last_layer.features_and_logits(x_adv)
-    for name in loss.passes:
-        yield from found[name]
+        with frozen(model):
+            adversary = Adversary(attack, loss)
+            reusable = "clean" in found and getattr(model, "exact", model) is model
+            clean = found["clean"][1] if reusable else adversary.clean_logits(model, x) if loss.anchored else None
+            images["adversarial"] = attack(model, x, adversary.objective(y, clean), noise)
+    with _trained(model, noise) if train_mode else nullcontext(), torch.no_grad():
+        pairs = [found.get(name) or last_layer.features_and_logits(images[name]) for name in loss.passes]
+    return [factor for pair in pairs for factor in pair]
+
+
+@contextmanager
+def _trained(model: nn.Module, noise: Noise) -> Iterator[None]:
+    """Is a block in which a model is in train mode; dropout draws by the batch's first example.
+
+    Raises:
+        UserError: it cannot run in train mode on a batch of one image.
+    """
+    with training_mode(model), seeded(derive(noise.seed, "dropout", int(noise.keys[0])), noise.keys.device):
+        try:
+            yield
+        except ValueError as error:
+            if len(noise.keys) > 1:
+                raise
+            raise UserError(
+                'selector.model_mode = "train": a batch of one image comes up, and the model cannot be trained on it '
+                f'({one_line(error)}); change train.batch_size, or set it to "eval"'
+            ) from error
 
 
 def _empty(last_layer: LastLayer, classes: int, passes: int, device: torch.device | str) -> list[Tensor]:

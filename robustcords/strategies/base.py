@@ -16,8 +16,12 @@ from torch.utils.data import DataLoader
 from robustcords.attacks.base import Attack
 from robustcords.config import ComponentConfig
 from robustcords.losses.base import Loss
+from robustcords.rng import Noise
 
 _log = logging.getLogger(__name__)
+
+Augment = Callable[[Tensor, Noise], Tensor]
+"""Images (B, C, H, W) and noise (B,) to other images of the same shape."""
 
 Granularity = Literal["per_class", "per_batch", "per_gradient", "full"]
 """What a strategy chooses from at a time.
@@ -65,6 +69,8 @@ class SelectionContext:
         on_batch: called with (done, total) batches of a pass over the data.
         measure: whether the report is to say how well gradients match, which costs one more pass over their factors.
         lr: the optimizer's peak learning rate; None where nobody has said.
+        augment: crops and flips images (B, C, H, W) at random, by noise that is keyed by example, as training does;
+            None where nobody has said how.
     """
 
     train_loader: DataLoader[Any]
@@ -79,6 +85,7 @@ class SelectionContext:
     on_batch: Callable[[int, int], None] | None = None
     measure: bool = False
     lr: float | None = None
+    augment: Augment | None = None
 
 
 @dataclass

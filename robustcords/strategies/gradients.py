@@ -65,10 +65,10 @@ class Gradients(ABC):
 
     @abstractmethod
     def logit_changes(self, features: Tensor) -> Tensor:
-        """Returns by how much the layer's outputs (M, C) change for some inputs if all N gradients are added to it.
+        """Returns by how much the layer's outputs (C, M) change for some inputs if all N gradients are added to it.
 
         Args:
-            features: (M, E), what goes into the layer.
+            features: (E, M), what goes into the layer, a column an input.
         """
 
     @abstractmethod
@@ -149,9 +149,9 @@ class LastLayerGradients(Gradients):
         return torch.stack([(delta * (h @ weight.T + bias)).sum(dim=1) for delta, h in pairs]).sum(dim=0)
 
     def logit_changes(self, features: Tensor) -> Tensor:
-        """Returns (M, C), at the cost of ``N M (C + E)`` a term: for a single example a C-th of its gradient's."""
+        """Returns (C, M), at the cost of ``N M (C + E)`` a term: for a single example a C-th of its gradient's."""
         h, delta = torch.cat(self.features), torch.cat(self.deltas)
-        return (features @ h.T).add_(int(self.bias)) @ delta
+        return delta.T @ (h @ features).add_(int(self.bias))
 
     def products(self, others: Self) -> Tensor:
         """Returns (N, M), at the cost of ``N M (C + E)`` for each pair of terms."""
@@ -249,9 +249,9 @@ class MeanGradients(Gradients):
         return self.values.flatten(1) @ direction.to(self.values.dtype).flatten()
 
     def logit_changes(self, features: Tensor) -> Tensor:
-        """Returns (M, C)."""
+        """Returns (C, M)."""
         total = self.values.sum(dim=0)
-        return features @ total[:, 1:].T + total[:, 0]
+        return total[:, 1:] @ features + total[:, :1]
 
     def products(self, others: Self) -> Tensor:
         """Returns (N, M)."""

@@ -174,8 +174,9 @@ def test_copies_of_a_signal_change_nothing(tmp_path: Path):
         send(TERM if number % 2 else INT, process)
         number += 1
         time.sleep(0.005)
-    assert statuses([process], 20) == [130]
-    assert log(tmp_path).splitlines()[-1] == "error: stopped by signal 2; go on with --resume"
+    [status] = statuses([process], 20)
+    assert status in {130, 143}  # two threads may take the first two, and either be the first to note its own
+    assert log(tmp_path).splitlines()[-1] == f"error: stopped by signal {status - 128}; go on with --resume"
     assert log(tmp_path).count("error") == 1
 
 

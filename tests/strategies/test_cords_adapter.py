@@ -25,7 +25,7 @@ from robustcords.losses.sat import SAT
 from robustcords.losses.standard import Standard
 from robustcords.models.last_layer import CordsModel
 from robustcords.strategies._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
-from robustcords.strategies.upstream import seeded
+from robustcords.strategies.train_mode import seeded
 from robustcords.threat import ThreatModel
 
 SIZES = [32, 24, 24]
