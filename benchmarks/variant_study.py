@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     """What a run came to."""
 
     clean: float
-    pgd: float
+    pgd: float | None
     autoattack: float | None
     selection: float
     total: float
@@ -40,13 +40,15 @@ def run(recipe: str, name: str, changes: list[str], output: Path) -> Outcome:
     if not (output / "report.json").exists():
         sets = [part for change in changes for part in ("--set", change)]
         command = [sys.executable, "-m", "robustcords", "run", recipe, *sets, "--output", str(output), "--resume"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
     report = json.loads((output / "report.json").read_text())
     last, seconds = report["evaluation"]["last"], report["training"]["seconds"]
-    robust = [next(iter(last[attack].values())) if last.get(attack) else None for attack in ("pgd", "autoattack")]
-    found = Outcome(last["clean"], *robust, seconds["selection"], seconds["total"])
+    pgd, autoattack = (
+        next(iter(last[attack].values())) if last.get(attack) else None for attack in ("pgd", "autoattack")
+    )
+    found = Outcome(last["clean"], pgd, autoattack, seconds["selection"], seconds["total"])
     print(f"{output.name}: {found}", file=sys.stderr, flush=True)
     return found
 
