@@ -1,0 +1,212 @@
+"""Whether what a selector chooses is more than a random choice, for every selector.
+
+    python benchmarks/random_choice.py RUN_DIR [--images 6000] [--shuffles 50] [--selector "NAME KEY=VALUE ..."]...
+
+Selects twice, with other random numbers, from part of a run's training split with the weights that it ended with.
+Prints a Markdown table of two measures, each beside what chance gives:
+
+* *overlap*: the share of one choice that the other makes again;
+* *loss ahead*: the value of Eq. 5 of Li et al. 2023, the mean cross-entropy at adversarial validation examples after
+  one step of the last layer along the chosen examples' gradients. Selectors with an eta take their own step, class by
+  class where they choose so; for the others it is `--step` times the mean gradient, weighted as they weigh examples.
+
+Chance is what remains where gradients are shuffled among the examples of a class: the same choice then falls on others
+of the same classes (among batches, with ``per_batch``). The spread over such shuffles says how far from chance each
+measure is, in standard deviations (z): above 0 for the overlap, below 0 for the loss means more than a random choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from robustcords import build
+from robustcords.errors import UserError
+from robustcords.inference import Inference
+from robustcords.layout import lay_out
+from robustcords.recipe import Recipe, find, load
+from robustcords.rng import generator
+from robustcords.run_directory import RunDirectory
+from robustcords.selection import SubsetSelector
+from robustcords.strategies import STRATEGIES
+from robustcords.strategies.adv_glister import AdvGLISTERStrategy
+from robustcords.strategies.base import SelectionContext
+from robustcords.strategies.gradients import LastLayerGradients
+
+
+class Measure(NamedTuple):
+    """A number, beside what it is by chance."""
+
+    found: float
+    chance: Tensor
+
+    def __str__(self) -> str:
+        """Returns the cells found, chance and z."""
+        spread = self.chance.std()
+        z = f"{(self.found - self.chance.mean()) / spread:.1f}" if spread > 0 else ""
+        return f"{self.found:.4g} | {self.chance.mean():.4g} | {z}"
+
+
+class Judge:
+    """Attacks part of a run's data once, and says what a choice is worth.
+
+    Args:
+        recipe: of the run.
+        model: its network, with its last weights.
+        images: its data.
+        count: candidates.
+        step: learning rate of the look-ahead, on the mean gradient.
+    """
+
+    def __init__(self, recipe: Recipe, model: Inference, images: build.Data, count: int, step: float) -> None:
+        rows = torch.randperm(len(images.train), generator=generator(0, "random-choice"))[:count].sort().values
+        self.recipe, self.model, self.step = recipe, model, step
+        self.train, self.validation = images.train.subset(rows), images.validation
+        assert self.validation is not None, "the run needs a validation split"
+        size = recipe.train.batch_size
+        self.batches = torch.arange(len(self.train)).split(size)
+        context = SelectionContext(
+            train_loader=DataLoader(self.train, batch_size=size),
+            val_loader=DataLoader(self.validation, batch_size=size),
+            model=model,
+            loss=build.component("loss", recipe.loss),
+            attack=build.attack(recipe),
+            num_classes=len(self.train.classes),
+            device=torch.device("cpu"),
+            seed=7,  # none of the selections' own
+        )
+        strategy = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(granularity="full"), context)
+        strategy.compute_gradients(valid=True)
+        self.gradients: LastLayerGradients = replace(strategy.gradients, logits=())
+        self.beside = strategy.validation_gradients
+
+    def select(self, config: Any, seed: int) -> tuple[Tensor, Tensor]:
+        """Returns the rows (k,) and weights (k,) of a selector's choice."""
+        selector = SubsetSelector(
+            find("selector", config.name),
+            config,
+            self.train,
+            self.validation,
+            loss=build.component("loss", self.recipe.loss),
+            attack=build.attack(self.recipe),
+            epochs=10,
+            batch_size=self.recipe.train.batch_size,
+            seed=seed,
+            lr=getattr(self.recipe.optimizer, "lr", None),
+        )
+        subset = selector.select(1, self.model)
+        return subset.indices, subset.weights
+
+    def loss_ahead(self, config: Any, rows: Tensor, weights: Tensor) -> float:
+        """Returns the mean validation loss after the step that a selector looks ahead by."""
+        if not hasattr(config, "eta"):
+            return self._loss_after(self.step * self.gradients.rows(rows).sum(weights) / weights.sum(), None)
+        on_the_sum = config.eta == "lr" or config.name == "glister"
+        eta: float = getattr(self.recipe.optimizer, "lr", 0.1) if config.eta == "lr" else config.eta
+        if config.granularity not in {"per_class", "per_gradient"}:
+            total = self.gradients.rows(rows).sum()
+            count = 1 if on_the_sum else len(rows)
+            if on_the_sum and config.granularity == "per_batch":
+                count = len(self.batches[0])  # the gradient of a batch is its examples' mean
+            return self._loss_after(eta * total / count, None)
+        losses = []
+        for label in range(len(self.train.classes)):
+            mine = rows[self.train.labels[rows] == label]
+            step = eta * self.gradients.rows(mine).sum() / (1 if on_the_sum else max(1, len(mine)))
+            losses.append(self._loss_after(step, label))
+        return statistics.mean(losses)
+
+    def _loss_after(self, step: Tensor, label: int | None) -> float:
+        """Returns the mean loss of the validation examples, or those of a class, once the last layer has moved."""
+        beside = self.beside if label is None else self.beside.rows(self.beside.labels == label)
+        z, h = (part[0].double() for part in (beside.logits, beside.features))
+        moved = z - h @ step[:, 1:].T - step[:, 0]
+        return float(F.cross_entropy(moved, beside.labels))
+
+    def shuffled(self, rows: Tensor, weights: Tensor, number: int, *, batches: bool) -> tuple[Tensor, Tensor]:
+        """Returns a choice as it falls where gradients are shuffled among the examples of a class, or the batches."""
+        draw = generator(number, "shuffle")
+        target = torch.arange(len(self.train))
+        if batches:
+            order = torch.randperm(len(self.batches), generator=draw).tolist()
+            for old, new in enumerate(order):
+                length = min(len(self.batches[old]), len(self.batches[new]))
+                target[self.batches[old]] = -1  # those that the other batch has no place for
+                target[self.batches[old][:length]] = self.batches[new][:length]
+        else:
+            for label in range(len(self.train.classes)):
+                same = (self.train.labels == label).nonzero().view(-1)
+                target[same] = same[torch.randperm(len(same), generator=draw)]
+        moved = target[rows]
+        return moved[moved >= 0], weights[moved >= 0]
+
+
+def config_of(spec: str) -> Any:
+    """Returns a selector's options from ``"NAME KEY=VALUE ..."``."""
+    name, *changes = spec.split()
+    values: dict[str, Any] = {"fraction": 0.3}
+    for change in changes:
+        key, _, value = change.partition("=")
+        try:
+            values |= tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            values[key] = value
+    return find("selector", name).Config(name=name, **values)
+
+
+def judged(judge: Judge, spec: str, shuffles: int) -> str:
+    config = config_of(spec)
+    batches = config.granularity == "per_batch" and config.name != "random"
+    (rows, weights), (others, _) = (judge.select(config, seed) for seed in (0, 1))
+    moved = [judge.shuffled(rows, weights, number, batches=batches) for number in range(shuffles)]
+
+    def overlap(chosen: Tensor) -> float:
+        return float(torch.isin(chosen, others).double().mean())
+
+    shared = Measure(overlap(rows), torch.tensor([overlap(each) for each, _ in moved]))
+    ahead = Measure(
+        judge.loss_ahead(config, rows, weights), torch.tensor([judge.loss_ahead(config, *each) for each in moved])
+    )
+    return f"| {spec} | {shared} | {ahead} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--shuffles", type=int, default=50)
+    parser.add_argument("--step", type=float, default=0.1, help="learning rate of the look-ahead")
+    parser.add_argument("--selector", action="append", help="left out, all of them with their default options")
+    parser.add_argument("--data-path", default="", help="folder of the data, where it is not the recipe's")
+    options = parser.parse_args()
+    directory = RunDirectory(options.run_dir, writes=False)
+    changes = [f"data.path={json.dumps(options.data_path)}"] if options.data_path else []
+    recipe = load(directory.recipe, changes, of_run=True)
+    images = build.data(recipe)
+    network = build.model(recipe, images)
+    build.load_weights(network, directory.weights("last"))
+    model = Inference(lay_out(network.eval(), torch.device("cpu"), recipe.train.memory_format))
+    judge = Judge(recipe, model, images, options.images, options.step)
+    print(f"{platform.machine()}, torch {torch.__version__}; {options.run_dir}, {options.images} candidates\n")
+    print("| selector | overlap | by chance | z | loss ahead | by chance | z |")
+    print("|:--|--:|--:|--:|--:|--:|--:|")
+    for spec in options.selector or STRATEGIES:
+        try:
+            print(judged(judge, spec, options.shuffles), flush=True)
+        except UserError as error:
+            print(f"| {spec} | {error} | | | | | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
