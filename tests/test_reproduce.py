@@ -64,11 +64,11 @@ def test_rows_come_first_and_then_those_of_equal_time(tmp_path: Path, pretended:
     ended = reproduce.run(made)
     assert {job.state for job in ended} == {"done"}
     plain = [row.id for row in made.rows if not row.equal_time]
-    assert len(plain) == 9
-    assert pretended[:18] == [f"{row},seed={seed}" for seed in (0, 1) for row in plain]
+    assert len(plain) == 13
+    assert pretended[:26] == [f"{row},seed={seed}" for seed in (0, 1) for row in plain]
     timed = ["cifar10_equal_time", "cifar10_fgsm_rs_equal_time"]
-    assert pretended[18] == f"one-epoch,{timed[1]},seed=0", "the other seeds are of the same length"
-    assert pretended[19:] == [f"{row},seed={seed}" for seed in (0, 1) for row in timed]
+    assert pretended[26] == f"one-epoch,{timed[1]},seed=0", "the other seeds are of the same length"
+    assert pretended[27:] == [f"{row},seed={seed}" for seed in (0, 1) for row in timed]
     # Adv-GRAD-MATCH: 12 epochs of 3 s and 9 s of selection; Adv-GLISTER less.
     assert [epochs(tmp_path, f"{row},seed=1") for row in timed] == [round(45 / 10), round(45 / 2)]
     assert load(tmp_path / "cifar10_trades,seed=1" / "recipe.toml").seed == 1

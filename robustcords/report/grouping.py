@@ -181,10 +181,10 @@ def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | No
 
 
 def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
-    """Returns the method that trains on random subsets instead of a selector's; or none.
+    """Returns the methods that train on random subsets instead of a selector's: on fresh ones, on others, or none.
 
-    Their fraction, the epochs, the threat and the Bullet table are the same. Of several, the one that differs in the
-    fewest other keys.
+    Their fraction, the epochs, the threat and the Bullet table are the same. Of several of a kind, the one that differs
+    in the fewest other keys.
     """
     mine = recipes[number]
     if not has(mine, "selector") or mine["selector.name"] == "random":
@@ -207,7 +207,9 @@ def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
     def distance(other: int) -> int:
         return sum(mine.get(key) != recipes[other].get(key) for key in {*mine, *recipes[other]})
 
-    return sorted((n for n, other in enumerate(recipes) if fits(other)), key=distance)[:1]
+    found = sorted((n for n, other in enumerate(recipes) if fits(other)), key=distance)
+    kinds = {bool(recipes[n].get("selector.fresh")): n for n in reversed(found)}
+    return [kinds[fresh] for fresh in sorted(kinds)]
 
 
 def similar_time_as(

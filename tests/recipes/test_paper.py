@@ -157,7 +157,8 @@ def test_rows_name_rows(table: PaperTable) -> None:
 def test_every_table_has_every_baseline(name: str) -> None:
     for dataset in {row.dataset for row in TABLES[name].rows}:
         loaded = [written(row.recipe) for row in TABLES[name].rows if row.baseline and row.dataset == dataset]
-        assert any(each.selector and each.selector.name == "random" and not each.bullet for each in loaded)
+        random = [each for each in loaded if each.selector and each.selector.name == "random" and not each.bullet]
+        assert {each.selector.fresh for each in random} == {False, True}
         assert any(each.selector is None and each.train.epochs in {32, 33, 50, 53, 73} for each in loaded)
         fast = [each for each in loaded if each.attack.name == "fgsm"]
         assert [(each.loss.name, each.attack.random_start) for each in fast] == [("sat", "uniform")] * len(fast)
@@ -246,7 +247,8 @@ def test_a_preset_fits_every_row(preset: str) -> None:
             own.threat,
             own.bullet,
         )
-        assert fitted.data.validation_fraction == own.data.validation_fraction
+        share = 0.1 if preset == "small" else own.data.validation_fraction
+        assert fitted.data.validation_fraction == share
         assert (fitted.selector is None) == (own.selector is None)
         if fitted.selector and own.selector:
             assert (fitted.selector.name, fitted.selector.fraction) == (
@@ -282,7 +284,7 @@ def test_a_row_keeps_what_makes_it_what_it_is() -> None:
 
 @pytest.mark.parametrize("loss", ["trades", "mart"])
 @pytest.mark.parametrize("bullet", ["", "_bullet"])
-@pytest.mark.parametrize("way", ["", "_glister", "_gradmatch", "_random"])
+@pytest.mark.parametrize("way", ["", "_glister", "_gradmatch", "_random", "_fresh", "_glister_cords"])
 def test_small_is_what_the_small_recipes_are(loss: str, way: str, bullet: str) -> None:
     table = TABLES["table1" if loss == "trades" else "table2"]
     row = table.row(f"cifar10{way}{bullet}" if way or bullet else f"cifar10_{loss}")
@@ -299,10 +301,19 @@ def test_overrides_come_last_and_are_checked() -> None:
         recipe_for(row, "smal")
 
 
+def test_the_fresh_rows_differ_from_the_random_ones_in_that_alone() -> None:
+    fresh = [row for row in BASELINES if "fresh" in row.id]
+    assert fresh
+    for row in fresh:
+        other = written("paper/table4/random_9" if row.id == "fresh" else row.recipe.replace("fresh", "random"))
+        expected = other.selector.model_copy(update={"fresh": True, "select_every": 1, "select_first": True})
+        assert written(row.recipe) == other.model_copy(update={"selector": expected})
+
+
 def test_the_random_rows_differ_in_the_selector_alone() -> None:
     for row in BASELINES:
         loaded = written(row.recipe)
-        if loaded.selector and loaded.selector.name == "random":
+        if loaded.selector and loaded.selector.name == "random" and not loaded.selector.fresh:
             other = written(row.recipe.replace("random", "gradmatch"))
             changed = {key for key in type(loaded).model_fields if getattr(loaded, key) != getattr(other, key)}
             assert changed == {"selector"}
