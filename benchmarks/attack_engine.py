@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,22 +31,22 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from robustcords.acceleration import start
-from robustcords.adversary import Adversary
 from robustcords.attacks.pgd import PGD
-from robustcords.batches import BatchLoader
-from robustcords.data.base import ImageSet
-from robustcords.inference import Inference
+from robustcords.data.images import ImageSet
+from robustcords.engine.allocator import keep_freed_memory
+from robustcords.engine.inference import Inference
 from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
 from robustcords.losses.trades import TRADES
-from robustcords.memory import keep_freed_memory
+from robustcords.methods.adversarial import Adversary
 from robustcords.models.resnet import ResNetNetwork
 from robustcords.rng import Noise
-from robustcords.selection import everything
-from robustcords.threat import ThreatModel
-from robustcords.trainer import Trainer
-from robustcords.training_config import TrainConfig
+from robustcords.runtime.accelerator import start
+from robustcords.selection.selector import everything
+from robustcords.threats.base import ThreatModel
+from robustcords.training.config import TrainConfig
+from robustcords.training.loader import BatchLoader
+from robustcords.training.trainer import Trainer
 
 EPSILON, STEP, STEPS, BETA = 8 / 255, 2 / 255, 10, {"trades": 6.0, "mart": 5.0}
 SIZES = {"resnet18": (64, (2, 2, 2, 2)), "resnet8": (16, (1, 1, 1))}
@@ -245,7 +244,7 @@ def step_flops(name: str) -> float:
 
 
 def attack(options: argparse.Namespace) -> None:
-    device = start(TrainConfig()).device
+    device = start("auto").device
     limits = {str(dtype): Contender(large_convolution, dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     rates = {dtype: LARGE / seconds for dtype, seconds in in_turns(limits, 9).items()}
     for dtype, rate in rates.items():
@@ -301,7 +300,7 @@ def lean(name: str, batch: int, device: torch.device, keep: bool) -> Callable[[]
 def engine(name: str, batch: int, device: torch.device, precision: str, layout: str, mode: str) -> Callable[[], object]:
     """Returns the package's own attack on a network."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    accelerator = start(TrainConfig(precision=cast("Any", precision)))
+    accelerator = start(precision)
     model = network(name).to(device).to(memory_format=formats[layout])
     if mode == "compiled":
         model.compile()

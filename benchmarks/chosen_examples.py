@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcords import build
-from robustcords.attacks.base import evaluation_mode
 from robustcords.attacks.pgd import PGD
-from robustcords.data.base import ImageSet
-from robustcords.inference import Inference
-from robustcords.layout import lay_out
-from robustcords.measurement import cross_entropy_of
-from robustcords.recipe import load
+from robustcords.data.images import ImageSet
+from robustcords.engine.inference import Inference
+from robustcords.engine.memory_format import lay_out
+from robustcords.engine.modes import evaluation_mode
+from robustcords.evaluation.evaluator import cross_entropy_of
+from robustcords.experiments import build
+from robustcords.recipe.recipe import load
 from robustcords.rng import Noise, derive, generator
-from robustcords.run_directory import RunDirectory
-from robustcords.selection_files import load_selections
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.storage.selections import load_selections
 
 BATCH = 250
 

@@ -9,7 +9,7 @@ images, the weight and the bias. A child that dies is a result like any other. T
 written as sums of products in float64, and two repeats with each other, for which the C library fills the memory that
 it hands out with two different values (glibc only), so that what nobody has written is neither right nor repeatable.
 
-``--operator robustcords`` runs the same geometries as networks run here, see `robustcords.convolution`. With
+``--operator robustcords`` runs the same geometries as networks run here, see `robustcords.engine.convolution`. With
 ``LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3`` glibc checks its blocks more closely.
 """
 
@@ -35,7 +35,7 @@ from attack_engine import SIZES, network
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcords.convolution import sound_convolutions
+from robustcords.engine.convolution import sound_convolutions
 
 RESULTS = ("forward", "input gradient", "weight gradient", "bias gradient")
 LARGEST = 3e7

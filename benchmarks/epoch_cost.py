@@ -29,15 +29,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from robustcords import build
-from robustcords.adversary import Adversary
 from robustcords.attacks.pgd import PGD
-from robustcords.data.base import DataConfig, DataSource, ImageSet, Splits
-from robustcords.recipe import Recipe, load
+from robustcords.data.base import DataConfig, DataSource, Splits
+from robustcords.data.images import ImageSet
+from robustcords.experiments import build
+from robustcords.methods.adversarial import Adversary
+from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import derive, generator
-from robustcords.selection import Subset, everything
-from robustcords.trainer import Trainer
-from robustcords.training_state import Progress
+from robustcords.selection.selector import Subset, everything
+from robustcords.training.state import Progress
+from robustcords.training.trainer import Trainer
 
 FRACTIONS = (0.1, 0.3, 0.5)
 STEPS = 10

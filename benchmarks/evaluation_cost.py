@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords import build
-from robustcords.config import parse_radius
-from robustcords.data.base import ImageSet
-from robustcords.evaluation import evaluate
-from robustcords.evaluation_config import EvaluationConfig, PGDEvaluation
-from robustcords.layout import lay_out
-from robustcords.recipe import load
+from robustcords.config.schema import parse_radius
+from robustcords.data.images import ImageSet
+from robustcords.engine.memory_format import lay_out
+from robustcords.evaluation.config import EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.evaluate import evaluate
+from robustcords.experiments import build
+from robustcords.recipe.recipe import load
 from robustcords.rng import Noise, derive
-from robustcords.run_directory import RunDirectory
-from robustcords.threat import ThreatModel
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.threats.base import ThreatModel
 
 SEED, BATCH, STEP = 0, 256, 2 / 255
 

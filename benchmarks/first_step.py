@@ -21,19 +21,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustcords import build
-from robustcords.adversary import Adversary, clean_logits
-from robustcords.attacks.base import Objective
+from robustcords.attacks.base import clean_logits
 from robustcords.attacks.pgd import PGD
-from robustcords.data.base import ImageSet
 from robustcords.data.digits import Digits
-from robustcords.inference import Inference
+from robustcords.data.images import ImageSet
+from robustcords.engine.inference import Inference
+from robustcords.engine.precision import autocast, fastest
+from robustcords.experiments import build
+from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES, kl_divergence
+from robustcords.methods.adversarial import Adversary
 from robustcords.models.resnet import ResNet
-from robustcords.precision import autocast, fastest
-from robustcords.recipe import load
+from robustcords.recipe.recipe import load
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
+from robustcords.threats.base import ThreatModel
 
 LOSS = TRADES()
 LOWER = partial(autocast, "bf16", torch.device("cpu"))

@@ -19,21 +19,22 @@ from attack_engine import SIZES, network
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
-from robustcords import autoattack
-from robustcords.acceleration import start
-from robustcords.adversary import Adversary
-from robustcords.attacks.base import Objective, evaluation_mode
 from robustcords.attacks.pgd import PGD
-from robustcords.bullet import BulletAdversary
-from robustcords.data.base import ImageSet
-from robustcords.inference import Inference
+from robustcords.data.images import ImageSet
+from robustcords.engine.inference import Inference
+from robustcords.engine.modes import evaluation_mode
+from robustcords.engine.precision import exact_float32
+from robustcords.evaluation.attacks import autoattack
+from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
-from robustcords.precision import exact_float32
+from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.rng import Noise, generator
-from robustcords.selection import everything
-from robustcords.threat import ThreatModel
-from robustcords.trainer import Trainer
-from robustcords.training_config import TrainConfig
+from robustcords.runtime.accelerator import start
+from robustcords.selection.selector import everything
+from robustcords.threats.base import ThreatModel
+from robustcords.training.config import TrainConfig
+from robustcords.training.trainer import Trainer
 
 THREAT = ThreatModel(norm="linf", epsilon=8 / 255)
 
@@ -48,7 +49,9 @@ def training(name: str, replay: bool, steps: int, adversary: type[Adversary]) ->
     model = network(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     made = adversary(PGD(THREAT, steps=10), TRADES())
-    trainer = Trainer(model, TRADES(), made, data, optimizer, settings, accelerator=start(settings), crop=4, flip=True)
+    trainer = Trainer(
+        model, TRADES(), made, data, optimizer, settings, accelerator=start(settings.precision), crop=4, flip=True
+    )
     trainer.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
 
     def run() -> None:

@@ -31,18 +31,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from robustcords import build
+from robustcords.engine.inference import Inference
+from robustcords.engine.memory_format import lay_out
 from robustcords.errors import UserError
-from robustcords.inference import Inference
-from robustcords.layout import lay_out
-from robustcords.recipe import Recipe, find, load
+from robustcords.experiments import build
+from robustcords.recipe.recipe import Recipe, find, load
 from robustcords.rng import generator
-from robustcords.run_directory import RunDirectory
-from robustcords.selection import SubsetSelector
-from robustcords.strategies import STRATEGIES
-from robustcords.strategies.adv_glister import AdvGLISTERStrategy
-from robustcords.strategies.base import SelectionContext
-from robustcords.strategies.gradients import LastLayerGradients
+from robustcords.selection.base import SelectionContext
+from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.selector import SubsetSelector
+from robustcords.selection.strategies import STRATEGIES
+from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
+from robustcords.storage.run_directory import RunDirectory
 
 
 class Measure(NamedTuple):

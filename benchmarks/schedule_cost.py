@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from attack_engine import Contender, textbook
 from epoch_cost import data_options, epoch, images_of, random_subset, recipe_of, trainer_of
 
-from robustcords import build
 from robustcords.attacks.base import Attack
-from robustcords.evaluation import robust_accuracy
-from robustcords.selection import everything
-from robustcords.strategies.adversarial_config import FEW
-from robustcords.trainer import Trainer
+from robustcords.evaluation.evaluate import robust_accuracy
+from robustcords.experiments import build
+from robustcords.selection.gradient_based_config import FEW
+from robustcords.selection.selector import everything
+from robustcords.training.trainer import Trainer
 
 EPOCHS, SELECT_EVERY, IMAGES, VALIDATION, FRACTION, STEPS = 100, 20, 50_000, 5_000, 0.3, 10
 NOMINAL = {"outlier": 0.2, "boundary": 0.2, "robust": 0.6}

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from robustcords import build
 from robustcords.data.split import apportion
-from robustcords.inference import Inference
-from robustcords.precision import Precision
-from robustcords.recipe import Recipe, load
+from robustcords.engine.inference import Inference
+from robustcords.engine.precision import Precision
+from robustcords.experiments import build
+from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import derive, generator
-from robustcords.strategies.adv_glister import AdvGLISTERStrategy
-from robustcords.strategies.adv_gradmatch import AdvGradMatchStrategy
-from robustcords.strategies.base import SelectionContext
-from robustcords.strategies.gradients import LastLayerGradients
+from robustcords.selection.base import SelectionContext
+from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
+from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy
 
 FRACTION = 0.3
 STEPS = (0, 1, 2, 3, 5, 10)

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from robustcords import build
 from robustcords.attacks.base import Attack
-from robustcords.data.base import ImageSet
-from robustcords.inference import Inference
+from robustcords.data.images import ImageSet
+from robustcords.engine.inference import Inference
+from robustcords.experiments import build
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
-from robustcords.recipe import Recipe, load
+from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import generator
-from robustcords.strategies.adversarial_pass import adversarial_pass
-from robustcords.strategies.gradients import LastLayerGradients
-from robustcords.strategies.greedy import ValidationGradient, taylor_greedy
-from robustcords.strategies.omp import Problem, match
+from robustcords.selection.gradients.adversarial_pass import adversarial_pass
+from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.solvers.greedy import ValidationGradient, taylor_greedy
+from robustcords.selection.solvers.omp import Problem, match
 
 FRACTION = 0.3
 LAMBDAS = (0.0, 1e-4, 1e-2, 0.1, 0.5, 5.0)

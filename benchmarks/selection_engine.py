@@ -32,11 +32,11 @@ from torch.nn import functional as F
 
 from robustcords.data.split import apportion
 from robustcords.losses.sat import SAT
-from robustcords.strategies import _cords  # noqa: F401  # makes cords importable
-from robustcords.strategies.class_stream import class_by_class
-from robustcords.strategies.gradients import LastLayerGradients
-from robustcords.strategies.greedy import ValidationGradient, taylor_greedy
-from robustcords.strategies.omp import Problem, match, match_all
+from robustcords.selection.cords import _cords  # noqa: F401  # makes cords importable
+from robustcords.selection.gradients.class_stream import class_by_class
+from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.solvers.greedy import ValidationGradient, taylor_greedy
+from robustcords.selection.solvers.omp import Problem, match, match_all
 
 RIDGE, TOLERANCE = 0.5, 1e-10
 FEATURES = 512

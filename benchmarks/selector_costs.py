@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from robustcords.components import find
-from robustcords.data.base import ImageSet
+from robustcords.config.registry import find
+from robustcords.data.images import ImageSet
 from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
 from robustcords.rng import generator
-from robustcords.strategies.adversarial import AdversarialStrategy
-from robustcords.strategies.base import SelectionContext
-from robustcords.strategies.gradients import LastLayerGradients, logit_gradients
+from robustcords.selection.base import SelectionContext
+from robustcords.selection.gradient_based import AdversarialStrategy
+from robustcords.selection.gradients.factors import LastLayerGradients, logit_gradients
 
 SELECTORS = ("loss", "el2n", "adv-glister", "adv-gradmatch", "adv-craig")
 VALIDATION = 0.1  # examples of the validation split, as a share of the candidates

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.losses.sat import SAT
-from robustcords.strategies import greedy
-from robustcords.strategies._cords import GLISTERStrategy
-from robustcords.strategies.gradients import LastLayerGradients
+from robustcords.selection.cords._cords import GLISTERStrategy
+from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.solvers import greedy
 
 COUNT, VALIDATION, CLASSES, ETA = 45_000, 5_000, 10, 0.1
 BUDGET = round(0.3 * COUNT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustcords import signals, streams
+from robustcords.runtime import signals, streams
 
 
 def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
@@ -15,8 +15,8 @@ def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
     """
     signals.install()
     streams.outlive_readers()
-    from robustcords.app import main
-    from robustcords.launching import spread
+    from robustcords.cli.app import main
+    from robustcords.runtime.launch import spread
 
     spread(target)
     try:

@@ -133,3 +133,8 @@ class Interrupted(Exception):  # noqa: N818 -- nothing went wrong: the user aske
         super().__init__(f"stopped by signal {int(number)}" if number else "stopped at train.time_limit")
         self.number = number
         self.status = 128 + number if number else 75
+
+
+def is_own(module: object) -> bool:
+    """Returns whether a module, by its dotted name, belongs to this package."""
+    return str(module).partition(".")[0] == __package__

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from robustcords.app import main
+from robustcords.cli.app import main
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

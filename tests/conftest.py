@@ -1,12 +1,16 @@
 """Shared by all tests."""
 
+from __future__ import annotations
+
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from command_line import call
+from written import Write
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +37,16 @@ def command(capsys, tmp_path, monkeypatch):
     for name, module in list(sys.modules.items()):  # another test's folder has others of the same names
         if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a recipe into an empty folder, which is the current one, and returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def function(text: str, name: str = "r.toml") -> str:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return name
+
+    return function

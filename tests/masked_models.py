@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords import build, recipe
-from robustcords.data.base import ImageSet
-from robustcords.experiment import plain
-from robustcords.files import write_json
-from robustcords.recipe import Recipe
+from robustcords.data.images import ImageSet
+from robustcords.experiments import build
+from robustcords.experiments.run import plain
+from robustcords.recipe import recipe
+from robustcords.recipe.recipe import Recipe
+from robustcords.storage.files import write_json
 
 KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "honest": lambda linear, x: linear(x),

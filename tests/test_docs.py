@@ -10,13 +10,16 @@ import docs_pages as pages
 import pytest
 import typer
 
-from robustcords import app, components, recipe, reproduce, scaffold, sweep, wording
-from robustcords.bullet import BulletSteps, BulletStepSizes
-from robustcords.config import Table
+from robustcords.cli import app
+from robustcords.config import registry
+from robustcords.config.schema import Table
 from robustcords.data.parquet import ParquetConfig
 from robustcords.data.sets import FolderConfig
-from robustcords.evaluation_config import AutoAttackEvaluation, PGDEvaluation
+from robustcords.evaluation.config import AutoAttackEvaluation, PGDEvaluation
+from robustcords.experiments import reproduce, sweep
+from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
 from robustcords.models.external import ExternalModel
+from robustcords.recipe import messages, recipe, scaffold
 
 DOCS = pages.ROOT / "docs"
 KEYS = pages.sections(DOCS / "recipes.md")
@@ -44,7 +47,7 @@ def check_keys(table: type[Table], documented: dict[str, tuple[str, str]]) -> No
     written = table.model_construct().model_dump()
     for key, field in fields.items():
         allowed, default = documented[key]
-        for fact in re.findall(r"\"\w+\"|\d[\d.]*|true", wording.allowed(table, (key,)) or ""):
+        for fact in re.findall(r"\"\w+\"|\d[\d.]*|true", messages.allowed(table, (key,)) or ""):
             assert fact in allowed, f"{key}: {fact!r} is not in {allowed!r}"
         if getattr(table.model_construct(), key) is None:
             assert default == "left out"
@@ -63,9 +66,7 @@ def test_every_key_of_the_top_level_is_documented():
     assert plain == KEYS["Top level"].keys.keys()
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in components.KINDS for name in components.names(kind)]
-)
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.KINDS for name in registry.names(kind)])
 def test_every_option_of_a_component_is_documented(kind, name):
     about = [section for title, section in KEYS.items() if title.startswith(f"[{kind}]/") and name in section.names]
     assert len(about) == 1

@@ -13,23 +13,23 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "robustcords"
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMPONENTS = ("attacks", "losses", "strategies", "data", "models")
-ABOVE_BUILD = (
-    *("app", "commands", "doctor", "environment", "experiment", "fleet", "report_output", "reporting", "reproduce"),
-    *("scaffold", "sweep", "adversarial_pictures"),
+FLOORS = (
+    ("cli",),
+    ("experiments",),
+    ("report",),
+    ("paper",),
+    ("recipe",),
+    ("training",),
+    ("methods", "selection", "evaluation"),
+    ("attacks",),
+    ("losses", "data", "models", "threats"),
+    ("runtime",),
+    ("engine", "storage", "config"),
+    ("errors", "rng"),
 )
-ABOVE_COMPONENTS = (
-    *ABOVE_BUILD,
-    "build",
-    "trainer",
-    "evaluation",
-    "measurement",
-    "sanity",
-    "probe",
-    "selection",
-    "report",
-    "recipe",
-)
+"""Folders, from what a person calls down to the ground. Imports go down, and never sideways to another folder."""
+
+COMPONENTS = ("attacks", "losses", "threats", "models", "data", "methods", "selection")
 
 
 def name_of(file: Path) -> str:
@@ -69,49 +69,46 @@ def importers(*packages: str, among: dict[str, set[str]] = IMPORTS) -> set[str]:
 
 
 def test_the_reader_finds_what_is_there():
-    assert {"attacks.base.Attack", "run_directory.RunDirectory", "processes"} <= INSIDE["trainer"]
+    assert {"attacks.base.Attack", "storage.run_directory.RunDirectory"} <= INSIDE["training.trainer"]
     assert len(FILES) > 50
 
 
-def test_nothing_imports_what_is_above_it():
-    assert importers("app", among=INSIDE) <= {"__main__"}
-    assert all(below(name, *ABOVE_BUILD) for name in importers("experiment", "commands", "scaffold", among=INSIDE))
-    assert all(below(name, *ABOVE_BUILD) for name in importers("build", among=INSIDE))
-    assert importers("trainer", among=INSIDE) <= {"build", "experiment"}
-
-
-@pytest.mark.parametrize("package", COMPONENTS)
-def test_components_import_nothing_of_the_loop_or_the_command_line(package: str):
-    wrong = {name for name in importers(*ABOVE_COMPONENTS, among=INSIDE) if below(name, package)}
+def test_imports_go_down():
+    level = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
+    assert level.keys() == {name.partition(".")[0] for name in INSIDE} - {"", "__main__"}
+    wrong = {
+        f"{name} imports {each}"
+        for name, found in INSIDE.items()
+        if (own := name.partition(".")[0]) in level
+        for each in found
+        if (other := each.partition(".")[0]) != own and other in level and level[other] <= level[own]
+    }
     assert wrong == set()
 
 
+def test_the_root_holds_little():
+    assert {file.stem for file in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors", "rng"}
+
+
 def test_the_loop_knows_base_classes_only():
-    named = tuple(package for package in COMPONENTS if package != "data")
-    loop = ("trainer", "selection", "adversary", "bullet", "batches")
+    loop = ("training.trainer", "training.loader", "selection.selector", "methods.adversarial")
+    named = ("attacks", "losses", "models", "methods.efforts", "selection.strategies", "selection.cords")
     found = {each for name in loop for each in INSIDE[name] if below(each, *named)}
     assert found
-    assert all(below(each, *(f"{package}.base" for package in named)) for each in found)
-
-
-def test_losses_and_attacks_do_not_know_each_other():
-    assert not any(below(name, "losses") for name in importers("attacks", among=INSIDE))
-    assert not any(below(name, "attacks") for name in importers("losses", among=INSIDE))
-    others = ("losses", "strategies", "data", "models")
-    assert not any(below(name, "attacks") for name in importers(*others, among=INSIDE))
+    assert all(below(each, "attacks.base", "losses.base", "losses.check", "losses.objective") for each in found)
 
 
 @pytest.mark.parametrize(
     ("package", "module"),
     [
-        ("cords", "strategies._cords"),
-        ("pyautoattack", "autoattack"),
-        ("submodlib", "strategies.adv_craig"),
-        ("typer", "app"),
+        ("cords", "selection.cords._cords"),
+        ("pyautoattack", "evaluation.attacks.autoattack"),
+        ("submodlib", "selection.strategies.adv_craig"),
+        ("typer", "cli.app"),
     ],
 )
 def test_one_module_imports_it(package: str, module: str):
-    assert importers(package) - {"doctor"} == {module}
+    assert importers(package) - {"cli.doctor"} == {module}
 
 
 def test_no_component_imports_accelerate():
@@ -120,7 +117,7 @@ def test_no_component_imports_accelerate():
 
 
 def test_the_command_line_imports_heavy_packages_only_when_a_command_runs():
-    tree = parsed(PACKAGE / "app.py")
+    tree = parsed(PACKAGE / "cli" / "app.py")
     inner = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)}
     outer = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in inner]
     roots = {name.partition(".")[0] for node in outer for name in imported(node)}
@@ -129,7 +126,7 @@ def test_the_command_line_imports_heavy_packages_only_when_a_command_runs():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom robustcords.app import main\nsys.argv = ['robustcords', 'run', '--help']\n"
+        "import sys\nfrom robustcords.cli.app import main\nsys.argv = ['robustcords', 'run', '--help']\n"
         "try:\n    main()\nfinally:\n"
         "    print([name for name in ('torch', 'accelerate', 'numpy') if name in sys.modules])\n"
     )
@@ -146,7 +143,7 @@ def test_files_stay_readable(file: Path):
 
 
 def test_the_loop_fits_on_a_screen():
-    tree = parsed(PACKAGE / "trainer.py")
+    tree = parsed(PACKAGE / "training" / "trainer.py")
     lengths = {
         node.name: node.end_lineno - node.lineno + 1
         for node in ast.walk(tree)

@@ -16,11 +16,13 @@ from command_line import ENVIRONMENT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from robustcords import build, models, recipe
+from robustcords import models
 from robustcords.attacks.pgd import PGD
-from robustcords.evaluation import evaluate, robust_accuracy
-from robustcords.evaluation_config import EvaluationConfig
-from robustcords.threat import ThreatModel
+from robustcords.evaluation.config import EvaluationConfig
+from robustcords.evaluation.evaluate import evaluate, robust_accuracy
+from robustcords.experiments import build
+from robustcords.recipe import recipe
+from robustcords.threats.base import ThreatModel
 
 PAGE = pages.ROOT / "docs" / "weights.md"
 

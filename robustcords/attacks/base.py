@@ -3,99 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustcords import contracts
-from robustcords.config import Component, format_radius, rounded_radius
-from robustcords.convolution import sound_convolutions
-from robustcords.errors import UserError, nearest
-from robustcords.precision import exact_float32, full_precision
+from robustcords.config.schema import Component, format_radius, rounded_radius
+from robustcords.engine import contracts
+from robustcords.engine.modes import Model, evaluation_mode, in_float32, without_parameter_gradients
+from robustcords.engine.precision import full_precision
+from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
-
-Model = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in [0, 1] to logits (B, classes); usually a module."""
-
-Start = Literal["uniform", "gaussian"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What an attack makes as large as it can.
-
-    Attributes:
-        value: logits (B, classes), float32, to one number per example (B,).
-        start: where this objective wants a random start: ``"uniform"`` in the ball, or ``"gaussian"`` close to the
-            image, for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself.
-        anchored: whether it compares with the clean logits, so that this is the case. Beside the image it is then a
-            small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step wants
-            float32 (see `in_float32`).
-
-    Raises:
-        UserError: there is no such start, which attacks would take for none at all.
-    """
-
-    value: Callable[[Tensor], Tensor]
-    start: Start = "uniform"
-    anchored: bool = False
-
-    def __post_init__(self) -> None:
-        if self.start not in get_args(Start):
-            raise UserError(f"start = {self.start!r} is no random start{nearest(str(self.start), get_args(Start))}")
-
-
-@contextmanager
-def evaluation_mode(model: Model) -> Iterator[None]:
-    """Puts every submodule into eval mode and afterwards back into the mode it had, each on its own.
-
-    Attacks, selection and evaluation run models in such a block, so it has `sound_convolutions` too.
-    """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with sound_convolutions():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def without_parameter_gradients(model: Model) -> Iterator[None]:
-    """Lets no parameter require a gradient for as long as the block lasts.
-
-    Autograd skips the gradients that nobody asks for node by node, but a compiled model's backward pass is one node,
-    which makes those of all parameters that require one.
-    """
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def in_float32(model: Model, device: torch.device) -> Iterator[Model]:
-    """Gives a model that computes in float32 for as long as the block lasts, whatever precision it is run in otherwise.
-
-    Neither an autocast context around the block nor, on a GPU, TF32 has any effect in it. The model may have an
-    attribute ``exact`` that says what to run; see `robustcords.inference.Inference`.
-    """
-    exact = getattr(model, "exact", model)
-    with exact_float32(device):
-        yield exact
+from robustcords.threats.base import ThreatModel
 
 
 def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
@@ -120,6 +40,19 @@ def first_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
         return input_gradient(model, objective, x)
     with in_float32(model, x.device) as exact:
         return input_gradient(exact, objective, x)
+
+
+def clean_logits(model: Model, x: Tensor, *, exact: bool = False) -> Tensor:
+    """Returns (B, classes) float32 logits of the images as they are, in eval mode and without a graph.
+
+    Args:
+        model: as `Model`.
+        x: (B, C, H, W) in [0, 1].
+        exact: compute in float32, as for an objective that compares with them: the first step of an attack sees little
+            but the difference of two passes' rounding otherwise.
+    """
+    with in_float32(model, x.device) if exact else nullcontext(model) as run, evaluation_mode(run), torch.no_grad():
+        return full_precision(run(x))
 
 
 class Attack(Component, ABC):

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, Model, Objective, first_gradient, usual_step
+from robustcords.attacks.base import Attack, first_gradient, usual_step
 from robustcords.attacks.pgd import PGD
-from robustcords.config import ComponentConfig, Radius
+from robustcords.config.schema import ComponentConfig, Radius
+from robustcords.engine.modes import Model
+from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
+from robustcords.threats.base import ThreatModel
 
 
 class FGSM(Attack):

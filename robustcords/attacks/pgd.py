@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, Model, Objective, first_gradient, input_gradient, usual_step
-from robustcords.config import ComponentConfig, Radius
+from robustcords.attacks.base import Attack, first_gradient, input_gradient, usual_step
+from robustcords.config.schema import ComponentConfig, Radius
+from robustcords.engine.modes import Model
+from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
+from robustcords.threats.base import ThreatModel
 
 
 class PGD(Attack):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcords import components
+from robustcords.config import registry
 from robustcords.data.catalogue import SETS
 from robustcords.errors import UserError, nearest
 
@@ -50,7 +50,7 @@ def _checked(name: str) -> type[DataSource]:
     """Returns the class that a registered name or ``"package.module:Class"`` stands for."""
     from robustcords.data.base import DataSource
 
-    found = components.find("data", name)
+    found = registry.find("data", name)
     if not (isinstance(found, type) and issubclass(found, DataSource)):
         raise UserError(f"data {name!r}: not a subclass of robustcords.data.base:DataSource")
     return found

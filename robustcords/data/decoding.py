@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.data.base import DataConfig, ImageSet, Splits
+from robustcords.data.base import DataConfig, Splits
+from robustcords.data.images import ImageSet
 from robustcords.data.pictures import to_array, to_label
 from robustcords.errors import UserError, listed
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from robustcords.data.base import DataSource, ImageSet, Splits
+from robustcords.data.base import DataSource, Splits
+from robustcords.data.images import ImageSet
 from robustcords.data.split import stratified_split
 from robustcords.errors import UserError
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcords.config import Component, ComponentConfig
-from robustcords.loss_check import check_declared
-from robustcords.precision import full_precision
+from robustcords.config.schema import Component, ComponentConfig
+from robustcords.engine.precision import full_precision
+from robustcords.losses.check import check_declared
 
 Pass = Literal["clean", "adversarial"]
 
@@ -33,7 +33,7 @@ class Loss(Component, ABC):
 
     Attributes:
         passes: the forward passes of an update, in this order: ``"clean"``, ``"adversarial"``, or both.
-        start: the random start that its attack wants, see `robustcords.attacks.base.Objective`.
+        start: the random start that its attack wants, see `robustcords.losses.objective.Objective`.
         anchored: whether `objective` compares with the clean logits, which are then computed once per batch in eval
             mode.
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
 from robustcords.losses.trades import kl_divergence
-from robustcords.precision import full_precision
 
 
 class MART(Loss):

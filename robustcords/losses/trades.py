@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
-from robustcords.precision import full_precision
 
 
 def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from robustcords import components
+from robustcords.config import registry
 
 if TYPE_CHECKING:
     from robustcords.models.base import ModelSource
@@ -46,7 +46,7 @@ def source(name: str) -> type[ModelSource]:
     from robustcords.models.external import ExternalModel
 
     target = next((target for prefix, target in PREFIXES.items() if name.startswith(prefix)), name)
-    found = components.find("model", target)
+    found = registry.find("model", target)
     if not (isinstance(found, type) and issubclass(found, ModelSource)):
         return wrap(name, found)
     if issubclass(found, ExternalModel):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcords import rng
-from robustcords.config import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig
+from robustcords.engine.inference import Inference
 from robustcords.errors import UserError
-from robustcords.inference import Inference
 
 Statistics = Sequence[float] | Tensor
 """One number per channel, (C,)."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError
 from robustcords.models.base import name_of
-from robustcords.precision import full_precision
 
 # How far logits may be from h W^T + b, as a share of |h| |W|^T + |b|: rounding of the inputs, in float32 that of TF32.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}

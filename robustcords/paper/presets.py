@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustcords import layers, recipe
 from robustcords.errors import UserError, nearest
-from robustcords.layers import Layer
 from robustcords.paper.tables import Row
+from robustcords.recipe import layers, recipe
+from robustcords.recipe.layers import Layer
 
 PRESETS = ("paper", "small", "smoke")
 """``paper`` changes nothing; the others are files beside this one."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from robustcords.paper.tables import COLUMNS, PaperTable, Row
-from robustcords.progress import for_tables
 from robustcords.report.comparison import training_seconds
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.intervals import Spread
 from robustcords.report.runs import Run
 from robustcords.report.tabular import on_terminal
+from robustcords.runtime.progress import for_tables
 
 _RADIUS = "8/255"
 """What the paper's column of AutoAttack is under (section 4.1)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from robustcords import majority
+from robustcords.evaluation import majority
 from robustcords.report.runs import Run
 
 _ACCURACIES = "accuracies are not comparable"

@@ -7,7 +7,7 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from robustcords.config import parse_radius
+from robustcords.config.schema import parse_radius
 from robustcords.report import chart
 from robustcords.report.chart import Chart, Section, style
 from robustcords.report.comparison import Comparison, Measure, Method

@@ -8,13 +8,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from robustcords.config import parse_radius
+from robustcords.config.schema import parse_radius
 from robustcords.errors import UserError
 from robustcords.report import grouping
 from robustcords.report.cautions import cautions
 from robustcords.report.intervals import Accuracy, Estimate, Spread, difference, ratio
 from robustcords.report.runs import CLEAN, Run, load_run
-from robustcords.timing import TRAINING
+from robustcords.runtime.stopwatch import TRAINING
 
 COSTS = (*TRAINING, "selection")
 """The phases that count as training time. Validation, checkpoints and logging are how a run is looked at."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from robustcords.progress import duration, for_tables
 from robustcords.report.comparison import Comparison, Kind, Measure, Method
 from robustcords.report.intervals import Estimate, Spread
 from robustcords.report.tabular import in_markdown, on_terminal, plain
+from robustcords.runtime.progress import duration, for_tables
 
 NOISE = "≈"
 """Marks a difference whose interval holds 0."""

@@ -11,10 +11,10 @@ import tomli_w
 
 from robustcords import __version__
 from robustcords.errors import UserError
-from robustcords.files import check_writable, write_atomic
 from robustcords.report import charts, comparison_tables, inner_charts
 from robustcords.report.comparison import Comparison
 from robustcords.report.comparison_tables import Block, Cell, Grid
+from robustcords.storage.files import check_writable, write_atomic
 
 _MARKS = {
     ".html": '<meta name="generator" content="robustcords report">',

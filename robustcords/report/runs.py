@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from robustcords.config import parse_radius
+from robustcords.config.schema import parse_radius
 from robustcords.errors import UserError, one_line
-from robustcords.files import parse_json, read_object
-from robustcords.selection_files import Selection, load_selections
+from robustcords.storage.files import parse_json, read_object
+from robustcords.storage.selections import Selection, load_selections
 
 CLEAN = "clean"
 

@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robustcords.data.base import ImageSet
-from robustcords.progress import for_tables
+from robustcords.data.images import ImageSet
 from robustcords.report.tabular import on_terminal
-from robustcords.selection import Subset
-from robustcords.strategies.base import SelectionReport
+from robustcords.runtime.progress import for_tables
+from robustcords.selection.base import SelectionReport
+from robustcords.selection.selector import Subset
 
 LISTED_CLASSES = 40
 """With more classes than these, their balance is told in one line."""

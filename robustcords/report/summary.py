@@ -22,7 +22,7 @@ def summarise(
         environment: what environment.json says.
         metrics: the lines of metrics.jsonl, one an epoch; none where weights were evaluated without a run.
         selections: ``{"epoch": .., "size": ..}`` for each file of selections/.
-        evaluation: the name of the weights (``"best"``, ``"last"``) to what `robustcords.evaluation.evaluate` returned.
+        evaluation: the name of the weights (``"best"``, ``"last"``) to what was measured of them.
         warnings: what to know of the recipe's attacks, a sentence each.
 
     Returns:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robustcords import majority
-from robustcords.progress import duration
+from robustcords.evaluation import majority
 from robustcords.report.tabular import in_markdown, on_terminal, plain
+from robustcords.runtime.progress import duration
 
 Report = Mapping[str, Any]
 """What `robustcords.report.summary.summarise` returns."""

@@ -14,16 +14,17 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustcords import components
-from robustcords.adversary import Adversary
 from robustcords.attacks import ATTACKS
-from robustcords.attacks.base import Objective, input_gradient
+from robustcords.attacks.base import input_gradient
 from robustcords.attacks.pgd import PGD
-from robustcords.bullet import BulletAdversary, BulletConfig
+from robustcords.config import registry
 from robustcords.losses.mart import MART
+from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
+from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
+from robustcords.threats.base import ThreatModel
 
 COUNT, CLASSES, CONVOLUTIONS = 24, 11, 2
 NOISE = Noise(5, torch.arange(COUNT))
@@ -50,7 +51,7 @@ def cross_entropy(y):
 
 
 def each_attack(name):
-    return components.find("attack", ATTACKS[name])(THREAT, name=name)
+    return registry.find("attack", ATTACKS[name])(THREAT, name=name)
 
 
 def bullet(loss):

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustcords.attacks.base import Objective, evaluation_mode, input_gradient
+from robustcords.attacks.base import input_gradient
 from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD
+from robustcords.engine.modes import evaluation_mode
+from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
+from robustcords.threats.base import ThreatModel
 
 ATTACKS = [
     pytest.param(FGSM, {"random_start": "uniform"}, id="fgsm-rs"),

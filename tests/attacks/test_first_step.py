@@ -13,23 +13,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from robustcords.adversary import Adversary
 from robustcords.attacks.base import Attack
 from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD
-from robustcords.bullet import BulletAdversary, BulletConfig
-from robustcords.data.base import ImageSet
 from robustcords.data.digits import Digits
-from robustcords.inference import Inference
+from robustcords.data.images import ImageSet
+from robustcords.engine.inference import Inference
+from robustcords.engine.precision import autocast
 from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
 from robustcords.losses.trades import TRADES, kl_divergence
+from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
 from robustcords.models.resnet import ResNet
-from robustcords.precision import autocast
 from robustcords.rng import Noise
-from robustcords.strategies.adversarial_pass import adversarial_pass
-from robustcords.strategies.attack_precision import AttackIn
-from robustcords.threat import ThreatModel
+from robustcords.selection.gradients.adversarial_pass import adversarial_pass
+from robustcords.selection.gradients.attack_precision import AttackIn
+from robustcords.threats.base import ThreatModel
 
 BF16 = partial(autocast, "bf16", torch.device("cpu"))
 THREAT = ThreatModel(epsilon=0.15)
@@ -102,7 +102,7 @@ def test_it_reaches_what_float32_reaches_and_in_bfloat16_alone_does_not(problem:
 
     whole = reached(attacked(model, images, attack, TRADES()))
     assert reached(attacked(Inference(model, BF16), images, attack, TRADES())) > 0.98 * whole
-    from robustcords.attacks.base import Objective
+    from robustcords.losses.objective import Objective
 
     low = Inference(model, BF16)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustcords.data.base import ImageSet
+from robustcords.data.images import ImageSet
 from robustcords.data.pictures import to_array
 from robustcords.errors import UserError
 

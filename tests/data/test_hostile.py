@@ -13,8 +13,8 @@ import pytest
 from command_line import call, settings
 from PIL import Image
 
-from robustcords import run_directory
 from robustcords.errors import UserError
+from robustcords.storage import run_directory
 
 MARKER = "code-ran"
 READY = "the images were read"

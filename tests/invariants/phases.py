@@ -36,13 +36,14 @@ def page(file: Path) -> mmap.mmap:
 
 def show(file: Path) -> None:
     """Has this process show from now on which of the phases it is in, the innermost of several."""
-    from robustcords import autoattack, experiment
-    from robustcords.bullet import BulletAdversary
-    from robustcords.checkpoint import Checkpoints
-    from robustcords.chunks import Ledger
-    from robustcords.run_directory import RunDirectory
-    from robustcords.selection import SubsetSelector
-    from robustcords.trainer import Trainer
+    from robustcords.evaluation.attacks import autoattack
+    from robustcords.evaluation.ledger import Ledger
+    from robustcords.experiments import run as experiment
+    from robustcords.methods.efforts.bullet import BulletAdversary
+    from robustcords.selection.selector import SubsetSelector
+    from robustcords.storage.checkpoint import Checkpoints
+    from robustcords.storage.run_directory import RunDirectory
+    from robustcords.training.trainer import Trainer
 
     shared = page(file)
     for phase, owner, name in (

@@ -17,10 +17,10 @@ from typing import Any
 from several import SERVER
 
 PLACES = {
-    "training": ("robustcords.trainer:Trainer", "update", 5),
-    "selection": ("robustcords.strategies.adv_glister:AdvGLISTERStrategy", "pick", 2),
-    "checkpoint": ("robustcords.checkpoint", "write_atomic", 2),
-    "AutoAttack": ("robustcords.autoattack", "run", 1),
+    "training": ("robustcords.training.trainer:Trainer", "update", 5),
+    "selection": ("robustcords.selection.strategies.adv_glister:AdvGLISTERStrategy", "pick", 2),
+    "checkpoint": ("robustcords.storage.checkpoint", "write_atomic", 2),
+    "AutoAttack": ("robustcords.evaluation.attacks.autoattack", "run", 1),
 }
 """What is called where, and in which of its calls the process dies there."""
 
@@ -50,8 +50,8 @@ def _rank(
     """Is what one process does: one command, with what it prints in files of its own."""
     import torch
 
-    from robustcords import liveness
-    from robustcords.app import main
+    from robustcords.cli.app import main
+    from robustcords.runtime import watchdog
 
     if host and ctypes.CDLL(None, use_errno=True).setns(os.open(f"/run/netns/{host}", os.O_RDONLY), _NEW_NETWORK):
         raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {host}")
@@ -64,7 +64,7 @@ def _rank(
     if place:
         die_in(place)
     if silence:
-        liveness.GRACE_S, liveness._IDLE_S, liveness._INTERVAL_S, liveness._PROBES = 2.0, silence - 3, 1, 3
+        watchdog.GRACE_S, watchdog._IDLE_S, watchdog._INTERVAL_S, watchdog._PROBES = 2.0, silence - 3, 1, 3
     sys.argv = ["robustcords", *arguments]
     main()
 

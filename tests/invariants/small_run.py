@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcords import processes
-from robustcords.adversary import Adversary
 from robustcords.attacks.pgd import PGD
-from robustcords.components import find
-from robustcords.data.base import ImageSet
-from robustcords.interruption import Interruption
-from robustcords.run_directory import RunDirectory
-from robustcords.selection import SubsetSelector
-from robustcords.threat import ThreatModel
-from robustcords.trainer import Trainer
-from robustcords.training_config import TrainConfig
+from robustcords.config.registry import find
+from robustcords.data.images import ImageSet
+from robustcords.methods.adversarial import Adversary
+from robustcords.runtime import collectives
+from robustcords.runtime.interruption import Interruption
+from robustcords.selection.selector import SubsetSelector
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.threats.base import ThreatModel
+from robustcords.training.config import TrainConfig
+from robustcords.training.trainer import Trainer
 
 COUNT, BATCH = 61, 16
 THREAT = ThreatModel(epsilon=0.05)
@@ -73,7 +73,7 @@ def trainer(
     directory = None
     if run:
         run.mkdir(exist_ok=True)
-        directory = RunDirectory(run, writes=processes.is_main())
+        directory = RunDirectory(run, writes=collectives.is_main())
         directory.start("", {})
     return Trainer(
         model,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcords.strategies.adversarial import AdversarialConfig, AdversarialStrategy
-from robustcords.strategies.gradients import Gradients, LastLayerGradients
+from robustcords.selection.gradient_based import AdversarialConfig, AdversarialStrategy
+from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
 
 
 class LeastUsed(AdversarialStrategy):

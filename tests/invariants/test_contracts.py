@@ -10,17 +10,18 @@ from command_line import SMALL, Command, refused, settings
 from small_run import ATTACK, chooser, fitted, network, trainer
 from torch import Tensor, nn
 
-from robustcords import contracts
-from robustcords.adversary import AdversarialBatch, Adversary
-from robustcords.attacks.base import Attack, Objective
-from robustcords.bullet import BulletAdversary
+from robustcords.attacks.base import Attack
+from robustcords.engine import contracts
 from robustcords.errors import UserError
+from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
-from robustcords.observer import Observer
+from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.rng import Noise
-from robustcords.strategies.gradients import logit_gradients
-from robustcords.strategies.random import RandomSubset
-from robustcords.threat import ThreatModel
+from robustcords.selection.gradients.factors import logit_gradients
+from robustcords.selection.strategies.random import RandomSubset
+from robustcords.threats.base import ThreatModel
+from robustcords.training.callbacks.base import Observer
 
 LOGITS, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 

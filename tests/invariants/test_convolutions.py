@@ -12,12 +12,12 @@ from small_run import ATTACK, made_up, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords import autoattack
-from robustcords.attacks.base import Objective
-from robustcords.evaluation import evaluate
-from robustcords.evaluation_config import EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.attacks import autoattack
+from robustcords.evaluation.config import EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.evaluate import evaluate
+from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threat import ThreatModel
+from robustcords.threats.base import ThreatModel
 
 
 class Branch(nn.Conv2d):

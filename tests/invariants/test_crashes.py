@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from small_run import ATTACK, chooser, fitted, made_up, network, trainer
 
-from robustcords import interruption
-from robustcords import trainer as training
-from robustcords.averaging import AveragingConfig
-from robustcords.bullet import BulletAdversary
 from robustcords.errors import Interrupted, RunError
-from robustcords.interruption import Interruption
-from robustcords.training_config import TrainConfig
+from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.runtime import interruption
+from robustcords.runtime.interruption import Interruption
+from robustcords.training import trainer as training
+from robustcords.training.averaging import AveragingConfig
+from robustcords.training.config import TrainConfig
 
 
 class Killed(BaseException):

@@ -61,8 +61,8 @@ def finish(folder: Path) -> None:
 SCRIPT = """
 import os
 from ranks import die_in
-from robustcords.app import main
-from robustcords.launching import spread
+from robustcords.cli.app import main
+from robustcords.runtime.launch import spread
 
 if __name__ == "__main__":
     spread([__file__])

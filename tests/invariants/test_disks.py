@@ -17,10 +17,10 @@ import pytest
 from digits_run import RECIPE, rows
 from forked_run import begin, finish, log, statuses, wait_for
 
-from robustcords import experiment
-from robustcords.checkpoint import Checkpoints
 from robustcords.errors import RunError
-from robustcords.run_directory import RunDirectory
+from robustcords.experiments import run as experiment
+from robustcords.storage.checkpoint import Checkpoints
+from robustcords.storage.run_directory import RunDirectory
 
 resource: Any = pytest.importorskip("resource", reason="limits as POSIX has them")
 

@@ -12,9 +12,9 @@ from command_line import call, settings
 from small_run import THREAT, fitted, made_up, vector
 from torch.nn.functional import cross_entropy
 
-from robustcords.dynamics import Dynamics, DynamicsConfig
-from robustcords.inference import Inference
+from robustcords.engine.inference import Inference
 from robustcords.rng import Noise, derive
+from robustcords.training.callbacks.dynamics import Dynamics, DynamicsConfig
 
 
 def by_hand(model: torch.nn.Module) -> dict[str, int]:

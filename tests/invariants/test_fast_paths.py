@@ -9,13 +9,13 @@ import torch
 from small_run import trainer, vector
 from torch import Tensor, nn
 
-from robustcords import folding, inference
-from robustcords import trainer as training
-from robustcords.adversary import Adversary
 from robustcords.attacks.pgd import PGD
-from robustcords.bullet import BulletAdversary
-from robustcords.threat import ThreatModel
-from robustcords.trainer import Trainer
+from robustcords.engine import folding, inference
+from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.threats.base import ThreatModel
+from robustcords.training import trainer as training
+from robustcords.training.trainer import Trainer
 
 # Steps along the gradient itself: its sign would make much of every rounding.
 SMOOTH = PGD(ThreatModel(norm="l2", epsilon=0.5), steps=3, step_size=0.2)

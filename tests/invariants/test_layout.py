@@ -12,11 +12,12 @@ from command_line import SMALL, Command, refused, settings
 from small_run import chooser, fitted, made_up, trainer
 from torch import Tensor, nn
 
-from robustcords import recipe
+from robustcords.engine.memory_format import lay_out
 from robustcords.errors import UserError
-from robustcords.layout import Rehearsal, lay_out
 from robustcords.models.last_layer import LastLayer
-from robustcords.run_directory import RunDirectory
+from robustcords.recipe import recipe
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.rehearsal import Rehearsal
 
 NETS = """
 from torch import nn

@@ -10,13 +10,13 @@ import torch
 from small_run import chooser, made_up, network, trainer
 from torch import Tensor
 
-from robustcords.attacks.base import Objective
 from robustcords.errors import UserError
-from robustcords.loss_check import check_loss
 from robustcords.losses import LOSSES
+from robustcords.losses.check import check_loss
+from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
-from robustcords.recipe import find
+from robustcords.recipe.recipe import find
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from command_line import call, contents, settings
 from digits_run import RECIPE, SAME, check_same
 from forked_run import begin, finish, log, statuses
 
-from robustcords.checkpoint import Checkpoints
+from robustcords.storage.checkpoint import Checkpoints
 
 
 def stop_at(number: signal.Signals, folder: Path, reached: Callable[[], bool]) -> int | None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from small_run import ATTACK, BATCH, chooser, made_up, trainer
 
-from robustcords import processes, timing
-from robustcords import trainer as training
-from robustcords.averaging import AveragingConfig
-from robustcords.timing import PHASES, Stopwatch
+from robustcords.runtime import collectives, stopwatch
+from robustcords.runtime.stopwatch import PHASES, Stopwatch
+from robustcords.training import trainer as training
+from robustcords.training.averaging import AveragingConfig
 
 
 class Clock:
@@ -39,7 +39,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(timing, "time", made)
+    monkeypatch.setattr(stopwatch, "time", made)
     return made
 
 
@@ -88,7 +88,7 @@ def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock
     clock.slow(monkeypatch, made.loader, "load", slow.data)
     clock.slow(monkeypatch, made.adversary, "attack", slow.attack)
     clock.slow(monkeypatch, made, "update", slow.update)
-    clock.slow(monkeypatch, processes, "share_buffers", slow.communication)
+    clock.slow(monkeypatch, collectives, "share_buffers", slow.communication)
     clock.slow(monkeypatch, made.averaging, "update", slow.averaging)
     clock.slow(monkeypatch, made.selector, "subset", slow.selection)
     clock.slow(monkeypatch, training, "robust_accuracy", slow.validation)

@@ -18,8 +18,8 @@ from digits_run import RECIPE, check_same
 from forked_run import RUN, begin, finish, log, statuses, wait_for
 from phases import PHASES, page
 
-from robustcords.checkpoint import Checkpoints
-from robustcords.signals import SAME_S
+from robustcords.runtime.signals import SAME_S
+from robustcords.storage.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
@@ -85,7 +85,7 @@ def test_other_commands_stop_as_well(stopped: Path, tmp_path: Path):
 
 def late_in(phase: str) -> None:
     """Lets an hour pass when the process comes to a phase."""
-    from robustcords import interruption
+    from robustcords.runtime import interruption
 
     shared, now = page(Path("phase_0")), time.monotonic
     interruption.time.monotonic = lambda: now() + 3600 * (PHASES[shared[0]] == phase)
@@ -109,9 +109,10 @@ def deadlock(*_: Any, **__: Any) -> None:
 
 
 def stuck_in(place: str) -> None:
-    from robustcords import autoattack, build
-    from robustcords.selection import SubsetSelector
-    from robustcords.trainer import Trainer
+    from robustcords.evaluation.attacks import autoattack
+    from robustcords.experiments import build
+    from robustcords.selection.selector import SubsetSelector
+    from robustcords.training.trainer import Trainer
 
     owners = {"data": build, "train_step": Trainer, "select": SubsetSelector, "run": autoattack}
     setattr(owners[place], place, deadlock)

@@ -14,11 +14,10 @@ from several import SERVER, together
 from small_run import ATTACK, After, chooser, fitted, made_up, network, trainer
 from stateful import KeepsNumbers, LeastUsed
 
-from robustcords.acceleration import start
 from robustcords.errors import Interrupted, UserError
-from robustcords.selection import SubsetSelector
-from robustcords.trainer import Trainer
-from robustcords.training_config import TrainConfig
+from robustcords.runtime.accelerator import start
+from robustcords.selection.selector import SubsetSelector
+from robustcords.training.trainer import Trainer
 
 EPOCHS = 5
 
@@ -136,7 +135,7 @@ def part(rank: int, world: int, folder: Path, looks: int) -> None:
     torch.set_num_threads(1)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_650 + world)}
     os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start(TrainConfig(precision="fp32"))
+    accelerator = start("fp32")
     assert accelerator.num_processes == world
     with pytest.raises(Interrupted):
         fitted(**options(folder / "run"), interruption=AfterSteps(looks))
@@ -213,7 +212,7 @@ def test_a_strategy_is_told_which_examples_it_chooses_from(granularity: str, mon
         found.append(gradients)
         return pick(self, gradients, *rest)
 
-    monkeypatch.setattr("robustcords.strategies.adversarial._KEPT", 1.0)  # a batch at a time
+    monkeypatch.setattr("robustcords.selection.gradient_based._KEPT", 1.0)  # a batch at a time
     monkeypatch.setattr(selector.strategy, "pick", looked_at)
     selector.select(0, network())
     for gradients in found:

@@ -13,13 +13,13 @@ import pytest
 from command_line import ENVIRONMENT, start
 from digits_run import RECIPE
 
-from robustcords.checkpoint import Checkpoints
+from robustcords.storage.checkpoint import Checkpoints
 
 TALKS = """
 import sys
 import typer
 from rich.console import Console
-from robustcords.streams import outlive_readers
+from robustcords.runtime.streams import outlive_readers
 outlive_readers()
 print("first", flush=True)
 print("first", file=sys.stderr)

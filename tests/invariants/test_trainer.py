@@ -15,17 +15,17 @@ from small_run import ATTACK, BATCH, COUNT, After, chooser, close, fitted, made_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords.adversary import AdversarialBatch, Adversary
-from robustcords.averaging import AveragingConfig
-from robustcords.bullet import BulletAdversary
-from robustcords.checkpoint import read
-from robustcords.components import names
-from robustcords.data.base import ImageSet
+from robustcords.config.registry import names
+from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
-from robustcords.run_directory import RunDirectory
-from robustcords.strategies.base import SelectionContext, Strategy, StrategyConfig
-from robustcords.timing import PHASES
-from robustcords.trainer import Trainer
+from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.runtime.stopwatch import PHASES
+from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
+from robustcords.storage.checkpoint import read
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.averaging import AveragingConfig
+from robustcords.training.trainer import Trainer
 
 
 def test_one_step_descends_the_weighted_mean_of_the_losses():

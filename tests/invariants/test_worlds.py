@@ -12,12 +12,11 @@ from safetensors.torch import load_file
 from several import together
 from small_run import ATTACK, After, chooser, fitted, made_up
 
-from robustcords.acceleration import start
-from robustcords.averaging import AveragingConfig
-from robustcords.bullet import BulletAdversary
 from robustcords.errors import Interrupted
-from robustcords.run_directory import RunDirectory
-from robustcords.training_config import TrainConfig
+from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.runtime.accelerator import start
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.averaging import AveragingConfig
 
 
 class AfterSteps(After):
@@ -45,7 +44,7 @@ def part(rank: int, world: int, folder: Path, looks: int) -> None:
     torch.set_num_threads(1)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_600 + world)}
     os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start(TrainConfig(precision="fp32"))  # torchrun does not say that there is no GPU
+    accelerator = start("fp32")  # torchrun does not say that there is no GPU
     assert accelerator.num_processes == world
     with pytest.raises(Interrupted):
         fitted(**options(folder / "parts"), interruption=AfterSteps(looks))

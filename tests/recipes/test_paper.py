@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from robustcords import recipe
 from robustcords.errors import UserError
 from robustcords.paper.presets import PRESETS, recipe_for
 from robustcords.paper.tables import COLUMNS, TABLES, PaperTable, Row
+from robustcords.recipe import recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "paper"
 ROWS = [row for table in TABLES.values() for row in table.rows]

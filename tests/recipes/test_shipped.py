@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from robustcords import build, recipe
-from robustcords.data.base import ImageSet
+from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
+from robustcords.experiments import build
 from robustcords.models.last_layer import find_head
+from robustcords.recipe import recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.toml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_study import FULL, METHODS, make
 
-from robustcords.reporting import report
+from robustcords.experiments.compare import report
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from command_line import settings
 
-from robustcords import experiment, recipe
+from robustcords.experiments import run as experiment
+from robustcords.recipe import recipe
 
 SMALL = {
     "model__width": 4,

@@ -18,9 +18,9 @@ from made_runs import BULLET, GLISTER, make_run
 from PIL import Image
 from small_study import METHODS
 
-from robustcords import adversarial_pictures
-from robustcords.data.base import ImageSet
+from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
+from robustcords.experiments import adversarial_pictures
 from robustcords.report import chart, charts, inner_charts, page
 from robustcords.report.comparison import compare
 from robustcords.report.comparison_tables import Block, Cell, Grid
@@ -276,7 +276,7 @@ def test_command_says_what_is_wrong_in_a_line(capsys, study: Path, tmp_path: Pat
 
 
 def test_what_is_not_finished_is_named_on_the_page(study: Path, tmp_path: Path):
-    from robustcords.reporting import report
+    from robustcords.experiments.compare import report
 
     shutil.copytree(study / "full", tmp_path / "runs/full")
     shutil.copytree(study / "glister", tmp_path / "runs/half")

@@ -1,0 +1,325 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+# torch warns of hosts whose addresses have no names, once for each connection. It reads this when it is imported, also
+# in the launcher that this process may become; a user's own setting stands.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
+]
+
+
+_debug = False
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error too.")] = False,
+) -> None:
+    """Robust image classifiers by adversarial training on small, periodically re-selected subsets."""
+    global _debug  # noqa: PLW0603 -- `main` has no other way to be told
+    _debug = debug
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    set_: Set = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>, -2, -3, ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record some training steps, and say which operators take the time.")
+    ] = False,
+) -> None:
+    """Train, evaluate and report."""
+    from robustcords.errors import printable
+    from robustcords.experiments import run as experiment
+    from robustcords.recipe import recipe as recipes
+    from robustcords.report.tables import print_report
+
+    path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume, profile)
+    if _is_main():
+        print_report(report)
+        typer.echo(f"\n{printable(str(path))}")
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose weights to evaluate.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="With --weights: the recipe that the weights belong to.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="With --recipe: a safetensors file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="So many test images; 0 for all.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="pgd or autoattack; may be repeated.")] = None,
+    epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Check for masked gradients too, on 256 images or --limit.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the report here: FILE.md as Markdown, any other as JSON.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Evaluate the weights of a run, or a recipe with a weights file."""
+    from robustcords.experiments import commands
+    from robustcords.report.tables import print_report
+
+    choice = commands.Choice(limit, attack or (), epsilon or (), sanity)
+    report = commands.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
+    if _is_main():
+        print_report(report)
+
+
+@app.command()
+def select(
+    recipe: Recipe,
+    weights: Annotated[Path, typer.Option(help="Weights to select with: a safetensors file.")],
+    output: Annotated[Path, typer.Option(help="Where indices and weights go: a new .npz file.")],
+    set_: Set = None,
+) -> None:
+    """Select one subset with given weights, write its indices and weights, and say what was selected."""
+    from robustcords.experiments import commands
+    from robustcords.recipe import recipe as recipes
+    from robustcords.report.selection import print_selection
+
+    summary = commands.select(recipes.load(recipe, set_ or []), weights, output)
+    if _is_main():
+        print_selection(summary)
+
+
+@app.command()
+def sweep(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
+    over: Annotated[
+        list[str] | None, typer.Option("--over", metavar="KEY=V1,V2,...", help="Values of a key; may be repeated.")
+    ] = None,
+    set_: Set = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/<recipe name>-sweep.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
+) -> None:
+    """Run every combination of some values; what is done is skipped, what was interrupted goes on."""
+    from robustcords.experiments import compare, fleet
+    from robustcords.experiments import sweep as sweeps
+    from robustcords.report.comparison_tables import print_comparison
+
+    folder = output or Path("runs") / f"{Path(recipes[0]).stem}-sweep"
+    tasks = sweeps.grid(recipes, over or [], set_ or [])
+    page = compare.page_in(folder)
+    ended = fleet.run_all(tasks, folder, jobs)
+    if any(job.state != "failed" for job in ended):
+        print_comparison(compare.report_on(folder, page, ended))
+        typer.echo(f"\n{page}")
+    if any(job.state == "failed" for job in ended):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table1 ... table4, figure1 or figure2.")],
+    preset: Annotated[str, typer.Option(help="paper, small (for a CPU) or smoke (two minutes).")] = "paper",
+    dataset: Annotated[list[str] | None, typer.Option(help="Only its rows; may be repeated; default cifar10.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; default 0.")] = None,
+    set_: Set = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/TABLE-PRESET.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
+) -> None:
+    """Run a table of the paper, with the baselines that it lacks, and put ours beside its numbers."""
+    from robustcords.experiments import compare, fleet
+    from robustcords.experiments import reproduce as tables
+    from robustcords.report.beside import block, print_beside
+
+    plan = tables.plan(
+        table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
+    )
+    page = compare.page_in(plan.folder)
+    ended = tables.run(plan, jobs)
+    runs, others = plan.runs()
+    others += fleet.failures(ended)
+    if done := [run.path for mine in runs.values() for run in mine]:
+        compare.report(done, page, sections=[block(plan.table, runs)], left_out=others)
+        print_beside(plan.table, runs)
+        for line in [*others, "", page]:
+            typer.echo(line)
+    if len(ended) < len(plan.rows) * len(plan.seeds) or any(job.state == "failed" for job in ended):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Finished runs, or folders that hold some.")
+    ],
+    output: Annotated[Path, typer.Option(help="The page, FILE.html; FILE.md and FILE.csv are written beside it.")],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_DIR", help="What to compare with; default full data without Bullet, same loss."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, help="Test images to show attacked, of each method.")] = 6,
+) -> None:
+    """Compare runs on one page: accuracy, cost, intervals, charts, images."""
+    from robustcords.experiments import compare
+    from robustcords.report.comparison_tables import print_comparison
+
+    print_comparison(compare.report(run_dirs, output, baseline, images))
+    typer.echo(f"\n{output}")
+
+
+@app.command()
+def validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")]) -> None:
+    """Check recipes without running them."""
+    from robustcords.recipe import recipe
+
+    for source in recipes:
+        recipe.load(source)
+        typer.echo(f"{source}: valid")
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="data, model, attack, loss, ... or recipe.")] = None) -> None:
+    """List what a recipe can name."""
+    from robustcords.recipe import scaffold
+
+    for name, entries in scaffold.listing(kind).items():
+        typer.echo(f"{name}:")
+        width = max(map(len, entries), default=0)
+        for entry, description in entries.items():
+            typer.echo(f"  {entry:{width}}  {description}")
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The recipe to write; must not exist.")],
+    data: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
+    loss: Annotated[str, typer.Option(help="Loss.")] = "trades",
+    selector: Annotated[str, typer.Option(help="Selector, or none for full data.")] = "adv-glister",
+    fraction: Annotated[float, typer.Option(help="Share of the training set to select, in (0, 1].")] = 0.3,
+    bullet: Annotated[bool, typer.Option("--bullet", help="Attack steps by kind of example.")] = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    from robustcords.recipe import scaffold
+
+    scaffold.write(file, data=data, loss=loss, selector=selector, fraction=fraction, bullet=bullet)
+    typer.echo(f"{file}: written; robustcords run {file}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what works, and what to do about the rest."""
+    from robustcords.cli.doctor import examine, print_findings
+
+    findings = examine()
+    print_findings(findings)
+    if not all(finding.works for finding in findings if finding.needed):
+        raise typer.Exit(1)
+
+
+def _run_name(source: str) -> str:
+    """Returns what a run is called: its recipe's name, or for a run's own recipe.toml the name of that run."""
+    path = Path(source)
+    name = path.parent.name if path.stem == "recipe" and path.parent.name else path.stem
+    return name if name.strip(".") else "recipe"  # a folder called "..", in runs/, would be the one around it
+
+
+def _is_main() -> bool:
+    """Returns whether this process prints; the launcher says so before torch is imported."""
+    from robustcords.runtime.launch import rank
+
+    return rank(os.environ) == 0
+
+
+def main() -> None:
+    """Runs the command line.
+
+    Exit status: 0 done, 2 the input is at fault, 128 + signal if a signal stopped it, 75 if the time limit did, 1
+    anything else.
+    """
+    from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation
+
+    warnings.showwarning = _warn
+    common()
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer._click.exceptions.ClickException as error:
+        _fail(error.format_message(), 2)
+    except typer.Abort:
+        sys.exit(130)
+    except UserError as error:
+        _fail(str(error), 2)
+    except LostProcess as error:
+        _fail(f"{error}{continuation()}", 1, speaks=error.speaks)
+    except RunError as error:
+        _fail(str(error), 1)
+    except Interrupted as error:
+        _fail(f"{error}{continuation()}", error.status)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(f"{str(error.filename)[:100]}...: {error.strerror}", 2)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            # Of a package that writes files of its own, such as a tracker.
+            _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", 1)
+        _fail_outside(error)
+        raise
+    except Exception as error:
+        _fail_outside(error)
+        raise
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Shows this package's own warnings as a line for a person, and those of others as Python does."""
+    from robustcords.errors import printable
+
+    if not _is_main():
+        return
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        text = f"warning: {printable(str(message))}"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    typer.echo(text, file=file or sys.stderr)
+
+
+def _fail_outside(error: Exception) -> None:
+    """Ends the program with one line where a class from outside this package has failed."""
+    from robustcords.cli.outside import outside_failure
+
+    if text := outside_failure(error):
+        _fail(text, 2, speaks=True)  # it may have failed in this process alone
+
+
+def _fail(message: str, status: int, speaks: bool | None = None) -> None:
+    from robustcords.errors import printable
+
+    if _is_main() if speaks is None else speaks:
+        if _debug:
+            traceback.print_exc()
+        typer.echo(f"error: {printable(message)}", err=True)
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""How a pass through a network is computed: modes, precision, folding, recordings."""

@@ -1,0 +1,21 @@
+"""The layout of a model in memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Layout = Literal["channels_last", "contiguous"]
+
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+def lay_out(model: nn.Module, device: torch.device, layout: str) -> nn.Module:
+    """Moves a model to a device, in place, and gives its tensors of four dimensions a layout; others have one only."""
+    model.to(device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=MEMORY_FORMATS[layout])
+    return model

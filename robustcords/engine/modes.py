@@ -1,0 +1,131 @@
+"""The modes that a model runs in, and what draws from global generators, without leaving a trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustcords.engine.convolution import sound_convolutions
+from robustcords.engine.precision import exact_float32
+from robustcords.rng import derive
+
+Model = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1] to logits (B, classes); usually a module."""
+
+
+@contextmanager
+def evaluation_mode(model: Model) -> Iterator[None]:
+    """Puts every submodule into eval mode and afterwards back into the mode it had, each on its own.
+
+    Attacks, selection and evaluation run models in such a block, so it has `sound_convolutions` too.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with sound_convolutions():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into train mode, and gives its modes and buffers (BatchNorm's statistics) back as they were."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    held = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        with torch.no_grad():
+            for buffers, name, buffer, value in held:
+                buffers[name] = buffer.copy_(value)
+
+
+@contextmanager
+def without_parameter_gradients(model: Model) -> Iterator[None]:
+    """Lets no parameter require a gradient for as long as the block lasts.
+
+    Autograd skips the gradients that nobody asks for node by node, but a compiled model's backward pass is one node,
+    which makes those of all parameters that require one.
+    """
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def in_float32(model: Model, device: torch.device) -> Iterator[Model]:
+    """Gives a model that computes in float32 for as long as the block lasts, whatever precision it is run in otherwise.
+
+    Neither an autocast context around the block nor, on a GPU, TF32 has any effect in it. The model may have an
+    attribute ``exact`` that says what to run; see `robustcords.engine.inference.Inference`.
+    """
+    exact = getattr(model, "exact", model)
+    with exact_float32(device):
+        yield exact
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds the global generators of Python, NumPy and torch, and afterwards gives them back as they were.
+
+    Meanwhile ``np.random.seed()``, with which CORDS' ``RandomStrategy`` asks the operating system for a seed, does
+    nothing.
+
+    Args:
+        seed: for all of them.
+        device: a GPU whose generator dropout draws from; None and a CPU for torch's CPU generator alone.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []), _no_seed_from_outside():
+        random.seed(derive(seed, "python"))
+        np.random.seed(derive(seed, "numpy") % 2**32)
+        torch.default_generator.manual_seed(derive(seed, "torch"))
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive(seed, "torch"))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def _no_seed_from_outside() -> Iterator[None]:
+    reseed = np.random.seed
+
+    def keep(seed: Any = None) -> None:
+        if seed is not None:
+            reseed(seed)
+
+    np.random.seed = keep  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        np.random.seed = reseed

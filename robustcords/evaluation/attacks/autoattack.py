@@ -1,0 +1,268 @@
+"""AutoAttack (Croce and Hein 2020), as pyautoattack packages it: the only module that imports it.
+
+Around the package this module takes care of what it leaves open: models with fewer than ten classes, the global random
+state and the parameters' gradients (which its FAB attack would fill) stay as they were, and its warnings are returned.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcords.engine.modes import evaluation_mode
+
+_NORMS = {"linf": "Linf", "l2": "L2"}
+_CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}  # DLR divides by z_1 - z_3, targeted DLR by z_1 - (z_3 + z_4) / 2
+_SQUARE_L2_TILES = 5  # Square starts under l2 from a grid of five by five tiles
+_SQUARE_MATTERS = 0.002  # the drop in accuracy that pyautoattack warns at
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which part of AutoAttack can run against a model.
+
+    Attributes:
+        name: for reports: the version, and what had to be left out of it.
+        attacks: the attacks, in the order they run in.
+        targets: the most classes that a targeted attack aims at.
+    """
+
+    name: str
+    attacks: tuple[str, ...]
+    targets: int
+
+
+def variant(version: str, norm: str, classes: int, pixels: int) -> Variant:
+    """Returns what of a version can run.
+
+    The targeted attacks aim at nine classes at most, and with fewer than ten classes at all but the label's own.
+    The DLR loss needs three classes, its targeted form four; `square_fits` says when Square can run.
+
+    Args:
+        version: ``"standard"``, ``"plus"`` or ``"rand"``.
+        norm: ``"linf"`` or ``"l2"``.
+        classes: how many logits the model has, at least 2.
+        pixels: the shorter side of an image.
+    """
+    wanted = _attacker(nn.Identity(), norm, 1.0, version, 0, torch.device("cpu")).attacks_to_run
+    fits = {name: classes >= _CLASSES_NEEDED.get(name, 2) for name in wanted}
+    if not square_fits(norm, pixels):
+        fits["square"] = False
+    attacks = tuple(name for name in wanted if fits[name])
+    missing = [name for name in wanted if not fits[name]]
+    targets = min(9, classes - 1)
+    notes = [f"without {' and '.join(missing)}"] if missing else []
+    if targets < 9 and any(name.endswith("-t") for name in attacks):
+        notes.append(f"{targets} target class{'es' if targets > 1 else ''}")
+    return Variant(f"{version} ({', '.join(notes)})" if notes else version, attacks, targets)
+
+
+def run(
+    model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, version: str, seed: int
+) -> tuple[Tensor, list[str]]:
+    """Attacks a batch with one attack after the other; each meets the examples that withstood all before it.
+
+    The result is what ``AutoAttack.run_standard_evaluation`` gives for the same seed and the batch in one piece.
+
+    Args:
+        model: images in [0, 1] to logits; run in eval mode.
+        x: (B, C, H, W) float32 in [0, 1]. Examples that the model misclassifies as they are count as broken.
+        y: (B,) int64 labels.
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel space, greater than 0.
+        version: see `variant`.
+        seed: in [0, 2**63).
+
+    Returns:
+        (B,) int64, how many of `variant`'s attacks each example withstood before it broke (0 also for misclassified
+        ones); and pyautoattack's warnings, each once.
+    """
+    withstood = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    messages: list[str] = []
+    with evaluation_mode(model), _untouched(model, x.device), _caught(messages):
+        alive, classes = _correct(model, x, y)
+        chosen = variant(version, norm, classes, min(x.shape[-2:]))
+        attacker = _attacker(model, norm, epsilon, version, seed, x.device)
+        attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = chosen.targets
+        for attack in chosen.attacks:
+            alive = _survivors(attacker, attack, x, y, alive)
+            withstood[alive] += 1
+    return withstood, _tidy(messages, chosen)
+
+
+def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, seed: int) -> Tensor:
+    """Returns which examples (B,) bool withstand AutoAttack's APGD, on cross-entropy and on the targeted DLR loss.
+
+    These are the first attacks of the standard version, which break nearly all that it breaks.
+
+    Args:
+        model: as for `run`.
+        x: as for `run`; misclassified examples do not withstand.
+        y: (B,) int64 labels.
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel space, greater than 0.
+        seed: in [0, 2**63).
+    """
+    withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with evaluation_mode(model), _untouched(model, x.device), _caught([]):
+        alive, classes = _correct(model, x, y)
+        chosen = variant("standard", norm, classes, min(x.shape[-2:]))
+        attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
+        attacker.apgd_targeted.n_target_classes = chosen.targets
+        for attack in chosen.attacks:
+            alive = _survivors(attacker, attack, x, y, alive) if attack.startswith("apgd") else alive
+        withstood[alive] = True
+    return withstood
+
+
+def square_fits(norm: str, pixels: int) -> bool:
+    """Returns whether Square can attack images of ``pixels`` by ``pixels``.
+
+    Under l2 pyautoattack starts from tiles of a fifth of the side. It begins with the first of five in the middle, and
+    lays as many as fit from edge to edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and it raises
+    RuntimeError. Tiles of one pixel that stick out it passes over.
+    """
+    tile = pixels // _SQUARE_L2_TILES
+    inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_L2_TILES) // 2 + pixels // tile * tile <= pixels)
+    return norm != "l2" or inside
+
+
+def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:
+    """Returns which examples (B,) bool withstand Square (Andriushchenko et al. 2020) alone, which uses no gradients.
+
+    Args:
+        model: as for `run`.
+        x: as for `run`; misclassified examples do not withstand.
+        y: (B,) int64 labels.
+        norm: ``"linf"`` or ``"l2"``, of which `square_fits` says whether it can be.
+        epsilon: radius in pixel space, greater than 0.
+        queries: forward passes for each example, at least 1.
+        seed: in [0, 2**63).
+    """
+    withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with evaluation_mode(model), _untouched(model, x.device), _caught([]):
+        alive, _ = _correct(model, x, y)
+        attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
+        attacker.square.n_queries = queries
+        withstood[_survivors(attacker, "square", x, y, alive)] = True
+    return withstood
+
+
+def _survivors(attacker: Any, attack: str, x: Tensor, y: Tensor, alive: Tensor) -> Tensor:
+    """Returns those of the rows ``alive`` that withstand one attack."""
+    if len(alive) == 0:
+        return alive
+    attacker.attacks_to_run = [attack]
+    _, prediction = attacker.run_standard_evaluation(x[alive], y[alive], batch_size=len(alive))
+    return alive[prediction == y[alive]]
+
+
+def square_warning(accuracies: dict[str, float]) -> list[str]:
+    """Returns a warning where Square, which uses no gradients, broke examples that all attacks before it had not.
+
+    pyautoattack's own test, made on the whole set where `run` sees a part of it.
+
+    Args:
+        accuracies: attack to the robust accuracy after it, in the order they ran in.
+    """
+    names = list(accuracies)
+    if "square" not in names or names[0] == "square":
+        return []
+    drop = accuracies[names[names.index("square") - 1]] - accuracies["square"]
+    if drop <= _SQUARE_MATTERS:
+        return []
+    return [f"Square Attack lowered the accuracy by {drop:.2%} more: the model may hide its gradients"]
+
+
+def _attacker(model: nn.Module, norm: str, epsilon: float, version: str, seed: int, device: torch.device) -> Any:
+    """Returns pyautoattack's object. Its arithmetic needs logits in float32, whatever the model computes in."""
+    from pyautoattack import AutoAttack
+
+    logits = nn.Sequential(model, _Float32())
+    return AutoAttack(logits, norm=_NORMS[norm], eps=epsilon, version=version, seed=seed, device=device)
+
+
+class _Float32(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.float()
+
+
+def _correct(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
+    """Returns the rows that are classified correctly, and the number of classes."""
+    with torch.no_grad():
+        logits = model(x)
+    correct = (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    return correct.nonzero().flatten(), logits.shape[1]
+
+
+@contextmanager
+def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Keeps the global random state, the parameters' gradients and a debugger's trace function as they are."""
+    from pyautoattack import checks
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    cards = (
+        {device.index if device.index is not None else torch.cuda.current_device()} if device.type == "cuda" else set()
+    )
+    if torch.cuda.is_available():
+        cards.add(torch.cuda.current_device())
+    trace = sys.gettrace()
+    # pyautoattack counts calls of autograd and never starts anew: one model that makes them would accuse all others.
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with torch.random.fork_rng(devices=sorted(cards)):
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        sys.settrace(trace)
+
+
+class _Collector(logging.Handler):
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
+
+
+@contextmanager
+def _caught(messages: list[str]) -> Iterator[None]:
+    """Sends what pyautoattack logs to a list, and nowhere else."""
+    logger = logging.getLogger("auto-attack")
+    before = logger.propagate, logger.level, logger.handlers
+    logger.propagate, logger.handlers = False, [_Collector(messages)]
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        logger.propagate, level, logger.handlers = before
+        logger.setLevel(level)
+    messages.extend(str(warning.message) for warning in caught)
+
+
+def _tidy(messages: list[str], chosen: Variant) -> list[str]:
+    """Returns each message once, without counts that depend on the batch and without what does not apply."""
+    kept: list[str] = []
+    for message in messages:
+        if "targeted DLR" in message and "apgd-t" not in chosen.attacks:
+            continue  # with three classes pyautoattack warns of the targeted DLR loss, whether it is used or not
+        text = re.sub(r"there are \d+ points", "there are points", message)
+        text = text.removesuffix(" See flags_doc.md for details.")
+        if text not in kept:
+            kept.append(text)
+    return kept

@@ -1,0 +1,136 @@
+"""How accurate a model is on images as they are, under PGD, and under AutoAttack.
+
+An example counts as robust only if the model classifies it correctly as it is and after every attack; one that is
+misclassified as it is counts as broken, and no attack is spent on it. Logits that are no numbers are a wrong answer.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustcords.attacks.base import Attack
+from robustcords.data.images import ImageSet
+from robustcords.engine.inference import Autocast, Inference
+from robustcords.engine.modes import evaluation_mode
+from robustcords.errors import UserError
+from robustcords.evaluation import ledger
+from robustcords.evaluation.config import EvaluationConfig
+from robustcords.evaluation.evaluator import Evaluator, classified, share, withstands
+from robustcords.evaluation.majority import classes_right, largest_share
+from robustcords.rng import Noise, derive
+from robustcords.runtime import collectives
+from robustcords.threats.base import ThreatModel
+
+
+def evaluate(
+    model: nn.Module,
+    data: ImageSet,
+    config: EvaluationConfig,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    store: Path | None = None,
+    on_progress: ledger.Progress | None = None,
+) -> dict[str, Any]:
+    """Measures clean accuracy, and robust accuracy under the attacks of ``config``, in float32.
+
+    The work is cut into chunks that depend on the number of examples alone and shared out over the processes, so any
+    number of processes gives the same result (with the same number of threads in each).
+
+    Args:
+        model: images in [0, 1] to logits, on ``device``, not wrapped for data parallelism; run in eval mode.
+        data: the test set; ``config.limit`` images of it are evaluated, taken by `robustcords.data.split.sample`.
+        config: which attacks, at which radii.
+        threat: the norm, and the radius that step sizes and radii follow from where ``config`` leaves them out.
+        seed: of the random starts, which are keyed by an example's number in ``data``.
+        device: where the model is.
+        store: folder for finished chunks. A second call with the same weights, images and settings goes on from there;
+            what the folder knows of others is not used.
+        on_progress: called as ``on_progress(what, done, total)``, on every process alike.
+
+    Returns:
+        JSON values; accuracies are fractions in [0, 1], radii are written as ``"8/255"``:
+        ``clean``, ``examples``, ``sample`` (how images were taken: ``"all"``, ``"first"`` or ``"stratified"``),
+        ``largest_class`` (the largest class's share of them), ``classes_right`` (the number of classes with an image
+        that is classified correctly); with PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with
+        AutoAttack ``autoattack`` (radius to accuracy), ``autoattack_examples``, ``autoattack_sample`` (of the images
+        that are evaluated), ``autoattack_largest_class``, ``autoattack_version`` (says what could not run),
+        ``autoattack_attacks``, ``autoattack_after`` (radius to the accuracy after each attack) and
+        ``autoattack_warnings``; and where AutoAttack has fewer images than PGD, ``same_images``, with ``clean`` and
+        ``pgd`` on those.
+
+    Raises:
+        UserError: there is no image, or PGD's steps cannot reach a radius.
+    """
+    try:
+        config = config.resolved(threat)
+        config.refuse_beyond_range(threat)
+    except ValueError as error:
+        raise UserError(f"evaluation: {error}") from error
+    if config.pgd and config.pgd.falls_short:
+        raise UserError(f"evaluation: pgd.step_size: {config.pgd.falls_short}")
+    evaluator = Evaluator.start(model, data, config.limit, threat, seed, device, store, on_progress)
+    with evaluator.measuring():
+        clean, withstood = evaluator.clean(), {}
+        report: dict[str, Any] = {"clean": share(clean), "examples": evaluator.count, "sample": evaluator.kind}
+        report |= {"largest_class": largest_share(evaluator.labels)}
+        report |= {"classes_right": classes_right(evaluator.labels, clean)}
+        if config.pgd is not None:
+            withstood = evaluator.pgd(config.pgd, clean)
+            report["pgd"] = {radius: share(flags) for radius, flags in withstood.items()}
+            report["pgd_attack"] = f"PGD-{config.pgd.steps}-{config.pgd.restarts}"
+        if config.autoattack is not None:
+            report |= evaluator.autoattack(config.autoattack)
+            places, kind = evaluator.part(config.autoattack.limit)
+            if kind != "all":
+                pgd = {radius: share(flags[places]) for radius, flags in withstood.items()}
+                report["same_images"] = {"clean": share(clean[places]), "pgd": pgd}
+    return report
+
+
+def robust_accuracy(
+    model: nn.Module,
+    data: ImageSet,
+    attack: Attack,
+    *,
+    seed: int,
+    batch_size: int = 256,
+    autocast: Autocast = nullcontext,
+) -> tuple[float, float]:
+    """Returns clean and robust accuracy under one attack on cross-entropy, for choosing among checkpoints.
+
+    Batches are shared out over the processes; every process returns the same two fractions.
+
+    Args:
+        model: images in [0, 1] to logits, not wrapped for data parallelism; run in eval mode.
+        data: the validation set.
+        attack: for example PGD-10 at the training radius.
+        seed: of random starts, keyed by an example's number in ``data``. The same seed gives every checkpoint the same.
+        batch_size: images a forward pass.
+        autocast: makes the precision that the forwards run in.
+
+    Raises:
+        UserError: there is no image.
+    """
+    if len(data) == 0:
+        raise UserError("validation: the validation set has no images")
+    parameter = next(model.parameters(), None)
+    device = data.images.device if parameter is None else parameter.device
+    inference = Inference(model, autocast, replay=False)  # a look is over before recordings of all its sizes pay
+    clean = robust = 0
+    with evaluation_mode(model), inference.frozen():
+        for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):
+            if number % collectives.world_size() == collectives.rank():
+                x, y = data.batch(rows, device)
+                noise = Noise(derive(seed, "validation"), rows.to(device))
+                correct = classified(inference, x, y)
+                clean += int(correct.sum())
+                robust += int(withstands(inference, x, y, noise, correct, attack, restarts=1).sum())
+    total = collectives.sum_over([clean, robust], device if collectives.world_size() > 1 else "cpu")
+    return total[0] / len(data), total[1] / len(data)

@@ -1,0 +1,75 @@
+"""The accuracy that needs no model: the share of the largest class, which always saying one class reaches.
+
+Such a model withstands every attack, so its robust accuracy is as high as its clean accuracy and says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ROUNDING = 1e-9
+
+
+def largest_share(labels: Tensor) -> float:
+    """Returns the share of the largest class among labels (n,), n >= 1."""
+    return int(labels.bincount().max()) / len(labels)
+
+
+def classes_right(labels: Tensor, right: Tensor) -> int:
+    """Returns of how many classes an example is classified correctly.
+
+    Args:
+        labels: (n,).
+        right: (n,) bool, which examples are classified correctly.
+    """
+    return len(labels[right.to(labels.device)].unique())
+
+
+def at_most(accuracy: float, share: float) -> bool:
+    """Returns whether an accuracy is not above the largest class's share."""
+    return accuracy <= share + _ROUNDING
+
+
+def validation_warning(clean: float, labels: Tensor) -> str | None:
+    """Returns what to say where `best` is chosen at a clean accuracy on the validation split, or None.
+
+    Args:
+        clean: the accuracy.
+        labels: (n,) of the validation split, n >= 1.
+    """
+    share = largest_share(labels)
+    if not at_most(clean, share):
+        return None
+    return (
+        f"warning: clean accuracy on the validation split, {clean:.1%}, is not above the share of its largest class, "
+        f"{share:.1%}: always saying one class reaches that, and withstands every attack; best is chosen on it"
+    )
+
+
+def warning(result: Mapping[str, Any]) -> str | None:
+    """Returns a line on the accuracies that are not above the largest class's share, or None.
+
+    A robust accuracy below half of the share is no news: such a model says more than one class, and is not robust.
+
+    Args:
+        result: what `evaluate` returned, or a report's entry, which may lack the shares.
+    """
+    share, other = result.get("largest_class"), result.get("autoattack_largest_class")
+    measured = [
+        ("clean", result.get("clean"), share),
+        *((f"{result['pgd_attack']} {radius}", value, share) for radius, value in result.get("pgd", {}).items()),
+        *((f"AutoAttack {radius}", value, other) for radius, value in result.get("autoattack", {}).items()),
+    ]
+    low = [
+        f"{name} {value:.2%} (share {limit:.2%})"
+        for name, value, limit in measured
+        if value is not None and limit is not None and at_most(value, limit) and (name == "clean" or value >= limit / 2)
+    ]
+    if not low:
+        return None
+    single = "; images of one class alone are classified correctly" if result.get("classes_right") == 1 else ""
+    return f"not above the largest class's share, which always saying one class reaches: {', '.join(low)}{single}"

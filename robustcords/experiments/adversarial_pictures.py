@@ -1,0 +1,138 @@
+"""Clean and adversarial test images of finished runs, for the report's page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from robustcords.attacks.pgd import PGD
+from robustcords.data.images import ImageSet
+from robustcords.engine.modes import evaluation_mode
+from robustcords.errors import UserError, one_line
+from robustcords.experiments import build
+from robustcords.losses.objective import Objective
+from robustcords.recipe.recipe import Recipe, load
+from robustcords.report.comparison import Comparison
+from robustcords.report.page import Picture, Pictures
+from robustcords.report.runs import Run
+from robustcords.rng import Noise, derive
+
+_LARGEST = 96
+"""Pixels of a picture's longer side; larger images are scaled down."""
+_ALL_BYTES = 900_000
+
+
+def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int], None] | None = None) -> Pictures:
+    """Returns test images, what PGD-10 at the training radius makes of them, and what the models say to both.
+
+    Of each method the first run is shown whose weights are there. What cannot be shown is a note, never an error.
+
+    Args:
+        comparison: the runs.
+        count: images of each run, of different classes as far as there are enough; 0 for none.
+        on_progress: called with (done, all) methods.
+    """
+    if count == 0:
+        return Pictures(notes=["No images were asked for (--images 0)."])
+    gallery = _Gallery(count)
+    shown, size = [], 0
+    without: dict[str, list[str]] = {}
+    for done, method in enumerate(comparison.methods):
+        if on_progress:
+            on_progress(done, len(comparison.methods))
+        run = next((run for run in method.runs if _weights(run)), method.runs[0])
+        if size > _ALL_BYTES:
+            without.setdefault("the page would become too large", []).append(method.name)
+            continue
+        try:
+            found = list(gallery.of(run))
+        except (
+            Exception
+        ) as error:  # data that is not here, another version's recipe, somebody's own model: all one note
+            reason = str(error) if isinstance(error, UserError) else one_line(error)
+            without.setdefault(reason, []).append(method.name)
+            continue
+        size += sum(len(picture.clean + picture.adversarial + picture.difference) for picture in found)
+        shown.append((f"{method.name}, seed {run.seed}, {_weights(run)} weights", found))
+    notes = [f"No images, as {reason}: {'; '.join(names)}." for reason, names in without.items()]
+    caption = (
+        "Test images; the same after PGD-10 on cross-entropy at the training radius, with steps of a quarter of it; "
+        "and their difference, amplified until the largest change of a run's pixels is black or white; grey is none."
+    )
+    return Pictures(caption, shown, notes)
+
+
+def _weights(run: Run) -> str | None:
+    """Returns which weights of a run are shown: ``last``, else ``best``, else None."""
+    return next((which for which in ("last", "best") if (run.path / "weights" / f"{which}.safetensors").exists()), None)
+
+
+@dataclass
+class _Gallery:
+    """Makes the pictures of one run after the other, and loads the same data once."""
+
+    count: int
+    loaded: dict[str, build.Data] = field(default_factory=dict)
+
+    def of(self, run: Run) -> Iterator[Picture]:
+        """Yields the pictures of a run.
+
+        Raises:
+            UserError: its weights, its recipe or its data cannot be used.
+        """
+        which = _weights(run)
+        if which is None:
+            raise UserError("the run directory has no weights/")
+        recipe = load(run.path / "recipe.toml", of_run=True)
+        images = self._data(recipe)
+        model = build.model(recipe, images)
+        build.load_weights(model, run.path / "weights" / f"{which}.safetensors")
+        rows = chosen(images.test, self.count)
+        x, y = images.test.batch(rows)
+        attack = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4, random_start="uniform")
+        objective = Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
+        with evaluation_mode(model):
+            x_adv = attack(model, x, objective, Noise(derive(recipe.seed, "report"), rows))
+            with torch.no_grad():
+                before, after = (model(each).argmax(1).tolist() for each in (x, x_adv))
+        names = images.test.classes
+        scale = 2 * float((x_adv - x).abs().max().clamp(min=1e-12))
+        for n, row in enumerate(rows.tolist()):
+            pixels = (x[n], x_adv[n], 0.5 + (x_adv[n] - x[n]) / scale)
+            said = (names[int(y[n])], names[before[n]], names[after[n]])
+            yield Picture(row, *said, *map(address, pixels))
+
+    def _data(self, recipe: Recipe) -> build.Data:
+        key = f"{recipe.seed} {recipe.data!r}"
+        if key not in self.loaded:
+            self.loaded = {key: build.data(recipe)}  # one at a time: a set can fill the memory
+        return self.loaded[key]
+
+
+def chosen(images: ImageSet, count: int) -> Tensor:
+    """Returns the rows of some images: the first of each class in turn, then the second of each, and so on."""
+    labels = images.labels.cpu()
+    turn = torch.empty_like(labels)
+    for label in labels.unique():
+        of_class = (labels == label).nonzero().flatten()
+        turn[of_class] = torch.arange(len(of_class))
+    order = sorted(range(len(labels)), key=lambda row: (int(turn[row]), row))
+    return torch.tensor(order[:count])
+
+
+def address(pixels: Tensor) -> str:
+    """Returns an image (C, H, W) in [0, 1] as a ``data:`` address of a PNG."""
+    levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
+    levels = levels[:3] if levels.shape[0] >= 3 else levels[:1]
+    image = Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
+    image.thumbnail((_LARGEST, _LARGEST))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

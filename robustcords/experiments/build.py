@@ -1,0 +1,345 @@
+"""From a recipe to the objects that it names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustcords.attacks.base import Attack
+from robustcords.attacks.pgd import PGD
+from robustcords.data.augmentation import augment
+from robustcords.data.base import DataSource
+from robustcords.data.images import ImageSet
+from robustcords.data.split import stratified_split
+from robustcords.errors import UserError, nearest
+from robustcords.evaluation.config import ATTACKS
+from robustcords.losses.base import Loss
+from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.models.last_layer import find_head
+from robustcords.recipe.recipe import Recipe, find
+from robustcords.rng import generator
+from robustcords.runtime.accelerator import start
+from robustcords.runtime.interruption import Interruption
+from robustcords.runtime.progress import Display
+from robustcords.selection.gradient_based_config import AdversarialConfig
+from robustcords.selection.selector import SubsetSelector
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.callbacks.base import Observer
+from robustcords.training.callbacks.dynamics import Dynamics
+from robustcords.training.callbacks.overfitting import FEW_PASSES, IMAGES, OverfittingProbe
+from robustcords.training.rehearsal import Rehearsal
+from robustcords.training.trainer import Trainer
+
+# Sets up to this size live on the accelerator as a whole; larger ones stay in main memory and travel batch by batch.
+_RESIDENT_BYTES = 4 * 1024**3
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run.
+
+    Attributes:
+        source: where they come from, and how they are augmented.
+        train: the training split.
+        validation: the validation split, or None.
+        test: the test set.
+        numbers: (N,) int64, the training split's rows in the full training set.
+        mean: (C,) of the training split's pixels.
+        std: (C,) of the training split's pixels.
+        notes: what a person should know of how they were read, a line each.
+    """
+
+    source: DataSource
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    numbers: Tensor
+    mean: Tensor
+    std: Tensor
+    notes: tuple[str, ...] = ()
+
+
+def component(kind: str, config: Any, *context: Any) -> Any:
+    """Returns the component that a recipe's table names, built from its options."""
+    return find(kind, config.name)(*context, name=config.name, **config.options())
+
+
+def accelerator(recipe: Recipe) -> Accelerator:
+    """Starts Accelerate with the recipe's precision, accumulation and trackers.
+
+    Raises:
+        UserError: the precision needs other hardware, or a tracker's package is not installed.
+    """
+    return start(recipe.train.precision, recipe.train.accumulation, recipe.logging.trackers)
+
+
+def resolved(recipe: Recipe, started: Accelerator) -> Recipe:
+    """Returns the recipe with ``precision = "auto"`` replaced by what it stands for on this machine."""
+    precision = "fp32" if started.mixed_precision == "no" else started.mixed_precision
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+
+
+def data(recipe: Recipe) -> Data:
+    """Loads the images and splits off the validation set.
+
+    Raises:
+        UserError: they cannot be read; the message names the file.
+    """
+    source: DataSource = component("data", recipe.data)
+    try:
+        splits = source.load()
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise UserError(f"data {recipe.data.name!r}: cannot be read: {reason}") from error
+    _refuse_larger_than_images(recipe, splits.test)
+    numbers, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
+    train = splits.train.subset(numbers)
+    validation = splits.train.subset(held_out) if len(held_out) else None
+    mean, std = channel_statistics(train)
+    return Data(source, train, validation, splits.test, numbers, mean, std, splits.notes)
+
+
+def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
+    """Checks that no l2 radius takes in every image there is, but for twice the threat's own.
+
+    Raises:
+        UserError: one does, most likely meant in levels of 255.
+    """
+    if recipe.threat.norm != "l2" or not len(images):
+        return
+    diameter, own = images.images[0].numel() ** 0.5, recipe.threat.epsilon
+    named = {"threat.epsilon": [own]}
+    for name in ATTACKS:
+        named[f"evaluation.{name}.epsilons"] = list(getattr(getattr(recipe.evaluation, name), "epsilons", None) or [])
+    for key, radii in named.items():
+        for radius in radii:
+            if radius >= diameter and not (own < diameter and radius <= 2 * own * (1 + 1e-9)):
+                raise UserError(
+                    f"{key} = {radius:g}: an l2 radius of {diameter:g} and more takes in every image of this size (the "
+                    f'square root of its pixels and channels); did you mean "{radius:g}/255"?'
+                )
+
+
+def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Returns mean and standard deviation (C,) of the pixels in [0, 1], summed in float64 portion by portion."""
+    total = torch.zeros(images.images.shape[1], dtype=torch.float64)
+    square = torch.zeros_like(total)
+    for rows in torch.arange(len(images)).split(4096):
+        x = images.batch(rows)[0].double()
+        total += x.sum(dim=(0, 2, 3))
+        square += x.square().sum(dim=(0, 2, 3))
+    count = images.images.numel() / images.images.shape[1]
+    mean = total / count
+    std = (square / count - mean.square()).clamp(min=0).sqrt()
+    # A channel that never changes carries nothing; dividing it by 1 leaves it at zero.
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+
+
+def model(recipe: Recipe, images: Data) -> nn.Module:
+    """Returns the network with its initial weights, normalisation in front."""
+    channels, _, width = images.train.images.shape[1:]
+    network: nn.Module = component("model", recipe.model).build(
+        channels, width, len(images.train.classes), images.mean, images.std, seed=recipe.seed
+    )
+    return network
+
+
+def attack(recipe: Recipe) -> Attack:
+    """Returns the training attack."""
+    built: Attack = component("attack", recipe.attack, recipe.threat)
+    return built
+
+
+def adversary(recipe: Recipe, loss: Loss) -> Adversary:
+    """Returns what makes the adversarial examples: Bullet-Train where the recipe has it, uniform steps otherwise."""
+    if recipe.bullet is None:
+        return Adversary(attack(recipe), loss)
+    return BulletAdversary(attack(recipe), loss, recipe.bullet)
+
+
+def cautions(recipe: Recipe) -> list[str]:
+    """Returns what a user should know of a recipe's attacks before training, a sentence each.
+
+    That is attacks whose steps cannot cross the ball, in training and in selection, and an evaluation that leaves out
+    the radius that training is for.
+    """
+    loss: Loss = component("loss", recipe.loss)
+    found = []
+    if "adversarial" in loss.passes:
+        attacker = adversary(recipe, loss)
+        attacks = {kind and f" of {kind} examples": each for kind, each in attacker.attacks.items()}
+        if isinstance(recipe.selector, AdversarialConfig):
+            attacks[" for selection"] = recipe.selector.effort(attacker.attack)
+        found = [f"the training attack{of}: {text}" for of, each in attacks.items() if (text := each.falls_short)]
+        if not attacker.strongest.passes and recipe.threat.epsilon:
+            found.append("the training attack takes no steps: training is on the images as they are")
+    return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
+
+
+def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
+    """Returns the subset selector, or None for full data."""
+    if recipe.selector is None:
+        return None
+    return SubsetSelector(
+        find("selector", recipe.selector.name),
+        recipe.selector,
+        images.train,
+        images.validation,
+        loss=component("loss", recipe.loss),
+        attack=attack(recipe),
+        epochs=recipe.train.epochs,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+        lr=getattr(recipe.optimizer, "lr", None),
+        augment=partial(augment, crop=images.source.crop, flip=images.source.flip),
+    )
+
+
+def settled(recipe: Recipe, memory_format: str) -> Recipe:
+    """Returns the recipe with ``memory_format = "auto"`` replaced by what a model was found to run in."""
+    train = recipe.train.model_copy(update={"memory_format": memory_format})
+    return recipe.model_copy(update={"train": train})
+
+
+def settled_model(recipe: Recipe, images: Data, device: torch.device) -> tuple[nn.Module, str]:
+    """Returns the network on a device, as evaluation and selection run it, and its layout.
+
+    Raises:
+        UserError: it cannot be built, or does not run there.
+    """
+    network = model(recipe, images)
+    return network, Rehearsal(images.test, device).settle(network, recipe.train.memory_format)
+
+
+def check_size(recipe: Recipe, network: nn.Module, images: Data) -> None:
+    """Checks that the selector can select from so many images, now and not hours from here.
+
+    Raises:
+        UserError: the model has no linear layer, or there are too many candidates for the strategy.
+    """
+    config: Any = recipe.selector
+    if config is None:
+        return
+    strategy = find("selector", config.name)
+    if not strategy.needs_linear_head:
+        return
+    classes = len(images.train.classes)
+    head = find_head(network, classes)
+    width = head.in_features if getattr(config, "linear_layer", True) else 0
+    largest = {
+        "full": len(images.train),
+        "per_batch": math.ceil(len(images.train) / recipe.train.batch_size),
+    }.get(config.granularity, int(images.train.labels.bincount().max()))
+    outputs = 1 if config.granularity == "per_gradient" else classes
+    strategy.refuse_too_large(config, largest, outputs * (1 + width))
+
+
+def trainer(
+    recipe: Recipe,
+    images: Data,
+    started: Accelerator,
+    *,
+    run: RunDirectory | None = None,
+    display: Display | None = None,
+    interruption: Interruption | None = None,
+) -> Trainer:
+    """Returns a trainer that is ready to fit."""
+    loss: Loss = component("loss", recipe.loss)
+    attacker = adversary(recipe, loss)
+    network = model(recipe, images).to(started.device)
+    check_size(recipe, network, images)
+    if images.validation is None and recipe.evaluation.checkpoints == ["best"]:
+        raise UserError(
+            f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds '
+            'out no image to choose the best weights on; raise it, or evaluate "last"'
+        )
+    train = resident(images.train, started.device)
+    # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
+    strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
+    return Trainer(
+        network,
+        loss,
+        attacker,
+        train,
+        component("optimizer", recipe.optimizer).build(network.parameters()),
+        recipe.train,
+        schedule=component("schedule", recipe.schedule),
+        selector=selector(recipe, images),
+        validation=images.validation,
+        validation_attack=strong,
+        observers=_observers(recipe, images, attacker, strong, display or Display(visible=False)),
+        numbers=images.numbers,
+        crop=images.source.crop,
+        flip=images.source.flip,
+        seed=recipe.seed,
+        accelerator=started,
+        run=run,
+        display=display,
+        interruption=interruption,
+    )
+
+
+def _observers(recipe: Recipe, images: Data, attacker: Adversary, strong: Attack, display: Display) -> list[Observer]:
+    """Returns what looks at the model after every epoch.
+
+    Catastrophic overfitting is looked for where the training attack is of the kind that leads to it.
+    """
+    found: list[Observer] = []
+    training, action, dynamics = attacker.strongest, recipe.train.overfitting, recipe.train.dynamics
+    if action and "adversarial" in attacker.loss.passes and 0 < training.passes <= FEW_PASSES:
+        part = _drawn(images.train, IMAGES, recipe.seed, "overfitting-probe")
+        found.append(OverfittingProbe(part, training, strong, action, display))
+    if dynamics:
+        part = _drawn(images.train, dynamics.images or len(images.train), recipe.seed, "dynamics")
+        found.append(Dynamics(part, recipe.threat, dynamics))
+    return found
+
+
+def _drawn(images: ImageSet, count: int, seed: int, purpose: str) -> ImageSet:
+    """Returns so many images at random, in their order; all where there are fewer."""
+    order = torch.randperm(len(images), generator=generator(seed, purpose))
+    return images.subset(order[:count].sort().values)
+
+
+def resident(images: ImageSet, device: torch.device) -> ImageSet:
+    """Returns the images on the device if they are small enough to stay there."""
+    return images.to(device) if images.images.nbytes <= _RESIDENT_BYTES else images
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Loads a state dict from a safetensors file; nothing in it can run code.
+
+    Raises:
+        UserError: the file is missing, is not safetensors, or has other names or shapes than the model.
+    """
+    if path.is_dir():
+        raise UserError(
+            f"weights {path}: a folder; name a file, such as {path / 'weights' / 'last.safetensors'} of a run"
+        )
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"weights {path}: there is no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {path}: not a safetensors file ({error})") from error
+    expected = network.state_dict()
+    for name, value in expected.items():
+        if name not in state:
+            raise UserError(f"weights {path}: no {name!r}, which this model has{nearest(name, state)[:200]}")
+        if state[name].shape != value.shape:
+            shapes = f"{tuple(state[name].shape)}, not {tuple(value.shape)}"
+            raise UserError(f"weights {path}: {name!r} has shape {shapes}: another model, data set or width")
+    extra = sorted(set(state) - set(expected))
+    if extra:
+        raise UserError(f"weights {path}: {extra[0]!r} is not in this model ({len(extra)} such)")
+    network.load_state_dict(state)

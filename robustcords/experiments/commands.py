@@ -1,0 +1,232 @@
+"""What the ``evaluate`` and ``select`` commands do."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from robustcords.config.schema import format_radius, parse_radius, refuse_beyond_range
+from robustcords.engine.inference import Inference
+from robustcords.errors import UserError, nearest
+from robustcords.evaluation.config import ATTACKS, AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.sanity.checks import IMAGES, Sanity
+from robustcords.experiments import build, report_output
+from robustcords.experiments.environment import environment
+from robustcords.experiments.run import plain, session, test
+from robustcords.recipe.recipe import Recipe, load
+from robustcords.report.selection import SelectionSummary, summarise_selection
+from robustcords.report.summary import summarise
+from robustcords.runtime import collectives
+from robustcords.storage.files import write_atomic
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.threats.base import ThreatModel
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to evaluate, where it differs from the recipe.
+
+    Attributes:
+        limit: so many test images, taken as by ``evaluation.limit``; None as the recipe says, 0 all.
+        attacks: of ``"pgd"`` and ``"autoattack"``; empty as the recipe says.
+        epsilons: radii for all of them; empty as the recipe says.
+        sanity: whether to check for masked gradients too.
+    """
+
+    limit: int | None = None
+    attacks: Sequence[str] = ()
+    epsilons: Sequence[str] = ()
+    sanity: bool = False
+
+    def apply(self, config: EvaluationConfig, threat: ThreatModel) -> EvaluationConfig:
+        """Returns a recipe's evaluation table with these changes.
+
+        With radii of one's own, PGD's step size follows from them, unless the recipe has another than follows from its
+        own threat model.
+
+        Args:
+            config: the recipe's.
+            threat: the recipe's.
+
+        Raises:
+            UserError: an attack or a radius that there is not, or that PGD's steps do not reach.
+        """
+        for name in self.attacks:
+            if name not in ATTACKS:
+                raise UserError(f"--attack {name}: unknown{nearest(name, ATTACKS)}")
+        chosen = dict(config)
+        if self.limit is not None:
+            chosen["limit"] = self.limit
+        if self.attacks:
+            chosen["pgd"] = (config.pgd or PGDEvaluation()) if "pgd" in self.attacks else None
+            wanted = "autoattack" in self.attacks
+            chosen["autoattack"] = (config.autoattack or AutoAttackEvaluation()) if wanted else None
+        try:
+            if self.epsilons:
+                radii = [parse_radius(text) for text in self.epsilons]
+                if threat.norm == "linf":
+                    refuse_beyond_range(max(radii))
+                for name in ATTACKS:
+                    if chosen[name]:
+                        options = {**dict(chosen[name]), "epsilons": radii}
+                        if name == "pgd" and options["step_size"] == _follows(chosen[name], threat):
+                            del options["step_size"]
+                        chosen[name] = type(chosen[name])(**options)
+            applied = EvaluationConfig(**chosen).resolved(threat)
+        except (ValidationError, ValueError) as error:
+            reason = (
+                error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
+            )
+            raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
+        if applied.pgd and applied.pgd.falls_short:
+            text = f"evaluation.pgd.step_size = {format_radius(applied.pgd.step_size or 0)}: {applied.pgd.falls_short}"
+            raise UserError(f"{text}; change it by --set evaluation.pgd.step_size=...")
+        return applied
+
+    def checks(self, recipe: Recipe, config: EvaluationConfig) -> Sanity | None:
+        """Returns what to check for masked gradients, at the first radius given or else the recipe's; None for nothing.
+
+        Args:
+            recipe: says the threat model and the number of images where the command does not.
+            config: the recipe's evaluation after `apply`, whose PGD is checked.
+
+        Raises:
+            UserError: the recipe's radius is 0 and none is given.
+        """
+        if not self.sanity:
+            return None
+        threat = recipe.threat
+        if self.epsilons:
+            threat = ThreatModel(norm=threat.norm, epsilon=parse_radius(self.epsilons[0]))
+        if threat.epsilon == 0:
+            raise UserError(
+                "--sanity: the recipe's threat.epsilon is 0, so there is no attack to check; give --epsilon"
+            )
+        limit = min(IMAGES, recipe.evaluation.limit or IMAGES) if self.limit is None else self.limit
+        return Sanity(threat, limit, config.pgd or PGDEvaluation())
+
+
+def evaluate(
+    run_dir: Path | None,
+    recipe: str | None,
+    weights: Path | None,
+    overrides: Sequence[str],
+    choice: Choice,
+    output: Path | None,
+) -> dict[str, Any]:
+    """Evaluates a run's weights, or a recipe with a weights file; returns a report and writes it where asked.
+
+    Args:
+        run_dir: a run directory; its own report.json is left alone unless ``output`` names it, and then added to.
+        recipe: with ``weights``, instead of ``run_dir``.
+        weights: a safetensors file.
+        overrides: ``KEY=VALUE`` changes of the recipe.
+        choice: what to evaluate.
+        output: where the report goes, or None.
+
+    Raises:
+        UserError: anything of this cannot be used.
+    """
+    if (run_dir is None) == (recipe is None and weights is None) or (recipe is None) != (weights is None):
+        raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights")
+    directory = RunDirectory(run_dir, writes=False) if run_dir else None
+    if directory and not directory.recipe.exists():
+        raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
+    loaded = load(directory.recipe if directory else str(recipe), overrides, of_run=directory is not None)
+    config = choice.apply(loaded.evaluation, loaded.threat)
+    sanity = choice.checks(loaded, config)
+    if output:
+        report_output.check(output, directory)
+    own = directory if directory and output and report_output.is_own(output, directory) else None
+    files = _weights(directory, weights, config)
+    with session(loaded) as work:
+        images = build.data(loaded.model_copy(update={"evaluation": config}))
+        work.say_notes(images)
+        model, layout = build.settled_model(loaded, images, work.accelerator.device)
+        loaded = build.settled(loaded, layout)
+        if own:
+            report_output.check_addition(own, loaded, config, sanity, files, images.test)
+        results = {}
+        with work.interruption:
+            for name, path in files.items():
+                build.load_weights(model, path)
+                store = _store(directory, name)
+                results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
+        around = directory.environment() if directory else environment(loaded, work.accelerator)
+        rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
+        report = summarise(plain(loaded), around, rows, selections, results, build.cautions(loaded))
+        if own and collectives.is_main():
+            report_output.add(own, loaded, config, results)
+        elif output and collectives.is_main():
+            report_output.write(output, report)
+    return report
+
+
+def _follows(pgd: PGDEvaluation, threat: ThreatModel) -> float | None:
+    """Returns the step size that would follow from the threat model, were none given."""
+    return pgd.model_copy(update={"step_size": None}).resolved(threat).step_size
+
+
+def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
+    if directory is None:
+        return {"weights": weights} if weights else {}
+    found: dict[str, Path] = {
+        which: directory.weights(which) for which in config.checkpoints if directory.weights(which).exists()
+    }
+    if not found:
+        raise UserError(f"{directory.path}: no {' or '.join(config.checkpoints)} weights yet; has the run finished?")
+    return found
+
+
+def _store(directory: RunDirectory | None, name: str) -> Path | None:
+    """Returns where the finished parts of a run's evaluation are kept, which an interrupted one goes on from."""
+    if directory is None or not os.access(directory.path, os.W_OK):
+        return None
+    return directory.path / "evaluation" / name
+
+
+def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
+    """Selects one subset with given weights, writes it, and returns what there is to say of it.
+
+    The file holds ``indices`` (k,) int64 in the full training set's numbering and ``weights`` (k,) float32.
+
+    Raises:
+        UserError: the recipe has no selector, the weights do not fit its model, or the file exists or cannot be
+            written.
+    """
+    report_output.refuse_taken(output)
+    with session(recipe) as work:
+        images = build.data(recipe)
+        work.say_notes(images)
+        selector = build.selector(recipe, images)
+        if selector is None:
+            raise UserError("the recipe has no [selector] table, so there is nothing to select")
+        model, _ = build.settled_model(recipe, images, work.accelerator.device)
+        build.load_weights(model, weights)
+        build.check_size(recipe, model, images)
+        for text in build.cautions(recipe):
+            work.display.say(f"warning: {text}")
+        start = time.perf_counter()
+        with work.display.task("selection") as update, work.interruption:
+
+            def on_batch(done: int, total: int) -> None:
+                update(done, total)
+                work.interruption.check()
+
+            autocast = work.interruption.watched(work.accelerator.autocast)
+            network = Inference(model, autocast, replay=recipe.train.cuda_graphs)
+            subset = selector.select(0, network, on_batch, measure=True)
+        seconds = time.perf_counter() - start
+        if collectives.is_main():
+            content = io.BytesIO()
+            np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
+            write_atomic(output, content.getvalue())
+    return summarise_selection(selector.config.name, subset, images.train, selector.report, seconds, output)

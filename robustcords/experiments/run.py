@@ -1,0 +1,302 @@
+"""A recipe from beginning to end: train, evaluate, report, in a run directory."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from robustcords.engine.convolution import sound_convolutions
+from robustcords.engine.inference import Inference
+from robustcords.engine.memory_format import lay_out
+from robustcords.errors import Interrupted, RunError, UserError, one_line
+from robustcords.evaluation.config import EvaluationConfig
+from robustcords.evaluation.evaluate import evaluate
+from robustcords.evaluation.sanity.checks import Sanity
+from robustcords.experiments import build
+from robustcords.experiments.environment import environment
+from robustcords.recipe.recipe import Recipe, dump, load
+from robustcords.report.grouping import flat
+from robustcords.report.summary import summarise
+from robustcords.report.tables import markdown
+from robustcords.runtime import collectives
+from robustcords.runtime.interruption import Interruption
+from robustcords.runtime.profiler import Profiler
+from robustcords.runtime.progress import Display
+from robustcords.runtime.watchdog import Watch
+from robustcords.storage import run_directory
+from robustcords.storage.files import write_atomic, write_json
+from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.trainer import Trainer
+
+_CHANGEABLE_TRAIN = ("checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit")
+CHANGEABLE = frozenset({"data.path", "logging.trackers", *(f"train.{key}" for key in _CHANGEABLE_TRAIN)})
+"""What a recipe may say otherwise than the run that is resumed with it, beside more epochs.
+
+Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.
+"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every command works with.
+
+    Attributes:
+        accelerator: the processes, device and precision.
+        display: where progress goes.
+        interruption: whether a signal came, while its context lasts.
+    """
+
+    accelerator: Accelerator
+    display: Display
+    interruption: Interruption
+
+    def say_notes(self, images: build.Data) -> None:
+        """Says what a person should know of how the images were read."""
+        for note in images.notes:
+            self.display.say(f"note: {note}")
+
+
+@contextmanager
+def session(recipe: Recipe) -> Iterator[Session]:
+    """Starts the processes and the display, and ends them again.
+
+    Signals end the command at once, as ever, but where the session's `Interruption` is entered.
+
+    Raises:
+        LostProcess: what was done in the context failed because another process is gone.
+    """
+    accelerator = build.accelerator(recipe)
+    interruption = Interruption(recipe.train.time_limit)
+    shown = Display(visible=accelerator.is_main_process)
+    with sound_convolutions(), shown as display, Watch(interruption.follow) as watch:
+        try:
+            yield Session(accelerator, display, interruption)
+        except Exception as error:
+            if reason := _reason(error, watch, interruption):
+                raise reason from error
+            raise
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+    accelerator.state.destroy_process_group()
+
+
+def _reason(error: BaseException, watch: Watch, interruption: Interruption) -> Exception | None:
+    """Returns what stopped this process where the error at hand is only what came of it, or None."""
+    while error.__cause__:
+        error = error.__cause__
+    if isinstance(error, UserError | RunError):
+        return None
+    explained = isinstance(error, Interrupted)
+    lost = watch.lost_within(0.5 if explained else 1.0)
+    if lost is None:
+        return None
+    # A launcher that sees a process die sends the others SIGTERM, which says nothing of why.
+    return lost if lost.died else (None if explained else interruption.verdict(interruption.reasons()) or lost)
+
+
+def run(
+    recipe: Recipe, name: str, output: Path | None = None, resume: bool = False, profile: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Trains, evaluates and reports; returns the run directory and the report.
+
+    Args:
+        recipe: what to do.
+        name: what a run directory is called where ``output`` names none.
+        output: the run directory; None for ``runs/NAME``, or the next free of ``runs/NAME-2``, ``-3``, ...
+        resume: go on with the run that is there, if one is; a finished one is left as it is.
+        profile: record some training steps of the main process, into ``profile/`` in the run directory.
+
+    Raises:
+        UserError: the directory holds another run, or the recipe's data cannot be used.
+        Interrupted: a signal asked to stop; ``resume`` goes on from there.
+        RunError: the loss is not finite.
+    """
+    recipe = _with_own_choices(recipe, name, output) if resume else recipe
+    with session(recipe) as work, ExitStack() as claims:
+
+        def claim(path: Path) -> None:
+            collectives.decide_together(lambda: claims.enter_context(run_directory.claim(path)) and None)
+
+        recipe = build.resolved(recipe, work.accelerator)
+        path = collectives.decide_together(lambda: _existing(recipe, name, output, resume))
+        if path and finished(path, recipe):
+            work.display.say(f"{path} is finished; nothing to do")
+            return path, _report(RunDirectory(path))
+        if path:
+            claim(path)
+        with work.accelerator.main_process_first():
+            images = build.data(recipe)
+        work.say_notes(images)
+        # What cannot be built is said before there is a directory.
+        trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
+        recipe = build.settled(recipe, trainer.settings.memory_format)
+        if path is None:
+            path = collectives.decide_together(lambda: run_directory.create(output, name))
+            claim(path)
+        directory = RunDirectory(
+            path, writes=work.accelerator.is_main_process, keep_checkpoints=recipe.train.keep_checkpoints
+        )
+        if directory.recipe.exists() and load(directory.recipe, of_run=True) != recipe:
+            directory.change_recipe(dump(recipe))
+        collectives.barrier()
+        directory.start(dump(recipe), environment(recipe, work.accelerator))
+        collectives.barrier()
+        trainer.run = directory
+        if profile and directory.writes:
+            trainer.profiler = Profiler(path / "profile", work.accelerator.device, work.display)
+        with work.interruption:
+            return path, _run_in(directory, recipe, images, trainer, work)
+
+
+def _run_in(
+    directory: RunDirectory, recipe: Recipe, images: build.Data, trainer: Trainer, work: Session
+) -> dict[str, Any]:
+    """Trains, evaluates and reports in a directory that is ready for it; returns the report."""
+    number = collectives.world_size()
+    shared = f", {number} processes" if number > 1 else ""
+    work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images{shared}")
+    for text in (warnings := build.cautions(recipe)):
+        work.display.say(f"warning: {text}")
+    if recipe.logging.trackers:
+        work.accelerator.project_configuration.logging_dir = str(directory.path / "trackers")
+        work.accelerator.init_trackers(
+            directory.path.name,
+            # Lists as text, which is all that trackers can keep.
+            config={key: str(value) if isinstance(value, list) else value for key, value in flat(plain(recipe))},
+        )
+    trainer.fit()
+    collectives.barrier()
+    results: dict[str, Any] = {}
+    for which in recipe.evaluation.checkpoints:
+        if which == "best" and trainer.progress.best is None:
+            continue
+        build.load_weights(trainer.model, directory.weights(which))
+        store = directory.path / "evaluation" / which
+        results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
+    report = summarise(
+        plain(recipe), directory.environment(), directory.rows(), directory.selections(), results, warnings
+    )
+    if work.accelerator.is_main_process:
+        write_report(directory, report)
+    collectives.barrier()
+    return report
+
+
+def write_report(directory: RunDirectory, report: dict[str, Any]) -> None:
+    """Writes the report for people, then the one for programs, which makes the run a finished one."""
+    write_atomic(directory.path / "report.md", markdown(report))
+    write_json(directory.report, report)
+
+
+def test(
+    model: nn.Module,
+    images: build.Data,
+    recipe: Recipe,
+    config: EvaluationConfig,
+    work: Session,
+    store: Path | None = None,
+    label: str = "evaluation",
+    sanity: Sanity | None = None,
+) -> dict[str, Any]:
+    """Returns clean, PGD and AutoAttack accuracy of a model on the test set, showing progress.
+
+    With ``sanity`` the result has its checks for masked gradients too, as ``sanity``.
+    """
+    with work.display.task(label) as update:
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            update(done, total, what)
+            work.interruption.check_together(work.accelerator.device)
+
+        model = lay_out(model, work.accelerator.device, recipe.train.memory_format)
+        # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
+        network = Inference(model, work.interruption.watched(nullcontext), replay=recipe.train.cuda_graphs)
+        around: dict[str, Any] = {
+            "seed": recipe.seed,
+            "device": work.accelerator.device,
+            "store": store,
+            "on_progress": on_progress,
+        }
+        result = evaluate(network, images.test, config, recipe.threat, **around)
+        if sanity is not None:
+            result["sanity"] = sanity.check(network, images.test, **around)
+        return result
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe as the tables that its TOML has."""
+    return tomllib.loads(dump(recipe))
+
+
+def _with_own_choices(recipe: Recipe, name: str, output: Path | None) -> Recipe:
+    """Returns the recipe with what ``"auto"`` stood for where the run began, which goes on with it."""
+    path = output or run_directory.newest(name)
+    if path is None or not run_directory.has_run(path):
+        return recipe
+    own = load(path / "recipe.toml", of_run=True).train
+    kept = {key: getattr(own, key) for key in ("memory_format", "precision") if getattr(recipe.train, key) == "auto"}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=kept)})
+
+
+def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> Path | None:
+    """Returns the directory of the run to go on with, or None for a new run.
+
+    Raises:
+        UserError: there is a run that may not be touched, or it has another recipe.
+    """
+    if not resume:
+        if output is not None:
+            run_directory.refuse_taken(output)
+        return None
+    path = output or run_directory.newest(name)
+    if path is None or not run_directory.has_run(path):
+        return None
+    if refused := differences(load(path / "recipe.toml", of_run=True), recipe):
+        raise UserError(
+            f"--resume {path}: that run has another recipe; what differs: {', '.join(refused)}; "
+            f"what may: more train.epochs, {', '.join(sorted(CHANGEABLE))}"
+        )
+    return path
+
+
+def changed_keys(own: Recipe, recipe: Recipe) -> set[str]:
+    """Returns the dotted keys in which two recipes differ."""
+    before, now = dict(flat(plain(own))), dict(flat(plain(recipe)))
+    return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+
+
+def differences(own: Recipe, recipe: Recipe) -> list[str]:
+    """Returns the dotted keys in which a recipe differs from a run's own and may not, for that run to go on with it."""
+    changed = changed_keys(own, recipe)
+    if recipe.train.epochs > own.train.epochs:
+        changed.discard("train.epochs")
+    if recipe.train.precision == "auto":  # what that stands for is found out on the machine
+        changed.discard("train.precision")
+    return sorted(changed - CHANGEABLE)
+
+
+def finished(path: Path, recipe: Recipe) -> bool:
+    """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
+    return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml", of_run=True).train.epochs
+
+
+def _report(directory: RunDirectory) -> dict[str, Any]:
+    """Returns the finished run's report.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    report = directory.read_report()
+    try:
+        markdown(report)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{directory.report}: damaged: not a report ({one_line(error)})") from error
+    return report

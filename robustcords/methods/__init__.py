@@ -1,0 +1,1 @@
+"""What one step does with a batch."""

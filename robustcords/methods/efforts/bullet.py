@@ -1,0 +1,150 @@
+"""Bullet-Train: attack steps only where they matter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack, clean_logits, usual_step
+from robustcords.config.schema import Radius, Table
+from robustcords.engine.modes import Model
+from robustcords.losses.base import Loss
+from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.rng import Noise
+from robustcords.runtime import collectives
+from robustcords.threats.base import ThreatModel
+
+Steps = Annotated[int, Field(ge=0, le=10_000)]
+KINDS = ("outlier", "boundary", "robust")
+
+
+class BulletSteps(Table):
+    """Attack steps of each kind of example.
+
+    Attributes:
+        outlier: for examples that are misclassified without an attack; 0 trains on the image itself.
+        robust: for examples that are classified with confidence.
+        boundary: for the examples between.
+    """
+
+    outlier: Steps = 0
+    robust: Steps = 2
+    boundary: Steps = 10
+
+
+class BulletStepSizes(Table):
+    """Attack step sizes of each kind of example, in the threat's norm.
+
+    With the steps of `BulletSteps` and a radius of 8/255, what follows is the paper's 6/255 for robust examples and
+    2/255 for boundary ones.
+
+    Attributes:
+        outlier: matters only where outliers get any steps; left out, 2.5 epsilon / steps (epsilon / 4 with none).
+        robust: left out, 1.5 epsilon / steps, so that few steps cross the ball.
+        boundary: left out, 2.5 epsilon / steps.
+    """
+
+    outlier: Radius | None = None
+    robust: Radius | None = None
+    boundary: Radius | None = None
+
+
+class BulletConfig(Table):
+    """Options of Bullet-Train; Hua et al. published no code, so each reading of their paper is an option.
+
+    Attributes:
+        steps: attack steps of each kind of example.
+        step_size: attack step sizes of each kind of example.
+        momentum: how much of the running robust accuracy is kept from batch to batch, in [0, 1).
+        scale: what the batch's robust accuracy is multiplied by before it enters the running one, in (0, 1].
+    """
+
+    steps: BulletSteps = BulletSteps()
+    step_size: BulletStepSizes = BulletStepSizes()
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    def resolved(self, threat: ThreatModel) -> BulletConfig:
+        """Returns the options with the step sizes that follow from the radius where they are left out."""
+        follows = {kind: _step(kind, getattr(self.steps, kind), threat) for kind in KINDS}
+        given = {kind: size for kind, size in dict(self.step_size).items() if size is not None}
+        return self.model_copy(update={"step_size": BulletStepSizes(**follows | given)})
+
+
+def _step(kind: str, steps: int, threat: ThreatModel) -> float:
+    """Returns the step size of a kind of example where none is given."""
+    return usual_step(threat, steps, 1.5) if kind == "robust" else usual_step(threat, steps or 10)
+
+
+class BulletAdversary(Adversary):
+    """Sorts a batch into outlier, boundary and robust examples; each kind gets its own steps (Hua et al. 2021).
+
+    One clean forward in eval mode gives every example the score ``s = std(softmax(z))``, negated where the prediction
+    is wrong; it is the same forward that TRADES' objective is anchored at. Outliers have ``s < 0``; with ``threshold =
+    max(0, quantile(s, 1 - reference))``, robust examples have ``s > threshold`` and boundary examples lie between. One
+    more eval forward, of the examples that were attacked, gives the batch's robust accuracy, and then
+    ``reference <- momentum * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the
+    accuracy are those of the global batch, over all processes.
+
+    Each kind is attacked as a batch of its own, so fewer steps take less time.
+
+    Args:
+        attack: what is varied; its own steps and step size are replaced.
+        loss: says what the attack maximises.
+        config: the options.
+    """
+
+    def __init__(self, attack: Attack, loss: Loss, config: BulletConfig | None = None) -> None:
+        super().__init__(attack, loss)
+        self.config = (config or BulletConfig()).resolved(attack.threat)
+        self.reference = 0.0
+        self.attacks: dict[str, Attack] = {
+            kind: attack.with_effort(getattr(self.config.steps, kind), getattr(self.config.step_size, kind))
+            for kind in KINDS
+        }
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
+        """Returns adversarial examples for a process's share of a global batch, and counts of the three kinds."""
+        clean = self.clean_logits(model, x)
+        correct = clean.argmax(dim=1) == y
+        masks = self.classify(clean, y)
+        attacked = torch.zeros_like(correct)
+        images = x.clone()
+        for kind, mask in masks.items():
+            rows = mask.nonzero().squeeze(1)
+            if self.attacks[kind].passes and len(rows):
+                objective = self.objective(y[rows], clean[rows])
+                images[rows] = self.attacks[kind](model, x[rows], objective, noise[rows])
+                attacked |= mask
+        rows = attacked.nonzero().squeeze(1)
+        if len(rows):
+            correct[rows] = clean_logits(model, images[rows]).argmax(dim=1) == y[rows]
+        hits, size = collectives.sum_over([int(correct.sum()), len(y)], device=x.device)
+        keep = self.config.momentum
+        self.reference = keep * self.reference + (1 - keep) * self.config.scale * hits / size
+        return AdversarialBatch(images, {kind: int(mask.sum()) for kind, mask in masks.items()})
+
+    def classify(self, clean: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Returns a mask (B,) for each kind; every example is of exactly one.
+
+        Args:
+            clean: (B, classes) logits of the images as they are.
+            y: (B,) int64 labels.
+        """
+        score = clean.softmax(dim=1).std(dim=1) * torch.where(clean.argmax(dim=1) == y, 1.0, -1.0)
+        everyone = torch.cat(collectives.gather_rows(score))
+        quantile = min(max(1 - self.reference, 0.0), 1.0)
+        threshold = torch.quantile(everyone, quantile).clamp(min=0)
+        outlier, robust = score < 0, score > threshold
+        return {"outlier": outlier, "boundary": ~outlier & ~robust, "robust": robust}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the running robust accuracy."""
+        return {"reference": self.reference}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back the running robust accuracy."""
+        self.reference = float(state["reference"])

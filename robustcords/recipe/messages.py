@@ -1,0 +1,168 @@
+"""What a key of a recipe may hold, in words: for error messages, and for the comments of a new recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.errors import PydanticUserError
+
+from robustcords.errors import nearest
+from robustcords.recipe.layers import shortened
+
+Path = tuple[str | int, ...]
+
+_TYPES = {"boolean": "true or false", "string": "a string", "object": "a table", "null": "false"}
+_NUMBERS = {"number": "a number", "integer": "a whole number"}
+_RANGES = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+_LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def show(value: Any, longest: int = 60) -> str:
+    """Returns a value the way TOML writes it, in one line and not at length."""
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys that are no strings, integers of thousands of digits, depth
+        text = f"({type(value).__name__})"
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """Returns a path as ``pgd.epsilons[0]``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f"{'.' if text else ''}{part if _BARE_KEY.fullmatch(part) else show(part)}"
+    return text
+
+
+def place(path: Sequence[str | int]) -> str:
+    """Returns a path from the recipe's root as ``[evaluation] pgd.epsilons[0]``; a key outside tables stays bare."""
+    return dotted(path) if len(path) < 2 else f"[{dotted(path[:1])}] {dotted(path[1:])}"
+
+
+def allowed(table: type[BaseModel], path: Path) -> str | None:
+    """Returns what a key may hold, for example ``a number > 0 and <= 1``; None where that cannot be said.
+
+    Args:
+        table: the class that the key's table is checked by.
+        path: the key, seen from that table.
+    """
+    schema = _schema_at(table, path)
+    return _words(schema) if schema else None
+
+
+def explain(error: ValidationError, table: type[BaseModel], values: dict[str, Any], above: Path) -> tuple[Path, str]:
+    """Returns the path of the key to blame, from the recipe's root, and one line that says what is wrong with it.
+
+    Args:
+        error: what checking ``values`` raised.
+        table: the class they were checked by.
+        values: the table's keys and values.
+        above: the path of the table.
+    """
+    problems = error.errors(include_url=False)
+    # A misspelt key is the reason why another one is missing, not the other way round.
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    *parents, last = problem["loc"] or ("",)
+    if problem["type"] == "extra_forbidden":
+        inside = _walk(parents, values)
+        guess = nearest(str(last), _keys(table, inside))
+        return (*above, *inside, last), f"[{dotted((*above, *inside))}] unknown key {show(last)}{guess}"
+    if problem["type"] == "missing":
+        inside = (*above, *_walk(parents, values))
+        return inside, f"[{dotted(inside)}] {last} is missing"
+    path = _walk(problem["loc"], values)
+    reason = _reason(problem, table, path)
+    if not path:
+        return above, f"[{dotted(above)}] {reason}"
+    for part in path:
+        values = values[part]  # type: ignore[index]
+    return (*above, *path), f"{place((*above, *path))} = {show(values)}: {reason}"
+
+
+def _reason(problem: Any, table: type[BaseModel], path: Path) -> str:
+    if problem["type"] in {"value_error", "assertion_error"}:
+        return shortened(str(problem["ctx"]["error"]))
+    schema = _schema_at(table, path) if path else None
+    if schema and "enum" in schema and isinstance(problem["input"], str):
+        return f"unknown value{nearest(problem['input'], map(str, schema['enum']))}"
+    if schema:
+        # A limit that stands outside a validator is not in the schema, but the problem knows it.
+        limits = {_LIMITS[key]: value for key, value in problem.get("ctx", {}).items() if key in _LIMITS}
+        return f"must be {_words(schema | limits)}"
+    message = shortened(problem["msg"])
+    return message[:1].lower() + message[1:]
+
+
+def _walk(where: Sequence[str | int], values: Any) -> Path:
+    """Returns the part of a location that the values have; pydantic puts the names of a union's branches between."""
+    path: Path = ()
+    for part in where:
+        if isinstance(values, dict) and part in values:
+            values = values[str(part)]
+        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            continue
+        path = (*path, part)
+    return path
+
+
+def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Follows a schema's reference, and goes into the one branch of a union that is not null."""
+    while "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    branches = [branch for branch in schema.get("anyOf", []) if branch.get("type") != "null"]
+    return _resolved(branches[0], root) if len(branches) == 1 else schema
+
+
+def _schema_at(table: type[BaseModel], path: Path) -> dict[str, Any] | None:
+    """Returns the JSON schema of what is at a path, or None where the class cannot say."""
+    try:
+        root = table.model_json_schema()
+    except PydanticUserError:  # a type of somebody's own that JSON schema has no words for
+        return None
+    schema = root
+    for part in path:
+        below = schema.get("items") if isinstance(part, int) else schema.get("properties", {}).get(part)
+        if not isinstance(below, dict):
+            return None
+        schema = _resolved(below, root)
+    return schema
+
+
+def _keys(table: type[BaseModel], path: Path) -> list[str]:
+    schema = _schema_at(table, path) or {}
+    return list(schema.get("properties", {})) if path else list(table.model_fields)
+
+
+def _words(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_words(branch) for branch in schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        choices = schema.get("enum", [schema.get("const")])
+        return f"one of: {', '.join(map(show, choices))}" if len(choices) > 1 else show(choices[0])
+    if schema.get("format") == "duration":
+        return 'a time such as "90 s", "10 min" or "1.5 h"'
+    kind = schema.get("type", "object")
+    if kind == "array":
+        limits = [
+            f"at {end} {schema[key]}" for end, key in (("least", "minItems"), ("most", "maxItems")) if key in schema
+        ]
+        return f"a list{' of ' if limits else ''}{' and '.join(limits)}, each {_words(schema.get('items', {}))}"
+    return f"{_NUMBERS[kind]}{_range(schema)}" if kind in _NUMBERS else _TYPES.get(kind, kind)
+
+
+def _range(schema: dict[str, Any]) -> str:
+    limits = dict(schema)
+    if limits.get("exclusiveMinimum", -1) >= limits.get("minimum", 0):
+        limits.pop("minimum", None)
+    parts = [f"{sign} {limits[key]:.15g}" for key, sign in _RANGES.items() if key in limits]
+    return f" {' and '.join(parts)}" if parts else ""

@@ -1,0 +1,139 @@
+"""The text of ``robustcords new``: a recipe with every key in it and a comment on each."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from robustcords.config.registry import KINDS
+from robustcords.config.schema import Table
+from robustcords.errors import UserError
+from robustcords.recipe import messages
+from robustcords.recipe.describe import attributes, listing
+from robustcords.recipe.recipe import Recipe, parse
+
+__all__ = ["listing", "new", "write"]
+
+_HEADER = """\
+# {loss} on {data}, {portion}{bullet}.
+# Every key is here; delete what you do not change. A radius or step may be a fraction such as "8/255"."""
+
+_STOP = re.compile(r"(?<!\bal)\.\s+(?=[^a-z])")
+_RANGE = re.compile(r"(^|,? )(?:each )?(in [\[(][\d., ]+[\])]|>=? [\d.]+|[\d,]+ to [\d,]+\d)(?=[;.,]|$)")
+
+
+def new(
+    data: str,
+    loss: str,
+    selector: str | None = None,
+    fraction: float = 0.3,
+    *,
+    bullet: bool = False,
+    model: str = "resnet18",
+) -> str:
+    """Returns a commented recipe that validates.
+
+    Args:
+        data: name of a data set.
+        loss: name of a loss.
+        selector: name of a selection strategy; None or ``"none"`` for full data.
+        fraction: share of the training set to select, in (0, 1]; means nothing without a selector.
+        bullet: whether to use Bullet-Train.
+        model: name of a model.
+
+    Raises:
+        UserError: a name is unknown or the fraction impossible.
+    """
+    values: dict[str, Any] = {"data": {"name": data}, "model": {"name": model}, "loss": {"name": loss}}
+    if selector not in {None, "none"}:
+        values["selector"] = {"name": selector, "fraction": fraction}
+    values["bullet"] = bullet
+    recipe = parse(values, "robustcords new")
+    text = _text(recipe)
+    if parse(tomllib.loads(text)) != recipe:
+        raise AssertionError("the recipe that was written does not say what was asked for")
+    return text
+
+
+def write(file: Path, **choices: Any) -> None:
+    """Writes what `new` returns to a file that must not exist yet.
+
+    Args:
+        file: the recipe to write.
+        choices: `new`'s arguments.
+
+    Raises:
+        UserError: as `new`, or the file exists or cannot be written.
+    """
+    text = new(**choices)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{file}: exists already; choose another name") from error
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
+
+
+def _text(recipe: Recipe) -> str:
+    chosen = recipe.selector
+    header = _HEADER.format(
+        loss=recipe.loss.name,
+        data=recipe.data.name,
+        portion=f"{chosen.fraction:.0%} of the data by {chosen.name}" if chosen else "full data",
+        bullet=", with Bullet-Train" if recipe.bullet else "",
+    )
+    return "\n".join([header, *_lines(recipe, ())]) + "\n"
+
+
+def _lines(table: Table, path: tuple[str, ...]) -> list[str]:
+    """Returns a table's keys with their comments, then its tables."""
+    meanings, written = attributes(type(table)), table.model_dump()
+    lines, tables = [], []
+    for key in type(table).model_fields:
+        value, meaning = getattr(table, key), _sentence(meanings.get(key, ""))
+        if key == "name" and path[0] in KINDS:
+            lines += [f"# One of `robustcords list {path[0]}`, or package.module:Class.", f"name = {_toml(value)}"]
+        elif isinstance(value, Table):
+            tables += ["", f"# {meaning}", f"[{'.'.join((*path, key))}]", *_lines(value, (*path, key))]
+        elif value is None and written[key] is None:
+            lines.append(" ".join(["#", f"{key} (left out):", meaning, _allowed(table, key)]) + ".")
+        else:
+            comment = f"# {meaning} {_allowed(table, key)}{_default(table, key)}.".replace("#  ", "# ")
+            lines += [comment, f"{key} = {_toml(written[key])}"]
+    return [*lines, *tables]
+
+
+def _sentence(text: str) -> str:
+    """Returns the first sentence, with a capital letter and without the range, which is said anyway."""
+    first = _RANGE.sub("", _STOP.split(text, maxsplit=1)[0]).rstrip(".")
+    return f"{first[:1].upper()}{first[1:]}." if first else ""
+
+
+def _allowed(table: Table, key: str) -> str:
+    words = messages.allowed(type(table), (key,)) or "any value"
+    return words[:1].upper() + words[1:]
+
+
+def _default(table: Table, key: str) -> str:
+    """Returns ``; default ...``, the way the table itself would write that value."""
+    field = type(table).model_fields[key]
+    if field.is_required():
+        return ""
+    default = field.get_default(call_default_factory=True)
+    return (
+        f"; default {_toml(table.model_copy(update={key: default}).model_dump()[key])}" if default is not None else ""
+    )
+
+
+def _toml(value: Any) -> str:
+    """Returns a value as TOML in one line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml(item)}' for key, item in value.items())}}}"
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")

@@ -1,0 +1,1 @@
+"""CORDS' own strategies."""

@@ -1,0 +1,80 @@
+"""Options of strategies that attack the data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from robustcords.attacks.base import Attack, usual_step
+from robustcords.config.schema import Radius
+from robustcords.engine.precision import Precision, require
+from robustcords.selection.base import StrategyConfig
+from robustcords.selection.gradients.attack_precision import AttackIn
+
+FEW = 3
+"""Steps of the attack while selecting; they go 2.5 epsilons together."""
+
+
+class AdversarialConfig(StrategyConfig):
+    """Options of strategies that attack the data.
+
+    Attributes:
+        attack_steps: steps of the attack while selecting; left out, three, which choose as well as ten do here
+            (docs/selection.md), or those of the training attack where it has no more.
+        attack_step_size: step size with these steps; left out, 2.5 epsilon / attack_steps.
+        attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
+            gradients that are selected from are computed as in training.
+        model_mode: what the model runs in where gradients are taken: ``"train"`` is CORDS', in which BatchNorm has the
+            statistics of each batch, as in training, and dropout drops. Attacks run in eval mode in any case.
+        augment: select from images that are cropped and flipped at random, as CORDS does, and not as they are.
+        hard_tail: share of the candidates, those with the highest loss, that are left out before choosing, in [0, 1):
+            of each class where classes are chosen from one by one, else of all examples or batches.
+    """
+
+    attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    attack_step_size: Radius | None = None
+    attack_precision: Precision | None = None
+    model_mode: Literal["eval", "train"] = "eval"
+    augment: bool = False
+    hard_tail: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _step_size_needs_steps(self) -> Self:
+        if self.attack_step_size is not None and self.attack_steps is None:
+            raise ValueError("attack_step_size counts only together with attack_steps")
+        return self
+
+    def resolved(self, training: Attack, usual: float | None = None) -> Self:
+        """Returns the options with the steps and the step size that follow where they are left out.
+
+        Args:
+            training: the training attack; where it has no more steps than are wanted, nothing follows.
+            usual: the step size of steps that are given without one; None for 2.5 epsilon / steps.
+        """
+        if self.attack_step_size is not None or (self.attack_steps is None and training.passes <= FEW):
+            return self
+        steps = FEW if self.attack_steps is None else self.attack_steps
+        given = usual if self.attack_steps is not None else None
+        size = usual_step(training.threat, steps) if given is None else given
+        return self.model_copy(update={"attack_steps": steps, "attack_step_size": size})
+
+    def effort(self, training: Attack) -> Attack:
+        """Returns the training attack with the steps that these options give it."""
+        chosen = self.resolved(training)
+        if chosen.attack_steps is None:
+            return training
+        return training.with_effort(chosen.attack_steps, chosen.attack_step_size)
+
+    def attack(self, training: Attack, device: torch.device) -> Attack:
+        """Returns the training attack as these options change it.
+
+        Raises:
+            UserError: the device cannot compute in the precision.
+        """
+        attack = self.effort(training)
+        if self.attack_precision is not None:
+            require(self.attack_precision, device, "selector.attack_precision")
+            attack = AttackIn(attack, self.attack_precision)
+        return attack

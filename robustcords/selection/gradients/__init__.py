@@ -1,0 +1,1 @@
+"""Last-layer gradients of adversarial examples."""

@@ -1,0 +1,152 @@
+"""The pass over the data that a selection costs: attack every example, keep the factors of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from robustcords.attacks.base import Attack, clean_logits
+from robustcords.engine.inference import frozen
+from robustcords.engine.modes import evaluation_mode, seeded, training_mode
+from robustcords.engine.precision import full_precision
+from robustcords.errors import UserError, one_line
+from robustcords.losses.base import Loss
+from robustcords.losses.check import objective
+from robustcords.models.last_layer import LastLayer
+from robustcords.rng import Noise, derive
+from robustcords.runtime import collectives
+from robustcords.selection.base import Augment
+from robustcords.selection.gradients.factors import LastLayerGradients, logit_gradients
+from robustcords.selection.gradients.groups import batches_of, fetch
+
+OnBatch = Callable[[int, int], None]
+"""Is told how many batches are done, and how many there are."""
+
+
+def adversarial_pass(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    loss: Loss,
+    attack: Attack | None,
+    *,
+    seed: int,
+    num_classes: int,
+    device: torch.device | str,
+    batches: list[list[int]] | None = None,
+    on_batch: OnBatch | None = None,
+    train_mode: bool = False,
+    augment: Augment | None = None,
+) -> LastLayerGradients:
+    """Returns the gradient of the loss at adversarial examples, for every example of a loader and in its order.
+
+    The model is attacked in eval mode. Neither its modes, buffers and ``.grad`` nor any global random state change.
+    Under several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the
+    result is the same for any number of them: batches stay what they are, and noise is keyed by the data set's row.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] to logits, ending in a linear layer.
+        loader: batches of (images, labels), in order.
+        loss: its ``passes`` decide which forwards are made and how many terms a gradient has.
+        attack: finds the adversarial examples; with None they are the images themselves.
+        seed: of the attack's random starts.
+        num_classes: number of logits.
+        device: where the model is; the factors stay there.
+        batches: rows of the loader's data set, in these batches and this order; left out, the loader's own.
+        on_batch: called after each batch.
+        train_mode: take gradients in train mode: each batch and each of the loss's passes with BatchNorm statistics of
+            its own. Batches are the loader's, or ``batches``.
+        augment: crops and flips images before they are attacked; None leaves them as they are.
+
+    Raises:
+        UserError: for a loader that `batches_of` does not take, a model that does not end in a linear layer, or a batch
+            of one image that it cannot run in train mode.
+    """
+    batches = batches_of(loader) if batches is None else batches
+    last_layer = LastLayer(model, num_classes)
+    attack = attack if "adversarial" in loss.passes else None
+    world, rank = collectives.world_size(), collectives.rank()
+    mine = batches[rank::world]
+    columns: list[list[Tensor]] = []
+    with evaluation_mode(model), nullcontext() if train_mode else frozen(model):
+        for done, batch in enumerate(fetch(loader, mine), start=1):
+            rows, x, y = (part.to(device) for part in batch)
+            if augment:
+                x = augment(x, Noise(derive(seed, "augment"), rows))
+            noise = Noise(seed, rows)
+            columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise, train_mode=train_mode)])
+            if on_batch:
+                on_batch(min(done * world, len(batches)), len(batches))
+    whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
+    wanted = torch.tensor([row for batch in batches for row in batch], device=device)
+    order = whole[0].argsort()[wanted.argsort().argsort()]
+    numbers, y, *factors = (column[order] for column in whole)
+    features, logits = tuple(factors[0::2]), tuple(factors[1::2])
+    gradients = LastLayerGradients(
+        logit_gradients(loss, logits, y), features, y, logits, bias=last_layer.trains_bias, numbers=numbers
+    )
+    return gradients if last_layer.trains_weight else gradients.bias_only()
+
+
+def _factors(
+    model: nn.Module,
+    last_layer: LastLayer,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    attack: Attack | None,
+    noise: Noise,
+    *,
+    train_mode: bool,
+) -> list[Tensor]:
+    """Returns features (B, E) and logits (B, C) of each of the loss's passes in turn."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    if "clean" in loss.passes and not train_mode:
+        with torch.no_grad():
+            found["clean"] = last_layer.features_and_logits(x)
+    images = {"clean": x, "adversarial": x}
+    if attack:
+        with frozen(model):
+            reusable = "clean" in found and getattr(model, "exact", model) is model
+            clean = found["clean"][1] if reusable else clean_logits(model, x, exact=True) if loss.anchored else None
+            images["adversarial"] = attack(model, x, objective(loss, y, clean), noise)
+    with _trained(model, noise) if train_mode else nullcontext(), torch.no_grad():
+        pairs = [found.get(name) or last_layer.features_and_logits(images[name]) for name in loss.passes]
+    return [factor for pair in pairs for factor in pair]
+
+
+@contextmanager
+def _trained(model: nn.Module, noise: Noise) -> Iterator[None]:
+    """Is a block in which a model is in train mode; dropout draws by the batch's first example.
+
+    Raises:
+        UserError: it cannot run in train mode on a batch of one image.
+    """
+    with training_mode(model), seeded(derive(noise.seed, "dropout", int(noise.keys[0])), noise.keys.device):
+        try:
+            yield
+        except ValueError as error:
+            if len(noise.keys) > 1:
+                raise
+            raise UserError(
+                'selector.model_mode = "train": a batch of one image comes up, and the model cannot be trained on it '
+                f'({one_line(error)}); change train.batch_size, or set it to "eval"'
+            ) from error
+
+
+def _empty(last_layer: LastLayer, classes: int, passes: int, device: torch.device | str) -> list[Tensor]:
+    """Returns the columns of no batches at all, for a process that there are too few batches for."""
+    kind = full_precision(last_layer.head.weight.new_zeros(0)).dtype
+    pair = [torch.zeros((0, width), dtype=kind, device=device) for width in (last_layer.head.in_features, classes)]
+    numbers = torch.zeros(0, dtype=torch.int64, device=device)
+    return [numbers, numbers, *(pair * passes)]
+
+
+def _gather(columns: list[list[Tensor]], empty: list[Tensor]) -> list[Tensor]:
+    """Returns every column over all batches of all processes."""
+    parts = zip(empty, *columns, strict=True)
+    return [torch.cat(collectives.gather_rows(torch.cat(part))) for part in parts]

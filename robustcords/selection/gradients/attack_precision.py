@@ -1,0 +1,54 @@
+"""An attack in another precision than that of training."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.engine.inference import Inference
+from robustcords.engine.modes import Model
+from robustcords.engine.precision import Precision, autocast, full_precision
+from robustcords.losses.objective import Objective
+from robustcords.rng import Noise
+
+
+class AttackIn(Attack):
+    """Runs an attack's forward and backward passes in a precision, whatever precision the model is handed over in.
+
+    What is done to images outside the model, and the objective, is in float32 as ever.
+
+    Args:
+        attack: what to run.
+        precision: of its passes.
+    """
+
+    def __init__(self, attack: Attack, precision: Precision) -> None:
+        super().__init__(attack.threat)
+        self.attack, self.precision = attack, precision
+
+    @property
+    def passes(self) -> int:
+        """Those of the attack."""
+        return self.attack.passes
+
+    @property
+    def reach(self) -> float | None:
+        """That of the attack."""
+        return self.attack.reach
+
+    def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
+        """Returns what the attack finds."""
+        inner: Model = model.model if isinstance(model, Inference) else model
+
+        def forward(images: Tensor) -> Tensor:
+            with autocast(self.precision, images.device):
+                return full_precision(inner(images))
+
+        forward.exact = inner  # type: ignore[attr-defined]  # what `in_float32` runs
+        # Backward passes too would be cast by a context that this is called in.
+        with autocast("fp32", x.device):
+            return self.attack.search(forward, x, objective, noise)
+
+    def with_effort(self, steps: int, step_size: float | None = None) -> AttackIn:
+        """Returns the attack with these steps, in the same precision."""
+        return AttackIn(self.attack.with_effort(steps, step_size), self.precision)

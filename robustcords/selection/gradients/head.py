@@ -1,0 +1,67 @@
+"""What selection by gradients asks of a model's last layer, found out before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from robustcords.engine.inference import frozen
+from robustcords.engine.modes import evaluation_mode
+from robustcords.models.last_layer import CordsModel, LastLayer
+from robustcords.rng import generator
+from robustcords.selection.base import SelectionContext
+from robustcords.selection.gradients.groups import batches_of, fetch
+
+
+def check_last_layer(
+    context: SelectionContext,
+    *,
+    bias_alone: bool,
+    mode: Callable[[nn.Module], AbstractContextManager[None]] = evaluation_mode,
+) -> None:
+    """Passes two images through the model as a selection does, and looks at its last layer.
+
+    And once with other parameters: a temperature that starts at 1 shows when it is another, and what follows a head
+    that starts at 0 when that is not.
+
+    Args:
+        context: what a selection would be made with.
+        bias_alone: whether gradients are those of the bias alone.
+        mode: the one that the model selects in.
+
+    Raises:
+        UserError: the model does not end in a linear layer, or none of the parameters in question is trained.
+    """
+    last_layer = LastLayer(context.model, context.num_classes)
+    last_layer.check_trained(bias_alone)
+    loader = context.train_loader
+    _, x, _ = next(fetch(loader, [batches_of(loader)[0][:2]]))
+    x = x.to(context.device)
+    with mode(context.model), frozen(context.model), torch.no_grad():
+        last_layer.features_and_logits(x)
+    # In float32 where that can be had, in which a small difference is none of rounding.
+    model = CordsModel(getattr(context.model, "exact", context.model), context.num_classes)
+    with mode(context.model), torch.no_grad():
+        functional_call(model, _perturbed(model, context.seed), (x,), {"last": True})
+
+
+def _perturbed(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Returns copies of a model's buffers, and its parameters moved by about their size.
+
+    Args:
+        model: left as it is.
+        seed: of the directions.
+    """
+    source = generator(seed, "perturbed")
+    values = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            continue
+        drawn = torch.rand(parameter.shape, generator=source).to(parameter) - 0.5  # a step of 0.5 to 0.9 either way
+        size = parameter.abs().mean()
+        values[name] = parameter + (0.8 * drawn + 0.5 * drawn.sign()) * torch.where(size > 0, size, 0.1)
+    return values

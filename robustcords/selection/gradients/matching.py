@@ -1,0 +1,61 @@
+"""How well a weighted subset's gradients stand for those of all examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustcords.rng import generator
+from robustcords.selection.gradients.factors import LastLayerGradients
+
+
+class Matching:
+    """Adds up, group by group, the gradients of all examples, of a subset and of a random subset of the same size.
+
+    Training divides by the sum of the weights, so what counts is the direction of a subset's sum and not its length:
+    the error is that of the multiple of it that comes nearest to the sum over all examples.
+
+    Args:
+        seed: of the random subset.
+
+    Attributes:
+        sums: (3, C, 1 + E) float64 the weighted sums of the three; None before the first group.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.sums: Tensor | None = None
+
+    def add(self, gradients: LastLayerGradients, rows: Tensor, weights: Tensor, number: int) -> None:
+        """Adds a group.
+
+        Args:
+            gradients: of its n examples.
+            rows: (k,) those that were chosen; perhaps none.
+            weights: (k,) theirs; those of the random subset are n / k.
+            number: of the group, which its random subset depends on.
+        """
+        count, size = len(gradients), len(rows)
+        device = gradients.labels.device
+        drawn = torch.randperm(count, generator=generator(self.seed, "random-match", number))[:size].to(device)
+        subset = gradients.rows(rows.to(device)).sum(weights.to(device))
+        sums = torch.stack([gradients.sum(), subset, gradients.rows(drawn).sum() * (count / max(1, size))]).cpu()
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def join(self, parts: Sequence[Tensor | None]) -> None:
+        """Takes the ``sums`` of all processes, this one's among them, in place of its own."""
+        found = [sums for sums in parts if sums is not None]
+        self.sums = torch.stack(found).sum(dim=0) if found else None
+
+    def errors(self) -> tuple[float, float] | None:
+        """Returns the errors of the subset and of the random one, in [0, 1]; None where there is nothing to match."""
+        if self.sums is None or not self.sums[0].any():
+            return None
+        target, *subsets = self.sums.flatten(1)
+        errors = []
+        for subset in subsets:
+            cosine = torch.nn.functional.cosine_similarity(subset, target, dim=0).clamp(min=0)
+            errors.append(float((target - cosine * target.norm() * subset / subset.norm().clamp(min=1e-300)).norm()))
+        return errors[0] / float(target.norm()), errors[1] / float(target.norm())

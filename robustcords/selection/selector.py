@@ -1,0 +1,296 @@
+"""When a subset is selected, how large it is, and what it is selected with."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from robustcords.attacks.base import Attack
+from robustcords.data.images import ImageSet
+from robustcords.engine import contracts
+from robustcords.engine.left_alone import left_alone
+from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
+from robustcords.losses.base import Loss
+from robustcords.losses.check import check_loss
+from robustcords.rng import derive, generator
+from robustcords.runtime import collectives
+from robustcords.selection.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.storage.checkpoint import as_kept
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What an epoch trains on.
+
+    Attributes:
+        indices: (k,) int64, unique, in the numbering of the training split.
+        weights: (k,) float32, >= 0.
+        selected_at: the epoch it was selected in; None where nothing was selected (full data, or the initial random
+            subset).
+    """
+
+    indices: Tensor
+    weights: Tensor
+    selected_at: int | None = None
+
+    def record(self, epoch: int, train: ImageSet) -> dict[str, list[int]] | None:
+        """Returns how many examples of each class were selected, in the epoch of the selection; None in others."""
+        if self.selected_at != epoch:
+            return None
+        labels = train.labels[self.indices.to(train.labels.device)]
+        return {"classes": labels.bincount(minlength=len(train.classes)).tolist()}
+
+
+def everything(size: int) -> Subset:
+    """Returns the whole training split with weight 1."""
+    return Subset(torch.arange(size), torch.ones(size))
+
+
+class SubsetSelector:
+    """Chooses the subset of every epoch with a strategy.
+
+    As in CORDS, training starts from a random subset and selects at every multiple of `select_every`; a new strategy
+    object is built each time, so a selection depends on the weights, the seed and the epoch alone, and on what the
+    strategy's ``state_dict`` said after the last one. A selection that is broken off leaves no trace in that. Usable
+    without the trainer: call `subset` at the start of each epoch of any loop.
+
+    Args:
+        strategy: a subclass of `robustcords.selection.base.Strategy`.
+        config: the strategy's options.
+        train: the training split.
+        validation: the validation split; some strategies need none.
+        loss: the training loss.
+        attack: the training attack.
+        epochs: length of the training, for the warm start.
+        batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
+        seed: the run's seed.
+        lr: the optimizer's peak learning rate, for strategies that ask for it.
+        augment: how training crops and flips images, for strategies that select from such.
+
+    Attributes:
+        current: the subset that is trained on now; None before the first epoch.
+        report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
+        kept: the main process's strategy's state after the last selection; None before the first one.
+
+    Raises:
+        UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
+    """
+
+    def __init__(
+        self,
+        strategy: type[Strategy],
+        config: StrategyConfig,
+        train: ImageSet,
+        validation: ImageSet | None,
+        *,
+        loss: Loss,
+        attack: Attack,
+        epochs: int,
+        batch_size: int = 128,
+        seed: int = 0,
+        lr: float | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        if strategy.needs_validation and not validation:
+            raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
+        self.strategy = strategy
+        self.config = config
+        self.train = train
+        self.validation = validation
+        self.loss = loss
+        self.attack = attack
+        self.batch_size = batch_size
+        self.seed = seed
+        self.lr = lr
+        self.augment = augment
+        warm = int(config.warm_start * epochs)
+        self.full_until = math.ceil(config.fraction * warm)
+        self.first = warm
+        self.current: Subset | None = None
+        self.report: SelectionReport | None = None
+        self.kept: dict[str, Any] | None = None
+        self._checked = False
+
+    @property
+    def budget(self) -> int:
+        """How many examples a subset has: the fraction of the training split, rounded, at least 1."""
+        return max(1, round(self.config.fraction * len(self.train)))
+
+    def skips(self, epoch: int) -> bool:
+        """Returns whether an epoch is left out, its time spent by the warm start on full data (CORDS' kappa)."""
+        return self.full_until <= epoch < self.first
+
+    def selects(self, epoch: int) -> bool:
+        """Returns whether a new subset is selected at the start of an epoch (from 0)."""
+        if epoch == self.first and self.config.select_first:
+            return True
+        return epoch > 0 and epoch >= self.first and epoch % self.config.select_every == 0
+
+    def subset(self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None) -> Subset:
+        """Returns the subset that an epoch trains on, selecting it now where it is time to.
+
+        Args:
+            epoch: from 0.
+            model: the model as it is now; its weights and mode are left alone.
+            on_batch: called with (done, total) batches of the adversarial pass.
+
+        Raises:
+            UserError: the strategy returned no subset; the first call raises what `check` does, too.
+        """
+        self._check_once(model)
+        if epoch < self.full_until:
+            return everything(len(self.train))
+        if self.selects(epoch):
+            self.current = self.select(epoch, model, on_batch)
+        elif self.current is None:
+            order = torch.randperm(len(self.train), generator=generator(self.seed, "initial-subset"))
+            self.current = Subset(order[: self.budget].sort().values, torch.ones(self.budget))
+        return self.current
+
+    def select(
+        self,
+        epoch: int,
+        model: nn.Module,
+        on_batch: Callable[[int, int], None] | None = None,
+        *,
+        measure: bool = False,
+    ) -> Subset:
+        """Returns the subset that the strategy selects with these weights, and leaves a `report` of it.
+
+        Args:
+            epoch: from 0; another epoch has other random numbers.
+            model: the model; its weights and mode are left alone.
+            on_batch: called with (done, total) batches of the adversarial pass.
+            measure: have the report say how well the subset's gradients match those of all the data.
+
+        Raises:
+            UserError: the strategy returned no subset or changed the model, its state cannot be kept, or it does
+                not take it back.
+        """
+        self._check_once(model)
+        context = self._context(epoch, model, on_batch, measure=measure)
+        with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
+            strategy = self.strategy.from_context(self.config, context)
+            if self.kept is not None and strategy.stateful():
+                self._give_back(strategy, self.kept)
+            found = strategy.select(self.budget, model.state_dict())
+        self.report = strategy.report
+        chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
+        chosen, weight = chosen.to(context.device), weight.float().to(context.device)
+        subset = Subset(collectives.broadcast(chosen).cpu(), collectives.broadcast(weight).cpu(), epoch)
+        # Last of all, so that a selection that does not come to its end is begun again from the state before it.
+        self.kept = collectives.decide_together(lambda: self._state_of(strategy)) if strategy.stateful() else {}
+        return subset
+
+    def check(self, model: nn.Module) -> None:
+        """Finds out before training whether the strategy can select by this model, and its state be kept.
+
+        Builds the strategy, and where it keeps a state has its first one kept and given back. `subset` and `select`
+        call this first where nobody has.
+
+        Args:
+            model: as it will be in a selection; its weights and mode are left alone.
+
+        Raises:
+            UserError: it cannot.
+        """
+        self._check_methods()
+        context = self._context(0, model)
+        check_loss(self.loss, model, *self.train.batch(torch.arange(min(3, len(self.train))), context.device))
+        with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
+            self.strategy.check(self.config, context)
+            strategy = self.strategy.from_context(self.config, context)
+            if strategy.stateful():
+                self._give_back(strategy, self._state_of(strategy))
+        self._checked = True
+
+    def _check_once(self, model: nn.Module) -> None:
+        if not self._checked:
+            self.check(model)
+
+    def _check_methods(self) -> None:
+        """Checks that what the strategy keeps is taken back, and what it takes back is kept.
+
+        Raises:
+            UserError: it writes one method of the two.
+        """
+        names = ("state_dict", "load_state_dict")
+        written = [name for name in names if getattr(self.strategy, name) is not getattr(Strategy, name)]
+        if len(written) == 1:
+            missing = next(name for name in names if name not in written)
+            raise UserError(
+                f"selector {self.config.name!r}: {self.strategy.__name__} writes {written[0]} and not {missing}: "
+                "a state that is kept takes both"
+            )
+
+    def _context(
+        self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None, *, measure: bool = False
+    ) -> SelectionContext:
+        return SelectionContext(
+            train_loader=self._loader(self.train),
+            val_loader=self._loader(self.validation) if self.validation else None,
+            model=model,
+            loss=self.loss,
+            attack=self.attack,
+            num_classes=len(self.train.classes),
+            device=next(model.parameters()).device,
+            seed=derive(self.seed, "selection", epoch),
+            logger=log,
+            on_batch=on_batch,
+            measure=measure,
+            lr=self.lr,
+            augment=self.augment,
+        )
+
+    def _state_of(self, strategy: Strategy) -> dict[str, Any]:
+        """Returns a strategy's state as checkpoints give it back."""
+        name = f"selector {self.config.name!r}: {type(strategy).__name__}.state_dict"
+        try:
+            state = strategy.state_dict()
+        except (UserError, RunError, Interrupted):
+            raise
+        except Exception as error:
+            raise UserError(f"{name} failed: {one_line(error)}") from error
+        if not isinstance(state, dict):
+            raise UserError(f"{name} returned {kind_of(state)}, not a dict")
+        try:
+            return dict(as_kept(state))
+        except TypeError as error:
+            raise UserError(f"{name}: {error}; tensors, numbers, strings, None, lists and dicts can be kept") from error
+
+    def _give_back(self, strategy: Strategy, state: dict[str, Any]) -> None:
+        """Loads a copy of a state into a strategy, which may write over it."""
+        try:
+            strategy.load_state_dict(dict(as_kept(state)))
+        except (UserError, RunError, Interrupted):
+            raise
+        except Exception as error:
+            name = f"selector {self.config.name!r}: {type(strategy).__name__}.load_state_dict"
+            raise UserError(f"{name} failed: {one_line(error)}") from error
+
+    def _loader(self, images: ImageSet) -> DataLoader[tuple[Tensor, int]]:
+        return DataLoader(images, batch_size=self.batch_size, shuffle=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the current subset, the strategy's state, and the warm start, which more epochs do not move."""
+        return {
+            "current": vars(self.current) if self.current else None,
+            "strategy": self.kept,
+            "full_until": self.full_until,
+            "first": self.first,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.current = Subset(**state["current"]) if state["current"] else None
+        self.kept = state.get("strategy")  # 0.1 kept none
+        self.full_until, self.first = state["full_until"], state["first"]

@@ -1,0 +1,197 @@
+"""Greedy selection by the Taylor gain on a validation loss (Killamsetty et al. 2021, GLISTER, Alg. 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcords.data.split import apportion
+from robustcords.losses.base import Loss
+from robustcords.losses.sat import SAT
+from robustcords.selection.gradients.factors import Gradients, LastLayerGradients, logit_gradients
+
+Method = Literal["RGreedy", "Stochastic", "Naive"]
+
+_MISS = 0.01  # Stochastic: the share of the best that Mirzasoleiman et al. 2015 lose in expectation
+
+
+class ValidationGradient:
+    """The gradient of the mean validation loss, followed as the last layer takes steps.
+
+    The steps are exact: the validation examples' features do not depend on the last layer, so its change moves the
+    logits by ``features @ change``. The examples themselves, and their perturbations, stay fixed.
+
+    Features are kept as columns, (E, M): a single step and a gradient both read them in the order in which they lie in
+    memory, which is what a greedy choice of one example after the other spends its time on.
+
+    Args:
+        validation: gradients of the M validation examples, with their logits.
+        loss: the validation loss.
+    """
+
+    def __init__(self, validation: LastLayerGradients, loss: Loss) -> None:
+        self.validation = validation
+        self.loss = loss
+        self._features = [h.T.contiguous() for h in validation.features]
+        self._logits = [z.T.clone(memory_format=torch.contiguous_format) for z in validation.logits]
+        output = validation.output
+        self._outputs = slice(None) if output is None else slice(output, output + 1)
+        # Cross-entropy's gradient is known: to ask automatic differentiation for it takes five times as long.
+        known = type(loss) is SAT and len(self._logits) == 1
+        self._targets = F.one_hot(validation.labels, len(self._logits[0])).T.to(self._logits[0]) if known else None
+
+    def move(self, chosen: Gradients, size: float) -> None:
+        """Moves the layer by ``-size`` times the sum of some gradients, at the cost of one pass over E x M numbers."""
+        for z, h in zip(self._logits, self._features, strict=True):
+            z[self._outputs] -= size * chosen.logit_changes(h).to(z.dtype)
+
+    def now(self) -> Tensor:
+        """Returns the gradient (C, 1 + E) where the layer is now, in the factors' own precision."""
+        return self._at(self._logits)
+
+    def after(self, step: Tensor) -> Tensor:
+        """Returns the gradient (C, 1 + E) once the layer, as it was at first, has moved by ``-step``.
+
+        Args:
+            step: (C, 1 + E); the gradient of one output, if that is what the candidates are restricted to.
+        """
+        moved = []
+        for z, h in zip(self.validation.logits, self._features, strict=True):
+            by = step.to(z.dtype)
+            logits = z.T.clone()
+            logits[self._outputs] -= by[:, 1:] @ h + by[:, :1]
+            moved.append(logits)
+        return self._at(moved)
+
+    def _at(self, logits: list[Tensor]) -> Tensor:
+        deltas = [delta[self._outputs] for delta in self._deltas(logits)]
+        weight = sum(F.linear(delta, h) for delta, h in zip(deltas, self._features, strict=True))
+        bias = sum(delta.sum(dim=1, keepdim=True) for delta in deltas) * int(self.validation.bias)
+        return torch.cat([torch.as_tensor(bias), torch.as_tensor(weight)], dim=1) / len(self.validation)
+
+    def _deltas(self, logits: list[Tensor]) -> list[Tensor]:
+        """Returns the loss's gradients (classes, M) in the logits."""
+        if self._targets is not None:
+            return [logits[0].softmax(dim=0).sub_(self._targets)]
+        rows = logit_gradients(self.loss, [z.T for z in logits], self.validation.labels)
+        return [delta.T for delta in rows]
+
+
+def taylor_greedy(
+    gradients: Gradients,
+    validation: ValidationGradient,
+    budget: int,
+    *,
+    step_size: float,
+    method: Method,
+    rounds: int,
+    generator: torch.Generator,
+    classes: Tensor | None = None,
+) -> Tensor:
+    """Returns the rows (k,) that lower the validation loss most, one after the other, in the order they were taken.
+
+    The gain of an example is ``<g_i, grad_V>``. After each round grad_V is that of the layer moved by ``-step_size``
+    times the sum of all gradients chosen so far.
+
+    Args:
+        gradients: N candidates.
+        validation: gives grad_V, and is left where the choice moves it.
+        budget: k, from 1 to N.
+        step_size: of the one step that the subset takes.
+        method: ``"RGreedy"`` takes ``k / rounds`` at a time, ``"Naive"`` one, ``"Stochastic"`` the best one of a random
+            ``N / k * ln(100)`` (Mirzasoleiman et al. 2015).
+        rounds: of RGreedy; no more than k are made, and they differ by one in size where k is no multiple.
+        generator: of Stochastic.
+        classes: (N,) int64, of which each gets its share of the budget, by largest remainder; None for no shares.
+    """
+    shares = _Shares(classes, budget)
+    if method == "Stochastic":
+        return _stochastic(gradients, validation, budget, step_size, generator, shares)
+    taken: list[Tensor] = []
+    free = torch.ones(len(gradients), dtype=torch.bool)
+    for size in _sizes(budget, rounds if method == "RGreedy" else budget):
+        candidates = free.nonzero().view(-1)
+        gains = gradients.inner(validation.now()).cpu()[candidates]
+        best = shares.within(candidates[gains.sort(descending=True, stable=True).indices])[:size]
+        validation.move(gradients.rows(best), step_size)
+        shares.take(best)
+        free[best] = False
+        taken.append(best)
+    return torch.cat(taken)
+
+
+def _stochastic(
+    gradients: Gradients,
+    validation: ValidationGradient,
+    budget: int,
+    step_size: float,
+    generator: torch.Generator,
+    shares: _Shares,
+) -> Tensor:
+    """Returns the best of some random candidates, again and again."""
+    count = max(1, int(len(gradients) / budget * math.log(1 / _MISS)))
+    free = list(range(len(gradients)))
+    taken = []
+    for _ in range(budget):
+        candidates = _drawn(free, count, generator)
+        some = gradients.rows(torch.tensor(candidates))
+        place = int(some.inner(validation.now()).argmax())
+        validation.move(some.rows(slice(place, place + 1)), step_size)
+        taken.append(candidates[place])
+        free[len(free) - len(candidates) + place] = free[-1]
+        free.pop()
+        if shares.take(torch.tensor(taken[-1:])):
+            free = shares.within(torch.tensor(free, dtype=torch.int64)).tolist()
+    return torch.tensor(taken)
+
+
+class _Shares:
+    """How many of each class may still be taken.
+
+    Args:
+        classes: (N,) of all candidates; None for one class, of which all may be.
+        budget: of all classes together.
+    """
+
+    def __init__(self, classes: Tensor | None, budget: int) -> None:
+        self.classes = classes
+        if classes is not None:
+            self.left = torch.tensor(apportion(classes.bincount().tolist(), budget))
+
+    def within(self, rows: Tensor) -> Tensor:
+        """Returns those rows, in their order, that may be taken if all before them are."""
+        if self.classes is None:
+            return rows
+        same = F.one_hot(self.classes[rows], len(self.left))
+        earlier = same.cumsum(dim=0).gather(1, self.classes[rows].unsqueeze(1)).squeeze(1)
+        return rows[earlier <= self.left[self.classes[rows]]]
+
+    def take(self, rows: Tensor) -> bool:
+        """Takes some rows; returns whether that has used up the share of any of their classes."""
+        if self.classes is None:
+            return False
+        self.left -= self.classes[rows].bincount(minlength=len(self.left))
+        return not self.left[self.classes[rows]].all()
+
+
+def _drawn(free: list[int], count: int, generator: torch.Generator) -> list[int]:
+    """Returns some of the items at random, each at most once, having moved them to the end (Fisher and Yates)."""
+    count = min(count, len(free))
+    draws = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    for number, draw in enumerate(draws, start=1):
+        last = len(free) - number
+        other = int(draw * (last + 1))
+        free[last], free[other] = free[other], free[last]
+    return free[len(free) - count :]
+
+
+def _sizes(budget: int, rounds: int) -> Iterator[int]:
+    """Yields how many are taken in each round."""
+    rounds = min(rounds, budget)
+    for number in range(rounds):
+        yield budget // rounds + (number < budget % rounds)

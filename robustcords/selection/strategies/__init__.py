@@ -1,0 +1,12 @@
+"""Strategies: they choose the examples that the next epochs train on, and their weights."""
+
+STRATEGIES = {
+    "adv-craig": "robustcords.selection.strategies.adv_craig:AdvCRAIGStrategy",
+    "adv-glister": "robustcords.selection.strategies.adv_glister:AdvGLISTERStrategy",
+    "adv-gradmatch": "robustcords.selection.strategies.adv_gradmatch:AdvGradMatchStrategy",
+    "el2n": "robustcords.selection.strategies.el2n:EL2NStrategy",
+    "glister": "robustcords.selection.cords.glister:GLISTER",
+    "gradmatch": "robustcords.selection.cords.gradmatch:GradMatch",
+    "loss": "robustcords.selection.strategies.by_loss:LossStrategy",
+    "random": "robustcords.selection.strategies.random:RandomSubset",
+}

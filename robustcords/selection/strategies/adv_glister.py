@@ -1,0 +1,160 @@
+"""Adv-GLISTER."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.errors import UserError
+from robustcords.losses.base import Loss
+from robustcords.losses.sat import SAT
+from robustcords.selection.base import SelectionContext
+from robustcords.selection.cords._cords import GLISTERStrategy
+from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
+from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
+from robustcords.selection.solvers.greedy import Method, ValidationGradient, taylor_greedy
+
+
+class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
+    """Keeps the examples that lower the adversarial validation loss most (Li et al. 2023, Eq. 5).
+
+    Candidates have the gradient of the training loss at adversarial examples; the validation loss is the cross-entropy
+    at adversarial examples of the validation split, whose perturbations stay fixed within a selection. Weights are 1.
+
+    The constructor is CORDS' own, so the class can take ``GLISTERStrategy``'s place. One thing differs: CORDS' eta
+    multiplies the *sum* of the chosen gradients, so its step grows with the budget; here the sum is divided by the
+    (group's) budget, and eta is the learning rate of one step on the subset's mean loss. The two are the same with
+    ``eta = eta_cords * budget``.
+
+    Args:
+        trainloader: training examples, in order.
+        valloader: validation examples, in order.
+        model: images in [0, 1] to logits, ending in a linear layer.
+        loss_func: a loss of this package, or a torch loss with ``reduction="none"``, which then serves validation too.
+        eta: learning rate of the step, >= 0.
+        device: where the model is.
+        num_classes: number of logits.
+        linear_layer: use the gradients of weight and bias; otherwise those of the bias alone.
+        selection_type: CORDS' name of the granularity.
+        greedy: see `robustcords.selection.solvers.greedy.taylor_greedy`.
+        logger: as in CORDS.
+        r: rounds of RGreedy.
+        attack: finds the adversarial examples; None leaves the images as they are.
+        normalise: divide the sum of gradients by the budget; False is CORDS' eta.
+        options: see `AdversarialStrategy`.
+    """
+
+    class Config(AdversarialConfig):
+        """Options of Adv-GLISTER.
+
+        Attributes:
+            eta: learning rate of the one step on the subset's mean loss that the gain looks ahead. ``"lr"`` is CORDS'
+                scale: the optimizer's peak rate, on the sum of the chosen gradients.
+            greedy: ``"RGreedy"`` (r rounds), ``"Stochastic"`` or ``"Naive"`` (one example at a time).
+            r: rounds of RGreedy; the validation gradient is found anew after each.
+            linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
+            class_shares: with ``granularity = "full"``, take no more of a class than its share of the budget.
+        """
+
+        name: str = "adv-glister"
+        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["lr"] = 0.1
+        greedy: Method = "RGreedy"
+        r: Annotated[int, Field(ge=1)] = 15
+        linear_layer: bool = True
+        class_shares: bool = False
+
+        @model_validator(mode="after")
+        def _shares_of_all(self) -> Self:
+            if self.class_shares and self.granularity != "full":
+                raise ValueError('class_shares counts only with granularity = "full"')
+            return self
+
+    needs_validation = True
+
+    def __init__(
+        self,
+        trainloader: Any,
+        valloader: Any,
+        model: Any,
+        loss_func: Any,
+        eta: float,
+        device: Any,
+        num_classes: int,
+        linear_layer: bool,
+        selection_type: str,
+        greedy: Method,
+        logger: Any,
+        r: int = 15,
+        *,
+        attack: Attack | None = None,
+        normalise: bool = True,
+        **options: Any,
+    ) -> None:
+        upstream = (trainloader, valloader, model, loss_func, eta, device, num_classes, linear_layer, selection_type)
+        super().__init__(*upstream, greedy, logger, r, attack=attack, **options)
+        self.normalise = normalise
+
+    @classmethod
+    def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
+        """Returns the positional arguments of CORDS' ``GLISTERStrategy``."""
+        return (
+            context.train_loader,
+            context.val_loader or context.train_loader,
+            context.model,
+            context.loss,
+            cls._eta(config, context),
+            context.device,
+            context.num_classes,
+            config.linear_layer,
+            SELECTION_TYPES[config.granularity],
+            config.greedy,
+            context.logger,
+            config.r,
+        )
+
+    @classmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy; see `AdversarialStrategy.from_context`.
+
+        Raises:
+            UserError: as there, or ``eta = "lr"`` and nobody has said which rate that is.
+        """
+        strategy = super().from_context(config, context)
+        strategy.normalise = config.eta != "lr"
+        return strategy
+
+    @staticmethod
+    def _eta(config: Config, context: SelectionContext) -> float:
+        if config.eta != "lr":
+            return config.eta
+        if context.lr is None:
+            raise UserError('selector.eta = "lr" needs an optimizer with a learning rate; give a number')
+        return context.lr
+
+    @property
+    def validation_loss(self) -> Loss:
+        """Cross-entropy at adversarial examples; as in CORDS the training loss, where that is a loss of torch."""
+        return SAT() if isinstance(self.loss, Loss) else self.adversarial_loss
+
+    def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns the greedy choice, with weight 1."""
+        assert self.validation is not None
+        classes = None
+        if getattr(self.config, "class_shares", False):
+            assert isinstance(gradients, LastLayerGradients)  # as of all granularities that let it be asked for
+            classes = gradients.labels.cpu()
+        rows = taylor_greedy(
+            gradients,
+            ValidationGradient(self.validation, self.validation_loss),
+            budget,
+            step_size=self.eta / budget if self.normalise else self.eta,
+            method=self.greedy,
+            rounds=self.r or budget,
+            generator=generator,
+            classes=classes,
+        )
+        return rows, torch.ones(budget)

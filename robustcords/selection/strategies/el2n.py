@@ -1,0 +1,35 @@
+"""EL2N."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.strategies.scored import ScoredConfig, ScoredStrategy
+
+
+class EL2NStrategy(ScoredStrategy):
+    """Keeps examples by the length of their error vector (Paul, Ganguli and Dziugaite 2021, Definition 2.3).
+
+    The score is ``||softmax(z) - onehot(y)||_2``, from 0 to the square root of 2, at the adversarial example's logits
+    where the loss makes an adversarial pass, else at the clean ones. The paper averages it over ten networks, some
+    epochs into training; here it is that of the one network at the moment of the selection.
+    """
+
+    class Config(ScoredConfig):
+        """Options of EL2N.
+
+        Attributes:
+            keep: which examples are kept, by rank of their score; ``"highest"`` is what the paper keeps.
+        """
+
+        name: str = "el2n"
+
+    def scores(self, gradients: LastLayerGradients) -> Tensor:
+        """Returns the length of the error (N,), in at least float32."""
+        passes = self.adversarial_loss.passes
+        logits = gradients.logits[passes.index("adversarial") if "adversarial" in passes else 0]
+        error = logits.softmax(dim=1) - F.one_hot(gradients.labels, logits.shape[1])
+        length: Tensor = error.norm(dim=1)
+        return length

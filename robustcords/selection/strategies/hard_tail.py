@@ -1,0 +1,28 @@
+"""Leaving the hardest candidates out before choosing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from robustcords.selection.gradients.candidates import Group
+
+
+def without_hard_tail(group: Group, losses: Tensor, share: float) -> tuple[Group, Tensor]:
+    """Returns a group without those of its candidates that have the highest loss, and the rows that are left.
+
+    Training on the hardest examples hurts robustness (Kaufmann et al. 2022, "Efficient Adversarial Training with Data
+    Pruning", https://arxiv.org/abs/2207.00694).
+
+    Args:
+        group: N candidates, of which ``group.budget`` are to be picked.
+        losses: (N,) of the candidates.
+        share: of the candidates that is left out, rounded down, in [0, 1); fewer where too few would be left.
+
+    Returns:
+        The group of n candidates, in their order, and their rows (n,) in the group that was given.
+    """
+    count = max(group.budget, len(losses) - int(share * len(losses)))
+    rows = losses.argsort(stable=True)[:count].sort().values
+    return replace(group, gradients=group.gradients.rows(rows)), rows

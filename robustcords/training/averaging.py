@@ -1,0 +1,96 @@
+"""Averages of a model's weights over training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+from robustcords.config.schema import Table
+
+_STARTS = {"ema": 0.0, "swa": 0.75}
+
+
+class AveragingConfig(Table):
+    """Options of weight averaging.
+
+    Attributes:
+        kind: ``"ema"``, an exponential moving average; or ``"swa"``, the plain mean (Izmailov et al. 2018, but over
+            every step from the start on and not over epochs).
+        decay: weight that the ema keeps at each step, in [0, 1); swa has no use for it.
+        start: share of the run after which averaging starts, in [0, 1). Left out, 0 for ema and 0.75 for swa.
+    """
+
+    kind: Literal["ema", "swa"] = "ema"
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_of_kind(cls, values: Any) -> Any:
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in _STARTS:  # a list could not even be looked up
+            return values
+        return {"start": _STARTS[kind], **values}
+
+
+class Averaging:
+    """A model's averaged weights, kept beside it.
+
+    BatchNorm's statistics are averaged like weights, so no pass over the data is needed for them; buffers of whole
+    numbers are copied.
+
+    Args:
+        model: the model in training, not wrapped; it is copied.
+        config: how to average.
+    """
+
+    def __init__(self, model: nn.Module, config: AveragingConfig) -> None:
+        self.config = config
+        self._raw = model
+        average = get_ema_multi_avg_fn(config.decay) if config.kind == "ema" else get_swa_multi_avg_fn()
+        self._averaged = AveragedModel(model, multi_avg_fn=_copying_integers(average), use_buffers=True)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model to evaluate: the averaged one once averaging has started, before that the one in training."""
+        return self._averaged.module if int(self._averaged.n_averaged) else self._raw
+
+    def update(self, progress: float) -> None:
+        """Takes in the weights as they are; call it after every optimiser step.
+
+        Args:
+            progress: share of the run that is done, in [0, 1].
+        """
+        if progress >= self.config.start:
+            self._averaged.update_parameters(self._raw)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the averaged weights and buffers, and how many models are in them."""
+        state: dict[str, Tensor] = self._averaged.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Goes on from a `state_dict`."""
+        self._averaged.load_state_dict(state)
+
+
+def _copying_integers(average: Callable[..., None]) -> Callable[[Any, Any, Tensor | int], None]:
+    """Returns an averaging function that copies tensors of whole numbers and truth values.
+
+    torch's own would cut an average of equal integers down to the next lower one, and fails on truth values.
+    """
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+        else:
+            for ours, theirs in zip(averaged, current, strict=True):
+                ours.copy_(theirs)
+
+    return update

@@ -1,0 +1,1 @@
+"""What looks on after every epoch."""

@@ -1,0 +1,83 @@
+"""What the ``[train]`` and ``[logging]`` tables of a recipe may say. Free of torch, so that checking is quick."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
+
+from robustcords.config.schema import Duration, Table
+from robustcords.errors import nearest
+
+if TYPE_CHECKING:
+    from robustcords.training.averaging import AveragingConfig
+    from robustcords.training.callbacks.dynamics import DynamicsConfig
+else:  # importing them imports torch; `recipe.assemble` hands over instances
+    AveragingConfig = DynamicsConfig = Table
+
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+"""The trackers that Accelerate knows."""
+
+
+def _off(value: Any) -> Any:
+    return None if value is False else value
+
+
+def _tracker(name: str) -> str:
+    if name not in TRACKERS:
+        raise ValueError(f"unknown tracker{nearest(name, TRACKERS)}")
+    return name
+
+
+class TrainConfig(Table):
+    """The ``[train]`` table: how long, in what portions and how exactly to train.
+
+    Attributes:
+        epochs: passes over the selected subset, or over the full training set without a selector.
+        batch_size: images per optimiser step, over all processes and accumulation steps together.
+        accumulation: micro-batches that one optimiser step is computed in; more take less memory.
+        precision: of the forward and backward passes; ``"auto"`` takes bf16 where the hardware is faster with it.
+        compile: compile the model with ``torch.compile``.
+        cuda_graphs: on a GPU, record passes of attacks in training, selection and evaluation, and replay them. It takes
+            memory for the activations of one more batch.
+        memory_format: layout of images and convolutions in memory; ``"auto"`` is channels_last where the model runs so,
+            else contiguous, and the run's own recipe.toml says which.
+        validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
+        checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
+            There is always one after the last epoch.
+        keep_checkpoints: how many of the newest checkpoints to keep.
+        time_limit: from the start of the command, such as ``"23.5 h"``: after this the run ends with a checkpoint, as
+            after a signal; left out or ``false``, none.
+        overfitting: look for catastrophic overfitting after every epoch where the training attack has at most three
+            passes, and ``"warn"`` or ``"stop"``; ``false`` does not look.
+        dynamics: table of tracking how many training images are outliers, on the boundary, or robust; left out or
+            ``false``, none.
+        clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
+        averaging: table of weight averaging; left out or ``false``, none.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+    compile: bool = False
+    cuda_graphs: bool = True
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    validate_every: Annotated[int, Field(ge=1)] = 10
+    checkpoint_every: Annotated[int, Field(ge=1)] | Duration = 1
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    time_limit: Annotated[Duration | None, BeforeValidator(_off)] = None
+    overfitting: Annotated[Literal["warn", "stop"] | None, BeforeValidator(_off)] = "warn"
+    dynamics: Annotated[SerializeAsAny[DynamicsConfig] | None, BeforeValidator(_off)] = None
+    clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
+    averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
+
+
+class LoggingConfig(Table):
+    """The ``[logging]`` table.
+
+    Attributes:
+        trackers: experiment trackers to report to, beside metrics.jsonl; each needs its own package.
+    """
+
+    trackers: list[Annotated[str, AfterValidator(_tracker)]] = Field(default_factory=list)

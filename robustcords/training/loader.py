@@ -1,0 +1,131 @@
+"""The batches of an epoch: their order, each process's share, augmentation and noise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcords.data.augmentation import augment
+from robustcords.data.images import ImageSet
+from robustcords.engine.memory_format import MEMORY_FORMATS
+from robustcords.errors import UserError
+from robustcords.rng import Noise, derive, generator
+from robustcords.runtime import collectives
+from robustcords.selection.selector import Subset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a global batch.
+
+    Attributes:
+        x: (b, C, H, W) augmented images in [0, 1].
+        y: (b,) labels.
+        weights: (b,) of the loss.
+        noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
+        total: sum of the weights of the whole global batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    noise: Noise
+    total: float
+
+    def parts(self, count: int) -> Iterator[slice]:
+        """Yields the rows of each of so many micro-batches."""
+        edges = [round(len(self.y) * number / count) for number in range(count + 1)]
+        yield from (slice(start, end) for start, end in itertools.pairwise(edges))
+
+
+class BatchLoader:
+    """Cuts epochs into batches. The images are in memory, so no worker processes are needed.
+
+    Args:
+        train: the training split.
+        numbers: (N,) its rows' numbers in the full training set, which key all noise.
+        batch_size: of the global batch: all processes and accumulation steps together.
+        crop: pixels of padding for random crops.
+        flip: whether to flip at random.
+        seed: the run's seed.
+        device: where batches are wanted.
+
+    Attributes:
+        memory_format: the layout of batches, ``"channels_last"`` or ``"contiguous"``.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        numbers: Tensor,
+        *,
+        batch_size: int,
+        crop: int,
+        flip: bool,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.train, self.numbers, self.batch_size = train, numbers, batch_size
+        self.crop, self.flip, self.seed, self.device = crop, flip, seed, device
+        self.memory_format = "contiguous"
+
+    def order(self, epoch: int, size: int) -> list[Tensor]:
+        """Returns the epoch's global batches as positions in its subset, shuffled.
+
+        Sizes differ by at most one: a small last batch would have noisy BatchNorm statistics.
+
+        Args:
+            epoch: from 0.
+            size: how many examples the subset has.
+        """
+        shuffled = torch.randperm(size, generator=generator(self.seed, "shuffle", epoch))
+        return list(shuffled.tensor_split(math.ceil(size / self.batch_size)))
+
+    def load(self, positions: Tensor, subset: Subset, epoch: int) -> Batch:
+        """Returns this process's share of a global batch."""
+        mine = positions.tensor_split(collectives.world_size())[collectives.rank()]
+        rows = subset.indices[mine]
+        x, y = self.train.batch(rows, self.device)
+        numbers = self.numbers[rows].to(self.device)
+        x = augment(x, Noise(derive(self.seed, "augment", epoch), numbers), self.crop, self.flip)
+        return Batch(
+            x.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]),
+            y,
+            subset.weights[mine].to(self.device),
+            Noise(derive(self.seed, "attack", epoch), numbers),
+            # A batch of nothing but weight 0 has no gradient; the floor keeps 0 / 0 out of it.
+            max(float(subset.weights[positions].sum()), 1e-12),
+        )
+
+    def micro_batches(self, size: int, accumulation: int) -> tuple[int, int]:
+        """Returns how many examples the smallest and the largest micro-batch of a process have.
+
+        Args:
+            size: how many examples an epoch has.
+            accumulation: micro-batches per step.
+        """
+        batches = math.ceil(size / self.batch_size)
+        parts = collectives.world_size() * accumulation
+        return size // batches // parts, math.ceil(math.ceil(size / batches) / parts)
+
+    def check(self, size: int, accumulation: int) -> None:
+        """Checks that every process has something to do in every accumulation step.
+
+        Args:
+            size: how many examples an epoch has.
+            accumulation: micro-batches per step.
+
+        Raises:
+            UserError: a batch has fewer examples than processes times accumulation steps.
+        """
+        if self.micro_batches(size, accumulation)[0] < 1:
+            smallest = size // math.ceil(size / self.batch_size)
+            raise UserError(
+                f"train.batch_size = {self.batch_size} gives batches of {smallest} of {size} examples, too few for "
+                f"{collectives.world_size()} processes times train.accumulation = {accumulation}"
+            )

@@ -1,0 +1,113 @@
+"""Optimisers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from robustcords.config.schema import Component, ComponentConfig
+from robustcords.engine import contracts
+from robustcords.errors import UserError
+from robustcords.models.base import name_of
+
+OPTIMIZERS = {
+    "adamw": "robustcords.training.optimizers:AdamW",
+    "sgd": "robustcords.training.optimizers:SGD",
+}
+
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 holds it, as the weights do
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Component, ABC):
+    """How weights are updated. Weight decay acts on all parameters, as in the scripts of TRADES and MART."""
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns torch's optimiser over these parameters; its learning rate is the schedule's peak."""
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``."""
+
+    class Config(ComponentConfig):
+        """Options of SGD.
+
+        Attributes:
+            lr: learning rate, > 0.
+            momentum: in [0, 1).
+            nesterov: look ahead along the momentum (Sutskever et al. 2013); needs momentum.
+            weight_decay: l2 penalty, >= 0, added to the gradient.
+        """
+
+        name: str = "sgd"
+        lr: Positive = 0.1
+        momentum: Decay = 0.9
+        nesterov: bool = False
+        weight_decay: NotNegative = 5e-4
+
+        @model_validator(mode="after")
+        def _nesterov_has_momentum(self) -> Self:
+            if self.nesterov and not self.momentum:
+                raise ValueError("nesterov = true needs a momentum above 0")
+            return self
+
+    config: SGD.Config
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        """Returns ``torch.optim.SGD``."""
+        return torch.optim.SGD(parameters, **self.config.options())
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as ``torch.optim.AdamW``."""
+
+    class Config(ComponentConfig):
+        """Options of AdamW.
+
+        Attributes:
+            lr: learning rate, > 0.
+            betas: decay of the running means of the gradient and of its square, each in [0, 1).
+            eps: added to the denominator, > 0.
+            weight_decay: share of a weight that a step of learning rate 1 takes off, >= 0.
+        """
+
+        name: str = "adamw"
+        lr: Positive = 1e-3
+        betas: Annotated[tuple[Decay, ...], Field(min_length=2, max_length=2, strict=False)] = (0.9, 0.999)
+        eps: Positive = 1e-8
+        weight_decay: NotNegative = 1e-2
+
+    config: AdamW.Config
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        """Returns ``torch.optim.AdamW``."""
+        return torch.optim.AdamW(parameters, **self.config.options())
+
+
+def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Checks that an optimizer's steps train a model.
+
+    Parameters may be frozen, and an optimizer may have others besides, such as a loss's own.
+
+    Raises:
+        UserError: no parameter of the model requires a gradient, or the optimizer is that of another model.
+    """
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if not trained:
+        raise UserError(f"{name_of(model)}: no parameter requires a gradient, so there is nothing to train")
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = {id(parameter) for parameter in model.parameters()}
+    # A head that was replaced after the optimizer was made: the old one is stepped, the new one never.
+    if not trained & stepped or (stepped - own and trained - stepped):
+        raise UserError(
+            f"optimizer {contracts.title(optimizer)}: {len(stepped - own)} of its {len(stepped)} parameters are not "
+            f"the model's, and {len(trained - stepped)} of the model's {len(trained)} are not among them: make it of "
+            "model.parameters(), after the last layer was replaced"
+        )

@@ -1,0 +1,133 @@
+"""A rehearsal of a model's passes, and the layout in memory that they work in, before a run depends on them.
+
+Convolutions compute in channels_last, but code may not: ``x.view(len(x), -1)`` behind a convolution, as in any LeNet,
+fails there. What works is found by running the passes of training and evaluation once, and taking the one that does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcords.data.images import ImageSet
+from robustcords.engine import contracts
+from robustcords.engine.convolution import sound_convolutions
+from robustcords.engine.inference import Autocast, Inference
+from robustcords.engine.memory_format import MEMORY_FORMATS, Layout, lay_out
+from robustcords.engine.modes import evaluation_mode
+from robustcords.errors import UserError
+from robustcords.models.base import name_of, reason
+from robustcords.runtime import collectives
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Runs a model as it will be run, and leaves it as it was.
+
+    Attributes:
+        images: some of what it will see.
+        device: where it will run.
+        autocast: makes the precision that training runs in.
+        updates: sizes of the micro-batches that it is trained on; none where it is not trained.
+    """
+
+    images: ImageSet
+    device: torch.device
+    autocast: Autocast = nullcontext
+    updates: Sequence[int] = ()
+
+    def settle(self, model: nn.Module, wanted: str) -> Layout:
+        """Returns the layout that the model runs in, having moved it to the device and laid it out.
+
+        All processes take the same, and the same recipe takes the same again.
+
+        Args:
+            model: images in [0, 1] to logits.
+            wanted: ``"auto"`` is channels_last where the model runs in it, else contiguous.
+
+        Raises:
+            UserError: the model does not run.
+        """
+        if wanted == "contiguous":
+            return self._settled(model, "contiguous")
+        try:
+            return self._settled(model, "channels_last")
+        except UserError as error:
+            if wanted != "auto":
+                hint = 'train.memory_format = "auto" takes a layout that it runs in'
+                raise UserError(f"{error} (with train.memory_format = {wanted!r}; {hint})") from error
+            cause = str(error)
+        layout = self._settled(model, "contiguous")
+        if collectives.is_main():
+            log.warning('train.memory_format = "%s" is taken, as in channels_last %s', layout, cause)
+        return layout
+
+    def _settled(self, model: nn.Module, layout: Layout) -> Layout:
+        lay_out(model, self.device, layout)
+        collectives.gather_objects(lambda: self._run(model, layout))
+        return layout
+
+    def _run(self, model: nn.Module, layout: Layout) -> None:
+        """Passes images through the model, forward and backward, as evaluation and training do.
+
+        Raises:
+            UserError: that fails, or does not give logits.
+        """
+        with _unchanged(model, self.device), sound_convolutions():
+            network = Inference(model, self.autocast, replay=False)
+            with evaluation_mode(model), network.frozen():
+                # Evaluation and selection give contiguous images to either model, attacks in training the model's own.
+                self._pass(network, 2, "contiguous", "evaluated")
+                if self.updates and layout != "contiguous":
+                    self._pass(network, 2, layout, "evaluated")
+            model.train()
+            for size in self.updates:
+                with self.autocast():
+                    self._pass(model, size, layout, "trained")
+
+    def _pass(self, model: nn.Module, size: int, layout: str, what: str) -> None:
+        x, _ = self.images.batch(torch.arange(size) % len(self.images), self.device)
+        x = x.contiguous(memory_format=MEMORY_FORMATS[layout])
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        wanted = trained if what == "trained" else [x.requires_grad_()]
+        try:
+            with torch.enable_grad():
+                logits: Any = model(x)
+                total = logits.float().sum() if isinstance(logits, Tensor) else None
+            if total is not None and total.requires_grad and wanted:
+                torch.autograd.grad(total, wanted, allow_unused=True)
+        except Exception as error:
+            shape = f"{size} images of {' x '.join(map(str, x.shape[1:]))}"
+            raise UserError(f"{name_of(model)} cannot be {what} on {shape}: {reason(error)}") from error
+        contracts.logits(name_of(model), logits, size, len(self.images.classes))
+
+
+@contextmanager
+def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Gives modes, buffers and the global random state back as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for module, name, buffer, values in buffers:
+                module._buffers[name] = buffer
+                buffer.copy_(values)

@@ -1,0 +1,63 @@
+"""How far training has come, and its end where numbers are NaN or infinite, before a checkpoint keeps them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from robustcords.errors import RunError
+from robustcords.storage.run_directory import RunDirectory
+
+
+@dataclass
+class Progress:
+    """How far training has come; all of it is in every checkpoint.
+
+    Attributes:
+        epoch: the epoch that is running, from 0.
+        step: optimiser steps done in it.
+        steps: optimiser steps done altogether.
+        loss: sum over the epoch's examples of weight times loss.
+        weight: sum of the epoch's weights.
+        skipped: the epoch's steps that were not taken, as gradients in float16 had overflown.
+        counts: the epoch's examples by kind, where the adversary tells them apart.
+        best: the highest validation PGD accuracy so far, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    skipped: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    best: float | None = None
+
+    @property
+    def place(self) -> str:
+        """The last step that was taken, for a message."""
+        return f"in epoch {self.epoch} after step {self.step - 1}"
+
+    @property
+    def mean_loss(self) -> float:
+        """The epoch's weighted mean loss so far; NaN where no step has been taken."""
+        return self.loss / self.weight if self.weight else math.nan
+
+
+def check_weights(model: nn.Module, where: str, run: RunDirectory | None) -> None:
+    """Checks what a checkpoint is about to keep.
+
+    Raises:
+        RunError: a weight is NaN or infinite.
+    """
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        raise not_finite("the weights are", where, run)
+
+
+def not_finite(what: str, where: str, run: RunDirectory | None) -> RunError:
+    """Returns the error for numbers that are NaN or infinite: where they came up, and what is left."""
+    kept = run.checkpoints.paths() if run else []
+    good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+    return RunError(f"{what} not finite {where}; {good}; lower optimizer.lr or set train.clip_gradient")
