@@ -2,7 +2,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_replay import Again
+from test_cuda_graphs import Again
 from torch import Tensor, nn
 from torch.nn import functional as F
 

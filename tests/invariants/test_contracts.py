@@ -11,7 +11,6 @@ from small_run import ATTACK, chooser, fitted, network, trainer
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
-from robustcords.engine import contracts
 from robustcords.errors import UserError
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
@@ -22,6 +21,7 @@ from robustcords.selection.gradients.factors import logit_gradients
 from robustcords.selection.strategies.random import RandomSubset
 from robustcords.threats.base import ThreatModel
 from robustcords.training.callbacks.base import Observer
+from robustcords.training.optimizers import trainable
 
 LOGITS, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 
@@ -171,7 +171,7 @@ def test_an_optimizer_is_that_of_the_model():
     head = model[-1]
 
     def check(parameters: Any) -> None:
-        contracts.trainable(model, torch.optim.SGD(parameters, lr=0.1))
+        trainable(model, torch.optim.SGD(parameters, lr=0.1))
 
     check(model.parameters())
     check([*model.parameters(), *loss.parameters()])  # a loss may have parameters of its own
@@ -181,7 +181,7 @@ def test_an_optimizer_is_that_of_the_model():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model[-1] = nn.Linear(16, 3)
     with pytest.raises(UserError, match="2 of its 4 parameters are not the model's, and 2 of the model's 4"):
-        contracts.trainable(model, optimizer)
+        trainable(model, optimizer)
     model.requires_grad_(False)
     with pytest.raises(UserError, match=r"^model 'Sequential': no parameter requires a gradient"):
         check(model.parameters())
@@ -279,7 +279,7 @@ def test_the_command_line_names_the_class_and_shows_the_traceback_where_it_is_wa
     assert quiet.err.splitlines()[-1] == loud.err.splitlines()[-1] == line
     assert "Traceback" not in quiet.err
     assert "Traceback (most recent call last)" in loud.err
-    assert "in losses" in loud.err
+    assert "in loss_values" in loud.err
 
 
 def test_debug_says_no_more_of_what_is_no_error(command: Command):

@@ -10,6 +10,7 @@ import torch
 from small_run import chooser, made_up, network, trainer
 from torch import Tensor
 
+from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
 from robustcords.losses import LOSSES
 from robustcords.losses.check import check_loss
@@ -72,6 +73,11 @@ class Bent(TRADES):
 MIXES = "mixes examples: the value of one changes with another's logits"
 
 
+def some(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Images and labels that a loss is tried on."""
+    return images.batch(torch.arange(min(3, len(images))))
+
+
 @pytest.mark.parametrize(
     ("bend", "said"),
     [
@@ -86,7 +92,7 @@ def test_examples_keep_to_themselves(bend: Any, said: str):
     for name, source in (("bend", "loss mine:Mine"), ("bend_objective", "the objective of loss mine:Mine")):
         loss = type("Mine", (Bent,), {name: staticmethod(bend), "__module__": "mine"})()
         with pytest.raises(UserError, match=f"^{source} {said}"):
-            check_loss(loss, network(), made_up(), torch.device("cpu"))
+            check_loss(loss, network(), *some(made_up()))
         selector = chooser("adv-gradmatch")
         selector.loss = loss
         with pytest.raises(UserError, match=f"^{source} {said}"):
@@ -98,9 +104,9 @@ def test_examples_keep_to_themselves(bend: Any, said: str):
 def test_ours_pass_and_nothing_is_left_of_it(name: str, count: int):
     model, state = network(norm=True), torch.get_rng_state()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    check_loss(find("loss", name)(), model, made_up(count), torch.device("cpu"))
+    check_loss(find("loss", name)(), model, *some(made_up(count)))
     loss = Bent()
-    check_loss(loss, model, made_up(count), torch.device("cpu"))
+    check_loss(loss, model, *some(made_up(count)))
     assert loss.calls == 0, "a copy is called, as a loss may count its calls"
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)

@@ -11,6 +11,14 @@ from robustcords.runtime import interruption
 from robustcords.runtime.interruption import Interruption
 
 
+@pytest.fixture(autouse=True)
+def _as_python_starts():
+    """Has SIGINT raise KeyboardInterrupt, which processes that tests are shared out among do not leave so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch):
     moments = [0.0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -79,19 +80,21 @@ def test_one_process_has_nobody_to_watch():
 
 LATE = """
 import os
-from robustcords import acceleration, liveness
-from robustcords.training.config import TrainConfig
-liveness.MEETING_S = 1.0
-acceleration.start(TrainConfig())
+from robustcords.runtime import accelerator, watchdog
+watchdog.MEETING_S = 1.0
+accelerator.start("auto")
 """
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_processes_that_do_not_meet_end_with_one_line(rank: str, tmp_path: Path):
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29677", "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
     environment = {**os.environ, **place, "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "FATAL"}
     ended = subprocess.run(  # noqa: PLW1510 -- looked at below
         [sys.executable, "-c", LATE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50
     )
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == "error: the 2 processes have not met at 127.0.0.1:29677 within 1 s"
+    assert ended.stderr.splitlines()[-1] == f"error: the 2 processes have not met at 127.0.0.1:{port} within 1 s"

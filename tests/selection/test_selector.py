@@ -179,7 +179,7 @@ ROWS, ONES = list(range(10)), torch.ones(10)
     ],
 )
 def test_a_strategys_mistakes_are_named(answer: Any, reason: str):
-    with pytest.raises(UserError, match=f"^strategy test_selection:Fixed returned {reason}"):
+    with pytest.raises(UserError, match=f"^strategy test_selector:Fixed returned {reason}"):
         selector(fixed(answer)).select(0, model())
 
 
