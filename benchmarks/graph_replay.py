@@ -83,7 +83,7 @@ def evaluation(name: str, replay: bool, square: bool) -> Callable[[], object]:
     def run() -> None:
         with evaluation_mode(inference), exact_float32(x.device), inference.frozen():
             if square:
-                autoattack.square(inference, x, y, norm="linf", epsilon=1e-4, queries=300, seed=0)
+                autoattack.square(inference, x, y, norm="Linf", epsilon=1e-4, queries=300, seed=0)
             else:
                 PGD(THREAT, steps=50)(inference, x, objective, Noise(0, torch.arange(256, device="cuda")))
 

@@ -1,4 +1,4 @@
-"""What is measured on a GPU that is lent for minutes: starts what fits the time, in order, and brings home what is done.
+"""Measurements on a GPU that is lent for minutes: starts what fits the time, in order, and keeps what is done.
 
     python benchmarks/on_gpu.py --limit 540 --output OUT [--finished NAME]... [--only NAME]... [--data-path DIR]
         [--jobs 3] [--preset paper] [--set KEY=VALUE]... [--row TABLE/ROW=SECONDS]...
@@ -93,14 +93,14 @@ def do(task: Task, output: Path, end: float) -> str:
     start, log = time.monotonic(), output / f"{task.name.replace('/', '_')}.txt"
     with log.open("w") as file:
         try:
-            status = subprocess.run(
-                task.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=left
-            ).returncode
+            ended = subprocess.run(
+                task.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=left, check=False
+            )
         except subprocess.TimeoutExpired:
             return f"stopped at the limit, after {time.monotonic() - start:.0f} s"
     if task.run and (task.run / "report.json").exists():
         bring_home(task.run, output / "runs" / task.name)
-    return f"exit status {status} after {time.monotonic() - start:.0f} s"
+    return f"exit status {ended.returncode} after {time.monotonic() - start:.0f} s"
 
 
 def main() -> None:

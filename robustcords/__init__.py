@@ -1,9 +1,173 @@
-"""Adversarial training on small, periodically re-selected subsets."""
+"""Adversarial training on small, periodically re-selected subsets.
 
+What a program needs is here by name, and imported when it is first asked for:
+
+    from robustcords import MART, PGD, SubsetSelector, ThreatModel, Trainer
+"""
+
+from __future__ import annotations
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustcords.attacks.base import Attack as Attack
+    from robustcords.attacks.fgsm import FGSM as FGSM
+    from robustcords.attacks.pgd import PGD as PGD
+    from robustcords.data.base import DataSource as DataSource
+    from robustcords.data.base import Splits as Splits
+    from robustcords.data.images import ImageSet as ImageSet
+    from robustcords.evaluation.config import AutoAttackEvaluation as AutoAttackEvaluation
+    from robustcords.evaluation.config import EvaluationConfig as EvaluationConfig
+    from robustcords.evaluation.config import PGDEvaluation as PGDEvaluation
+    from robustcords.evaluation.evaluate import evaluate as evaluate
+    from robustcords.experiments.run import run as run
+    from robustcords.losses.base import Loss as Loss
+    from robustcords.losses.mart import MART as MART
+    from robustcords.losses.objective import Objective as Objective
+    from robustcords.losses.sat import SAT as SAT
+    from robustcords.losses.standard import Standard as Standard
+    from robustcords.losses.trades import TRADES as TRADES
+    from robustcords.methods.adversarial import Adversary as Adversary
+    from robustcords.methods.efforts.bullet import BulletAdversary as BulletAdversary
+    from robustcords.methods.efforts.bullet import BulletConfig as BulletConfig
+    from robustcords.models.base import ModelSource as ModelSource
+    from robustcords.recipe.recipe import Recipe as Recipe
+    from robustcords.recipe.recipe import load as load_recipe
+    from robustcords.rng import Noise as Noise
+    from robustcords.rng import derive as derive
+    from robustcords.rng import generator as generator
+    from robustcords.selection.base import SelectionContext as SelectionContext
+    from robustcords.selection.base import Strategy as Strategy
+    from robustcords.selection.base import StrategyConfig as StrategyConfig
+    from robustcords.selection.gradient_based import AdversarialStrategy as AdversarialStrategy
+    from robustcords.selection.gradient_based_config import AdversarialConfig as AdversarialConfig
+    from robustcords.selection.selector import Subset as Subset
+    from robustcords.selection.selector import SubsetSelector as SubsetSelector
+    from robustcords.selection.strategies.adv_craig import AdvCRAIGStrategy as AdvCRAIGStrategy
+    from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy as AdvGLISTERStrategy
+    from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy as AdvGradMatchStrategy
+    from robustcords.selection.strategies.by_loss import LossStrategy as LossStrategy
+    from robustcords.selection.strategies.el2n import EL2NStrategy as EL2NStrategy
+    from robustcords.selection.strategies.random import RandomSubset as RandomSubset
+    from robustcords.storage.run_directory import RunDirectory as RunDirectory
+    from robustcords.threats.base import ThreatModel as ThreatModel
+    from robustcords.training.callbacks.base import Observer as Observer
+    from robustcords.training.config import TrainConfig as TrainConfig
+    from robustcords.training.trainer import Trainer as Trainer
 
 # Asks the kernel for huge pages for large tensors. torch reads this once, when it first allocates one; a user's own
 # setting stands. Where the kernel has none to give, nothing changes.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.2.0.dev0"
+
+_PUBLIC = {
+    "AdvCRAIGStrategy": "selection.strategies.adv_craig:AdvCRAIGStrategy",
+    "AdvGLISTERStrategy": "selection.strategies.adv_glister:AdvGLISTERStrategy",
+    "AdvGradMatchStrategy": "selection.strategies.adv_gradmatch:AdvGradMatchStrategy",
+    "AdversarialConfig": "selection.gradient_based_config:AdversarialConfig",
+    "AdversarialStrategy": "selection.gradient_based:AdversarialStrategy",
+    "Adversary": "methods.adversarial:Adversary",
+    "Attack": "attacks.base:Attack",
+    "AutoAttackEvaluation": "evaluation.config:AutoAttackEvaluation",
+    "BulletAdversary": "methods.efforts.bullet:BulletAdversary",
+    "BulletConfig": "methods.efforts.bullet:BulletConfig",
+    "DataSource": "data.base:DataSource",
+    "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
+    "EvaluationConfig": "evaluation.config:EvaluationConfig",
+    "FGSM": "attacks.fgsm:FGSM",
+    "ImageSet": "data.images:ImageSet",
+    "Loss": "losses.base:Loss",
+    "LossStrategy": "selection.strategies.by_loss:LossStrategy",
+    "MART": "losses.mart:MART",
+    "ModelSource": "models.base:ModelSource",
+    "Noise": "rng:Noise",
+    "Objective": "losses.objective:Objective",
+    "Observer": "training.callbacks.base:Observer",
+    "PGD": "attacks.pgd:PGD",
+    "PGDEvaluation": "evaluation.config:PGDEvaluation",
+    "RandomSubset": "selection.strategies.random:RandomSubset",
+    "Recipe": "recipe.recipe:Recipe",
+    "RunDirectory": "storage.run_directory:RunDirectory",
+    "SAT": "losses.sat:SAT",
+    "SelectionContext": "selection.base:SelectionContext",
+    "Splits": "data.base:Splits",
+    "Standard": "losses.standard:Standard",
+    "Strategy": "selection.base:Strategy",
+    "StrategyConfig": "selection.base:StrategyConfig",
+    "Subset": "selection.selector:Subset",
+    "SubsetSelector": "selection.selector:SubsetSelector",
+    "TRADES": "losses.trades:TRADES",
+    "ThreatModel": "threats.base:ThreatModel",
+    "TrainConfig": "training.config:TrainConfig",
+    "Trainer": "training.trainer:Trainer",
+    "derive": "rng:derive",
+    "evaluate": "evaluation.evaluate:evaluate",
+    "generator": "rng:generator",
+    "load_recipe": "recipe.recipe:load",
+    "run": "experiments.run:run",
+}
+"""A public name to where it is."""
+
+__all__ = [
+    "FGSM",
+    "MART",
+    "PGD",
+    "SAT",
+    "TRADES",
+    "AdvCRAIGStrategy",
+    "AdvGLISTERStrategy",
+    "AdvGradMatchStrategy",
+    "AdversarialConfig",
+    "AdversarialStrategy",
+    "Adversary",
+    "Attack",
+    "AutoAttackEvaluation",
+    "BulletAdversary",
+    "BulletConfig",
+    "DataSource",
+    "EL2NStrategy",
+    "EvaluationConfig",
+    "ImageSet",
+    "Loss",
+    "LossStrategy",
+    "ModelSource",
+    "Noise",
+    "Objective",
+    "Observer",
+    "PGDEvaluation",
+    "RandomSubset",
+    "Recipe",
+    "RunDirectory",
+    "SelectionContext",
+    "Splits",
+    "Standard",
+    "Strategy",
+    "StrategyConfig",
+    "Subset",
+    "SubsetSelector",
+    "ThreatModel",
+    "TrainConfig",
+    "Trainer",
+    "derive",
+    "evaluate",
+    "generator",
+    "load_recipe",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name (PEP 562): the command line's help would wait seconds for torch otherwise."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, own = _PUBLIC[name].partition(":")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), own)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -25,9 +25,9 @@ DOCS = pages.ROOT / "docs"
 KEYS = pages.sections(DOCS / "recipes.md")
 
 TABLES = {
-    **{f"[{path[0]}]": recipe._class(target) for path, target in recipe.TABLES.items() if len(path) == 1},
-    "[train]/[train.averaging]": recipe._class(recipe.TABLES["train", "averaging"]),
-    "[train]/[train.dynamics]": recipe._class(recipe.TABLES["train", "dynamics"]),
+    **{f"[{path[0]}]": registry.imported(target) for path, target in recipe.TABLES.items() if len(path) == 1},
+    "[train]/[train.averaging]": registry.imported(recipe.TABLES["train", "averaging"]),
+    "[train]/[train.dynamics]": registry.imported(recipe.TABLES["train", "dynamics"]),
     "[bullet]/[bullet.steps]": BulletSteps,
     "[bullet]/[bullet.step_size]": BulletStepSizes,
     "[evaluation]/[evaluation.pgd]": PGDEvaluation,
@@ -42,7 +42,8 @@ UNLISTED = {
 
 def check_keys(table: type[Table], documented: dict[str, tuple[str, str]]) -> None:
     """The documented keys are the table's; the cells say its defaults, limits and choices."""
-    fields = {key: field for key, field in table.model_fields.items() if key != "name"}
+    named = {kind.key for kind in registry.KINDS.values()}
+    fields = {key: field for key, field in table.model_fields.items() if key not in named}
     assert documented.keys() == fields.keys()
     written = table.model_construct().model_dump()
     for key, field in fields.items():
@@ -70,7 +71,7 @@ def test_every_key_of_the_top_level_is_documented():
 def test_every_option_of_a_component_is_documented(kind, name):
     about = [section for title, section in KEYS.items() if title.startswith(f"[{kind}]/") and name in section.names]
     assert len(about) == 1
-    check_keys(recipe.find(kind, name).Config, KEYS[f"[{kind}]"].keys | about[0].keys)
+    check_keys(registry.config_of(recipe.find(kind, name)), KEYS[f"[{kind}]"].keys | about[0].keys)
 
 
 @pytest.mark.parametrize(("kind", "title"), UNLISTED)

@@ -146,4 +146,4 @@ def usual_step(threat: ThreatModel, steps: int, reach: float = 2.5) -> float:
         reach: how far all steps go together, in radii.
     """
     size = rounded_radius(reach * threat.epsilon / max(1, steps))
-    return min(size, 1.0) if threat.norm == "linf" else size
+    return min(size, threat.largest)

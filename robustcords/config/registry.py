@@ -1,22 +1,45 @@
-"""Finding a component by the name that a recipe gives it."""
+"""Kinds of components, and finding one by the name that a recipe gives it."""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
 from robustcords.errors import UserError, nearest
 
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of component: everything that a recipe's table can name.
+
+    Attributes:
+        components: ``"module:DICTIONARY"``, of names to ``"module:Class"``.
+        base: ``"module:Class"`` that all of them are subclasses of.
+        key: the key of the recipe's table that names one.
+        source: ``"module:function"`` from a name to a class, where there are names that no dictionary lists, such as
+            paths.
+    """
+
+    components: str
+    base: str
+    key: str = "name"
+    source: str | None = None
+
+
 KINDS = {
-    "data": "robustcords.data:DATA",
-    "model": "robustcords.models:MODELS",
-    "attack": "robustcords.attacks:ATTACKS",
-    "loss": "robustcords.losses:LOSSES",
-    "selector": "robustcords.selection.strategies:STRATEGIES",
-    "optimizer": "robustcords.training.optimizers:OPTIMIZERS",
-    "schedule": "robustcords.training.schedules:SCHEDULES",
+    "data": Kind("robustcords.data:DATA", "robustcords.data.base:DataSource", source="robustcords.data:source"),
+    "model": Kind(
+        "robustcords.models:MODELS", "robustcords.models.base:ModelSource", source="robustcords.models:source"
+    ),
+    "threat": Kind("robustcords.threats:THREATS", "robustcords.threats.base:ThreatModel", key="norm"),
+    "attack": Kind("robustcords.attacks:ATTACKS", "robustcords.attacks.base:Attack"),
+    "loss": Kind("robustcords.losses:LOSSES", "robustcords.losses.base:Loss"),
+    "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
+    "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
+    "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),
 }
-"""Recipe table -> where the dictionary of its components stands. Each maps a name to ``"module:Class"``."""
+"""The tables of a recipe that name a component."""
 
 ADAPTER = "robustcords.selection.cords.adapter"
 """The module that makes a selector of a CORDS strategy."""
@@ -24,9 +47,14 @@ ADAPTER = "robustcords.selection.cords.adapter"
 
 def names(kind: str) -> dict[str, str]:
     """Returns the registered names of a kind and where each one's class is."""
-    module, attribute = KINDS[kind].split(":")
-    registry: dict[str, str] = getattr(importlib.import_module(module), attribute)
-    return registry
+    found: dict[str, str] = imported(KINDS[kind].components)
+    return found
+
+
+def imported(target: str) -> Any:
+    """Returns what ``"module:name"`` stands for, importing the module."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def find(kind: str, name: str) -> Any:
@@ -57,6 +85,11 @@ def find(kind: str, name: str) -> Any:
             f"{kind} {name!r}: module {module!r} has no {attribute!r}{nearest(attribute, public(module))}"
         ) from error
     return importlib.import_module(ADAPTER).adapted(found) if outside else found
+
+
+def config_of(found: Any) -> Any:
+    """Returns the class that checks a component's table: its ``Config``; a threat model is its own."""
+    return getattr(found, "Config", found)
 
 
 def public(module: str) -> list[str]:

@@ -52,17 +52,6 @@ def rounded_radius(value: float) -> float:
     return pixels / 255 if pixels and abs(value * 255 - pixels) < 1e-9 else float(f"{value:.12g}")
 
 
-def refuse_beyond_range(value: float) -> None:
-    """Checks that an l-infinity radius or step is no longer than the whole range of a pixel.
-
-    Raises:
-        ValueError: it is above 1, most likely meant in levels of 255.
-    """
-    if value > 1:
-        guess = f'; did you mean "{value:.12g}/255"?' if value <= 255 else ""
-        raise ValueError(f"an l-infinity radius or step is at most 1, the whole range of a pixel{guess}")
-
-
 def _dump_radius(value: float) -> str | float:
     return text if "/" in (text := format_radius(value)) else value
 

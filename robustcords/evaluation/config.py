@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from robustcords.config.schema import Radius, Table, format_radius, refuse_beyond_range, rounded_radius
+from robustcords.config.schema import Radius, Table, format_radius, rounded_radius
 
 if TYPE_CHECKING:
     from robustcords.threats.base import ThreatModel
@@ -90,8 +90,7 @@ def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
 
 def _around(threat: ThreatModel) -> list[float]:
     """Returns half the radius, the radius and twice the radius, as far as there are such."""
-    most = 1.0 if threat.norm == "linf" else float("inf")
-    radii = [rounded_radius(min(factor * threat.epsilon, most)) for factor in (0.5, 1.0, 2.0)]
+    radii = [rounded_radius(min(factor * threat.epsilon, threat.largest)) for factor in (0.5, 1.0, 2.0)]
     return list(dict.fromkeys(radii))
 
 
@@ -147,23 +146,25 @@ class EvaluationConfig(Table):
         """Returns the options with those that follow from the threat model where they are left out.
 
         Raises:
-            ValueError: the threat's epsilon is 0, and an attack has no radii of its own.
+            ValueError: the threat's epsilon is 0, and an attack has no radii of its own; or AutoAttack has no attacks
+                in its norm.
         """
         chosen = self._attacks()
+        if self.autoattack and threat.autoattack_norm is None:
+            raise ValueError(f"AutoAttack has no attacks for threat.norm = {threat.norm!r}; set autoattack = false")
         for name, attack in chosen.items():
             if threat.epsilon == 0 and not attack.epsilons:
                 raise ValueError(f"no radius follows from threat.epsilon = 0; give {name}.epsilons, or {name} = false")
         return self.model_copy(update={name: attack.resolved(threat) for name, attack in chosen.items()})
 
     def refuse_beyond_range(self, threat: ThreatModel) -> None:
-        """Checks, after `resolved`, that no l-infinity radius or step is above 1.
+        """Checks, after `resolved`, that no radius or step is longer than any that means something.
 
         Raises:
             ValueError: one is.
         """
-        if threat.norm == "linf":
-            for attack in self._attacks().values():
-                refuse_beyond_range(max([*(attack.epsilons or []), getattr(attack, "step_size", None) or 0.0]))
+        for attack in self._attacks().values():
+            threat.check_radius(max([*(attack.epsilons or []), getattr(attack, "step_size", None) or 0.0]))
 
     def unmeasured(self, threat: ThreatModel) -> list[str]:
         """Returns a sentence where attacks are run, and none at the threat's own radius."""

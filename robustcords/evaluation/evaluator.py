@@ -94,9 +94,15 @@ class Evaluator:
         return len(self.numbers)
 
     @property
-    def norm(self) -> str:
-        """The threat's."""
-        return self.threat.norm
+    def autoattack_norm(self) -> str:
+        """What AutoAttack calls the threat's norm.
+
+        Raises:
+            UserError: AutoAttack has no attacks in it.
+        """
+        if self.threat.autoattack_norm is None:
+            raise UserError(f"AutoAttack has no attacks for threat.norm = {self.threat.norm!r}")
+        return self.threat.autoattack_norm
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images and labels of some rows of `numbers`, on the device."""
@@ -161,7 +167,7 @@ class Evaluator:
         x, _ = self.batch(torch.arange(1))
         with torch.no_grad():
             classes = self.model(x).shape[1]
-        variant = autoattack.variant(config.version, self.norm, classes, min(x.shape[-2:]))
+        variant = autoattack.variant(config.version, self.autoattack_norm, classes, min(x.shape[-2:]))
         after, messages = {}, list[str]()
         for epsilon in config.epsilons or []:
             radius = format_radius(epsilon)
@@ -192,14 +198,14 @@ class Evaluator:
             x, y = self.batch(part)
             seed = derive(self.seed, "autoattack", int(self.numbers[part[0]]))
             withstood, warnings = autoattack.run(
-                self.model, x, y, norm=self.norm, epsilon=epsilon, version=version, seed=seed
+                self.model, x, y, norm=self.autoattack_norm, epsilon=epsilon, version=version, seed=seed
             )
             found.append(withstood)
             messages += warnings
         return torch.cat(found), messages
 
     def _threat(self, epsilon: float) -> ThreatModel:
-        return ThreatModel(norm=self.threat.norm, epsilon=epsilon)
+        return self.threat.with_epsilon(epsilon)
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: ledger.Work) -> tuple[Tensor, list[str]]:
         """Returns what `chunks.run` does, with a ledger of its own for these settings.
@@ -210,7 +216,7 @@ class Evaluator:
             count: number of examples.
             work: done for one chunk at a time.
         """
-        common = {"what": name, "norm": self.norm, "seed": self.seed, "count": count}
+        common = {"what": name, "norm": self.threat.norm, "seed": self.seed, "count": count}
         kept = ledger.Ledger(self.store, {**common, **settings, **self.identity})
         return ledger.run(name, count, work, ledger=kept, device=self.device, on_progress=self.on_progress)
 

@@ -110,14 +110,14 @@ def data(recipe: Recipe) -> Data:
 
 
 def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
-    """Checks that no l2 radius takes in every image there is, but for twice the threat's own.
+    """Checks that no radius takes in every image there is, but for twice the threat's own.
 
     Raises:
         UserError: one does, most likely meant in levels of 255.
     """
-    if recipe.threat.norm != "l2" or not len(images):
+    if math.isfinite(recipe.threat.largest) or not len(images):  # which has been looked at, without images
         return
-    diameter, own = images.images[0].numel() ** 0.5, recipe.threat.epsilon
+    diameter, own = recipe.threat.diameter(images.images[0].numel()), recipe.threat.epsilon
     named = {"threat.epsilon": [own]}
     for name in ATTACKS:
         named[f"evaluation.{name}.epsilons"] = list(getattr(getattr(recipe.evaluation, name), "epsilons", None) or [])
@@ -125,8 +125,8 @@ def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
         for radius in radii:
             if radius >= diameter and not (own < diameter and radius <= 2 * own * (1 + 1e-9)):
                 raise UserError(
-                    f"{key} = {radius:g}: an l2 radius of {diameter:g} and more takes in every image of this size (the "
-                    f'square root of its pixels and channels); did you mean "{radius:g}/255"?'
+                    f"{key} = {radius:g}: {recipe.threat.radius_name()} of {diameter:g} and more takes in every image "
+                    f'of this size; did you mean "{radius:g}/255"?'
                 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from robustcords.config.schema import format_radius, parse_radius, refuse_beyond_range
+from robustcords.config.schema import format_radius, parse_radius
 from robustcords.engine.inference import Inference
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import ATTACKS, AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
@@ -72,8 +72,7 @@ class Choice:
         try:
             if self.epsilons:
                 radii = [parse_radius(text) for text in self.epsilons]
-                if threat.norm == "linf":
-                    refuse_beyond_range(max(radii))
+                threat.check_radius(max(radii))
                 for name in ATTACKS:
                     if chosen[name]:
                         options = {**dict(chosen[name]), "epsilons": radii}
@@ -105,7 +104,7 @@ class Choice:
             return None
         threat = recipe.threat
         if self.epsilons:
-            threat = ThreatModel(norm=threat.norm, epsilon=parse_radius(self.epsilons[0]))
+            threat = threat.with_epsilon(parse_radius(self.epsilons[0]))
         if threat.epsilon == 0:
             raise UserError(
                 "--sanity: the recipe's threat.epsilon is 0, so there is no attack to check; give --epsilon"

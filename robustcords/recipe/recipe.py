@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -12,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
-from robustcords.config.schema import ComponentConfig, Table, is_radius, refuse_beyond_range
+from robustcords.config.schema import ComponentConfig, Table, is_radius
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.recipe import layers, messages
@@ -34,11 +33,11 @@ DEFAULTS = {
     "loss": {"name": "sat"},
     "optimizer": {"name": "sgd"},
     "schedule": {"name": "step"},
+    "threat": {"norm": "linf"},
 }
 """What is used where a recipe names nothing: standard adversarial training (Madry et al. 2018) on the full data."""
 
 TABLES = {
-    ("threat",): "robustcords.threats.base:ThreatModel",
     ("bullet",): "robustcords.methods.efforts.bullet:BulletConfig",
     ("train",): "robustcords.training.config:TrainConfig",
     ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
@@ -47,13 +46,6 @@ TABLES = {
     ("logging",): "robustcords.training.config:LoggingConfig",
 }
 """The tables that name no component, and the classes that check them, imported when a recipe is."""
-
-BASES = {
-    "attack": "robustcords.attacks.base:Attack",
-    "loss": "robustcords.losses.base:Loss",
-    "selector": "robustcords.selection.base:Strategy",
-}
-"""What a component, or its ``Config``, must be a subclass of, where the kind itself does not see to that."""
 
 
 class Recipe(Table):
@@ -144,10 +136,8 @@ def find(kind: str, name: str) -> Any:
         UserError: there is no such component, or its module cannot be imported.
     """
     try:
-        if kind in {"data", "model"}:
-            module = registry.KINDS[kind].partition(":")[0]
-            return importlib.import_module(module).source(name)
-        return registry.find(kind, name)
+        source = registry.KINDS[kind].source
+        return registry.imported(source)(name) if source else registry.find(kind, name)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # somebody's own module may fail in any way while it is imported
@@ -206,15 +196,15 @@ def _refuse_weak(recipe: Recipe) -> None:
     """Checks that steps and radii are what can have been meant.
 
     Raises:
-        PydanticCustomError: an l-infinity radius or step is above 1, or PGD's steps do not reach a radius.
+        PydanticCustomError: a radius or step is longer than any that means something, or PGD's steps do not reach a
+            radius.
     """
-    if recipe.threat.norm == "linf":
-        # Radii first: a step that is too large may only follow from one.
-        for key, values in sorted(_radii(recipe, ""), key=lambda item: not item[0].endswith("epsilons")):
-            try:
-                refuse_beyond_range(max(values))
-            except ValueError as error:
-                raise _conflict(str(error), key, "threat.norm") from None
+    # Radii first: a step that is too large may only follow from one.
+    for key, values in sorted(_radii(recipe, ""), key=lambda item: not item[0].endswith("epsilons")):
+        try:
+            recipe.threat.check_radius(max(values))
+        except ValueError as error:
+            raise _conflict(str(error), key, "threat.norm") from None
     if recipe.evaluation.pgd and (reason := recipe.evaluation.pgd.falls_short):
         keys = ("step_size", "steps", "epsilons")
         raise _conflict(reason, *(f"evaluation.pgd.{key}" for key in keys), "threat.epsilon")
@@ -253,20 +243,16 @@ def _table(key: str, item: Written) -> Any:
     if key in registry.KINDS:
         config = _config(key, item.table, item.origin)
         return _checked(config, _known(key, item, config), (key,))
-    return _checked(_class(TABLES[key,]), item, (key,))
+    return _checked(registry.imported(TABLES[key,]), item, (key,))
 
 
-def _class(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _config(kind: str, table: dict[str, Written], origin: str) -> type[ComponentConfig]:
+def _config(kind: str, table: dict[str, Written], origin: str) -> type[Table]:
     """Returns the ``Config`` of the component that a table names."""
-    if "name" not in table:
-        raise _problem(origin, f"[{kind}] name is missing")
-    name = table["name"]
-    where = f"[{kind}] name = {messages.show(name.plain())}"
+    key = registry.KINDS[kind].key
+    if key not in table:
+        raise _problem(origin, f"[{kind}] {key} is missing")
+    name = table[key]
+    where = f"[{kind}] {key} = {messages.show(name.plain())}"
     if not isinstance(name.value, str):
         raise _problem(name.origin, f"{where}: must be a string")
     try:
@@ -275,25 +261,25 @@ def _config(kind: str, table: dict[str, Written], origin: str) -> type[Component
         raise _problem(name.origin, f"{where}: {error}") from error
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
         raise _problem(name.origin, f"{where}: {found.__name__} lacks {' and '.join(missing)}")
-    config: Any = getattr(found, "Config", None)
-    base = _class(BASES[kind]) if kind in BASES else ComponentConfig
+    config = registry.config_of(found)
+    base = registry.imported(registry.KINDS[kind].base)
     fits = any(isinstance(each, type) and issubclass(each, base) for each in (found, config))
-    if not (fits and isinstance(config, type) and issubclass(config, ComponentConfig)):
+    if not (fits and isinstance(config, type) and issubclass(config, Table)):
         raise _problem(
             name.origin, f"{where}: not of kind {kind}; it needs a nested Config, and {base.__name__} as its base"
         )
     return config
 
 
-def _known(kind: str, item: Written, config: type[ComponentConfig]) -> Written:
+def _known(kind: str, item: Written, config: type[Table]) -> Written:
     """Drops what was written for the component that a later layer replaced by another one.
 
     Options that both have from a common base stay, such as a selector's fraction. Others may have the same name and
     mean something else: PGD's step size is none for FGSM, and TRADES' beta none for MART.
     """
     table = item.table or {}
-    name = table["name"]
-    everybodys = getattr(_class(BASES[kind]), "Config", ComponentConfig) if kind in BASES else ComponentConfig
+    name = table[registry.KINDS[kind].key]
+    everybodys = registry.config_of(registry.imported(registry.KINDS[kind].base))
 
     def stays(key: str) -> bool:
         if key not in config.model_fields:
@@ -311,13 +297,13 @@ def _known(kind: str, item: Written, config: type[ComponentConfig]) -> Written:
 def _config_of(kind: str, name: Any) -> type[Any]:
     """Returns the ``Config`` of a component that is no longer wanted; ``object`` where that cannot be told."""
     try:
-        config = getattr(find(kind, name), "Config", None)
+        config = registry.config_of(find(kind, name))
     except (UserError, TypeError, AttributeError):
         return object
     return config if isinstance(config, type) else object
 
 
-def _origin(config: type[ComponentConfig], key: str) -> type[Any]:
+def _origin(config: type[Table], key: str) -> type[Any]:
     """Returns the base class that a field comes from."""
     return next(each for each in reversed(config.__mro__) if key in getattr(each, "model_fields", ()))
 
@@ -327,7 +313,7 @@ def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table
     values = item.plain()
     for key, below in (item.table or {}).items():
         if (*path, key) in TABLES and below.table is not None:
-            values[key] = _checked(_class(TABLES[*path, key]), below, (*path, key))
+            values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
     try:
         return config.model_validate(values)
     except ValidationError as error:

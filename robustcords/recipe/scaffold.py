@@ -96,8 +96,8 @@ def _lines(table: Table, path: tuple[str, ...]) -> list[str]:
     lines, tables = [], []
     for key in type(table).model_fields:
         value, meaning = getattr(table, key), _sentence(meanings.get(key, ""))
-        if key == "name" and path[0] in KINDS:
-            lines += [f"# One of `robustcords list {path[0]}`, or package.module:Class.", f"name = {_toml(value)}"]
+        if len(path) == 1 and path[0] in KINDS and key == KINDS[path[0]].key:
+            lines += [f"# One of `robustcords list {path[0]}`, or package.module:Class.", f"{key} = {_toml(value)}"]
         elif isinstance(value, Table):
             tables += ["", f"# {meaning}", f"[{'.'.join((*path, key))}]", *_lines(value, (*path, key))]
         elif value is None and written[key] is None:

@@ -1,90 +1,111 @@
-"""What the adversary may do: how far it may move an image, and in which norm."""
+"""What every threat model shares: a radius, a ball around an image, and steps in it."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
 
-import torch
-from pydantic import ValidationInfo, field_validator
+from pydantic import field_validator
 from torch import Tensor
 
-from robustcords.config.schema import Radius, Table, refuse_beyond_range
+from robustcords.config import registry
+from robustcords.config.schema import Radius, Table
 from robustcords.rng import Noise
 
-_TINY = 1e-12  # keeps a division by the norm of a zero gradient finite
 
-
-class ThreatModel(Table):
+class ThreatModel(Table, ABC):
     """The allowed perturbations: ``||delta||_p <= epsilon`` with ``x + delta`` in [0, 1] (Li et al. 2023, Eq. 1).
 
+    ``ThreatModel(norm="l2", epsilon=0.5)`` is the same as ``L2(epsilon=0.5)``: a norm is a subclass, found by the name
+    that a recipe gives it as ``threat.norm``. Subclasses write `project`, `ascend` and `uniform_start`.
+
     Attributes:
-        norm: ``"linf"`` or ``"l2"``, over all pixels and channels of one image.
-        epsilon: the radius in pixel space, where 1 is the whole range of a pixel; at most 1 under l-infinity.
+        norm: of a perturbation, over all pixels and channels of one image: ``"linf"``, ``"l2"``, or
+            ``"package.module:Class"``.
+        epsilon: the radius in pixel space, where 1 is the whole range of a pixel.
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
+        largest: the largest radius or step that means anything, whatever the size of images.
+        autoattack_norm: what AutoAttack calls the norm; None where it has no such attacks.
+
+    Raises:
+        UserError: there is no such norm.
     """
 
-    norm: Literal["linf", "l2"] = "linf"
+    norm: str = ""
     epsilon: Radius = 8 / 255
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    largest: ClassVar[float] = math.inf
+    autoattack_norm: ClassVar[str | None] = None
+
+    def __new__(cls, **values: Any) -> Self:
+        """Makes one of the subclass that ``norm`` names, where it is not asked for itself."""
+        found: type[Self] = registry.find("threat", values.get("norm", "linf")) if cls is ThreatModel else cls
+        return super().__new__(found)
+
+    @field_validator("norm")
+    @classmethod
+    def _named(cls, norm: str) -> str:
+        return norm or f"{cls.__module__}:{cls.__qualname__}"
 
     @field_validator("epsilon")
     @classmethod
-    def _in_range(cls, epsilon: float, info: ValidationInfo) -> float:
-        if info.data.get("norm") == "linf":
-            refuse_beyond_range(epsilon)
+    def _in_range(cls, epsilon: float) -> float:
+        cls.check_radius(epsilon)
         return epsilon
 
+    @classmethod
+    def check_radius(cls, value: float) -> None:
+        """Checks that a radius or step is one that can have been meant.
+
+        Raises:
+            ValueError: it is longer than `largest`; most likely it was meant in levels of 255.
+        """
+        if value > cls.largest:
+            guess = f'; did you mean "{value:.12g}/255"?' if value <= 255 else ""
+            raise ValueError(f"{cls.radius_name()} is at most {cls.largest:g}, the whole range of a pixel{guess}")
+
+    @classmethod
+    def radius_name(cls) -> str:
+        """Returns what a message calls a radius or step in this norm."""
+        return f"a radius or step of {cls.__name__}"
+
+    def with_epsilon(self, epsilon: float) -> Self:
+        """Returns the same norm with another radius."""
+        return type(self)(norm=self.norm, epsilon=epsilon)
+
+    def diameter(self, size: int) -> float:
+        """Returns the distance of an all-black image from an all-white one, infinite where the norm does not say.
+
+        Args:
+            size: C * H * W.
+        """
+        del size
+        return math.inf
+
+    @abstractmethod
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Returns the point of the allowed set around ``x`` next to ``x_adv`` (for l2: ball first, then box).
+        """Returns the point of the allowed set around ``x`` next to ``x_adv``.
 
         Args:
             x_adv: (B, C, H, W) any values.
             x: (B, C, H, W) in [0, 1].
         """
-        low, high = self.bounds
-        if self.norm == "linf":
-            return torch.minimum(torch.maximum(x_adv, x - self.epsilon), x + self.epsilon).clamp_(low, high)
-        delta = x_adv - x
-        # Clipping to the box afterwards only shortens delta, since x itself is inside, so the result stays in the ball.
-        return (x + delta * (self.epsilon / _norms(delta)).clamp(max=1.0)).clamp_(low, high)
 
+    @abstractmethod
     def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """Returns ``x_adv`` moved by one step of steepest ascent in this norm, not projected.
-
-        Sign of the gradient for linf (Li et al. 2023, Eq. 2), gradient over its length for l2 (Madry et al. 2018).
 
         Args:
             x_adv: (B, C, H, W).
             gradient: (B, C, H, W) of the attack's objective.
             step_size: length of the step in this norm, in pixel space.
         """
-        if self.norm == "linf":
-            return x_adv + step_size * gradient.sign()
-        # The gradient of a confident prediction is so small that its square underflows: scaled first, it has a length.
-        peak = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
-        scaled = gradient / peak.view(-1, 1, 1, 1)
-        return x_adv + step_size * (scaled / _norms(scaled))
 
+    @abstractmethod
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
-        """Returns (B, C, H, W) points drawn uniformly from the ball around ``x``, inside [0, 1].
-
-        For l2 the direction is a normal vector's and the radius is ``epsilon * u ** (1 / d)``.
-        """
-        shape = x.shape[1:]
-        if self.norm == "linf":
-            delta = (noise.uniform(shape) * 2 - 1) * self.epsilon
-        else:
-            direction = noise.normal(shape)
-            radius = noise.uniform((1, 1, 1), draw=1) ** (1 / shape.numel())
-            delta = direction * (self.epsilon * radius / _norms(direction))
-        return self.project(x + delta.to(x.dtype), x)
+        """Returns (B, C, H, W) points drawn from all of the ball around ``x``, inside [0, 1]."""
 
     def gaussian_start(self, x: Tensor, noise: Noise, deviation: float = 0.001) -> Tensor:
         """Returns ``x + deviation * N(0, 1)``, projected: the start of TRADES (Zhang et al. 2019) and MART."""
         return self.project(x + deviation * noise.normal(x.shape[1:]).to(x.dtype), x)
-
-
-def _norms(delta: Tensor) -> Tensor:
-    """Returns (B, 1, 1, 1): each image's l2 norm, never zero."""
-    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
-    return norms.clamp(min=_TINY).view(-1, 1, 1, 1)

@@ -40,17 +40,17 @@ def images(model: nn.Module, count: int, channels: int = 1, size: int = 5) -> tu
 @pytest.mark.parametrize(
     ("version", "norm", "classes", "pixels", "name", "attacks"),
     [
-        ("standard", "linf", 10, 32, "standard", "apgd-ce apgd-t fab-t square"),
-        ("standard", "linf", 100, 32, "standard", "apgd-ce apgd-t fab-t square"),
-        ("standard", "linf", 9, 32, "standard (8 target classes)", "apgd-ce apgd-t fab-t square"),
-        ("standard", "linf", 4, 32, "standard (3 target classes)", "apgd-ce apgd-t fab-t square"),
-        ("standard", "linf", 3, 32, "standard (without apgd-t, 2 target classes)", "apgd-ce fab-t square"),
-        ("standard", "linf", 2, 32, "standard (without apgd-t, 1 target class)", "apgd-ce fab-t square"),
-        ("standard", "l2", 10, 4, "standard (without square)", "apgd-ce apgd-t fab-t"),
-        ("rand", "linf", 3, 32, "rand", "apgd-ce apgd-dlr"),
-        ("rand", "linf", 2, 32, "rand (without apgd-dlr)", "apgd-ce"),
-        ("plus", "linf", 10, 32, "plus", "apgd-ce apgd-dlr fab square apgd-t fab-t"),
-        ("plus", "l2", 2, 32, "plus (without apgd-dlr and apgd-t, 1 target class)", "apgd-ce fab square fab-t"),
+        ("standard", "Linf", 10, 32, "standard", "apgd-ce apgd-t fab-t square"),
+        ("standard", "Linf", 100, 32, "standard", "apgd-ce apgd-t fab-t square"),
+        ("standard", "Linf", 9, 32, "standard (8 target classes)", "apgd-ce apgd-t fab-t square"),
+        ("standard", "Linf", 4, 32, "standard (3 target classes)", "apgd-ce apgd-t fab-t square"),
+        ("standard", "Linf", 3, 32, "standard (without apgd-t, 2 target classes)", "apgd-ce fab-t square"),
+        ("standard", "Linf", 2, 32, "standard (without apgd-t, 1 target class)", "apgd-ce fab-t square"),
+        ("standard", "L2", 10, 4, "standard (without square)", "apgd-ce apgd-t fab-t"),
+        ("rand", "Linf", 3, 32, "rand", "apgd-ce apgd-dlr"),
+        ("rand", "Linf", 2, 32, "rand (without apgd-dlr)", "apgd-ce"),
+        ("plus", "Linf", 10, 32, "plus", "apgd-ce apgd-dlr fab square apgd-t fab-t"),
+        ("plus", "L2", 2, 32, "plus (without apgd-dlr and apgd-t, 1 target class)", "apgd-ce fab square fab-t"),
     ],
 )
 def test_variants(version: str, norm: str, classes: int, pixels: int, name: str, attacks: str):
@@ -60,7 +60,7 @@ def test_variants(version: str, norm: str, classes: int, pixels: int, name: str,
 
 
 @pytest.mark.parametrize(
-    ("classes", "norm", "epsilon", "size"), [(2, "linf", 0.2, 5), (3, "l2", 0.4, 4), (4, "linf", 0.05, 5)]
+    ("classes", "norm", "epsilon", "size"), [(2, "Linf", 0.2, 5), (3, "L2", 0.4, 4), (4, "Linf", 0.05, 5)]
 )
 def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: float, size: int):
     model = network(classes, size=size)
@@ -71,7 +71,7 @@ def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: f
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     frozen = network(classes, size=size).requires_grad_(False)
-    direct = AutoAttack(frozen, norm={"linf": "Linf", "l2": "L2"}[norm], eps=epsilon, version="standard", seed=5)
+    direct = AutoAttack(frozen, norm=norm, eps=epsilon, version="standard", seed=5)
     direct.attacks_to_run = list(variant.attacks)
     direct.apgd_targeted.n_target_classes = direct.fab.n_target_classes = classes - 1
     _, predicted = direct.run_standard_evaluation(x, y, batch_size=len(x))
@@ -89,12 +89,12 @@ def test_square_under_l2_is_run_on_the_sizes_that_it_can_be():
         attacker = SquareAttack(model, norm="L2", eps=1e-4, n_queries=1, seed=0, device="cpu")
         with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError):
             attacker.perturb(x, y)
-            assert autoattack.square_fits("l2", size), size
+            assert autoattack.square_fits("L2", size), size
             continue
-        assert not autoattack.square_fits("l2", size), size
-    assert not autoattack.square_fits("l2", 24)
-    assert not autoattack.square_fits("l2", 4)
-    assert autoattack.square_fits("linf", 4)
+        assert not autoattack.square_fits("L2", size), size
+    assert not autoattack.square_fits("L2", 24)
+    assert not autoattack.square_fits("L2", 4)
+    assert autoattack.square_fits("Linf", 4)
 
 
 @pytest.mark.parametrize("classes", range(2, 11))
@@ -103,8 +103,8 @@ def test_any_number_of_classes_runs_with_one_example_left(classes: int):
     x, y = images(model, 3, channels=3, size=4)
     y[:2] = (y[:2] + 1) % classes
     # l2 on 4 by 4 pixels leaves Square out, whose 5,000 queries are the slow part.
-    variant = autoattack.variant("standard", "l2", classes, 4)
-    withstood, warnings = autoattack.run(model, x, y, norm="l2", epsilon=1e-4, version="standard", seed=0)
+    variant = autoattack.variant("standard", "L2", classes, 4)
+    withstood, warnings = autoattack.run(model, x, y, norm="L2", epsilon=1e-4, version="standard", seed=0)
     assert withstood.tolist() == [0, 0, len(variant.attacks)]
     assert warnings == []
 
@@ -112,7 +112,7 @@ def test_any_number_of_classes_runs_with_one_example_left(classes: int):
 def test_nothing_left_to_attack():
     model = network(3)
     x, y = images(model, 4)
-    withstood, warnings = autoattack.run(model, x, (y + 1) % 3, norm="linf", epsilon=0.1, version="standard", seed=0)
+    withstood, warnings = autoattack.run(model, x, (y + 1) % 3, norm="Linf", epsilon=0.1, version="standard", seed=0)
     assert withstood.tolist() == [0, 0, 0, 0]
     assert warnings == []
 
@@ -120,7 +120,7 @@ def test_nothing_left_to_attack():
 def test_a_large_radius_breaks_everything():
     model = network(5, size=4)
     x, y = images(model, 6, size=4)
-    withstood, _ = autoattack.run(model, x, y, norm="l2", epsilon=4.0, version="standard", seed=0)
+    withstood, _ = autoattack.run(model, x, y, norm="L2", epsilon=4.0, version="standard", seed=0)
     assert (withstood < 3).all()
 
 
@@ -130,7 +130,7 @@ def test_leaves_no_trace(capfd: pytest.CaptureFixture[str]):
     model.train()
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(), sys.gettrace()
     x_before = x.clone()
-    results = [autoattack.run(model, x, y, norm="l2", epsilon=0.05, version="standard", seed=3)[0] for _ in range(2)]
+    results = [autoattack.run(model, x, y, norm="L2", epsilon=0.05, version="standard", seed=3)[0] for _ in range(2)]
     assert torch.equal(*results)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
@@ -155,7 +155,7 @@ def test_warnings_are_returned_and_not_printed(capfd: pytest.CaptureFixture[str]
             return logits + torch.randn_like(logits) * 0.01
 
     x, y = images(network(3), 4)
-    _, warnings = autoattack.run(Randomised(), x, y, norm="linf", epsilon=1.0, version="standard", seed=0)
+    _, warnings = autoattack.run(Randomised(), x, y, norm="Linf", epsilon=1.0, version="standard", seed=0)
     assert any("randomized defense" in text for text in warnings)
     assert len(warnings) == len(set(warnings))
     assert capfd.readouterr() == ("", "")
@@ -166,7 +166,7 @@ def test_logits_that_are_no_numbers_are_wrong():
     nn.init.constant_(model[1].weight, float("nan"))
     x = torch.rand((2, 1, 5, 5), generator=torch.Generator().manual_seed(0))
     y = torch.zeros(2, dtype=torch.int64)
-    assert autoattack.run(model, x, y, norm="linf", epsilon=0.1, version="standard", seed=0)[0].tolist() == [0, 0]
+    assert autoattack.run(model, x, y, norm="Linf", epsilon=0.1, version="standard", seed=0)[0].tolist() == [0, 0]
 
 
 def test_square_is_reported_where_it_matters():

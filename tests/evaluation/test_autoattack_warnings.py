@@ -67,6 +67,6 @@ def test_a_model_that_takes_gradients_accuses_no_model_after_it():
 
     _, model, images = trained("honest")
     x, y = images.batch(torch.arange(3))
-    settings = {"norm": "linf", "epsilon": 0.5, "version": "standard", "seed": 0}
+    settings = {"norm": "Linf", "epsilon": 0.5, "version": "standard", "seed": 0}
     assert any("dynamic defense" in text for text in autoattack.run(Dynamic(model), x, y, **settings)[1])
     assert autoattack.run(model, x, y, **settings)[1] == []

@@ -60,7 +60,7 @@ def test_a_custom_network_trains_attacks_and_evaluates_without_the_geometries():
         ATTACK(model, x, objective, Noise(0, torch.arange(8)))
         pgd = PGDEvaluation(steps=1, restarts=1, step_size=0.05, epsilons=[0.05])
         evaluate(model, made_up(), EvaluationConfig(pgd=pgd, autoattack=None), ThreatModel(), seed=0)
-        autoattack.square(model, x, y, norm="linf", epsilon=0.05, queries=2, seed=0)
+        autoattack.square(model, x, y, norm="Linf", epsilon=0.05, queries=2, seed=0)
     assert trained > 100
     assert watch.seen > trained + 20
     assert watch.unsound == []

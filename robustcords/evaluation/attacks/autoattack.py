@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from robustcords.engine.modes import evaluation_mode
 
-_NORMS = {"linf": "Linf", "l2": "L2"}
 _CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}  # DLR divides by z_1 - z_3, targeted DLR by z_1 - (z_3 + z_4) / 2
 _SQUARE_L2_TILES = 5  # Square starts under l2 from a grid of five by five tiles
 _SQUARE_MATTERS = 0.002  # the drop in accuracy that pyautoattack warns at
@@ -49,7 +48,7 @@ def variant(version: str, norm: str, classes: int, pixels: int) -> Variant:
 
     Args:
         version: ``"standard"``, ``"plus"`` or ``"rand"``.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: as AutoAttack calls it, ``"Linf"``, ``"L2"`` or ``"L1"``.
         classes: how many logits the model has, at least 2.
         pixels: the shorter side of an image.
     """
@@ -77,7 +76,7 @@ def run(
         model: images in [0, 1] to logits; run in eval mode.
         x: (B, C, H, W) float32 in [0, 1]. Examples that the model misclassifies as they are count as broken.
         y: (B,) int64 labels.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: as AutoAttack calls it, ``"Linf"``, ``"L2"`` or ``"L1"``.
         epsilon: radius in pixel space, greater than 0.
         version: see `variant`.
         seed: in [0, 2**63).
@@ -108,7 +107,7 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
         model: as for `run`.
         x: as for `run`; misclassified examples do not withstand.
         y: (B,) int64 labels.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: as AutoAttack calls it, ``"Linf"``, ``"L2"`` or ``"L1"``.
         epsilon: radius in pixel space, greater than 0.
         seed: in [0, 2**63).
     """
@@ -133,7 +132,7 @@ def square_fits(norm: str, pixels: int) -> bool:
     """
     tile = pixels // _SQUARE_L2_TILES
     inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_L2_TILES) // 2 + pixels // tile * tile <= pixels)
-    return norm != "l2" or inside
+    return norm != "L2" or inside
 
 
 def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:
@@ -143,7 +142,7 @@ def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float,
         model: as for `run`.
         x: as for `run`; misclassified examples do not withstand.
         y: (B,) int64 labels.
-        norm: ``"linf"`` or ``"l2"``, of which `square_fits` says whether it can be.
+        norm: as AutoAttack calls it, of which `square_fits` says whether it can be.
         epsilon: radius in pixel space, greater than 0.
         queries: forward passes for each example, at least 1.
         seed: in [0, 2**63).
@@ -188,7 +187,7 @@ def _attacker(model: nn.Module, norm: str, epsilon: float, version: str, seed: i
     from pyautoattack import AutoAttack
 
     logits = nn.Sequential(model, _Float32())
-    return AutoAttack(logits, norm=_NORMS[norm], eps=epsilon, version=version, seed=seed, device=device)
+    return AutoAttack(logits, norm=norm, eps=epsilon, version=version, seed=seed, device=device)
 
 
 class _Float32(nn.Module):

@@ -51,7 +51,7 @@ class Probe:
     @property
     def _diameter(self) -> float:
         """The distance of an all-black image from an all-white one."""
-        return 1.0 if self.threat.norm == "linf" else self.evaluator.data.images[0].numel() ** 0.5
+        return self.threat.diameter(self.evaluator.data.images[0].numel())
 
     def gradients(self) -> Tensor:
         """Returns which images have a gradient of cross-entropy that is finite and not exactly zero."""
@@ -106,7 +106,7 @@ class Probe:
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             seed = derive(evaluator.seed, "sanity-apgd", int(noise.keys[0]))
-            return autoattack.apgd(evaluator.model, x, y, norm=evaluator.norm, epsilon=epsilon, seed=seed)
+            return autoattack.apgd(evaluator.model, x, y, norm=evaluator.autoattack_norm, epsilon=epsilon, seed=seed)
 
         both = self._measure("APGD", {"after": at_radius.model_dump()}, work, withstood) > 0
         return withstood[self.clean], both
@@ -114,12 +114,12 @@ class Probe:
     def square(self) -> Tensor | None:
         """Returns what withstands Square at the radius; None where it cannot run."""
         evaluator = self.evaluator
-        if not autoattack.square_fits(evaluator.norm, min(evaluator.data.images.shape[-2:])):
+        if not autoattack.square_fits(evaluator.autoattack_norm, min(evaluator.data.images.shape[-2:])):
             return None
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             seed = derive(evaluator.seed, "sanity-square", int(noise.keys[0]))
-            epsilon, norm = self.threat.epsilon, evaluator.norm
+            epsilon, norm = self.threat.epsilon, evaluator.autoattack_norm
             return autoattack.square(evaluator.model, x, y, norm=norm, epsilon=epsilon, queries=_QUERIES, seed=seed)
 
         return self._measure("Square", {"queries": _QUERIES, "epsilon": self.threat.epsilon}, work) > 0
@@ -147,7 +147,7 @@ class Probe:
         start: Start = "uniform",
     ) -> Tensor:
         # Madry et al. 2018: steps that reach the other end of the ball, and half as far again, whatever its size.
-        threat = ThreatModel(norm=self.threat.norm, epsilon=epsilon)
+        threat = self.threat.with_epsilon(epsilon)
         attack = PGD(threat, steps=steps, step_size=2.5 * epsilon / steps, random_start=start)
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
