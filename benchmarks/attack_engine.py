@@ -36,9 +36,11 @@ from robustcords.data.images import ImageSet
 from robustcords.engine.allocator import keep_freed_memory
 from robustcords.engine.inference import Inference
 from robustcords.losses.base import Loss
+from robustcords.losses.context import Moment
 from robustcords.losses.mart import MART
 from robustcords.losses.trades import TRADES
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.methods.efforts.base import Adversary
 from robustcords.models.resnet import ResNetNetwork
 from robustcords.rng import Noise
 from robustcords.runtime.accelerator import start
@@ -351,8 +353,7 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
     model, train = network(name), made_up(batch * 8)
     trainer = Trainer(
         model,
-        loss,
-        Adversary(PGD(ThreatModel(norm="linf", epsilon=EPSILON), steps=STEPS, step_size=STEP), loss),
+        AdversarialTraining(loss, Adversary(PGD(ThreatModel(epsilon=EPSILON), steps=STEPS, step_size=STEP), loss)),
         train,
         torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4),
         TrainConfig(batch_size=batch),
@@ -365,7 +366,7 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
 
     def step() -> None:
         epoch, positions = next(batches)
-        trainer.train_step(trainer.loader.load(positions, everything(len(train)), epoch))
+        trainer.train_step(trainer.loader.load(positions, everything(len(train)), epoch), Moment(epoch, 0, 0.0))
 
     return step
 

@@ -33,7 +33,7 @@ from robustcords.attacks.pgd import PGD
 from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.images import ImageSet
 from robustcords.experiments import build
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.base import Adversary
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import derive, generator
 from robustcords.selection.selector import Subset, everything
@@ -164,7 +164,7 @@ def bullet(options: argparse.Namespace) -> None:
     trainer = trainer_of(recipe, images, options.weights)
     uniform = {steps: trainer_of(recipe, images, options.weights) for steps in (0, STEPS)}
     for steps, each in uniform.items():
-        each.adversary = Adversary(PGD(recipe.threat, steps=steps), each.loss)
+        each.method.adversary = Adversary(PGD(recipe.threat, steps=steps), each.method.loss)
         epoch(each, random_subset(len(images.train), 0.1), 0)
     for number in range(options.warm_up):
         epoch(trainer, subset, number)

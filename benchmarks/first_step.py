@@ -30,7 +30,7 @@ from robustcords.engine.precision import autocast, fastest
 from robustcords.experiments import build
 from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES, kl_divergence
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.base import Adversary
 from robustcords.models.resnet import ResNet
 from robustcords.recipe.recipe import load
 from robustcords.rng import Noise

@@ -27,7 +27,8 @@ from robustcords.engine.precision import exact_float32
 from robustcords.evaluation.attacks import autoattack
 from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.rng import Noise, generator
 from robustcords.runtime.accelerator import start
@@ -48,11 +49,10 @@ def training(name: str, replay: bool, steps: int, adversary: type[Adversary]) ->
     settings = TrainConfig(epochs=1000, batch_size=128)
     model = network(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    made = adversary(PGD(THREAT, steps=10), TRADES())
-    trainer = Trainer(
-        model, TRADES(), made, data, optimizer, settings, accelerator=start(settings.precision), crop=4, flip=True
-    )
-    trainer.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
+    method = AdversarialTraining(TRADES(), adversary(PGD(THREAT, steps=10), TRADES()))
+    accelerator = start(settings.precision)
+    trainer = Trainer(model, method, data, optimizer, settings, accelerator=accelerator, crop=4, flip=True)
+    trainer.step.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
 
     def run() -> None:
         trainer.progress.step = 0

@@ -15,24 +15,37 @@ if TYPE_CHECKING:
     from robustcords.attacks.base import Attack as Attack
     from robustcords.attacks.fgsm import FGSM as FGSM
     from robustcords.attacks.pgd import PGD as PGD
+    from robustcords.config.schema import ComponentConfig as ComponentConfig
+    from robustcords.data.base import DataConfig as DataConfig
     from robustcords.data.base import DataSource as DataSource
     from robustcords.data.base import Splits as Splits
+    from robustcords.data.digits import Digits as Digits
     from robustcords.data.images import ImageSet as ImageSet
+    from robustcords.data.split import stratified_split as stratified_split
     from robustcords.evaluation.config import AutoAttackEvaluation as AutoAttackEvaluation
     from robustcords.evaluation.config import EvaluationConfig as EvaluationConfig
     from robustcords.evaluation.config import PGDEvaluation as PGDEvaluation
     from robustcords.evaluation.evaluate import evaluate as evaluate
     from robustcords.experiments.run import run as run
     from robustcords.losses.base import Loss as Loss
+    from robustcords.losses.base import LossConfig as LossConfig
+    from robustcords.losses.context import LossContext as LossContext
     from robustcords.losses.mart import MART as MART
     from robustcords.losses.objective import Objective as Objective
     from robustcords.losses.sat import SAT as SAT
     from robustcords.losses.standard import Standard as Standard
     from robustcords.losses.trades import TRADES as TRADES
-    from robustcords.methods.adversarial import Adversary as Adversary
+    from robustcords.methods.adversarial import AdversarialTraining as AdversarialTraining
+    from robustcords.methods.base import Batch as Batch
+    from robustcords.methods.base import Method as Method
+    from robustcords.methods.base import MethodConfig as MethodConfig
+    from robustcords.methods.base import Step as Step
+    from robustcords.methods.base import StepReport as StepReport
+    from robustcords.methods.efforts.base import Adversary as Adversary
     from robustcords.methods.efforts.bullet import BulletAdversary as BulletAdversary
     from robustcords.methods.efforts.bullet import BulletConfig as BulletConfig
     from robustcords.models.base import ModelSource as ModelSource
+    from robustcords.models.resnet import ResNet as ResNet
     from robustcords.recipe.recipe import Recipe as Recipe
     from robustcords.recipe.recipe import load as load_recipe
     from robustcords.rng import Noise as Noise
@@ -43,6 +56,9 @@ if TYPE_CHECKING:
     from robustcords.selection.base import StrategyConfig as StrategyConfig
     from robustcords.selection.gradient_based import AdversarialStrategy as AdversarialStrategy
     from robustcords.selection.gradient_based_config import AdversarialConfig as AdversarialConfig
+    from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients as AdversarialGradients
+    from robustcords.selection.gradients.factors import Gradients as Gradients
+    from robustcords.selection.gradients.factors import LastLayerGradients as LastLayerGradients
     from robustcords.selection.selector import Subset as Subset
     from robustcords.selection.selector import SubsetSelector as SubsetSelector
     from robustcords.selection.strategies.adv_craig import AdvCRAIGStrategy as AdvCRAIGStrategy
@@ -68,20 +84,32 @@ _PUBLIC = {
     "AdvGLISTERStrategy": "selection.strategies.adv_glister:AdvGLISTERStrategy",
     "AdvGradMatchStrategy": "selection.strategies.adv_gradmatch:AdvGradMatchStrategy",
     "AdversarialConfig": "selection.gradient_based_config:AdversarialConfig",
+    "AdversarialGradients": "selection.gradients.adversarial_gradients:AdversarialGradients",
     "AdversarialStrategy": "selection.gradient_based:AdversarialStrategy",
-    "Adversary": "methods.adversarial:Adversary",
+    "AdversarialTraining": "methods.adversarial:AdversarialTraining",
+    "Adversary": "methods.efforts.base:Adversary",
     "Attack": "attacks.base:Attack",
     "AutoAttackEvaluation": "evaluation.config:AutoAttackEvaluation",
+    "Batch": "methods.base:Batch",
     "BulletAdversary": "methods.efforts.bullet:BulletAdversary",
     "BulletConfig": "methods.efforts.bullet:BulletConfig",
+    "ComponentConfig": "config.schema:ComponentConfig",
+    "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
+    "Digits": "data.digits:Digits",
     "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
+    "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
+    "LastLayerGradients": "selection.gradients.factors:LastLayerGradients",
     "Loss": "losses.base:Loss",
+    "LossConfig": "losses.base:LossConfig",
+    "LossContext": "losses.context:LossContext",
     "LossStrategy": "selection.strategies.by_loss:LossStrategy",
     "MART": "losses.mart:MART",
+    "Method": "methods.base:Method",
+    "MethodConfig": "methods.base:MethodConfig",
     "ModelSource": "models.base:ModelSource",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
@@ -90,11 +118,14 @@ _PUBLIC = {
     "PGDEvaluation": "evaluation.config:PGDEvaluation",
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
+    "ResNet": "models.resnet:ResNet",
     "RunDirectory": "storage.run_directory:RunDirectory",
     "SAT": "losses.sat:SAT",
     "SelectionContext": "selection.base:SelectionContext",
     "Splits": "data.base:Splits",
     "Standard": "losses.standard:Standard",
+    "Step": "methods.base:Step",
+    "StepReport": "methods.base:StepReport",
     "Strategy": "selection.base:Strategy",
     "StrategyConfig": "selection.base:StrategyConfig",
     "Subset": "selection.selector:Subset",
@@ -108,6 +139,7 @@ _PUBLIC = {
     "generator": "rng:generator",
     "load_recipe": "recipe.recipe:load",
     "run": "experiments.run:run",
+    "stratified_split": "data.split:stratified_split",
 }
 """A public name to where it is."""
 
@@ -121,18 +153,30 @@ __all__ = [
     "AdvGLISTERStrategy",
     "AdvGradMatchStrategy",
     "AdversarialConfig",
+    "AdversarialGradients",
     "AdversarialStrategy",
+    "AdversarialTraining",
     "Adversary",
     "Attack",
     "AutoAttackEvaluation",
+    "Batch",
     "BulletAdversary",
     "BulletConfig",
+    "ComponentConfig",
+    "DataConfig",
     "DataSource",
+    "Digits",
     "EL2NStrategy",
     "EvaluationConfig",
+    "Gradients",
     "ImageSet",
+    "LastLayerGradients",
     "Loss",
+    "LossConfig",
+    "LossContext",
     "LossStrategy",
+    "Method",
+    "MethodConfig",
     "ModelSource",
     "Noise",
     "Objective",
@@ -140,10 +184,13 @@ __all__ = [
     "PGDEvaluation",
     "RandomSubset",
     "Recipe",
+    "ResNet",
     "RunDirectory",
     "SelectionContext",
     "Splits",
     "Standard",
+    "Step",
+    "StepReport",
     "Strategy",
     "StrategyConfig",
     "Subset",
@@ -156,6 +203,7 @@ __all__ = [
     "generator",
     "load_recipe",
     "run",
+    "stratified_split",
 ]
 
 

@@ -91,11 +91,19 @@ def test_the_root_holds_little():
 
 
 def test_the_loop_knows_base_classes_only():
-    loop = ("training.trainer", "training.loader", "selection.selector", "methods.adversarial")
+    loop = ("training.trainer", "training.loader", "selection.selector", "methods.adversarial", "methods.base")
     named = ("attacks", "losses", "models", "methods.efforts", "selection.strategies", "selection.cords")
     found = {each for name in loop for each in INSIDE[name] if below(each, *named)}
     assert found
-    assert all(below(each, "attacks.base", "losses.base", "losses.check", "losses.objective") for each in found)
+    bases = (
+        "attacks.base",
+        "losses.base",
+        "losses.check",
+        "losses.context",
+        "losses.objective",
+        "methods.efforts.base",
+    )
+    assert all(below(each, *bases) for each in found)
 
 
 @pytest.mark.parametrize(

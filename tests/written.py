@@ -13,7 +13,9 @@ Write = Callable[..., str]
 
 BASE = 'data.name = "digits"\nmodel.name = "resnet8"\n'
 GLISTER = '[selector]\nname = "adv-glister"\nfraction = 0.3\nselect_every = 7\n'
-TABLES = "attack, bullet, data, evaluation, logging, loss, model, optimizer, schedule, seed, selector, threat, train"
+TABLES = (
+    "attack, bullet, data, evaluation, logging, loss, method, model, optimizer, schedule, seed, selector, threat, train"
+)
 
 
 def message(source: str, *overrides: str) -> str:

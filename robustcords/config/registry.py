@@ -35,6 +35,7 @@ KINDS = {
     "threat": Kind("robustcords.threats:THREATS", "robustcords.threats.base:ThreatModel", key="norm"),
     "attack": Kind("robustcords.attacks:ATTACKS", "robustcords.attacks.base:Attack"),
     "loss": Kind("robustcords.losses:LOSSES", "robustcords.losses.base:Loss"),
+    "method": Kind("robustcords.methods:METHODS", "robustcords.methods.base:Method"),
     "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
     "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
     "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),

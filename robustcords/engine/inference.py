@@ -156,15 +156,3 @@ def _keeps_images_apart(model: nn.Module) -> bool:
 def frozen(model: object) -> AbstractContextManager[None]:
     """Returns `Inference.frozen` of a model where it has one, else a context that does nothing."""
     return model.frozen() if isinstance(model, Inference) else nullcontext()
-
-
-class Passes(nn.Module):
-    """Runs all passes of a step in one forward, which is what distributed wrappers expect of a step."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        """Returns the logits of each input; every pass is a forward of its own, with its own BatchNorm statistics."""
-        return [self.model(x) for x in inputs]

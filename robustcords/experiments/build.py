@@ -23,7 +23,8 @@ from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import ATTACKS
 from robustcords.losses.base import Loss
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.base import Method
+from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.models.last_layer import find_head
 from robustcords.recipe.recipe import Recipe, find
@@ -167,6 +168,18 @@ def adversary(recipe: Recipe, loss: Loss) -> Adversary:
     return BulletAdversary(attack(recipe), loss, recipe.bullet)
 
 
+def method(recipe: Recipe, loss: Loss, attacker: Adversary) -> Method:
+    """Returns what a training step does with a batch.
+
+    Raises:
+        UserError: the recipe has Bullet-Train, and the method attacks all examples alike.
+    """
+    built: Method = component("method", recipe.method, loss, attacker)
+    if recipe.bullet and not built.varies_effort:
+        raise UserError(f"method {recipe.method.name!r} attacks all images alike: set bullet = false")
+    return built
+
+
 def cautions(recipe: Recipe) -> list[str]:
     """Returns what a user should know of a recipe's attacks before training, a sentence each.
 
@@ -268,8 +281,7 @@ def trainer(
     strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
     return Trainer(
         network,
-        loss,
-        attacker,
+        method(recipe, loss, attacker),
         train,
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,

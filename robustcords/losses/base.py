@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine.precision import full_precision
 from robustcords.losses.check import check_declared
+from robustcords.losses.context import LossContext
 
 Pass = Literal["clean", "adversarial"]
 
@@ -59,6 +61,23 @@ class Loss(Component, ABC):
             logits: one (B, classes) tensor for each of `passes`.
             y: (B,) int64 labels.
         """
+
+    def forward(self, model: nn.Module, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
+        """Returns the loss of every example (B,) in training: what the update differentiates.
+
+        Here that is the loss of the model's logits of each pass. A loss that needs more of the model, such as gradients
+        by the images or features, writes this as well; selection goes on with what ``__call__`` says.
+
+        Args:
+            model: images (B, C, H, W) in [0, 1] to logits, in train mode.
+            views: the images of each of `passes`.
+            y: (B,) int64 labels.
+            context: the threat model, the moment, and noise that is keyed by example.
+        """
+        del context
+        logits = [full_precision(model(views[name])) for name in self.passes]
+        with torch.autocast(y.device.type, enabled=False):
+            return self(logits, y)
 
     def objective(self, y: Tensor, clean: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Returns what the attack maximises, as a function of logits (B, classes) that gives (B,): cross-entropy.

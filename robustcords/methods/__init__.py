@@ -1,1 +1,5 @@
-"""What one step does with a batch."""
+"""Methods: what one training step does with a batch."""
+
+METHODS = {
+    "adversarial": "robustcords.methods.adversarial:AdversarialTraining",
+}

@@ -1,78 +1,53 @@
-"""From a training batch to its adversarial examples: the loss's objective, the attack, and each example's effort."""
+"""Adversarial training: attack the batch, then minimise the loss at what was found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, clean_logits
-from robustcords.engine.modes import Model
-from robustcords.losses.base import Loss
-from robustcords.losses.check import objective
-from robustcords.losses.objective import Objective
-from robustcords.rng import Noise
+from robustcords.engine import contracts
+from robustcords.methods.base import Batch, Method, Step, StepReport
 
 
-@dataclass(frozen=True)
-class AdversarialBatch:
-    """Adversarial examples and what was learnt about them on the way.
-
-    Attributes:
-        images: (B, C, H, W) in [0, 1], inside the threat model.
-        counts: how many examples of this process's share were ``outlier``, ``boundary`` and ``robust``; empty where the
-            adversary does not tell them apart.
-    """
-
-    images: Tensor
-    counts: dict[str, int]
-
-
-class Adversary:
-    """Attacks every example of a batch with the same effort.
+class AdversarialTraining(Method):
+    """Attacks a batch, all of it or each kind of example in its own way, and takes one step (Madry et al. 2018).
 
     Args:
-        attack: the attack.
-        loss: says what the attack maximises.
+        loss: what is minimised, and what the attack maximises.
+        adversary: makes the adversarial examples; `robustcords.methods.efforts.bullet.BulletAdversary` is Bullet-Train.
+        options: none.
 
-    Attributes:
-        attacks: what each kind of example is attacked with; one kind without a name where they are not told apart.
+    Example:
+        >>> loss = SAT()
+        >>> method = AdversarialTraining(loss, Adversary(PGD(ThreatModel(epsilon=8 / 255)), loss))
     """
 
-    def __init__(self, attack: Attack, loss: Loss) -> None:
-        self.attack = attack
-        self.loss = loss
-        self.attacks: dict[str, Attack] = {"": attack}
+    varies_effort = True
 
-    @property
-    def strongest(self) -> Attack:
-        """The attack of the examples that most effort is spent on."""
-        return max(self.attacks.values(), key=lambda attack: attack.passes)
+    def step(self, step: Step, batch: Batch) -> StepReport:
+        """Attacks the whole batch, then goes through its micro-batches."""
+        views, counts = self.views(step, batch)
+        step.phase("update")
+        for rows in step.micro_batches(batch):
+            step.backward(step.losses(views, batch, rows), batch, rows)
+        step.optimizer_step()
+        return StepReport(counts)
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
-        """Returns adversarial examples for a process's share of a global batch.
-
-        Args:
-            model: maps images to logits; run in eval mode and given back in the mode it had.
-            x: (B, C, H, W) in [0, 1].
-            y: (B,) int64 labels.
-            noise: keyed by example.
-        """
-        clean = self.clean_logits(model, x) if self.loss.anchored else None
-        return AdversarialBatch(self.attack(model, x, self.objective(y, clean), noise), {})
-
-    def objective(self, y: Tensor, clean: Tensor | None) -> Objective:
-        """Returns the loss's objective for these labels and, where the loss needs them, clean logits."""
-        return objective(self.loss, y, clean)
-
-    def clean_logits(self, model: Model, x: Tensor) -> Tensor:
-        """Returns what `objective` takes: the images' own logits."""
-        return clean_logits(model, x, exact=self.loss.anchored)
+    def views(self, step: Step, batch: Batch) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Returns the images of each view that the loss asks for, and how many of each kind were attacked."""
+        if "adversarial" not in self.loss.passes:
+            return {"clean": batch.x}, {}
+        step.phase("attack")
+        with step.attacking():
+            made = self.adversary(step.inference, batch.x, batch.y, batch.noise)
+        contracts.adversarial_batch(self.adversary, made, batch.x, values=step.moment.step == 0)
+        return {"clean": batch.x, "adversarial": made.images}, made.counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint has to keep."""
-        return {}
+        """Returns what the adversary keeps."""
+        return self.adversary.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
+        self.adversary.load_state_dict(state)

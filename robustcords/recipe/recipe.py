@@ -31,6 +31,7 @@ __all__ = ["EvaluationConfig", "LoggingConfig", "Recipe", "TrainConfig", "dump",
 DEFAULTS = {
     "attack": {"name": "pgd"},
     "loss": {"name": "sat"},
+    "method": {"name": "adversarial"},
     "optimizer": {"name": "sgd"},
     "schedule": {"name": "step"},
     "threat": {"norm": "linf"},
@@ -53,11 +54,12 @@ class Recipe(Table):
 
     Attributes:
         seed: what every random number of the run is derived from.
-        data: the images. As for model, attack, loss, selector, optimizer and schedule, a component's ``Config``.
+        data: the images. As for the others below, a component's ``Config``.
         model: the classifier.
         threat: what the adversary may do, in training and in evaluation.
         attack: finds adversarial examples to train on.
         loss: what training minimises.
+        method: what a training step does with a batch.
         selector: chooses the subset to train on; without it, training is on everything.
         bullet: attack steps by kind of example; without it, every example gets the attack's own.
         optimizer: how weights are updated.
@@ -73,6 +75,7 @@ class Recipe(Table):
     threat: ThreatModel
     attack: ComponentConfig
     loss: ComponentConfig
+    method: ComponentConfig
     selector: StrategyConfig | None = None
     bullet: BulletConfig | None = None
     optimizer: ComponentConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import field_validator
 from torch import Tensor
@@ -12,6 +12,16 @@ from torch import Tensor
 from robustcords.config import registry
 from robustcords.config.schema import Radius, Table
 from robustcords.rng import Noise
+
+_Method = TypeVar("_Method")
+
+if TYPE_CHECKING:
+
+    def _required(method: _Method) -> _Method:
+        """Returns a method as it is: ``ThreatModel(norm=...)`` gives a subclass, which no type checker can know."""
+        return method
+else:
+    _required = abstractmethod
 
 
 class ThreatModel(Table, ABC):
@@ -83,7 +93,7 @@ class ThreatModel(Table, ABC):
         del size
         return math.inf
 
-    @abstractmethod
+    @_required
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns the point of the allowed set around ``x`` next to ``x_adv``.
 
@@ -91,8 +101,9 @@ class ThreatModel(Table, ABC):
             x_adv: (B, C, H, W) any values.
             x: (B, C, H, W) in [0, 1].
         """
+        raise NotImplementedError
 
-    @abstractmethod
+    @_required
     def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """Returns ``x_adv`` moved by one step of steepest ascent in this norm, not projected.
 
@@ -101,10 +112,12 @@ class ThreatModel(Table, ABC):
             gradient: (B, C, H, W) of the attack's objective.
             step_size: length of the step in this norm, in pixel space.
         """
+        raise NotImplementedError
 
-    @abstractmethod
+    @_required
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
         """Returns (B, C, H, W) points drawn from all of the ball around ``x``, inside [0, 1]."""
+        raise NotImplementedError
 
     def gaussian_start(self, x: Tensor, noise: Noise, deviation: float = 0.001) -> Tensor:
         """Returns ``x + deviation * N(0, 1)``, projected: the start of TRADES (Zhang et al. 2019) and MART."""

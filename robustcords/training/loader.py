@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,33 +11,10 @@ from robustcords.data.augmentation import augment
 from robustcords.data.images import ImageSet
 from robustcords.engine.memory_format import MEMORY_FORMATS
 from robustcords.errors import UserError
+from robustcords.methods.base import Batch
 from robustcords.rng import Noise, derive, generator
 from robustcords.runtime import collectives
 from robustcords.selection.selector import Subset
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One process's share of a global batch.
-
-    Attributes:
-        x: (b, C, H, W) augmented images in [0, 1].
-        y: (b,) labels.
-        weights: (b,) of the loss.
-        noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
-        total: sum of the weights of the whole global batch.
-    """
-
-    x: Tensor
-    y: Tensor
-    weights: Tensor
-    noise: Noise
-    total: float
-
-    def parts(self, count: int) -> Iterator[slice]:
-        """Yields the rows of each of so many micro-batches."""
-        edges = [round(len(self.y) * number / count) for number in range(count + 1)]
-        yield from (slice(start, end) for start, end in itertools.pairwise(edges))
 
 
 class BatchLoader:

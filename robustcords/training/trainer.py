@@ -18,15 +18,14 @@ from robustcords.attacks.base import Attack
 from robustcords.data.images import ImageSet
 from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions
-from robustcords.engine.inference import Inference, Passes
-from robustcords.engine.left_alone import modes_kept
+from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
 from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.evaluation.majority import validation_warning
-from robustcords.losses.base import Loss
-from robustcords.losses.check import check_loss, loss_values
-from robustcords.methods.adversarial import Adversary
+from robustcords.losses.check import check_loss
+from robustcords.losses.context import Moment
+from robustcords.methods.base import Batch, Method
 from robustcords.rng import derive
 from robustcords.runtime import collectives
 from robustcords.runtime.accelerator import compile_model, start
@@ -40,13 +39,14 @@ from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import Averaging
 from robustcords.training.callbacks.base import Observer, notes
 from robustcords.training.config import TrainConfig
-from robustcords.training.loader import Batch, BatchLoader
+from robustcords.training.loader import BatchLoader
 from robustcords.training.optimizers import trainable
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.schedules import Schedule
 from robustcords.training.state import Progress, check_weights, not_finite
+from robustcords.training.step import LoopStep
 
-PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "adversary")
+PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "method")
 """What a checkpoint calls the trainer's own parts."""
 
 
@@ -90,8 +90,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
-        adversary: Adversary,
+        method: Method,
         train: ImageSet,
         optimizer: torch.optim.Optimizer,
         settings: TrainConfig,
@@ -114,7 +113,7 @@ class Trainer:
         self.accelerator = accelerator or start(settings.precision, settings.accumulation)
         self.accelerator.gradient_accumulation_steps = settings.accumulation
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
-        self.loss, self.adversary, self.schedule, self.selector = loss, adversary, schedule, selector
+        self.method, self.schedule, self.selector = method, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
         self.numbers = torch.arange(len(train)) if numbers is None else numbers
         self.train, self.seed, self.device = train, seed, self.accelerator.device
@@ -131,12 +130,11 @@ class Trainer:
         self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
         self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
         plain = Inference(model, self.accelerator.autocast, replay=False)
-        check_loss(loss, plain, *train.batch(torch.arange(min(3, len(train))), self.device))
+        check_loss(method.loss, plain, *train.batch(torch.arange(min(3, len(train))), self.device))
         if self.selector:
             self.selector.check(plain)
         if settings.compile:
             compile_model(self.model)
-        self.passes, self.optimizer = self.accelerator.prepare(Passes(self.model), optimizer)
         self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         self.run, self.display = run, display or Display(visible=False)
@@ -144,7 +142,18 @@ class Trainer:
         self.watched = self.interruption.watched(self.accelerator.autocast)
         self.profiler, self.observers = profiler or Profiler(), observers
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
-        self.gradient_norm = torch.zeros(())
+        self.step = LoopStep(
+            self.model,
+            method.loss,
+            optimizer,
+            self.accelerator,
+            settings,
+            threat=method.adversary.attack.threat,
+            inference=self.inference,
+            stopwatch=self.stopwatch,
+            seed=seed,
+        )
+        self.optimizer = self.step.optimizer
         self.stopping: Interrupted | None = None
         self.saving, self.saved = False, time.monotonic()
 
@@ -189,10 +198,11 @@ class Trainer:
         with self.display.task(f"epoch {epoch + 1}/{self.settings.epochs}") as update, self.profiler:
             for step in range(self.progress.step, len(batches)):
                 self.stopwatch.begin("data")
+                passed = epoch + step / len(batches)
                 if self.schedule:
-                    moment = epoch + step / len(batches)
-                    self.schedule.set_rates(self.optimizer, self.peak_lrs, moment, self.settings.epochs)
-                self.train_step(self.loader.load(batches[step], subset, epoch))
+                    self.schedule.set_rates(self.optimizer, self.peak_lrs, passed, self.settings.epochs)
+                moment = Moment(epoch, step, passed / self.settings.epochs)
+                self.train_step(self.loader.load(batches[step], subset, epoch), moment)
                 if self.averaging:
                     self.stopwatch.begin("averaging")
                     self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
@@ -202,8 +212,8 @@ class Trainer:
                 self.stop_or_save()
         check_weights(self.model, self.progress.place, self.run)
 
-    def train_step(self, batch: Batch) -> None:
-        """Attacks a batch, updates the weights, and adds up what the metrics need.
+    def train_step(self, batch: Batch, moment: Moment) -> None:
+        """Has the method train on a batch, and adds up what the metrics need.
 
         Minimises ``sum w_i loss_i / sum w_i`` over the global batch: all processes, all accumulation steps.
 
@@ -211,17 +221,9 @@ class Trainer:
             RunError: the loss is not finite.
         """
         torch.manual_seed(derive(self.seed, "dropout", self.progress.steps, collectives.rank()))
-        counts: dict[str, int] = {}
-        inputs = {"clean": batch.x}
-        self.stopwatch.begin("attack")
-        if "adversarial" in self.loss.passes:
-            with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
-                made = self.adversary(self.inference, batch.x, batch.y, batch.noise)
-            contracts.adversarial_batch(self.adversary, made, batch.x, values=self.progress.step == 0)
-            inputs["adversarial"], counts = made.images, made.counts
-        self.stopwatch.begin("update")
-        share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
-        norm = float(self.gradient_norm)
+        self.step.begin(moment)
+        counts = self.method.step(self.step, batch).counts
+        share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
         values = [share, norm, self.checkpoint_is_due(), *self.interruption.reasons(), *counts.values()]
         loss, norm, due, signalled, overdue, *totals = collectives.sum_over(values, device=self.device)
@@ -241,20 +243,6 @@ class Trainer:
         self.progress.steps += 1
         self.stopping = self.interruption.verdict((signalled, overdue))
         self.saving = due > 0
-
-    def update(self, batch: Batch, inputs: dict[str, Tensor], part: slice) -> Tensor:
-        """Runs one micro-batch forward and backward, and steps after the last; returns its share of the mean loss."""
-        with self.accelerator.accumulate(self.passes):
-            logits = self.passes(*(inputs[name][part] for name in self.loss.passes))
-            share = (loss_values(self.loss, logits, batch.y[part]) * batch.weights[part]).sum() / batch.total
-            # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
-            self.accelerator.backward(share * self.settings.accumulation * collectives.world_size())
-            if self.accelerator.sync_gradients:
-                limit = self.settings.clip_gradient or math.inf
-                self.gradient_norm = self.accelerator.clip_grad_norm_(self.passes.parameters(), limit)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return share.detach()
 
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
@@ -362,7 +350,7 @@ class Trainer:
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
         own = (self.model, self.optimizer.optimizer, self.accelerator.scaler)
-        others = (self.averaging, self.selector, self.adversary)
+        others = (self.averaging, self.selector, self.method)
         found = dict(zip(PARTS, own + others, strict=True)) | {each.name: each for each in self.observers}
         return {name: part for name, part in found.items() if part is not None}
 
@@ -385,6 +373,8 @@ class Trainer:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
             return
         path, state = found
+        if "adversary" in state:  # what 0.1 called it
+            state["method"] = state.pop("adversary")
         if state.get("data", data := self.train.fingerprint()) != data:
             raise UserError(f"{path} was trained on other data: their labels are not those of data.path")
         with belonging(path):

@@ -23,7 +23,7 @@ from robustcords.engine.precision import autocast
 from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
 from robustcords.losses.trades import TRADES, kl_divergence
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
 from robustcords.models.resnet import ResNet
 from robustcords.rng import Noise

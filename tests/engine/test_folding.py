@@ -16,7 +16,7 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.modes import evaluation_mode, without_parameter_gradients
 from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.models.preact_resnet import PreActResNet
 from robustcords.models.resnet import ResNet

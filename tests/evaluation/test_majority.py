@@ -19,7 +19,8 @@ from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.majority import classes_right, largest_share, warning
 from robustcords.losses.sat import SAT
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.methods.efforts.base import Adversary
 from robustcords.runtime.progress import Display
 from robustcords.threats.base import ThreatModel
 from robustcords.training.config import TrainConfig
@@ -108,8 +109,7 @@ def test_training_warns_once_when_best_is_chosen_on_it(says: int, told: int):
     loss = SAT()
     trainer = Trainer(
         model,
-        loss,
-        Adversary(attack, loss),
+        AdversarialTraining(loss, Adversary(attack, loss)),
         image_set(4, 4, 4),
         torch.optim.SGD(model.parameters(), lr=0.0),
         TrainConfig(epochs=3, batch_size=6, precision="fp32", validate_every=1),

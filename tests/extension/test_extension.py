@@ -60,6 +60,31 @@ def test_the_l1_ball_is_one():
     assert threat.with_epsilon(1.0) == L1(epsilon=1.0)
 
 
+def test_a_training_method(trained, tmp_path: Path):
+    report = trained("free", method__name="free:Free", method__replays="2", loss__name="sat", bullet="false")
+    assert tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["method"] == {
+        "name": "free:Free",
+        "replays": 2,
+    }
+    assert report["training"]["epochs"] == 1
+
+
+def test_weights_that_are_perturbed(trained):
+    assert trained("awp", method__name="awp:AWP")["training"]["epochs"] == 1
+
+
+def test_a_loss_with_gradients_by_the_images(trained):
+    options = {"loss__name": "grad_align:GradAlign", "attack__name": "fgsm", "selector": "false", "bullet": "false"}
+    assert trained("grad_align", **options)["training"]["epochs"] == 1
+
+
+def test_bullet_goes_with_methods_that_attack_as_they_are_told(command, tmp_path: Path):
+    shutil.copy(HERE / "free.py", tmp_path)
+    refused = command("run", "digits_mart", *SMALL, "--set", "method.name=free:Free", "--set", "loss.name=sat")
+    assert refused.status == 2
+    assert refused.err == "error: method 'free:Free' attacks all images alike: set bullet = false\n"
+
+
 def test_where_a_threat_does_not_fit_is_one_line(command, tmp_path: Path):
     (tmp_path / "no.py").write_text("from robustcords import ThreatModel\n\nclass Half(ThreatModel):\n    pass\n")
     refused = command("run", "digits_mart", *SMALL, "--set", "threat.norm=no:Half")

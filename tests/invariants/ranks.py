@@ -17,7 +17,7 @@ from typing import Any
 from several import SERVER
 
 PLACES = {
-    "training": ("robustcords.training.trainer:Trainer", "update", 5),
+    "training": ("robustcords.training.step:LoopStep", "backward", 5),
     "selection": ("robustcords.selection.strategies.adv_glister:AdvGLISTERStrategy", "pick", 2),
     "checkpoint": ("robustcords.storage.checkpoint", "write_atomic", 2),
     "AutoAttack": ("robustcords.evaluation.attacks.autoattack", "run", 1),

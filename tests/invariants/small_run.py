@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robustcords.attacks.pgd import PGD
 from robustcords.config.registry import find
 from robustcords.data.images import ImageSet
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.methods.efforts.base import Adversary
 from robustcords.runtime import collectives
 from robustcords.runtime.interruption import Interruption
 from robustcords.selection.selector import SubsetSelector
@@ -77,8 +78,7 @@ def trainer(
         directory.start("", {})
     return Trainer(
         model,
-        criterion,
-        adversary(ATTACK, criterion),
+        AdversarialTraining(criterion, adversary(ATTACK, criterion)),
         options.pop("train", made_up()),
         torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
         TrainConfig(

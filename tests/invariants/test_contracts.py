@@ -14,7 +14,7 @@ from robustcords.attacks.base import Attack
 from robustcords.errors import UserError
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
-from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.methods.efforts.base import AdversarialBatch, Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.rng import Noise
 from robustcords.selection.gradients.factors import logit_gradients
@@ -58,7 +58,7 @@ def test_a_loss_gives_one_number_an_example_in_training_and_in_selection(bend: A
     with pytest.raises(UserError, match=text):
         logit_gradients(loss, [LOGITS], Y)
     made = trainer()
-    made.loss = loss
+    made.method.loss = made.step.passes.loss = loss
     with pytest.raises(UserError, match=text):
         made.fit()
 
@@ -137,7 +137,7 @@ class Beyond(Found):
 @pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
 def test_an_attack_that_leaves_the_range_is_named_itself(adversary: type[Adversary]):
     made = trainer()
-    made.adversary = adversary(Beyond(None), SAT())
+    made.method.adversary = adversary(Beyond(None), SAT())
     with pytest.raises(
         UserError, match=r"^attack test_contracts:Beyond returned pixels from .* to .*, expected \[0, 1\]"
     ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.engine import folding, inference
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.threats.base import ThreatModel
 from robustcords.training import trainer as training
@@ -38,7 +38,7 @@ def network() -> nn.Module:
 def trained(adversary: type[Adversary] = Adversary, *, double: bool = True, **settings: Any) -> Trainer:
     model = nn.Sequential(Double(), network().double()) if double else network()
     made = trainer(model=model, loss="trades", lr=0.05, settings=settings)
-    made.adversary = adversary(SMOOTH, made.loss)
+    made.method.adversary = adversary(SMOOTH, made.method.loss)
     made.fit()
     return made
 

@@ -17,6 +17,7 @@ from robustcords.losses.check import check_loss
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
+from robustcords.methods.adversarial import AdversarialTraining
 from robustcords.recipe.recipe import find
 
 
@@ -46,7 +47,13 @@ def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
     setattr(late, name, value)  # in its own constructor, after ours
     made = trainer()
     with pytest.raises(UserError, match=f"^loss robustcords.losses.sat:SAT: {said}"):
-        type(made)(made.model, late, made.adversary, made.train, made.optimizer.optimizer, made.settings)
+        type(made)(
+            made.model,
+            AdversarialTraining(late, made.method.adversary),
+            made.train,
+            made.optimizer.optimizer,
+            made.settings,
+        )
 
 
 def test_an_objective_starts_somewhere():

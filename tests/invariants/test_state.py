@@ -17,7 +17,7 @@ from stateful import KeepsNumbers, LeastUsed
 from robustcords.errors import Interrupted, UserError
 from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import SubsetSelector
-from robustcords.training.trainer import Trainer
+from robustcords.training.step import LoopStep
 
 EPOCHS = 5
 
@@ -67,7 +67,7 @@ def test_the_state_changes_what_is_chosen(whole: Path, tmp_path: Path):
 def killed_in(where: str, call: int, folder: Path) -> None:
     """Is a process that trains until it is killed in the middle of something."""
     torch.set_num_threads(1)
-    owner, name = (Trainer, "update") if where == "step" else (LeastUsed, "pick")
+    owner, name = (LoopStep, "backward") if where == "step" else (LeastUsed, "pick")
     before, calls = getattr(owner, name), 0
 
     def work(*arguments: Any, **named: Any) -> Any:

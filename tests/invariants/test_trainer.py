@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from robustcords.config.registry import names
 from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
-from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.methods.efforts.base import AdversarialBatch, Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.runtime.stopwatch import PHASES
 from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
@@ -126,8 +126,8 @@ def test_an_epoch_sees_every_example_of_its_subset_once(size: int, tmp_path: Pat
     selector = chooser(fraction=size / COUNT, granularity="full")
     numbers = torch.arange(COUNT) * 10
     done = fitted(adversary=Recording, selector=selector, numbers=numbers, run=tmp_path / "run")
-    assert isinstance(done.adversary, Recording)
-    batches, steps = done.adversary.batches, math.ceil(size / BATCH)
+    assert isinstance(done.method.adversary, Recording)
+    batches, steps = done.method.adversary.batches, math.ceil(size / BATCH)
     assert len(batches) == 2 * steps
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
     first, second = torch.cat(batches[:steps]), torch.cat(batches[steps:])

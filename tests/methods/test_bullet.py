@@ -9,7 +9,7 @@ from robustcords.losses.mart import MART
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
-from robustcords.methods.adversarial import Adversary
+from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel

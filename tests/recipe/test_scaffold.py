@@ -77,7 +77,18 @@ def test_write_refuses_a_file_that_is_there(tmp_path: Path) -> None:
 
 def test_listing_describes_everything_that_has_a_name() -> None:
     found = listing()
-    assert list(found) == ["data", "model", "threat", "attack", "loss", "selector", "optimizer", "schedule", "recipe"]
+    assert list(found) == [
+        "data",
+        "model",
+        "threat",
+        "attack",
+        "loss",
+        "method",
+        "selector",
+        "optimizer",
+        "schedule",
+        "recipe",
+    ]
     for kind in registry.KINDS:
         assert set(found[kind]) == set(registry.names(kind))
     assert found["loss"]["sat"].startswith("Cross-entropy on adversarial examples")

@@ -12,7 +12,7 @@ from robustcords.attacks.base import Attack, clean_logits, usual_step
 from robustcords.config.schema import Radius, Table
 from robustcords.engine.modes import Model
 from robustcords.losses.base import Loss
-from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.methods.efforts.base import AdversarialBatch, Adversary
 from robustcords.rng import Noise
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel

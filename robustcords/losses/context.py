@@ -1,0 +1,38 @@
+"""What a loss may know of the moment it is asked in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from robustcords.rng import Noise
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training is.
+
+    Attributes:
+        epoch: from 0.
+        step: in the epoch, from 0.
+        progress: share of the whole run that has passed, in [0, 1).
+    """
+
+    epoch: int
+    step: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss is given beside the model, the images and their labels.
+
+    Attributes:
+        threat: the run's threat model, a `robustcords.threats.base.ThreatModel`; None where nobody has said.
+        moment: where training is.
+        noise: for whatever the loss draws, keyed by example; another in every step.
+    """
+
+    threat: Any
+    moment: Moment
+    noise: Noise

@@ -1,0 +1,142 @@
+"""What a training step does with a batch: the seam between the loop and a method."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from robustcords.config.schema import Component, ComponentConfig
+from robustcords.engine.modes import Model
+from robustcords.losses.base import Loss
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import Adversary
+from robustcords.rng import Noise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a global batch.
+
+    Attributes:
+        x: (b, C, H, W) augmented images in [0, 1].
+        y: (b,) labels.
+        weights: (b,) of the loss.
+        noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
+        total: sum of the weights of the whole global batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    noise: Noise
+    total: float
+
+    def parts(self, count: int) -> Iterator[slice]:
+        """Yields the rows of each of so many micro-batches."""
+        edges = [round(len(self.y) * number / count) for number in range(count + 1)]
+        yield from (slice(start, end) for start, end in itertools.pairwise(edges))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a method says of a step.
+
+    Attributes:
+        counts: how many examples of this process's share were of each kind, ``outlier``, ``boundary`` and ``robust``;
+            empty where the method does not tell them apart.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Step(ABC):
+    """What the loop lends a method for one batch: the model, and what accumulation, processes and precision ask for.
+
+    Attributes:
+        moment: where training is.
+        model: in train mode, not wrapped; its parameters are what is trained.
+        inference: the same model as attacks run it, in the precision of training.
+    """
+
+    moment: Moment
+    model: nn.Module
+    inference: Model
+
+    @abstractmethod
+    def attacking(self) -> AbstractContextManager[None]:
+        """Returns a block for attacks on `inference`, in which it runs as fast as it can."""
+
+    @abstractmethod
+    def micro_batches(self, batch: Batch) -> Iterator[slice]:
+        """Yields the rows of each micro-batch in turn, which `losses` and `backward` are then for."""
+
+    @abstractmethod
+    def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
+        """Returns the loss (b,) of some rows of a batch, in train mode, with a graph.
+
+        Args:
+            views: the images (B, C, H, W) of each view of the batch, such as ``"clean"`` and ``"adversarial"``.
+            batch: the labels and noise.
+            rows: of both.
+        """
+
+    @abstractmethod
+    def backward(self, losses: Tensor, batch: Batch, rows: slice) -> None:
+        """Adds the gradient of the weighted mean over the global batch to the parameters' ``.grad``."""
+
+    @abstractmethod
+    def optimizer_step(self) -> None:
+        """Clips the gradients, takes a step along them and sets them to zero."""
+
+    @abstractmethod
+    def phase(self, name: str) -> None:
+        """Counts the time from here on as ``"attack"`` or ``"update"``."""
+
+
+class MethodConfig(ComponentConfig):
+    """Options that every method has: none but its name."""
+
+
+class Method(Component, ABC):
+    """What one training step does with a batch. Subclasses write `step`.
+
+    Args:
+        loss: what is minimised.
+        adversary: makes adversarial examples as the recipe asks for, Bullet-Train's included; a method may attack in a
+            way of its own, with ``adversary.attack`` or without.
+        options: the fields of the method's ``Config``.
+
+    Attributes:
+        varies_effort: whether it attacks through ``adversary``, and so as hard as a recipe's ``[bullet]`` says.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    varies_effort: ClassVar[bool] = False
+
+    def __init__(self, loss: Loss, adversary: Adversary, **options: Any) -> None:
+        super().__init__(**options)
+        self.loss, self.adversary = loss, adversary
+
+    @abstractmethod
+    def step(self, step: Step, batch: Batch) -> StepReport:
+        """Trains on a batch.
+
+        Args:
+            step: what the loop lends.
+            batch: this process's share of a global batch.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        if state:
+            raise NotImplementedError("state_dict is written, and load_state_dict is not")

@@ -1,0 +1,131 @@
+"""What the loop lends a method for one batch, on any number of processes and micro-batches, in any precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from robustcords.engine import contracts
+from robustcords.engine.inference import Inference
+from robustcords.engine.left_alone import modes_kept
+from robustcords.losses.base import Loss
+from robustcords.losses.context import LossContext, Moment
+from robustcords.methods.base import Batch, Step
+from robustcords.rng import Noise, derive
+from robustcords.runtime import collectives
+from robustcords.runtime.stopwatch import Stopwatch
+from robustcords.training.config import TrainConfig
+
+
+class LossPass(nn.Module):
+    """A model and a loss, called as one module: distributed wrappers expect one forward of a step.
+
+    Args:
+        model: shared, not copied.
+        loss: whose ``forward`` runs the model.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
+        """Returns the loss (b,) of every example; see `robustcords.losses.base.Loss.forward`."""
+        source = f"loss {contracts.title(self.loss)}"
+        value = contracts.numbers(source, self.loss.forward(self.model, views, y, context), y.shape)
+        return contracts.differentiable(source, value, list(self.model.parameters()))
+
+
+class LoopStep(Step):
+    """The loop's own `Step`, the same object for all batches.
+
+    Args:
+        model: what is trained, before it is wrapped.
+        loss: of the method.
+        optimizer: of the model's parameters.
+        accelerator: wraps both.
+        settings: accumulation and clipping.
+        threat: for the loss to know; None where nobody has said.
+        inference: the model as attacks run it.
+        stopwatch: of the loop.
+        seed: of the run.
+
+    Attributes:
+        optimizer: wrapped.
+        gradient_norm: of the last step, before it was clipped.
+    """
+
+    inference: Inference
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        settings: TrainConfig,
+        *,
+        threat: Any,
+        inference: Inference,
+        stopwatch: Stopwatch,
+        seed: int,
+    ) -> None:
+        self.model, self.inference, self.accelerator, self.settings = model, inference, accelerator, settings
+        self.threat, self.stopwatch, self.seed = threat, stopwatch, seed
+        self.passes, self.optimizer = accelerator.prepare(LossPass(model, loss), optimizer)
+        self.begin(Moment(0, 0, 0.0))
+
+    def begin(self, moment: Moment) -> None:
+        """Starts a batch."""
+        self.moment = moment
+        self.gradient_norm, self._share, self._steps = torch.zeros(()), torch.zeros(()), 0
+
+    @property
+    def share(self) -> float:
+        """This process's share of the batch's weighted mean loss, averaged over the steps that were taken."""
+        return float(self._share) / max(1, self._steps)
+
+    def phase(self, name: str) -> None:
+        """Counts the time from here on."""
+        self.stopwatch.begin(name)
+
+    @contextmanager
+    def attacking(self) -> Iterator[None]:
+        """Folds the network, and gives its modes back as they were."""
+        with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
+            yield
+
+    def micro_batches(self, batch: Batch) -> Iterator[slice]:
+        """Yields rows; gradients are exchanged between processes after the last of them alone."""
+        for rows in batch.parts(self.settings.accumulation):
+            with self.accelerator.accumulate(self.passes):
+                yield rows
+
+    def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
+        """Returns the loss (b,) of some rows."""
+        moment = self.moment
+        noise = Noise(derive(self.seed, "loss", moment.epoch, moment.step), batch.noise.keys[rows])
+        context = LossContext(self.threat, moment, noise)
+        values: Tensor = self.passes({name: x[rows] for name, x in views.items()}, batch.y[rows], context)
+        return values
+
+    def backward(self, losses: Tensor, batch: Batch, rows: slice) -> None:
+        """Adds up gradients of ``sum w_i loss_i / sum w_i`` over the global batch."""
+        share = (losses * batch.weights[rows]).sum() / batch.total
+        # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
+        self.accelerator.backward(share * self.settings.accumulation * collectives.world_size())
+        self._share = self._share + share.detach()
+
+    def optimizer_step(self) -> None:
+        """Clips, steps, and sets gradients to zero."""
+        limit = self.settings.clip_gradient or math.inf
+        self.gradient_norm = self.accelerator.clip_grad_norm_(self.passes.parameters(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._steps += 1
