@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from inspect import signature
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,10 +12,11 @@ from torch import nn
 from robustcords.selection.base import Granularity, Strategy
 from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.upstream import UpstreamConfig, UpstreamStrategy
-from robustcords.selection.gradient_based import SELECTION_TYPES
 from robustcords.selection.gradients.groups import batches_of, labels_of
 from robustcords.selection.solvers.greedy import Method
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
+
+PARAMETERS = list(signature(GLISTERStrategy).parameters)
 
 
 class GLISTER(UpstreamStrategy):
@@ -51,37 +53,20 @@ class GLISTER(UpstreamStrategy):
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GLISTER, or None."""
         groups = self._groups(budget)
-        if not groups or self.meets_one_image(by_class=self.config.granularity == "per_class"):
+        if not groups:
             return None
         rounds = min([self.config.r, *(share for _, share in groups)])
-        return GLISTERStrategy(*self._arguments(model, rounds))
+        return GLISTERStrategy(**self.arguments(PARAMETERS, model) | {"r": rounds})
 
     def own(self) -> Strategy:
         """Returns this package's GLISTER, with the same options and no attack."""
         context = self.context
         return AdvGLISTERStrategy(
-            *self._arguments(context.model, self.config.r),
+            **self.arguments(PARAMETERS, context.model),
             granularity=self.config.granularity,
             normalise=False,
             seed=context.seed,
             on_batch=context.on_batch,
-        )
-
-    def _arguments(self, model: nn.Module, rounds: int) -> tuple[Any, ...]:
-        context, config = self.context, self.config
-        return (
-            context.train_loader,
-            context.val_loader,
-            model,
-            self.loss,
-            config.eta,
-            context.device,
-            context.num_classes,
-            config.linear_layer,
-            SELECTION_TYPES[config.granularity],
-            config.greedy,
-            context.logger,
-            rounds,
         )
 
     def _groups(self, budget: int) -> list[tuple[int, int]]:

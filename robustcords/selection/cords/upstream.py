@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -17,6 +18,7 @@ from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.selection.gradient_based import SELECTION_TYPES
 from robustcords.selection.gradients.groups import batches_of, check_budget, fetch, labels_of
 from robustcords.selection.gradients.head import check_last_layer
 
@@ -47,15 +49,16 @@ class UpstreamStrategy(Strategy):
     Attributes:
         all_processes: whether every process selects, as it must where gradients are shared out among them; otherwise
             the main one does, for all.
+        known_batches: whether the granularity says which batches CORDS passes through the model.
     """
 
     needs_linear_head = True
     all_processes: ClassVar[bool] = False
+    known_batches: ClassVar[bool] = True
 
     def __init__(self, config: Any, context: SelectionContext) -> None:
         self.config = config
         self.context = context
-        self.loss = nn.CrossEntropyLoss(reduction="none")
 
     @classmethod
     def from_context(cls, config: Any, context: SelectionContext) -> Self:
@@ -71,31 +74,82 @@ class UpstreamStrategy(Strategy):
             budget: k.
         """
 
+    def own(self) -> Strategy:
+        """Returns this package's strategy that serves where CORDS cannot."""
+        raise NotImplementedError
+
+    def given(self, model: nn.Module) -> dict[str, Any]:
+        """Returns what a selection is made with, by the names that CORDS' constructors have for it."""
+        context = self.context
+        return {
+            "trainloader": context.train_loader,
+            "valloader": context.val_loader or context.train_loader,  # CORDS counts its examples in any case
+            "model": model,
+            **dict.fromkeys(("loss", "loss_func", "loss_type"), nn.CrossEntropyLoss(reduction="none")),
+            "device": torch.device(context.device),  # with the string "cpu" GRAD-MATCH would ignore lam and eps
+            "num_classes": context.num_classes,
+            "logger": context.logger,
+            "attack": context.attack,
+            "seed": context.seed,
+            "on_batch": context.on_batch,
+        }
+
+    def arguments(self, names: Iterable[str], model: nn.Module) -> dict[str, Any]:
+        """Returns the values that a selection and the options have for some of a constructor's parameters."""
+        known = {"selection_type": SELECTION_TYPES[self.config.granularity], **dict(self.config), **self.given(model)}
+        return {name: known[name] for name in names if name in known}
+
     @property
     def trains(self) -> bool:
         """Whether the model runs in train mode."""
         return getattr(self.config, "model_mode", "eval") == "train"
 
+    @property
+    def uses_weight(self) -> bool:
+        """Whether gradients are those of the last layer's weight as well as of its bias."""
+        return bool(getattr(self.config, "linear_layer", True))
+
     def mode(self, model: nn.Module) -> AbstractContextManager[None]:
         """Returns a block in which the model is in the mode that it selects in."""
         return training_mode(model) if self.trains else evaluation_mode(model)
 
-    def meets_one_image(self, *, by_class: bool) -> bool:
-        """Returns whether a batch of one image comes up that the model cannot run in train mode.
+    def obstacle(self) -> str | None:
+        """Returns why CORDS' code cannot select by this model and these splits, or None where it can.
 
-        BatchNorm has no statistics of one value a channel.
-
-        Args:
-            by_class: whether each class has batches of its own.
+        Raises:
+            UserError: the last layer has or trains none of the parameters in question.
         """
+        context, validates = self.context, self.needs_validation or getattr(self.config, "valid", False)
+        if validates and context.val_loader is None:
+            return "selection is by validation images: set data.validation_fraction > 0"
+        if not self.needs_linear_head:
+            return None
+        last_layer = LastLayer(context.model, context.num_classes)
+        last_layer.check_trained(bias_alone=not self.uses_weight)
+        if self.all_processes:
+            return None
+        if not last_layer.trains_bias or (self.uses_weight and not last_layer.trains_weight):
+            return (
+                "CORDS' gradients are those of a bias and a weight, and the model's last layer does not train both: "
+                "put AdversarialGradients in front of the strategy, or train both"
+            )
+        if self.known_batches and self.trains and self._meets_one_image(validates):
+            return (
+                "a batch has one image, and BatchNorm needs more than 1 value per channel; CORDS selects in train "
+                'mode: set selector.model_mode = "eval", or another train.batch_size'
+            )
+        return None
+
+    def _meets_one_image(self, validates: bool) -> bool:
+        """Returns whether a batch of one image comes up that the model cannot run in train mode."""
+        by_class = self.config.granularity in {"per_class", "per_gradient"}
         loader, model = self.context.train_loader, self.context.model
         sizes: list[tuple[int, int]] = []
-        validates = self.needs_validation or getattr(self.config, "valid", False)
         for each in [loader, *([self.context.val_loader] if validates else [])]:
             assert each is not None
             labels, batch = labels_of(each), len(batches_of(loader if by_class else each)[0])
             sizes += [(count, batch) for count in (labels.bincount().tolist() if by_class else [len(labels)])]
-        if not self.trains or not any(count and (count - 1) % batch == 0 for count, batch in sizes):
+        if not any(count and (count - 1) % batch == 0 for count, batch in sizes):
             return False
         _, image, _ = next(fetch(loader, [batches_of(loader)[0][:1]]))
         with training_mode(model), seeded(0, torch.device(self.context.device)), torch.no_grad():
@@ -104,10 +158,6 @@ class UpstreamStrategy(Strategy):
             except ValueError:
                 return True
         return False
-
-    def own(self) -> Strategy:
-        """Returns this package's strategy that serves where `upstream` gives None."""
-        raise NotImplementedError
 
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns exactly ``budget`` rows of the training loader's data set, and their weights (k,) float32."""
@@ -151,24 +201,12 @@ class UpstreamStrategy(Strategy):
                     )
                     context.logger.warning(text, config.name)
 
-    @property
-    def uses_weight(self) -> bool:
-        """Whether gradients are those of the last layer's weight as well as of its bias."""
-        return bool(getattr(self.config, "linear_layer", True))
-
     def _made(self, budget: int) -> Any | None:
-        """Returns CORDS' strategy, or None where CORDS cannot do what is asked.
-
-        CORDS' gradients have entries for a bias and, with ``linear_layer``, for a weight, whether or not the model has
-        them and trains them.
-        """
-        model, classes = self.context.model, self.context.num_classes
-        if not self.needs_linear_head:
-            return self.upstream(model, budget)
-        last_layer = LastLayer(model, classes)
-        last_layer.check_trained(bias_alone=not self.uses_weight)
-        whole = last_layer.trains_bias and (last_layer.trains_weight or not self.uses_weight)
-        return self.upstream(CordsModel(model, classes), budget) if whole or self.all_processes else None
+        """Returns CORDS' strategy, or None where CORDS cannot do what is asked."""
+        if self.obstacle():
+            return None
+        model = self.context.model
+        return self.upstream(CordsModel(model, self.context.num_classes) if self.needs_linear_head else model, budget)
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
@@ -183,8 +221,9 @@ class UpstreamStrategy(Strategy):
 
     def _ask(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
         """Returns the indices and weights that CORDS' strategy returns, as numbers."""
-        indices, gammas = strategy.select(budget, model_params)
-        return [int(index) for index in indices], torch.as_tensor(gammas).tolist()
+        wanted = len(signature(strategy.select).parameters)  # CORDS' RandomStrategy takes no model parameters
+        indices, gammas = strategy.select(*(budget, model_params)[:wanted])
+        return [int(index) for index in indices], torch.as_tensor(gammas).double().view(-1).tolist()
 
     def _exactly(
         self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]
