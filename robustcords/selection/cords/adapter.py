@@ -10,7 +10,7 @@ from robustcords.selection.base import Strategy
 
 
 def make_importable(module: str) -> None:
-    """Lets a module, by its dotted name, import CORDS' strategies, whose package does not import as it is; see `_cords`.
+    """Lets a module import CORDS' strategies, whose package does not import as it is; see `_cords`.
 
     Raises:
         UserError: the module is one of CORDS', and CORDS cannot be imported.
@@ -34,7 +34,7 @@ def adapted(found: Any) -> Any:
     bases = getattr(found, "__mro__", ())
     if Strategy in bases or not any(_of_cords(base.__module__) for base in bases):
         return found
-    return importlib.import_module("robustcords.selection.cords.strategy").selector(found)
+    return importlib.import_module("robustcords.selection.cords.options").selector(found)
 
 
 def _of_cords(module: str) -> bool:

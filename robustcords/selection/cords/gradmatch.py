@@ -10,14 +10,12 @@ from torch import nn
 
 from robustcords.selection.base import Granularity, Strategy
 from robustcords.selection.cords._cords import GradMatchStrategy
-from robustcords.selection.cords.upstream import UpstreamConfig, UpstreamStrategy
+from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import labels_of
 from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy
 
-PARAMETERS = list(signature(GradMatchStrategy).parameters)
 
-
-class GradMatch(UpstreamStrategy):
+class GradMatch(CordsStrategy):
     """CORDS' ``GradMatchStrategy`` on clean images (Killamsetty et al. 2021).
 
     The defaults of its options are those of CORDS' configuration for CIFAR-10
@@ -43,19 +41,21 @@ class GradMatch(UpstreamStrategy):
         lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-100
 
+    strategy = GradMatchStrategy
+    parameters = tuple(signature(GradMatchStrategy).parameters)
+
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GRAD-MATCH, or None."""
-        del budget
         members = labels_of(self.context.train_loader).bincount(minlength=self.context.num_classes)
         if self.config.granularity == "full" or (self.config.granularity != "per_batch" and not members.all()):
             return None
-        return GradMatchStrategy(**self.arguments(PARAMETERS, model))
+        return super().upstream(model, budget)
 
     def own(self) -> Strategy:
         """Returns this package's GRAD-MATCH, with the same options and no attack."""
         context = self.context
         return AdvGradMatchStrategy(
-            **self.arguments(PARAMETERS, context.model),
+            **self.arguments(context.model),
             granularity=self.config.granularity,
             seed=context.seed,
             on_batch=context.on_batch,

@@ -27,8 +27,8 @@ WORKED_WITH = frozenset(
 )
 """Attributes that CORDS' classes and the hook fill anew in each selection; the largest take N C (E + 1) numbers."""
 
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-_STATELESS = (*_FUNCTIONS, type, types.ModuleType, torch.device, torch.dtype)
+_FUNCTIONS = types.FunctionType | types.BuiltinFunctionType | types.MethodType
+_STATELESS = _FUNCTIONS | type | types.ModuleType | torch.device | torch.dtype
 
 
 def taken(instance: Any, given: Iterable[Any]) -> tuple[dict[str, Any], list[str]]:
@@ -65,17 +65,16 @@ def put(instance: Any, state: dict[str, Any]) -> None:
         setattr(instance, name, _decoded(value, device))
 
 
-def _numpy_generator(state: dict[str, Any]) -> np.random.Generator:
-    bits = getattr(np.random, state["bit_generator"])()
-    bits.state = state
-    return np.random.Generator(bits)
-
-
-def _loaded(made: Any, setter: str, state: Any) -> Any:
-    getattr(made, setter)(state)
+def _with(made: Any, setter: str, *state: Any) -> Any:
+    getattr(made, setter)(*state)
     return made
 
 
+def _numpy_generator(state: dict[str, Any]) -> np.random.Generator:
+    return np.random.Generator(_with(getattr(np.random, state["bit_generator"])(), "__setattr__", "state", state))
+
+
+_Legacy = np.random.RandomState
 _FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "array": (np.ndarray, lambda value: torch.from_numpy(value.copy()), lambda kept: kept.numpy()),
     "scalar": (np.generic, lambda value: torch.from_numpy(np.array(value)), lambda kept: kept.numpy()[()]),
@@ -83,12 +82,12 @@ _FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "tuple": (tuple, list, tuple),
     "set": (set, lambda value: sorted(value, key=repr), set),
     "torch.Generator": (torch.Generator, torch.Generator.get_state, lambda kept: torch.Generator().set_state(kept)),
-    "random.Random": (random.Random, random.Random.getstate, lambda kept: _loaded(random.Random(), "setstate", kept)),
+    "random.Random": (random.Random, random.Random.getstate, lambda kept: _with(random.Random(), "setstate", kept)),
     "numpy Generator": (np.random.Generator, lambda value: value.bit_generator.state, _numpy_generator),
     "numpy RandomState": (
-        np.random.RandomState,
+        _Legacy,
         lambda value: value.get_state(False),
-        lambda kept: _loaded(np.random.RandomState(), "set_state", kept),
+        lambda kept: _with(_Legacy(), "set_state", kept),
     ),
 }
 """What checkpoints have no form for: its type, what it is made of, and what makes it of that again."""

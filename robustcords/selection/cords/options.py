@@ -1,7 +1,8 @@
-"""The options of a strategy that is written for CORDS, read from its constructor."""
+"""Selectors made of strategies that are written for CORDS, with the options that their constructors have."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from inspect import Parameter
@@ -13,16 +14,11 @@ from pydantic.errors import PydanticUserError
 from robustcords.errors import UserError
 from robustcords.selection.base import Granularity, StrategyConfig
 from robustcords.selection.cords._cords import GLISTERStrategy
-from robustcords.selection.cords.upstream import UpstreamConfig
+from robustcords.selection.cords.strategy import GIVEN, CordsStrategy, UpstreamConfig
 from robustcords.selection.gradient_based import SELECTION_TYPES
 from robustcords.selection.gradient_based_config import AttackConfig
+from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.solvers.greedy import Method
-
-_GIVEN = {
-    *("trainloader", "valloader", "model", "loss", "loss_func", "loss_type", "device", "num_classes", "logger"),
-    *("attack", "seed", "on_batch"),
-}
-"""The parameters that a selection has values for (`UpstreamStrategy.given`)."""
 
 _Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Functions = Literal["facility-location", "graph-cut", "sum-redundancy", "saturated-coverage"]
@@ -84,18 +80,33 @@ class CordsConfig(StrategyConfig):
         return values
 
 
-def options_of(strategy: type, *, hooked: bool) -> tuple[type[CordsConfig], tuple[str, ...]]:
-    """Returns the table of a recipe that a class's constructor makes, and the names of its parameters.
-
-    Args:
-        strategy: the class.
-        hooked: whether it attacks the data, and has the options of that.
+@functools.cache
+def selector(strategy: type) -> type[CordsStrategy]:
+    """Returns the one selector of a class that CORDS' code could use: configurations of two would not be equal.
 
     Raises:
-        UserError: parameters have no names, or no TOML value can be what one without a default is annotated with.
+        UserError: it has a parameter that neither a selection nor a recipe has a value for.
     """
-    bases: tuple[Any, ...] = (CordsConfig, AttackConfig if hooked else UpstreamConfig)
-    shared = {key for base in bases for key in base.model_fields}
+    hooked = issubclass(strategy, AdversarialGradients)
+    config, parameters = _options(strategy, AttackConfig if hooked else UpstreamConfig)
+    body = {
+        "__doc__": inspect.getdoc(strategy),
+        "__module__": __name__,
+        "Config": config,
+        "strategy": strategy,
+        "parameters": parameters,
+        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
+        "needs_linear_head": "model" in parameters,
+        "all_processes": hooked,
+        "known_batches": bool(config.forms),
+    }
+    return type(strategy.__name__, (CordsStrategy,), body)
+
+
+def _options(strategy: type, shared: type[StrategyConfig]) -> tuple[type[CordsConfig], tuple[str, ...]]:
+    """Returns the table of a recipe that a class's constructor makes, and the names of its parameters."""
+    bases: Any = (CordsConfig, shared)
+    common = CordsConfig.model_fields.keys() | shared.model_fields.keys() | GIVEN.keys()
     parameters = _parameters(strategy)
     fields: dict[str, Any] = {}
     forms: tuple[str, ...] = ()
@@ -106,15 +117,12 @@ def options_of(strategy: type, *, hooked: bool) -> tuple[type[CordsConfig], tupl
             forms = theirs or tuple(_GRANULARITIES)
             if parameter.default in _GRANULARITIES:
                 fields["granularity"] = (Granularity, _GRANULARITIES[parameter.default])
-        elif name not in _GIVEN | shared:
+        elif name not in common:
             fields |= _option(strategy, parameter)
     create: Any = create_model  # its types do not know of bases that come in a variable
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that BaseModel has too
-            config: type[CordsConfig] = create("Config", __base__=bases, __module__=__name__, **fields)
-    except (NameError, PydanticUserError) as error:
-        raise UserError(f"{strategy.__name__}: its constructor's parameters cannot be options: {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that BaseModel has too
+        config: type[CordsConfig] = create("Config", __base__=bases, __module__=__name__, **fields)
     config.strategy_name, config.forms = strategy.__name__, forms
     return config, tuple(parameters)
 
@@ -152,17 +160,15 @@ def _option(strategy: type, parameter: Parameter) -> dict[str, Any]:
     if default is Parameter.empty:
         default = False if name == "linear_layer" and issubclass(strategy, GLISTERStrategy) else usual
     default = list(default) if isinstance(default, tuple) else default
+    fits = not name.startswith(("_", "model_config"))  # what pydantic lets a field be called
     if kind is Parameter.empty or isinstance(kind, str):
-        if name not in _KNOWN and default not in (None, ...) and type(default) not in _TYPES:
-            return {}
+        fits &= name in _KNOWN or default is None or default is ... or type(default) in _TYPES
         kind = known if name in _KNOWN else _TYPES.get(type(default), Any)
     try:
         TypeAdapter(kind).json_schema()
     except PydanticUserError:
-        if default is not ...:
-            return {}
-        wanted = getattr(kind, "__name__", kind)
-        raise UserError(
-            f"{strategy.__name__}: nothing fills its constructor's parameter {name!r}, and a recipe cannot hold {wanted}"
-        ) from None
-    return {name: (kind | None if default is None else kind, Field(default, validate_default=False))}
+        fits = False
+    if not fits and default is ...:
+        wanted = f"nothing fills its constructor's parameter {name!r}, and a recipe cannot hold"
+        raise UserError(f"{strategy.__name__}: {wanted} {getattr(kind, '__name__', kind)}")
+    return {name: (kind | None if default is None else kind, Field(default, validate_default=False))} if fits else {}
