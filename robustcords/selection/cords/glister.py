@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from inspect import signature
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
 
-from robustcords.selection.base import Granularity, Strategy
+from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import batches_of, labels_of
@@ -47,23 +48,13 @@ class GLISTER(CordsStrategy):
         linear_layer: bool = False
 
     strategy = GLISTERStrategy
+    ours = staticmethod(partial(AdvGLISTERStrategy, normalise=False))
     parameters = tuple(signature(GLISTERStrategy).parameters)
     needs_validation = True
 
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GLISTER, or None."""
         return super().upstream(model, budget) if self._finishes(budget) else None
-
-    def own(self) -> Strategy:
-        """Returns this package's GLISTER, with the same options and no attack."""
-        context = self.context
-        return AdvGLISTERStrategy(
-            **self.arguments(context.model),
-            granularity=self.config.granularity,
-            normalise=False,
-            seed=context.seed,
-            on_batch=context.on_batch,
-        )
 
     def _finishes(self, budget: int) -> bool:
         """Returns whether CORDS has the form, and comes to an end in each of its groups."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from robustcords.selection.base import Granularity, Strategy
+from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GradMatchStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import labels_of
@@ -42,6 +42,7 @@ class GradMatch(CordsStrategy):
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-100
 
     strategy = GradMatchStrategy
+    ours = AdvGradMatchStrategy
     parameters = tuple(signature(GradMatchStrategy).parameters)
 
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
@@ -51,16 +52,6 @@ class GradMatch(CordsStrategy):
             return None
         return super().upstream(model, budget)
 
-    def own(self) -> Strategy:
-        """Returns this package's GRAD-MATCH, with the same options and no attack."""
-        context = self.context
-        return AdvGradMatchStrategy(
-            **self.arguments(context.model),
-            granularity=self.config.granularity,
-            seed=context.seed,
-            on_batch=context.on_batch,
-        )
-
-    def given(self, model: nn.Module) -> dict[str, Any]:
-        """Returns the values for constructors; CORDS' GRAD-MATCH does not use its eta."""
-        return super().given(model) | {"eta": 0.0, "linear_layer": True}
+    def arguments(self, model: nn.Module) -> dict[str, Any]:
+        """Returns what the constructor gets; CORDS' GRAD-MATCH does not use its eta."""
+        return super().arguments(model) | {"eta": 0.0, "linear_layer": True}

@@ -34,8 +34,6 @@ _STATELESS = _FUNCTIONS | type | types.ModuleType | torch.device | torch.dtype
 def taken(instance: Any, given: Iterable[Any]) -> tuple[dict[str, Any], list[str]]:
     """Returns what an object's attributes hold, as a checkpoint gives it back, and the names of those it cannot keep.
 
-    Tensors, arrays, numbers, strings, lists, tuples, dicts, sets and generators can be kept.
-
     Args:
         instance: the object.
         given: what it was built with, which is no state of its own.
@@ -84,11 +82,7 @@ _FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "torch.Generator": (torch.Generator, torch.Generator.get_state, lambda kept: torch.Generator().set_state(kept)),
     "random.Random": (random.Random, random.Random.getstate, lambda kept: _with(random.Random(), "setstate", kept)),
     "numpy Generator": (np.random.Generator, lambda value: value.bit_generator.state, _numpy_generator),
-    "numpy RandomState": (
-        _Legacy,
-        lambda value: value.get_state(False),
-        lambda kept: _with(_Legacy(), "set_state", kept),
-    ),
+    "numpy RandomState": (_Legacy, _Legacy.get_state, lambda kept: _with(_Legacy(), "set_state", kept)),
 }
 """What checkpoints have no form for: its type, what it is made of, and what makes it of that again."""
 

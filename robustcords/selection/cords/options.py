@@ -70,7 +70,7 @@ class CordsConfig(StrategyConfig):
             return values
         values = dict(values)
         form = values.pop("selection_type", None)
-        asked = values.setdefault("granularity", _GRANULARITIES.get(form, cls.model_fields["granularity"].default))
+        asked = values.setdefault("granularity", _GRANULARITIES.get(str(form), cls.model_fields["granularity"].default))
         named = next((name for name, granularity in _GRANULARITIES.items() if granularity == asked), form)
         if form and form != named:
             raise ValueError(f'granularity "{asked}" is {named}, and selection_type says "{form}"')
@@ -88,25 +88,8 @@ def selector(strategy: type) -> type[CordsStrategy]:
         UserError: it has a parameter that neither a selection nor a recipe has a value for.
     """
     hooked = issubclass(strategy, AdversarialGradients)
-    config, parameters = _options(strategy, AttackConfig if hooked else UpstreamConfig)
-    body = {
-        "__doc__": inspect.getdoc(strategy),
-        "__module__": __name__,
-        "Config": config,
-        "strategy": strategy,
-        "parameters": parameters,
-        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
-        "needs_linear_head": "model" in parameters,
-        "all_processes": hooked,
-        "known_batches": bool(config.forms),
-    }
-    return type(strategy.__name__, (CordsStrategy,), body)
-
-
-def _options(strategy: type, shared: type[StrategyConfig]) -> tuple[type[CordsConfig], tuple[str, ...]]:
-    """Returns the table of a recipe that a class's constructor makes, and the names of its parameters."""
-    bases: Any = (CordsConfig, shared)
-    common = CordsConfig.model_fields.keys() | shared.model_fields.keys() | GIVEN.keys()
+    bases: Any = (CordsConfig, AttackConfig if hooked else UpstreamConfig)
+    common = GIVEN.keys() | {name for base in bases for name in base.model_fields}
     parameters = _parameters(strategy)
     fields: dict[str, Any] = {}
     forms: tuple[str, ...] = ()
@@ -122,9 +105,20 @@ def _options(strategy: type, shared: type[StrategyConfig]) -> tuple[type[CordsCo
     create: Any = create_model  # its types do not know of bases that come in a variable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that BaseModel has too
-        config: type[CordsConfig] = create("Config", __base__=bases, __module__=__name__, **fields)
+        config = create("Config", __base__=bases, __module__=__name__, **fields)
     config.strategy_name, config.forms = strategy.__name__, forms
-    return config, tuple(parameters)
+    body = {
+        "__doc__": inspect.getdoc(strategy),
+        "__module__": __name__,
+        "Config": config,
+        "strategy": strategy,
+        "parameters": tuple(parameters),
+        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
+        "needs_linear_head": "model" in parameters,
+        "all_processes": hooked,
+        "known_batches": bool(forms),
+    }
+    return type(strategy.__name__, (CordsStrategy,), body)
 
 
 def _parameters(strategy: type) -> dict[str, Parameter]:

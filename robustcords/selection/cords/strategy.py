@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
@@ -48,20 +48,17 @@ class CordsStrategy(Strategy):
     """A strategy that is written for CORDS, with its own gradients and solver: by `options.selector`, or a subclass.
 
     It selects by clean images and cross-entropy; behind the `AdversarialGradients` hook it gets the training loss and
-    attack. The model runs in the mode that ``model_mode`` says, in eval mode where the strategy has no such option; its
-    modes and BatchNorm's statistics are given back as they were. CORDS' own pipeline selects from augmented images.
+    attack. The model's modes and BatchNorm's statistics are given back as they were, and so are the global generators,
+    which are seeded for CORDS' draws.
 
     What CORDS returns is brought to exactly the budget: repeated indices are left out, a uniform random part is kept of
-    too many, and too few are filled up with random ones of weight 1, as CORDS fills up. Its draws from global
-    generators are seeded, and those generators are given back as they were.
-
-    What the class leaves in its attributes is there at the next selection, as in CORDS' code, where one object serves
-    for the whole run (`instance_state`); or what its own ``state_dict`` says, where it has one. A warning names
-    attributes that cannot be kept.
+    too many, and too few are filled up with random ones of weight 1, as CORDS fills up. What the class leaves in its
+    attributes is there at the next selection (`instance_state`), or what its own ``state_dict`` says, where it has one.
 
     Attributes:
         strategy: CORDS' class.
         parameters: the names of its constructor's parameters.
+        ours: makes this package's strategy of the same arguments, where there is one.
         all_processes: whether every process selects, as it must where gradients are shared out among them; otherwise
             the main one does, for all.
         known_batches: whether the granularity says which batches CORDS passes through the model.
@@ -72,6 +69,7 @@ class CordsStrategy(Strategy):
 
     strategy: ClassVar[type]
     parameters: ClassVar[tuple[str, ...]]
+    ours: ClassVar[Callable[..., Strategy] | None] = None
     needs_linear_head = True
     all_processes: ClassVar[bool] = False
     known_batches: ClassVar[bool] = True
@@ -81,6 +79,7 @@ class CordsStrategy(Strategy):
         self.config = config
         self.context = context
         self.trains = getattr(config, "model_mode", "eval") == "train"
+        self.mode = training_mode if self.trains else evaluation_mode
         self.uses_weight = bool(getattr(config, "linear_layer", True))
 
     @classmethod
@@ -112,34 +111,31 @@ class CordsStrategy(Strategy):
             return self.strategy(**self._arguments)
 
     def own(self) -> Strategy:
-        """Returns this package's strategy that serves where CORDS cannot; here there is none.
+        """Returns this package's strategy that serves where CORDS cannot, with the same options and no attack.
 
         Raises:
-            UserError: always; the line says what keeps CORDS' code from selecting.
+            UserError: there is none; the line says what keeps CORDS' code from selecting.
         """
-        raise UserError(f"selector {self.config.name!r}: {self.obstacle()}")
-
-    def given(self, model: nn.Module) -> dict[str, Any]:
-        """Returns what a selection is made with, by the names that CORDS' constructors have for it."""
+        if self.ours is None:
+            raise UserError(f"selector {self.config.name!r}: {self.obstacle()}")
         context = self.context
-        device = torch.device(context.device)  # with the string "cpu" GRAD-MATCH would ignore lam and eps
-        known: dict[str, Any] = {**vars(context), "model": model, "device": device}
-        known["val_loader"] = context.val_loader or context.train_loader  # CORDS counts its examples in any case
-        if self.all_processes:
-            known["attack"] = context.attack and self.config.attack(context.attack, device)
-            known["augment"] = augmentation(self.config, context)
-        else:
-            known["loss"] = nn.CrossEntropyLoss(reduction="none")
-        return {name: known[attribute] for name, attribute in GIVEN.items()}
+        known = {"granularity": self.config.granularity, "seed": context.seed, "on_batch": context.on_batch}
+        return self.ours(**self.arguments(context.model), **known)
 
     def arguments(self, model: nn.Module) -> dict[str, Any]:
         """Returns what the constructor gets of a selection and of the options; other parameters keep their defaults."""
-        known = {"selection_type": SELECTION_TYPES[self.config.granularity], **dict(self.config), **self.given(model)}
+        context = self.context
+        device = torch.device(context.device)  # with the string "cpu" GRAD-MATCH would ignore lam and eps
+        given: dict[str, Any] = {**vars(context), "model": model, "device": device}
+        given["val_loader"] = context.val_loader or context.train_loader  # CORDS counts its examples in any case
+        if self.all_processes:
+            given["attack"] = context.attack and self.config.attack(context.attack, device)
+            given["augment"] = augmentation(self.config, context)
+        else:
+            given["loss"] = nn.CrossEntropyLoss(reduction="none")
+        known = {"selection_type": SELECTION_TYPES[self.config.granularity], **dict(self.config)}
+        known |= {name: given[attribute] for name, attribute in GIVEN.items()}
         return {name: known[name] for name in self.parameters if name in known}
-
-    def mode(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Returns a block in which the model is in the mode that it selects in."""
-        return training_mode(model) if self.trains else evaluation_mode(model)
 
     def obstacle(self) -> str | None:
         """Returns why CORDS' code cannot select by this model and these splits, or None where it can.
@@ -236,33 +232,31 @@ class CordsStrategy(Strategy):
         return self.upstream(CordsModel(model, self.context.num_classes) if self.needs_linear_head else model, budget)
 
     def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
-        """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0."""
-        context = self.context
-        with self.mode(context.model), seeded(context.seed, torch.device(context.device)), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
-            try:
-                return self._ask(strategy, budget, model_params)
-            except ZeroDivisionError:
-                self.context.logger.warning("%s: CORDS divided by a gradient of 0; a random subset", self.config.name)
-                return [], []
-
-    def _ask(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
-        """Returns what the strategy selects.
+        """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0.
 
         Raises:
             UserError: it fails, or returns no subset; the line says where.
         """
-        new = self._begin(strategy)
-        with self._failing_in("select"):
-            wanted = len(signature(strategy.select).parameters)  # CORDS' RandomStrategy takes no model parameters
-            indices, gammas = strategy.select(*(budget, model_params)[:wanted])
-            picks = [int(index) for index in indices], torch.as_tensor(gammas).double().view(-1).tolist()
-        self._end(strategy, new)
+        model, name, log = self.context.model, self.config.name, self.context.logger
+        wanted = len(signature(strategy.select).parameters)  # CORDS' RandomStrategy takes no model parameters
+        with self.mode(model), seeded(self.context.seed, torch.device(self.context.device)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
+            with self._failing_in("select"):
+                new = self._begin(strategy)
+                try:
+                    indices, gammas = strategy.select(*(budget, model_params)[:wanted])
+                except ZeroDivisionError as error:
+                    if "cords" not in Path(raised_at(error).filename).parts:
+                        raise
+                    log.warning("%s: CORDS divided by a gradient of 0; a random subset", name)
+                    return [], []
+                picks = [int(index) for index in indices], torch.as_tensor(gammas).double().view(-1).tolist()
+                self._end(strategy, new)
         if not picks[0]:
-            raise UserError(f"selector {self.config.name!r}: {self.strategy.__name__} selected nothing")
+            raise UserError(f"selector {name!r}: {self.strategy.__name__} selected nothing")
         if (distinct := len(set(picks[0]))) < budget:
             text = "%s: %d of the %d examples wanted; the others are random, with weight 1"
-            self.context.logger.warning(text, self.config.name, distinct, budget)
+            log.warning(text, name, distinct, budget)
         return picks
 
     def _begin(self, strategy: Any) -> dict[str, Any]:
@@ -289,14 +283,12 @@ class CordsStrategy(Strategy):
 
     @contextmanager
     def _failing_in(self, what: str) -> Iterator[None]:
-        """Makes one line of what the strategy's own code raises; CORDS' division by 0 is left to `_run`."""
+        """Makes one line of what the strategy's own code raises."""
         try:
             yield
         except (UserError, RunError, Interrupted):
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, ZeroDivisionError) and "cords" in Path(raised_at(error).filename).parts:
-                raise
             name = f"selector {self.config.name!r}: {self.strategy.__name__}"
             raise UserError(f"{name} failed in {what}: {one_line(error)}") from error
 
@@ -306,8 +298,7 @@ class CordsStrategy(Strategy):
         """Returns ``budget`` unique indices and their weights."""
         source = generator(self.context.seed, "fill")
         # GLISTER gives more indices than weights where its rounds overshoot; all its weights are 1.
-        given = [*gammas, *[1.0] * (len(indices) - len(gammas))]
-        weights = dict(zip(indices, given, strict=False))
+        weights = dict(zip(indices, [*gammas, *[1.0] * len(indices)], strict=False))
         kept = list(weights)
         if len(kept) > budget:
             order = torch.randperm(len(kept), generator=source)[:budget].sort().values
