@@ -21,7 +21,7 @@ from robustcords.rng import generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment, Granularity, SelectionContext, SelectionReport, Strategy, StrategyConfig
 from robustcords.selection.cords._cords import DataSelectionStrategy
-from robustcords.selection.gradient_based_config import AdversarialConfig
+from robustcords.selection.gradient_based_config import AdversarialConfig, AttackConfig
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.gradients.candidates import Choice, Group, of_class
 from robustcords.selection.gradients.class_stream import ClassGradients, class_by_class
@@ -31,7 +31,7 @@ from robustcords.selection.gradients.head import check_last_layer
 from robustcords.selection.gradients.matching import Matching
 from robustcords.selection.strategies.hard_tail import without_hard_tail
 
-__all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy"]
+__all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy", "augmentation"]
 
 SELECTION_TYPES: dict[Granularity, str] = {
     "per_class": "PerClass",
@@ -41,8 +41,18 @@ SELECTION_TYPES: dict[Granularity, str] = {
 }
 """What CORDS calls each granularity."""
 
-
 _KEPT = 512e6  # bytes of gradients that are kept at a time where one class is chosen from after the other
+
+
+def augmentation(config: AttackConfig, context: SelectionContext) -> Augment | None:
+    """Returns what crops and flips the images that are selected from; None where they are taken as they are.
+
+    Raises:
+        UserError: the options want it, and nobody has said how training does it.
+    """
+    if config.augment and context.augment is None:
+        raise UserError("selector.augment = true needs to be told how training augments images; set it to false")
+    return context.augment if config.augment else None
 
 
 class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy):
@@ -100,7 +110,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         """
         attack = context.attack and config.attack(context.attack, context.device)
         options: dict[str, Any] = {"attack": attack, "seed": context.seed, "on_batch": context.on_batch}
-        options |= {"model_mode": config.model_mode, "augment": cls._augment(config, context)}
+        options |= {"model_mode": config.model_mode, "augment": augmentation(config, context)}
         options |= {"config": config, "granularity": config.granularity, "measure": context.measure}
         strategy = cls(*cls.arguments(config, context), **options)
         if strategy.uses_validation and context.val_loader is None:
@@ -109,12 +119,6 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 f"selector {config.name!r} selects with validation images{cause}: set data.validation_fraction > 0"
             )
         return strategy
-
-    @staticmethod
-    def _augment(config: Any, context: SelectionContext) -> Augment | None:
-        if config.augment and context.augment is None:
-            raise UserError("selector.augment = true needs to be told how training augments images; set it to false")
-        return context.augment if config.augment else None
 
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:

@@ -17,8 +17,8 @@ FEW = 3
 """Steps of the attack while selecting; they go 2.5 epsilons together."""
 
 
-class AdversarialConfig(StrategyConfig):
-    """Options of strategies that attack the data.
+class AttackConfig(StrategyConfig):
+    """Options of everything that computes gradients at adversarial examples.
 
     Attributes:
         attack_steps: steps of the attack while selecting; left out, three, which choose as well as ten do here
@@ -29,8 +29,6 @@ class AdversarialConfig(StrategyConfig):
         model_mode: what the model runs in where gradients are taken: ``"train"`` is CORDS', in which BatchNorm has the
             statistics of each batch, as in training, and dropout drops. Attacks run in eval mode in any case.
         augment: select from images that are cropped and flipped at random, as CORDS does, and not as they are.
-        hard_tail: share of the candidates, those with the highest loss, that are left out before choosing, in [0, 1):
-            of each class where classes are chosen from one by one, else of all examples or batches.
     """
 
     attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
@@ -38,7 +36,6 @@ class AdversarialConfig(StrategyConfig):
     attack_precision: Precision | None = None
     model_mode: Literal["eval", "train"] = "eval"
     augment: bool = False
-    hard_tail: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _step_size_needs_steps(self) -> Self:
@@ -78,3 +75,14 @@ class AdversarialConfig(StrategyConfig):
             require(self.attack_precision, device, "selector.attack_precision")
             attack = AttackIn(attack, self.attack_precision)
         return attack
+
+
+class AdversarialConfig(AttackConfig):
+    """Options of this package's strategies on adversarial gradients.
+
+    Attributes:
+        hard_tail: share of the candidates, those with the highest loss, that are left out before choosing, in [0, 1):
+            of each class where classes are chosen from one by one, else of all examples or batches.
+    """
+
+    hard_tail: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -109,4 +109,18 @@ finally:
 # SubmodularSelectionStrategy does not hand its base a logger, which its base has no default for.
 DataSelectionStrategy.__init__.__defaults__ = (logging.getLogger("cords"),)
 
+_greedy_algo = GLISTERStrategy.greedy_algo
+
+
+def _finishing(strategy: Any, budget: int) -> Any:
+    """GLISTER's greedy choice; RGreedy takes ``budget // r`` at a time, which for a budget below r is 0 for ever."""
+    rounds, strategy.r = strategy.r, max(1, min(strategy.r, budget))
+    try:
+        return _greedy_algo(strategy, budget)
+    finally:
+        strategy.r = rounds
+
+
+GLISTERStrategy.greedy_algo = _finishing
+
 __all__ = ["DataSelectionStrategy", "GLISTERStrategy", "GradMatchStrategy"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from contextlib import suppress
 from typing import Any
 
 from robustcords.errors import UserError
@@ -14,20 +12,14 @@ from robustcords.selection.base import Strategy
 def make_importable(module: str) -> None:
     """Lets a module import CORDS' strategies, whose package does not import as it is; see `_cords`.
 
-    Does nothing where CORDS is not installed, or not whole, and the module is not one of CORDS'.
-
-    Args:
-        module: dotted name of the module that will be imported.
-
     Raises:
         UserError: the module is one of CORDS', and CORDS cannot be imported.
     """
-    own = module.partition(".")[0] == "cords"
-    if own:
+    try:
         importlib.import_module("robustcords.selection.cords._cords")
-    elif importlib.util.find_spec("cords"):
-        with suppress(UserError):
-            importlib.import_module("robustcords.selection.cords._cords")
+    except UserError:
+        if _of_cords(module):
+            raise
 
 
 def adapted(found: Any) -> Any:
@@ -37,13 +29,13 @@ def adapted(found: Any) -> Any:
         UserError: the strategy has a parameter that neither a selection nor a recipe has a value for, or CORDS could
             not import it.
     """
-    if not isinstance(found, type) or issubclass(found, Strategy):
-        return found
     if text := getattr(found, "unavailable", None):
         raise UserError(text)
-    if not any(base.__module__.partition(".")[0] == "cords" for base in found.__mro__):
+    bases = getattr(found, "__mro__", ())
+    if Strategy in bases or not any(_of_cords(base.__module__) for base in bases):
         return found
-    from robustcords.selection.cords.strategy import selector
+    return importlib.import_module("robustcords.selection.cords.options").selector(found)
 
-    strategy: Any = found
-    return selector(strategy)
+
+def _of_cords(module: str) -> bool:
+    return module.partition(".")[0] == "cords"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from inspect import signature
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
 
-from robustcords.selection.base import Granularity, Strategy
+from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GLISTERStrategy
-from robustcords.selection.cords.upstream import UpstreamConfig, UpstreamStrategy
-from robustcords.selection.gradient_based import SELECTION_TYPES
+from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import batches_of, labels_of
 from robustcords.selection.solvers.greedy import Method
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 
 
-class GLISTER(UpstreamStrategy):
+class GLISTER(CordsStrategy):
     """CORDS' ``GLISTERStrategy`` on clean images (Killamsetty et al. 2021).
 
     The defaults of its options are what CORDS' pipeline hands over with its newest configuration for CIFAR-10
@@ -35,7 +36,7 @@ class GLISTER(UpstreamStrategy):
             eta: CORDS' eta, the step on the sum of the chosen gradients. CORDS' pipeline hands over the optimizer's
                 rate, which is 0.05 there (0.01 in older configurations), and not that of this run.
             greedy: ``"RGreedy"``, ``"Stochastic"`` or ``"Naive"``.
-            r: rounds of RGreedy; lowered to the smallest group's budget, below which CORDS does not return.
+            r: rounds of RGreedy; lowered for a group whose budget is below it, with which CORDS does not return.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
         """
 
@@ -46,67 +47,34 @@ class GLISTER(UpstreamStrategy):
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = False
 
+    strategy = GLISTERStrategy
+    ours = staticmethod(partial(AdvGLISTERStrategy, normalise=False))
+    parameters = tuple(signature(GLISTERStrategy).parameters)
     needs_validation = True
 
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GLISTER, or None."""
-        groups = self._groups(budget)
-        if not groups or self.meets_one_image(by_class=self.config.granularity == "per_class"):
-            return None
-        rounds = min([self.config.r, *(share for _, share in groups)])
-        return GLISTERStrategy(*self._arguments(model, rounds))
+        return super().upstream(model, budget) if self._finishes(budget) else None
 
-    def own(self) -> Strategy:
-        """Returns this package's GLISTER, with the same options and no attack."""
-        context = self.context
-        return AdvGLISTERStrategy(
-            *self._arguments(context.model, self.config.r),
-            granularity=self.config.granularity,
-            normalise=False,
-            seed=context.seed,
-            on_batch=context.on_batch,
-        )
-
-    def _arguments(self, model: nn.Module, rounds: int) -> tuple[Any, ...]:
-        context, config = self.context, self.config
-        return (
-            context.train_loader,
-            context.val_loader,
-            model,
-            self.loss,
-            config.eta,
-            context.device,
-            context.num_classes,
-            config.linear_layer,
-            SELECTION_TYPES[config.granularity],
-            config.greedy,
-            context.logger,
-            rounds,
-        )
-
-    def _groups(self, budget: int) -> list[tuple[int, int]]:
-        """Returns CORDS' groups as (candidates, budget); none where CORDS would fail."""
+    def _finishes(self, budget: int) -> bool:
+        """Returns whether CORDS has the form, and comes to an end in each of its groups."""
         train, validation = self.context.train_loader, self.context.val_loader
         assert validation is not None
         batches = batches_of(train)
         size = sum(map(len, batches))
+        groups = [(size, budget)]  # candidates, and how many of them
         if self.config.granularity == "per_gradient":
-            return []
-        if self.config.granularity == "full":
-            groups = [(size, budget)]
-        elif self.config.granularity == "per_batch":
+            return False
+        if self.config.granularity == "per_batch":
             groups = [(len(batches), math.ceil(budget / len(batches[0])))]
             if len(labels_of(validation)) < len(batches_of(validation)[0]) or validation.batch_size is None:
-                return []
-        else:
+                return False
+        elif self.config.granularity == "per_class":
             count = self.context.num_classes
             members = labels_of(train).bincount(minlength=count).tolist()
             if not all(members) or not labels_of(validation).bincount(minlength=count).all():
-                return []
+                return False
             groups = [(held, math.ceil(budget * held / size)) for held in members]
-        return groups if all(self._can_finish(*group) for group in groups) else []
-
-    def _can_finish(self, candidates: int, budget: int) -> bool:
-        """Returns whether Stochastic's last sample is no larger than what is left to draw it from."""
-        sample = int(candidates / budget * math.log(100))
-        return self.config.greedy != "Stochastic" or sample <= candidates - budget + 1
+        # Stochastic's last sample can be no larger than what is left to draw it from.
+        samples = [(int(held / share * math.log(100)), held - share + 1) for held, share in groups]
+        return self.config.greedy != "Stochastic" or all(sample <= left for sample, left in samples)

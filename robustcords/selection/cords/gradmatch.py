@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import nn
 
-from robustcords.selection.base import Granularity, Strategy
+from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GradMatchStrategy
-from robustcords.selection.cords.upstream import UpstreamConfig, UpstreamStrategy
-from robustcords.selection.gradient_based import SELECTION_TYPES
+from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import labels_of
 from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy
 
 
-class GradMatch(UpstreamStrategy):
+class GradMatch(CordsStrategy):
     """CORDS' ``GradMatchStrategy`` on clean images (Killamsetty et al. 2021).
 
     The defaults of its options are those of CORDS' configuration for CIFAR-10
@@ -42,44 +41,17 @@ class GradMatch(UpstreamStrategy):
         lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-100
 
+    strategy = GradMatchStrategy
+    ours = AdvGradMatchStrategy
+    parameters = tuple(signature(GradMatchStrategy).parameters)
+
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GRAD-MATCH, or None."""
-        del budget
-        if self.config.granularity == "full":
+        members = labels_of(self.context.train_loader).bincount(minlength=self.context.num_classes)
+        if self.config.granularity == "full" or (self.config.granularity != "per_batch" and not members.all()):
             return None
-        if self.config.granularity != "per_batch":
-            members = labels_of(self.context.train_loader).bincount(minlength=self.context.num_classes)
-            if not members.all():
-                return None
-        if self.meets_one_image(by_class=self.config.granularity != "per_batch"):
-            return None
-        return GradMatchStrategy(*self._arguments(model))
+        return super().upstream(model, budget)
 
-    def own(self) -> Strategy:
-        """Returns this package's GRAD-MATCH, with the same options and no attack."""
-        context = self.context
-        return AdvGradMatchStrategy(
-            *self._arguments(context.model),
-            granularity=self.config.granularity,
-            seed=context.seed,
-            on_batch=context.on_batch,
-        )
-
-    def _arguments(self, model: nn.Module) -> tuple[Any, ...]:
-        context, config = self.context, self.config
-        return (
-            context.train_loader,
-            context.val_loader or context.train_loader,
-            model,
-            self.loss,
-            0.0,
-            torch.device(context.device),  # the string "cpu" would select a solver that ignores lam and eps
-            context.num_classes,
-            True,
-            SELECTION_TYPES[config.granularity],
-            context.logger,
-            False,
-            True,
-            config.lam,
-            config.eps,
-        )
+    def arguments(self, model: nn.Module) -> dict[str, Any]:
+        """Returns what the constructor gets; CORDS' GRAD-MATCH does not use its eta."""
+        return super().arguments(model) | {"eta": 0.0, "linear_layer": True}

@@ -10,49 +10,45 @@ from __future__ import annotations
 import random
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcords.storage.checkpoint import as_kept
+from robustcords.storage.checkpoint import as_kept, pack
 
 WORKED_WITH = frozenset(
     {
         *("grads_per_elem", "val_grads_per_elem", "trn_lbls", "val_lbls", "pctrainloader", "pcvalloader"),
-        *("init_out", "init_l1", "y_val", "grads_val_curr"),
-        *("N", "dist_mat", "const"),
+        *("init_out", "init_l1", "y_val", "grads_val_curr", "N", "dist_mat", "const"),
         *("gradients", "validation_gradients", "_written_out", "_sizes"),
     }
 )
 """Attributes that CORDS' classes and the hook fill anew in each selection; the largest take N C (E + 1) numbers."""
 
-_KIND = "kind"
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-_STATELESS = (*_FUNCTIONS, type, types.ModuleType, torch.device, torch.dtype)
+_FUNCTIONS = types.FunctionType | types.BuiltinFunctionType | types.MethodType
+_STATELESS = _FUNCTIONS | type | types.ModuleType | torch.device | torch.dtype
 
 
 def taken(instance: Any, given: Iterable[Any]) -> tuple[dict[str, Any], list[str]]:
     """Returns what an object's attributes hold, as a checkpoint gives it back, and the names of those it cannot keep.
 
-    Tensors, arrays, numbers, strings, lists, tuples, dicts, sets and generators can be kept.
-
     Args:
         instance: the object.
         given: what it was built with, which is no state of its own.
     """
-    own = {id(value) for value in given}
-    state, left = {}, []
+    own = {id(value) for value in given if value is not None and not isinstance(value, bool | int | float | str)}
+    state, lost = {}, []
     for name, value in vars(instance).items():
-        if name in WORKED_WITH or (id(value) in own and not _plain(value)):
+        if name in WORKED_WITH or id(value) in own:
             continue
         try:
             state[name] = as_kept(_coded(value))
         except TypeError:
-            if not _without_state(value):
-                left.append(f"{name} ({type(value).__name__})")
-    return state, left
+            if not isinstance(value, _STATELESS) and not (isinstance(value, nn.Module) and not value.state_dict()):
+                lost.append(f"{name} ({type(value).__name__})")
+    return state, lost
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +63,28 @@ def put(instance: Any, state: dict[str, Any]) -> None:
         setattr(instance, name, _decoded(value, device))
 
 
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+def _with(made: Any, setter: str, *state: Any) -> Any:
+    getattr(made, setter)(*state)
+    return made
 
 
-def _without_state(value: Any) -> bool:
-    return isinstance(value, _STATELESS) or (isinstance(value, nn.Module) and not value.state_dict())
+def _numpy_generator(state: dict[str, Any]) -> np.random.Generator:
+    return np.random.Generator(_with(getattr(np.random, state["bit_generator"])(), "__setattr__", "state", state))
+
+
+_Legacy = np.random.RandomState
+_FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "array": (np.ndarray, lambda value: torch.from_numpy(value.copy()), lambda kept: kept.numpy()),
+    "scalar": (np.generic, lambda value: torch.from_numpy(np.array(value)), lambda kept: kept.numpy()[()]),
+    "dict": (dict, lambda value: list(map(list, value.items())), dict),
+    "tuple": (tuple, list, tuple),
+    "set": (set, lambda value: sorted(value, key=repr), set),
+    "torch.Generator": (torch.Generator, torch.Generator.get_state, lambda kept: torch.Generator().set_state(kept)),
+    "random.Random": (random.Random, random.Random.getstate, lambda kept: _with(random.Random(), "setstate", kept)),
+    "numpy Generator": (np.random.Generator, lambda value: value.bit_generator.state, _numpy_generator),
+    "numpy RandomState": (_Legacy, _Legacy.get_state, lambda kept: _with(_Legacy(), "set_state", kept)),
+}
+"""What checkpoints have no form for: its type, what it is made of, and what makes it of that again."""
 
 
 def _coded(value: Any) -> Any:
@@ -86,13 +98,12 @@ def _coded(value: Any) -> Any:
         return value
     if kind is list:
         return [_coded(each) for each in value]
-    if kind is dict:
-        return {_KIND: "dict", "value": [[_coded(key), _coded(each)] for key, each in value.items()]}
+    there = str(getattr(value, "device", "cpu")) != "cpu"
     if kind is Tensor and not value.requires_grad:
-        return {_KIND: "tensor" if value.device.type == "cpu" else "tensor on the device", "value": value}
-    for form in _FORMS:
-        if kind is form.kind or (form.kind is np.generic and isinstance(value, np.generic)):
-            return {_KIND: form.name, "value": form.take(value)}
+        return {"kind": "tensor on the device" if there else "tensor", "value": value}
+    for name, (form, take, _) in _FORMS.items():
+        if (kind is form or (form is np.generic and isinstance(value, form))) and not there:
+            return {"kind": name, "value": _coded(take(value))}
     raise TypeError(f"no form for a {kind.__name__}")
 
 
@@ -102,71 +113,17 @@ def _decoded(value: Any, device: Any) -> Any:
         return [_decoded(each, device) for each in value]
     if not isinstance(value, dict):
         return value
-    kind, inner = value[_KIND], value["value"]
-    if kind == "dict":
-        return {_decoded(key, device): _decoded(each, device) for key, each in inner}
-    if kind.startswith("tensor"):
+    kind, inner = value["kind"], value["value"]
+    if isinstance(inner, Tensor) and kind.startswith("tensor"):
         return inner if kind == "tensor" else inner.to(device)
-    return next(form for form in _FORMS if form.name == kind).make(_decoded(inner, device))
-
-
-def _cpu_generator(value: torch.Generator) -> Any:
-    if value.device.type != "cpu":
-        raise TypeError("no form for a generator on a GPU")
-    return _coded(value.get_state())
-
-
-def _generator(state: Tensor) -> torch.Generator:
-    made = torch.Generator()
-    made.set_state(state)
-    return made
-
-
-def _python_generator(state: Any) -> random.Random:
-    made = random.Random()
-    made.setstate(state)
-    return made
-
-
-def _numpy_generator(state: Any) -> np.random.Generator:
-    bits = getattr(np.random, state["bit_generator"])()
-    bits.state = state
-    return np.random.Generator(bits)
-
-
-def _legacy_generator(state: Any) -> np.random.RandomState:
-    made = np.random.RandomState()
-    made.set_state(state)
-    return made
-
-
-class _Form(NamedTuple):
-    """How one kind of value is kept."""
-
-    name: str
-    kind: type
-    take: Callable[[Any], Any]
-    make: Callable[[Any], Any]
-
-
-_FORMS = (
-    _Form("array", np.ndarray, lambda value: _coded(torch.from_numpy(value.copy())), lambda tensor: tensor.numpy()),
-    _Form("scalar", np.generic, lambda value: _coded(torch.from_numpy(np.array(value))), lambda kept: kept.numpy()[()]),
-    _Form("tuple", tuple, lambda value: [_coded(each) for each in value], tuple),
-    _Form("set", set, lambda value: [_coded(each) for each in sorted(value, key=repr)], set),
-    _Form("torch.Generator", torch.Generator, _cpu_generator, _generator),
-    _Form("random.Random", random.Random, lambda value: _coded(value.getstate()), _python_generator),
-    _Form("numpy Generator", np.random.Generator, lambda value: _coded(value.bit_generator.state), _numpy_generator),
-    _Form("numpy RandomState", np.random.RandomState, lambda value: _coded(value.get_state(False)), _legacy_generator),
-)
+    return _FORMS[kind][2](_decoded(inner, device))
 
 
 def _same(left: Any, right: Any) -> bool:
     """Returns whether two kept values are the same."""
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict) and isinstance(right, dict):
-        return list(left) == list(right) and all(_same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return type(left) is type(right) and repr(left) == repr(right)
+    ours: dict[str, Tensor] = {}
+    theirs: dict[str, Tensor] = {}
+    return repr(pack(left, ours)) == repr(pack(right, theirs)) and all(
+        one.dtype == other.dtype and torch.equal(one, other)
+        for one, other in zip(ours.values(), theirs.values(), strict=True)
+    )

@@ -1,11 +1,12 @@
-"""The options of a strategy that is written for CORDS, read from its constructor."""
+"""Selectors made of strategies that are written for CORDS, with the options that their constructors have."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from inspect import Parameter
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, create_model, model_validator
 from pydantic.errors import PydanticUserError
@@ -13,25 +14,11 @@ from pydantic.errors import PydanticUserError
 from robustcords.errors import UserError
 from robustcords.selection.base import Granularity, StrategyConfig
 from robustcords.selection.cords._cords import GLISTERStrategy
-from robustcords.selection.cords.upstream import UpstreamConfig
-from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialConfig
+from robustcords.selection.cords.strategy import GIVEN, CordsStrategy, UpstreamConfig
+from robustcords.selection.gradient_based import SELECTION_TYPES
+from robustcords.selection.gradient_based_config import AttackConfig
+from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.solvers.greedy import Method
-
-CONTEXT = {
-    "trainloader": "trainloader",
-    "valloader": "valloader",
-    "model": "model",
-    "loss": "loss",
-    "loss_func": "loss",
-    "loss_type": "loss",
-    "device": "device",
-    "num_classes": "num_classes",
-    "logger": "logger",
-    "attack": "attack",
-    "seed": "seed",
-    "on_batch": "on_batch",
-}
-"""The parameters that a selection has values for, and which value each one gets."""
 
 _Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Functions = Literal["facility-location", "graph-cut", "sum-redundancy", "saturated-coverage"]
@@ -49,6 +36,9 @@ _KNOWN: dict[str, tuple[Any, Any]] = {
 }
 """CORDS' own parameters: what they hold, and what they are where the signature has no default."""
 
+_TYPES: dict[type, Any] = {bool: bool, int: int | float, float: float, str: str, list: list, dict: dict}
+"""What an option holds whose default is of some type; TOML has no others."""
+
 _FORMS = {
     "GLISTERStrategy": ("PerClass", "PerBatch", "Supervised"),
     "GradMatchStrategy": ("PerClass", "PerBatch", "PerClassPerGradient"),
@@ -57,67 +47,92 @@ _FORMS = {
 }
 """What CORDS' classes have as ``selection_type``; given another, they select everything at once, nothing, or fail."""
 
-_GRANULARITIES = {name: granularity for granularity, name in SELECTION_TYPES.items()}
-
-_create: Any = create_model  # its types do not know of bases that come in a variable
+_GRANULARITIES: dict[Any, Granularity] = {name: granularity for granularity, name in SELECTION_TYPES.items()}
 
 
 class CordsConfig(StrategyConfig):
     """Options of a strategy that is written for CORDS.
 
     Attributes:
-        granularity: sets ``selection_type``, where the strategy has that parameter and it is left out.
-        selection_type: CORDS' name of the granularity, or one of the strategy's own.
+        granularity: or ``selection_type``, with CORDS' name of it.
     """
 
     strategy_name: ClassVar[str] = ""
-    selection_types: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def used_selection_type(self) -> str:
-        """The ``selection_type`` that CORDS gets."""
-        return getattr(self, "selection_type", None) or SELECTION_TYPES[self.granularity]
+    forms: ClassVar[tuple[str, ...]] = ()  # none where the constructor has no selection_type, or one of its own
 
     @model_validator(mode="before")
     @classmethod
-    def _whole(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not values.keys() <= cls.model_fields.keys():
+    def _read(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key, field in cls.model_fields.items():
+            if field.is_required() and key not in values and values.keys() <= cls.model_fields.keys():
+                raise ValueError(f"{key} is missing: {cls.strategy_name}'s constructor has no default for it")
+        if not cls.forms:
             return values
-        required = [key for key, field in cls.model_fields.items() if field.is_required() and key != "name"]
-        if lacking := [key for key in required if key not in values]:
-            raise ValueError(f"{lacking[0]} is missing: {cls.strategy_name}'s constructor has no default for it")
-        chosen = values.get("selection_type")
-        if isinstance(chosen, str) and chosen in _GRANULARITIES:
-            return {"granularity": _GRANULARITIES[chosen], **values}
+        values = dict(values)
+        form = values.pop("selection_type", None)
+        asked = values.setdefault("granularity", _GRANULARITIES.get(str(form), cls.model_fields["granularity"].default))
+        named = next((name for name, granularity in _GRANULARITIES.items() if granularity == asked), form)
+        if form and form != named:
+            raise ValueError(f'granularity "{asked}" is {named}, and selection_type says "{form}"')
+        if named and named not in cls.forms:
+            known = ", ".join(cls.forms)
+            raise ValueError(f'{cls.strategy_name} has no "{named}" (granularity "{asked}"); it has: {known}')
         return values
 
-    @model_validator(mode="after")
-    def _has_the_form(self) -> Self:
-        if "selection_type" not in type(self).model_fields:
-            return self
-        named = SELECTION_TYPES[self.granularity]
-        if self.used_selection_type in SELECTION_TYPES.values() and self.used_selection_type != named:
-            raise ValueError(
-                f'granularity "{self.granularity}" is {named}, and selection_type says "{self.used_selection_type}"'
-            )
-        if self.selection_types and self.used_selection_type not in self.selection_types:
-            known = ", ".join(self.selection_types)
-            asked = f'"{self.used_selection_type}" (granularity "{self.granularity}")'
-            raise ValueError(f"{self.strategy_name} has no {asked}; it has: {known}")
-        return self
 
-
-def parameters_of(strategy: type) -> dict[str, Parameter]:
-    """Returns the parameters of a class's constructor by name, those of its bases' too where it takes ``**options``.
+@functools.cache
+def selector(strategy: type) -> type[CordsStrategy]:
+    """Returns the one selector of a class that CORDS' code could use: configurations of two would not be equal.
 
     Raises:
-        UserError: a constructor takes some by position alone, so that they have no names.
+        UserError: it has a parameter that neither a selection nor a recipe has a value for.
     """
+    hooked = issubclass(strategy, AdversarialGradients)
+    bases: Any = (CordsConfig, AttackConfig if hooked else UpstreamConfig)
+    common = GIVEN.keys() | {name for base in bases for name in base.model_fields}
+    parameters = _parameters(strategy)
+    fields: dict[str, Any] = {}
+    forms: tuple[str, ...] = ()
+    for name, parameter in parameters.items():
+        if name == "selection_type" and parameter.default in (None, Parameter.empty, *_GRANULARITIES):
+            owner = next(base for base in strategy.__mro__ if "select" in vars(base))
+            theirs = _FORMS.get(owner.__name__) if owner.__module__.startswith("cords.") else None
+            forms = theirs or tuple(_GRANULARITIES)
+            if parameter.default in _GRANULARITIES:
+                fields["granularity"] = (Granularity, _GRANULARITIES[parameter.default])
+        elif name not in common:
+            fields |= _option(strategy, parameter)
+    create: Any = create_model  # its types do not know of bases that come in a variable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that BaseModel has too
+        config = create("Config", __base__=bases, __module__=__name__, **fields)
+    config.strategy_name, config.forms = strategy.__name__, forms
+    body = {
+        "__doc__": inspect.getdoc(strategy),
+        "__module__": __name__,
+        "Config": config,
+        "strategy": strategy,
+        "parameters": tuple(parameters),
+        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
+        "needs_linear_head": "model" in parameters,
+        "all_processes": hooked,
+        "known_batches": bool(forms),
+    }
+    return type(strategy.__name__, (CordsStrategy,), body)
+
+
+def _parameters(strategy: type) -> dict[str, Parameter]:
+    """Returns the parameters of a class's constructor, those of its bases' too where it takes ``**options``."""
     found: dict[str, Parameter] = {}
-    for owner in strategy.__mro__:
-        if "__init__" not in vars(owner) or owner is object:
+    for owner in strategy.__mro__[:-1]:
+        init: Any = vars(owner).get("__init__")
+        if init is None:
             continue
-        parameters = list(_signature(owner).parameters.values())[1:]
+        try:
+            signature = inspect.signature(init, eval_str=True)
+        except Exception:  # annotations that only a type checker imports the names of
+            signature = inspect.signature(init)
+        parameters = list(signature.parameters.values())[1:]
         kinds = {parameter.kind for parameter in parameters}
         whatever = Parameter.VAR_KEYWORD in kinds
         if Parameter.POSITIONAL_ONLY in kinds or (Parameter.VAR_POSITIONAL in kinds and not whatever):
@@ -125,109 +140,29 @@ def parameters_of(strategy: type) -> dict[str, Parameter]:
                 f"{strategy.__name__}: the constructor of {owner.__name__} takes arguments by position alone; "
                 "let it name them, or take **options"
             )
-        for parameter in parameters:
-            if parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
-                found.setdefault(parameter.name, parameter)
+        named = (each for each in parameters if each.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD})
+        found = {each.name: each for each in named} | found
         if not whatever:
             break
     return found
 
 
-def options_of(strategy: type, parameters: dict[str, Parameter], *, adversarial: bool) -> type[CordsConfig]:
-    """Returns the table of a recipe that a class's parameters make.
-
-    Args:
-        strategy: the class.
-        parameters: those of its constructor.
-        adversarial: whether it attacks the data, and has the options of that.
-
-    Raises:
-        UserError: no TOML value can be what a parameter without a default is annotated with.
-    """
-    bases: tuple[Any, ...] = (CordsConfig, AdversarialConfig if adversarial else UpstreamConfig)
-    shared = {key for base in bases for key in base.model_fields}
-    fields: dict[str, Any] = {}
-    for name, parameter in parameters.items():
-        if name == "selection_type":
-            fields |= _form_fields(parameter)
-        elif name not in CONTEXT and name not in shared:
-            fields |= _field(strategy, parameter)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that BaseModel has too
-            config = _create("Config", __base__=bases, __module__=__name__, **fields)
-    except (NameError, PydanticUserError) as error:
-        raise UserError(f"{strategy.__name__}: its constructor's parameters cannot be options: {error}") from error
-    owner = next((base for base in strategy.__mro__ if "select" in vars(base)), strategy)
-    config.strategy_name = strategy.__name__
-    config.selection_types = _FORMS.get(owner.__name__, ()) if owner.__module__.startswith("cords.") else ()
-    made: type[CordsConfig] = config
-    return made
-
-
-def _form_fields(parameter: Parameter) -> dict[str, Any]:
-    fields: dict[str, Any] = {"selection_type": (str | None, None)}
-    if isinstance(parameter.default, str) and parameter.default in _GRANULARITIES:
-        fields["granularity"] = (Granularity, _GRANULARITIES[parameter.default])
-    elif isinstance(parameter.default, str):
-        fields["selection_type"] = (str | None, parameter.default)
-    return fields
-
-
-def _field(strategy: type, parameter: Parameter) -> dict[str, Any]:
+def _option(strategy: type, parameter: Parameter) -> dict[str, Any]:
     """Returns the option that a parameter makes; none where no TOML value fits, which is then left at its default."""
-    name, default = parameter.name, parameter.default
-    kind = _kind(parameter)
-    if kind is None:
-        if default is Parameter.empty:
-            raise UserError(
-                f"{strategy.__name__}: nothing fills its constructor's parameter {name!r}, and a recipe cannot hold "
-                f"{getattr(parameter.annotation, '__name__', parameter.annotation)}"
-            )
-        return {}
+    name, default, kind = parameter.name, parameter.default, parameter.annotation
+    known, usual = _KNOWN.get(name, (Any, ...))
     if default is Parameter.empty:
-        default = _default(strategy, name)
-    if default is None:
-        kind = kind | None
-    elif isinstance(default, tuple):
-        default = list(default)
-    return {name: (kind, Field(default, validate_default=False))}
-
-
-def _default(strategy: type, name: str) -> Any:
-    """Returns what this package uses for a parameter that CORDS has no default for; ``...`` where it is not CORDS'."""
-    if name == "linear_layer" and issubclass(strategy, GLISTERStrategy):
-        return False
-    return _KNOWN[name][1] if name in _KNOWN else ...
-
-
-def _kind(parameter: Parameter) -> Any:
-    """Returns the type of an option, or None where TOML has no such value."""
-    annotation, default = parameter.annotation, parameter.default
-    if annotation is not Parameter.empty and not isinstance(annotation, str):
-        try:
-            TypeAdapter(annotation).json_schema()
-        except PydanticUserError:
-            return None
-        return annotation
-    if parameter.name in _KNOWN:
-        return _KNOWN[parameter.name][0]
-    if default is Parameter.empty or default is None:
-        return Any
-    kinds: dict[type, Any] = {
-        bool: bool,
-        int: int | float,
-        float: float,
-        str: str,
-        list: list[Any],
-        tuple: list[Any],
-        dict: dict[str, Any],
-    }
-    return kinds.get(type(default))
-
-
-def _signature(owner: Any) -> inspect.Signature:
+        default = False if name == "linear_layer" and issubclass(strategy, GLISTERStrategy) else usual
+    default = list(default) if isinstance(default, tuple) else default
+    fits = not name.startswith(("_", "model_config"))  # what pydantic lets a field be called
+    if kind is Parameter.empty or isinstance(kind, str):
+        fits &= name in _KNOWN or default is None or default is ... or type(default) in _TYPES
+        kind = known if name in _KNOWN else _TYPES.get(type(default), Any)
     try:
-        return inspect.signature(owner.__init__, eval_str=True)
-    except Exception:  # annotations that only a type checker imports the names of
-        return inspect.signature(owner.__init__)
+        TypeAdapter(kind).json_schema()
+    except PydanticUserError:
+        fits = False
+    if not fits and default is ...:
+        wanted = f"nothing fills its constructor's parameter {name!r}, and a recipe cannot hold"
+        raise UserError(f"{strategy.__name__}: {wanted} {getattr(kind, '__name__', kind)}")
+    return {name: (kind | None if default is None else kind, Field(default, validate_default=False))} if fits else {}

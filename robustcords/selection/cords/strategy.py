@@ -1,76 +1,91 @@
-"""Selectors made of strategies that are written for CORDS."""
+"""Running strategies that are written for CORDS as they are, inside the promises that every strategy here keeps."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustcords.engine.modes import evaluation_mode, seeded, training_mode
 from robustcords.errors import Interrupted, RunError, UserError, one_line, raised_at
+from robustcords.models.last_layer import CordsModel, LastLayer
+from robustcords.rng import generator
 from robustcords.runtime import collectives
-from robustcords.selection.base import SelectionContext
-from robustcords.selection.cords._cords import GLISTERStrategy
+from robustcords.selection.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
 from robustcords.selection.cords.instance_state import changed, put, taken
-from robustcords.selection.cords.options import CONTEXT, options_of, parameters_of
-from robustcords.selection.cords.upstream import UpstreamStrategy
-from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
+from robustcords.selection.gradient_based import SELECTION_TYPES, augmentation
+from robustcords.selection.gradients.groups import batches_of, check_budget, fetch, labels_of
+from robustcords.selection.gradients.head import check_last_layer
 
-_TRAIN_CURE = '; CORDS selects in train mode: set selector.model_mode = "eval", or another train.batch_size'
+GIVEN = {
+    **{"trainloader": "train_loader", "valloader": "val_loader"},
+    **dict.fromkeys(("loss", "loss_func", "loss_type"), "loss"),
+    **{name: name for name in ("model", "device", "num_classes", "logger", "attack", "augment", "seed", "on_batch")},
+}
+"""The parameters of CORDS' constructors that a selection has values for, and what its context calls them."""
 
 
-@functools.cache
-def selector(strategy: type) -> type[CordsStrategy]:
-    """Returns the one selector of a class: configurations of two would not be equal.
+class UpstreamConfig(StrategyConfig):
+    """Options of CORDS' own strategies.
 
-    Args:
-        strategy: a class that CORDS' code could use.
-
-    Raises:
-        UserError: it has a parameter that neither a selection nor a recipe has a value for.
+    Attributes:
+        model_mode: what the model runs in while selecting. CORDS selects in ``"train"``: BatchNorm normalises with the
+            statistics of each batch, and dropout drops; ``"eval"`` is what this package's strategies do.
     """
-    parameters = parameters_of(strategy)
-    hooked = issubclass(strategy, AdversarialGradients)
-    config = options_of(strategy, parameters, adversarial=hooked)
-    body = {
-        "__doc__": inspect.getdoc(strategy),
-        "__module__": __name__,
-        "Config": config,
-        "strategy": strategy,
-        "parameters": tuple(name for name in parameters if name in CONTEXT or name in config.model_fields),
-        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
-        "needs_linear_head": "model" in parameters,
-        "all_processes": hooked,
-    }
-    return type(strategy.__name__, (CordsStrategy,), body)
+
+    model_mode: Literal["train", "eval"] = "train"
 
 
-class CordsStrategy(UpstreamStrategy):
-    """A strategy of CORDS that is told by its constructor's signature what it needs; `selector` makes subclasses.
+class CordsStrategy(Strategy):
+    """A strategy that is written for CORDS, with its own gradients and solver: by `options.selector`, or a subclass.
 
-    Parameters of the names in `CONTEXT` are what a selection is made with, the others are options. The loss is
-    cross-entropy, unreduced; that of a class with the `AdversarialGradients` hook is the training loss, and its attack
-    the training attack. Without a validation split, ``valloader`` is the training loader, as CORDS counts its examples
-    in any case.
+    It selects by clean images and cross-entropy; behind the `AdversarialGradients` hook it gets the training loss and
+    attack. The model's modes and BatchNorm's statistics are given back as they were, and so are the global generators,
+    which are seeded for CORDS' draws.
 
-    What the class leaves in its attributes is there at the next selection, as in CORDS' code, where one object serves
-    for the whole run (`instance_state`); or what its own ``state_dict`` says, where it has one. A warning names
-    attributes that cannot be kept.
+    What CORDS returns is brought to exactly the budget: repeated indices are left out, a uniform random part is kept of
+    too many, and too few are filled up with random ones of weight 1, as CORDS fills up. What the class leaves in its
+    attributes is there at the next selection (`instance_state`), or what its own ``state_dict`` says, where it has one.
 
     Attributes:
         strategy: CORDS' class.
-        parameters: the names of its constructor's parameters that get a value.
+        parameters: the names of its constructor's parameters.
+        ours: makes this package's strategy of the same arguments, where there is one.
+        all_processes: whether every process selects, as it must where gradients are shared out among them; otherwise
+            the main one does, for all.
+        known_batches: whether the granularity says which batches CORDS passes through the model.
+        trains: whether the model runs in train mode.
+        uses_weight: whether gradients are those of the last layer's weight as well as of its bias.
         state: what an earlier selection left, and then what this one does.
     """
 
     strategy: ClassVar[type]
     parameters: ClassVar[tuple[str, ...]]
+    ours: ClassVar[Callable[..., Strategy] | None] = None
+    needs_linear_head = True
+    all_processes: ClassVar[bool] = False
+    known_batches: ClassVar[bool] = True
     state: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(self, config: Any, context: SelectionContext) -> None:
+        self.config = config
+        self.context = context
+        self.trains = getattr(config, "model_mode", "eval") == "train"
+        self.mode = training_mode if self.trains else evaluation_mode
+        self.uses_weight = bool(getattr(config, "linear_layer", True))
+
+    @classmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy for one selection."""
+        return cls(config, context)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what CORDS' object has left."""
@@ -80,161 +95,216 @@ class CordsStrategy(UpstreamStrategy):
         """Keeps it for CORDS' object, which is built when it selects."""
         self.state = state
 
-    @classmethod
-    def check(cls, config: Any, context: SelectionContext) -> None:
-        """Does what every strategy of CORDS does, and looks for a batch of one image.
+    def upstream(self, model: nn.Module, budget: int) -> Any | None:
+        """Returns CORDS' strategy, or None where CORDS cannot do what is asked.
+
+        Args:
+            model: the model with the interface that CORDS wants.
+            budget: k.
 
         Raises:
-            UserError: its constructor fails, its last layer is another, or BatchNorm would meet such a batch.
-        """
-        super().check(config, context)
-        if cls.all_processes or "selection_type" not in cls.parameters:
-            return  # its gradients are taken in eval mode, or it is not known of which batches
-        by_class = str(config.used_selection_type).startswith("PerClass")
-        if cls(config, context).meets_one_image(by_class=by_class):
-            raise UserError(
-                f"selector {config.name!r}: a batch has one image, and BatchNorm needs more than 1 value per channel"
-                f"{_TRAIN_CURE}"
-            )
-
-    def upstream(self, model: nn.Module, budget: int) -> Any:
-        """Returns CORDS' strategy.
-
-        Raises:
-            UserError: its constructor fails, or it selects by validation images and there are none.
+            UserError: its constructor fails.
         """
         del budget
-        if self.context.val_loader is None and getattr(self.config, "valid", False):
-            raise UserError(
-                f"selector {self.config.name!r} selects with validation images: set data.validation_fraction > 0"
-            )
-        given = self._given(model)
-        arguments = {name: given.get(name, self._option(name)) for name in self.parameters}
-        self._arguments = [*arguments.values()]
-        try:
-            strategy = self.strategy(**arguments)
-        except (UserError, RunError):
-            raise
-        except (Exception, SystemExit) as error:
-            self._fail("its constructor", error)
-        _lower_rounds(strategy)
-        return strategy
+        self._arguments = self.arguments(model)
+        with self._failing_in("its constructor"):
+            return self.strategy(**self._arguments)
 
-    def own(self) -> NoReturn:
-        """Says why CORDS' code cannot serve: nothing of this package can take its place.
+    def own(self) -> Strategy:
+        """Returns this package's strategy that serves where CORDS cannot, with the same options and no attack.
 
         Raises:
-            UserError: always.
+            UserError: there is none; the line says what keeps CORDS' code from selecting.
         """
-        raise UserError(
-            f"selector {self.config.name!r}: CORDS' gradients are those of a bias and a weight, and the model's last "
-            "layer does not train both: put AdversarialGradients in front of the strategy, or train both"
-        )
+        if self.ours is None:
+            raise UserError(f"selector {self.config.name!r}: {self.obstacle()}")
+        context = self.context
+        known = {"granularity": self.config.granularity, "seed": context.seed, "on_batch": context.on_batch}
+        return self.ours(**self.arguments(context.model), **known)
 
-    def _option(self, name: str) -> Any:
-        return self.config.used_selection_type if name == "selection_type" else getattr(self.config, name, None)
+    def arguments(self, model: nn.Module) -> dict[str, Any]:
+        """Returns what the constructor gets of a selection and of the options; other parameters keep their defaults."""
+        context = self.context
+        device = torch.device(context.device)  # with the string "cpu" GRAD-MATCH would ignore lam and eps
+        given: dict[str, Any] = {**vars(context), "model": model, "device": device}
+        given["val_loader"] = context.val_loader or context.train_loader  # CORDS counts its examples in any case
+        if self.all_processes:
+            given["attack"] = context.attack and self.config.attack(context.attack, device)
+            given["augment"] = augmentation(self.config, context)
+        else:
+            given["loss"] = nn.CrossEntropyLoss(reduction="none")
+        known = {"selection_type": SELECTION_TYPES[self.config.granularity], **dict(self.config)}
+        known |= {name: given[attribute] for name, attribute in GIVEN.items()}
+        return {name: known[name] for name in self.parameters if name in known}
 
-    def _given(self, model: nn.Module) -> dict[str, Any]:
-        """Returns what a selection is made with, by the names that CORDS' constructors have for it."""
-        context: SelectionContext = self.context
-        loss: Any = context.loss if self.all_processes else self.loss
-        attack = context.attack
-        if attack and self.all_processes:
-            attack = self.config.attack(attack, context.device)
-        values = {
-            "trainloader": context.train_loader,
-            "valloader": context.val_loader or context.train_loader,
-            "model": model,
-            "loss": loss,
-            "device": torch.device(context.device),  # with the string "cpu" GRAD-MATCH would ignore lam and eps
-            "num_classes": context.num_classes,
-            "logger": context.logger,
-            "attack": attack,
-            "seed": context.seed,
-            "on_batch": context.on_batch,
-        }
-        return {name: values[what] for name, what in CONTEXT.items()}
+    def obstacle(self) -> str | None:
+        """Returns why CORDS' code cannot select by this model and these splits, or None where it can.
 
-    def _ask(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
-        """Returns what the strategy selects.
+        Raises:
+            UserError: the last layer has or trains none of the parameters in question.
+        """
+        context, validates = self.context, self.needs_validation or getattr(self.config, "valid", False)
+        if validates and context.val_loader is None:
+            return "selection is by validation images: set data.validation_fraction > 0"
+        if not self.needs_linear_head:
+            return None
+        last_layer = LastLayer(context.model, context.num_classes)
+        last_layer.check_trained(bias_alone=not self.uses_weight)
+        if self.all_processes:
+            return None
+        if not last_layer.trains_bias or (self.uses_weight and not last_layer.trains_weight):
+            return (
+                "CORDS' gradients are those of a bias and a weight, and the model's last layer does not train both: "
+                "put AdversarialGradients in front of the strategy, or train both"
+            )
+        if self.known_batches and self.trains and self._meets_one_image(validates):
+            return (
+                "a batch has one image, and BatchNorm needs more than 1 value per channel; CORDS selects in train "
+                'mode: set selector.model_mode = "eval", or another train.batch_size'
+            )
+        return None
+
+    def _meets_one_image(self, validates: bool) -> bool:
+        """Returns whether a batch of one image comes up that the model cannot run in train mode."""
+        loader, model = self.context.train_loader, self.context.model
+        loaders = [loader, *([self.context.val_loader] if validates and self.context.val_loader else [])]
+        if self.config.granularity in {"per_class", "per_gradient"}:
+            size = len(batches_of(loader)[0])
+            counts = [count for each in loaders for count in labels_of(each).bincount().tolist()]
+            alone = any(count and (count - 1) % size == 0 for count in counts)
+        else:
+            alone = any(len(batch) == 1 for each in loaders for batch in batches_of(each))
+        if not alone:
+            return False
+        _, image, _ = next(fetch(loader, [batches_of(loader)[0][:1]]))
+        with training_mode(model), seeded(0, torch.device(self.context.device)), torch.no_grad():
+            try:
+                model(image.to(self.context.device))
+            except ValueError:
+                return True
+        return False
+
+    def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
+        """Returns exactly ``budget`` rows of the training loader's data set, and their weights (k,) float32."""
+        rows = [row for batch in batches_of(self.context.train_loader) for row in batch]
+        check_budget(budget, len(rows))
+        if budget == len(rows):
+            return rows, torch.ones(budget)
+        strategy = self._made(budget)
+        if strategy is None:
+            own = self.own()
+            found = own.select(budget, model_params)
+            self.report = own.report
+            return found
+
+        def decide() -> tuple[list[int], Tensor]:
+            start = time.perf_counter()
+            found = self._exactly(budget, *self._run(strategy, budget, model_params), rows)
+            self.report = SelectionReport({"solve": time.perf_counter() - start})
+            return found
+
+        return decide() if self.all_processes else collectives.decide_together(decide)
+
+    @classmethod
+    def check(cls, config: Any, context: SelectionContext) -> None:
+        """Builds CORDS' strategy, and passes two images through the model's last layer.
+
+        It warns where this package's strategy serves, which does not follow ``model_mode``.
+        """
+        strategy = cls(config, context)
+        if cls.needs_linear_head:
+            with seeded(context.seed, torch.device(context.device)):
+                check_last_layer(context, bias_alone=not strategy.uses_weight, mode=strategy.mode)
+        examples = sum(map(len, batches_of(context.train_loader)))
+        with seeded(context.seed):
+            if strategy._made(max(1, round(config.fraction * examples))) is None:
+                strategy.own()
+                # No error: the recipe that a run writes names every option, whether or not anybody chose it.
+                if strategy.trains and collectives.is_main():
+                    text = "%s: this package selects here, in eval mode, where CORDS cannot in train mode"
+                    context.logger.warning(text, config.name)
+
+    def _made(self, budget: int) -> Any | None:
+        """Returns CORDS' strategy, or None where CORDS cannot do what is asked."""
+        if self.obstacle():
+            return None
+        model = self.context.model
+        return self.upstream(CordsModel(model, self.context.num_classes) if self.needs_linear_head else model, budget)
+
+    def _run(self, strategy: Any, budget: int, model_params: Any) -> tuple[list[int], list[float]]:
+        """Returns what CORDS selects; nothing, to be filled up at random, where all gradients of a group are 0.
 
         Raises:
             UserError: it fails, or returns no subset; the line says where.
         """
-        given = (budget, model_params) if _takes(strategy.select, budget, model_params) else (budget,)
-        new = self._begin(strategy)
-        try:
-            indices, weights = strategy.select(*given)
-            picks = [int(index) for index in indices], torch.as_tensor(weights).double().view(-1).tolist()
-        except (UserError, RunError, Interrupted):
-            raise
-        except (Exception, SystemExit) as error:
-            if isinstance(error, ZeroDivisionError) and "cords" in Path(raised_at(error).filename).parts:
-                raise
-            self._fail("select", error)
-        self._end(strategy, new)
+        model, name, log = self.context.model, self.config.name, self.context.logger
+        wanted = len(signature(strategy.select).parameters)  # CORDS' RandomStrategy takes no model parameters
+        with self.mode(model), seeded(self.context.seed, torch.device(self.context.device)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CORDS pins memory whether or not there is a device to pin it for
+            with self._failing_in("select"):
+                new = self._begin(strategy)
+                try:
+                    indices, gammas = strategy.select(*(budget, model_params)[:wanted])
+                except ZeroDivisionError as error:
+                    if "cords" not in Path(raised_at(error).filename).parts:
+                        raise
+                    log.warning("%s: CORDS divided by a gradient of 0; a random subset", name)
+                    return [], []
+                picks = [int(index) for index in indices], torch.as_tensor(gammas).double().view(-1).tolist()
+                self._end(strategy, new)
         if not picks[0]:
-            raise UserError(f"selector {self.config.name!r}: {self.strategy.__name__} selected nothing")
+            raise UserError(f"selector {name!r}: {self.strategy.__name__} selected nothing")
         if (distinct := len(set(picks[0]))) < budget:
             text = "%s: %d of the %d examples wanted; the others are random, with weight 1"
-            self.context.logger.warning(text, self.config.name, distinct, budget)
+            log.warning(text, name, distinct, budget)
         return picks
 
     def _begin(self, strategy: Any) -> dict[str, Any]:
         """Gives CORDS' object what the last one left; returns its attributes before that."""
-        if _has_state(strategy):
+        if hasattr(strategy, "load_state_dict"):
             if "own" in self.state:
                 strategy.load_state_dict(self.state["own"])
             return {}
-        new, _ = taken(strategy, self._arguments)
+        new, _ = taken(strategy, self._arguments.values())
         put(strategy, self.state.get("attributes", {}))
         return new
 
     def _end(self, strategy: Any, new: dict[str, Any]) -> None:
         """Takes what CORDS' object leaves."""
-        if _has_state(strategy):
+        if hasattr(strategy, "load_state_dict"):
             self.state = {"own": strategy.state_dict()}
             return
-        attributes, lost = taken(strategy, self._arguments)
+        attributes, lost = taken(strategy, self._arguments.values())
         told = self.state.get("lost", [])
         if collectives.is_main() and (names := [name for name in lost if name not in told]):
             text = "%s: every selection begins with new %s: these attributes cannot be kept; write state_dict for them"
             self.context.logger.warning(text, self.config.name, ", ".join(names))
         self.state = {"attributes": changed(new, attributes), "lost": lost}
 
-    def _fail(self, what: str, error: BaseException) -> NoReturn:
-        alone = self.trains and "more than 1 value per channel when training" in str(error)
-        raise UserError(
-            f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}: {one_line(error)}"
-            f"{_TRAIN_CURE if alone else ''}"
-        ) from error
-
-
-def _has_state(strategy: Any) -> bool:
-    """Returns whether a strategy says itself what it keeps."""
-    return hasattr(strategy, "state_dict") and hasattr(strategy, "load_state_dict")
-
-
-def _takes(function: Any, *arguments: Any) -> bool:
-    """Returns whether a function can be called so; CORDS' RandomStrategy wants no model parameters."""
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
-        return False
-    return True
-
-
-def _lower_rounds(strategy: Any) -> None:
-    """Lets GLISTER's RGreedy finish a group whose budget is below r: it takes ``budget // r`` at a time, which is 0."""
-    if getattr(type(strategy), "greedy_algo", None) is not GLISTERStrategy.greedy_algo:
-        return
-    rounds, greedy = strategy.r, strategy.greedy_algo
-
-    def greedy_algo(budget: int) -> Any:
-        strategy.r = max(1, min(rounds, budget))
+    @contextmanager
+    def _failing_in(self, what: str) -> Iterator[None]:
+        """Makes one line of what the strategy's own code raises."""
         try:
-            return greedy(budget)
-        finally:
-            strategy.r = rounds
+            yield
+        except (UserError, RunError, Interrupted):
+            raise
+        except (Exception, SystemExit) as error:
+            name = f"selector {self.config.name!r}: {self.strategy.__name__}"
+            raise UserError(f"{name} failed in {what}: {one_line(error)}") from error
 
-    strategy.greedy_algo = greedy_algo
+    def _exactly(
+        self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]
+    ) -> tuple[list[int], Tensor]:
+        """Returns ``budget`` unique indices and their weights."""
+        source = generator(self.context.seed, "fill")
+        # GLISTER gives more indices than weights where its rounds overshoot; all its weights are 1.
+        weights = dict(zip(indices, [*gammas, *[1.0] * len(indices)], strict=False))
+        kept = list(weights)
+        if len(kept) > budget:
+            order = torch.randperm(len(kept), generator=source)[:budget].sort().values
+            kept = [kept[place] for place in order.tolist()]
+        rest = sorted(set(rows) - weights.keys())
+        order = torch.randperm(len(rest), generator=source)[: budget - len(kept)]
+        kept += [rest[place] for place in order.tolist()]
+        found = torch.tensor([weights.get(row, 1.0) for row in kept]).nan_to_num(0, 0, 0).clamp_(min=0)
+        return kept, found if found.any() else torch.ones(budget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,6 +19,54 @@ from robustcords.selection.gradients.factors import Gradients, LastLayerGradient
 Method = Literal["RGreedy", "Stochastic", "Naive"]
 
 _MISS = 0.01  # Stochastic: the share of the best that Mirzasoleiman et al. 2015 lose in expectation
+
+
+@dataclass(frozen=True)
+class TaylorGreedy:
+    """GLISTER's choice: the examples whose gradients lower the validation loss most, with weight 1.
+
+    Attributes:
+        loss: the validation loss.
+        eta: learning rate, >= 0, of the one step that the subset takes: on its mean gradient, or on its sum.
+        method: see `taylor_greedy`.
+        rounds: of RGreedy, >= 1.
+        normalise: divide the sum of the chosen gradients by the budget; CORDS does not.
+        class_shares: take no more of a class than its share of the budget; candidates are examples then.
+    """
+
+    loss: Loss
+    eta: float
+    method: Method = "RGreedy"
+    rounds: int = 15
+    normalise: bool = True
+    class_shares: bool = False
+
+    def pick(
+        self, gradients: Gradients, validation: LastLayerGradients, budget: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Returns rows (k,), unique, in the order they were taken, and their weights (k,).
+
+        Args:
+            gradients: N candidates.
+            validation: of the validation examples, with their logits; left as they are.
+            budget: k, from 1 to N.
+            generator: of Stochastic's samples.
+        """
+        classes = None
+        if self.class_shares:
+            assert isinstance(gradients, LastLayerGradients)  # mean gradients have no class
+            classes = gradients.labels.cpu()
+        rows = taylor_greedy(
+            gradients,
+            ValidationGradient(validation, self.loss),
+            budget,
+            step_size=self.eta / budget if self.normalise else self.eta,
+            method=self.method,
+            rounds=self.rounds,
+            generator=generator,
+            classes=classes,
+        )
+        return rows, torch.ones(budget)
 
 
 class ValidationGradient:

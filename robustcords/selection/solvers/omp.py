@@ -19,7 +19,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from robustcords.errors import UserError
-from robustcords.selection.gradients.factors import Gradients
+from robustcords.selection.gradients.candidates import Group
+from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
 from robustcords.selection.solvers.direction_pursuit import DirectionPursuit, least_ridge
 from robustcords.selection.solvers.gram import gram_matrix
 from robustcords.selection.solvers.pursuit import Pursuit
@@ -53,6 +54,45 @@ Match = tuple[Tensor, Tensor]
 
 OnPick = Callable[[int, int], None]
 """Is told how many gradients are held, and how many are to be."""
+
+
+@dataclass(frozen=True)
+class MatchingPursuit:
+    """GRAD-MATCH's choice: the weighted examples whose gradients add up to a target.
+
+    The target is the sum of all candidates' gradients, or the mean validation gradient as many times.
+
+    Attributes:
+        lam: ridge on the weights, >= 0, in units of a squared gradient.
+        eps: stop where the residual's length is below this share of the target's.
+    """
+
+    lam: float
+    eps: float
+
+    def pick(
+        self, gradients: Gradients, validation: LastLayerGradients | None, budget: int, generator: torch.Generator
+    ) -> Match:
+        """Returns rows (k,), unique, and their weights (k,), as `match` finds them.
+
+        Args:
+            gradients: N candidates.
+            validation: of the validation examples, whose mean is to be matched; None for the candidates' own sum.
+            budget: k, from 1 to N.
+            generator: not used: nothing is drawn at random.
+        """
+        del generator
+        return match(_problem(gradients, validation, budget), ridge=self.lam, tolerance=self.eps)
+
+    def pick_all(self, groups: Sequence[Group], on_pick: OnPick | None = None) -> list[Match]:
+        """Returns what `pick` does for each of several groups; see `match_all`."""
+        problems = [_problem(group.gradients, group.validation, group.budget) for group in groups]
+        return match_all(problems, ridge=self.lam, tolerance=self.eps, on_pick=on_pick)
+
+
+def _problem(gradients: Gradients, validation: LastLayerGradients | None, budget: int) -> Problem:
+    target = gradients.sum() if validation is None else validation.sum() * (len(gradients) / len(validation))
+    return Problem(gradients, target, budget)
 
 
 def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick | None = None) -> Match:

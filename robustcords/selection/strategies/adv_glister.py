@@ -8,15 +8,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from robustcords.attacks.base import Attack
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
-from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
-from robustcords.selection.solvers.greedy import Method, ValidationGradient, taylor_greedy
+from robustcords.selection.gradients.factors import Gradients
+from robustcords.selection.solvers.greedy import Method, TaylorGreedy
 
 
 class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
@@ -25,27 +24,17 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
     Candidates have the gradient of the training loss at adversarial examples; the validation loss is the cross-entropy
     at adversarial examples of the validation split, whose perturbations stay fixed within a selection. Weights are 1.
 
-    The constructor is CORDS' own, so the class can take ``GLISTERStrategy``'s place. One thing differs: CORDS' eta
-    multiplies the *sum* of the chosen gradients, so its step grows with the budget; here the sum is divided by the
-    (group's) budget, and eta is the learning rate of one step on the subset's mean loss. The two are the same with
-    ``eta = eta_cords * budget``.
+    `robustcords.selection.solvers.greedy.TaylorGreedy` picks. The constructor is CORDS' own, so the class can take
+    ``GLISTERStrategy``'s place. One thing differs: CORDS' eta multiplies the *sum* of the chosen gradients, so its step
+    grows with the budget; here the sum is divided by the (group's) budget, and eta is the learning rate of one step on
+    the subset's mean loss. The two are the same with ``eta = eta_cords * budget``.
 
     Args:
-        trainloader: training examples, in order.
-        valloader: validation examples, in order.
-        model: images in [0, 1] to logits, ending in a linear layer.
-        loss_func: a loss of this package, or a torch loss with ``reduction="none"``, which then serves validation too.
-        eta: learning rate of the step, >= 0.
-        device: where the model is.
-        num_classes: number of logits.
-        linear_layer: use the gradients of weight and bias; otherwise those of the bias alone.
-        selection_type: CORDS' name of the granularity.
-        greedy: see `robustcords.selection.solvers.greedy.taylor_greedy`.
-        logger: as in CORDS.
-        r: rounds of RGreedy.
-        attack: finds the adversarial examples; None leaves the images as they are.
+        args: those of CORDS' ``GLISTERStrategy``. The model gives logits of images in [0, 1] and ends in a linear
+            layer; ``loss_func`` is a loss of this package, or a torch loss with ``reduction="none"``, which then serves
+            validation too.
         normalise: divide the sum of gradients by the budget; False is CORDS' eta.
-        options: see `AdversarialStrategy`.
+        options: see `AdversarialStrategy`; CORDS' own arguments, if they are given by name.
     """
 
     class Config(AdversarialConfig):
@@ -75,32 +64,17 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
 
     needs_validation = True
 
-    def __init__(
-        self,
-        trainloader: Any,
-        valloader: Any,
-        model: Any,
-        loss_func: Any,
-        eta: float,
-        device: Any,
-        num_classes: int,
-        linear_layer: bool,
-        selection_type: str,
-        greedy: Method,
-        logger: Any,
-        r: int = 15,
-        *,
-        attack: Attack | None = None,
-        normalise: bool = True,
-        **options: Any,
-    ) -> None:
-        upstream = (trainloader, valloader, model, loss_func, eta, device, num_classes, linear_layer, selection_type)
-        super().__init__(*upstream, greedy, logger, r, attack=attack, **options)
-        self.normalise = normalise
+    def __init__(self, *args: Any, normalise: bool = True, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.normalise = normalise and getattr(self.config, "eta", None) != "lr"
 
     @classmethod
     def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
-        """Returns the positional arguments of CORDS' ``GLISTERStrategy``."""
+        """Returns the positional arguments of CORDS' ``GLISTERStrategy``.
+
+        Raises:
+            UserError: ``eta = "lr"``, and nobody has said which rate that is.
+        """
         return (
             context.train_loader,
             context.val_loader or context.train_loader,
@@ -115,17 +89,6 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             context.logger,
             config.r,
         )
-
-    @classmethod
-    def from_context(cls, config: Any, context: SelectionContext) -> Self:
-        """Returns the strategy; see `AdversarialStrategy.from_context`.
-
-        Raises:
-            UserError: as there, or ``eta = "lr"`` and nobody has said which rate that is.
-        """
-        strategy = super().from_context(config, context)
-        strategy.normalise = config.eta != "lr"
-        return strategy
 
     @staticmethod
     def _eta(config: Config, context: SelectionContext) -> float:
@@ -143,18 +106,6 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the greedy choice, with weight 1."""
         assert self.validation is not None
-        classes = None
-        if getattr(self.config, "class_shares", False):
-            assert isinstance(gradients, LastLayerGradients)  # as of all granularities that let it be asked for
-            classes = gradients.labels.cpu()
-        rows = taylor_greedy(
-            gradients,
-            ValidationGradient(self.validation, self.validation_loss),
-            budget,
-            step_size=self.eta / budget if self.normalise else self.eta,
-            method=self.greedy,
-            rounds=self.r or budget,
-            generator=generator,
-            classes=classes,
-        )
-        return rows, torch.ones(budget)
+        shares = getattr(self.config, "class_shares", False)
+        greedy = TaylorGreedy(self.validation_loss, self.eta, self.greedy, self.r, self.normalise, shares)
+        return greedy.pick(gradients, self.validation, budget, generator)

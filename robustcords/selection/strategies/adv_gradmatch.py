@@ -9,40 +9,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack
 from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.cords._cords import GradMatchStrategy
 from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
 from robustcords.selection.gradients.candidates import Group
-from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
-from robustcords.selection.solvers.omp import Problem, match, match_all, refuse_too_large
+from robustcords.selection.gradients.factors import Gradients
+from robustcords.selection.solvers.omp import MatchingPursuit, refuse_too_large
 
 
 class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
     """Keeps the weighted examples whose adversarial gradients add up to those of all the data (Li et al. 2023, Eq. 6).
 
-    By non-negative orthogonal matching pursuit, see `robustcords.selection.solvers.omp`. The constructor is CORDS' own,
-    so the class can take ``GradMatchStrategy``'s place. Where the pursuit ends before the budget is used up, the
-    remaining examples have weight 0 and leave the match as good as it was.
+    `robustcords.selection.solvers.omp.MatchingPursuit` picks. The constructor is CORDS' own, so the class can take
+    ``GradMatchStrategy``'s place. Where the pursuit ends before the budget is used up, the remaining examples have
+    weight 0 and leave the match as good as it was.
 
     Args:
-        trainloader: training examples, in order.
-        valloader: validation examples, in order; read only if ``valid``.
-        model: images in [0, 1] to logits, ending in a linear layer.
-        loss: a loss of this package, or a torch loss with ``reduction="none"``.
-        eta: not used, as in CORDS.
-        device: where the model is.
-        num_classes: number of logits.
-        linear_layer: use the gradients of weight and bias; otherwise those of the bias alone.
-        selection_type: CORDS' name of the granularity.
-        logger: as in CORDS.
-        valid: match the mean validation gradient, scaled to the number of candidates, instead of their own sum.
-        v1: not used: CORDS' choice between two solvers.
-        lam: ridge on the weights, >= 0.
-        eps: tolerance on the residual, as a share of the target's length.
-        attack: finds the adversarial examples; None leaves the images as they are.
-        options: see `AdversarialStrategy`.
+        args: those of CORDS' ``GradMatchStrategy``; ``eta`` and ``v1``, its choice between two solvers, are not used.
+            The model gives logits of images in [0, 1] and ends in a linear layer; ``loss`` is a loss of this
+            package, or a torch loss with ``reduction="none"``; validation examples are read only if ``valid``.
+        options: see `AdversarialStrategy`; CORDS' own arguments, if they are given by name.
     """
 
     class Config(AdversarialConfig):
@@ -61,29 +48,6 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-10
         valid: bool = False
         linear_layer: bool = True
-
-    def __init__(
-        self,
-        trainloader: Any,
-        valloader: Any,
-        model: Any,
-        loss: Any,
-        eta: float,
-        device: Any,
-        num_classes: int,
-        linear_layer: bool,
-        selection_type: str,
-        logger: Any,
-        valid: bool = False,
-        v1: bool = True,
-        lam: float = 0,
-        eps: float = 1e-4,
-        *,
-        attack: Attack | None = None,
-        **options: Any,
-    ) -> None:
-        upstream = (trainloader, valloader, model, loss, eta, device, num_classes, linear_layer, selection_type, logger)
-        super().__init__(*upstream, valid, v1, lam, eps, attack=attack, **options)
 
     @classmethod
     def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
@@ -126,22 +90,16 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
             )
         return rows, weights
 
+    @property
+    def _pursuit(self) -> MatchingPursuit:
+        return MatchingPursuit(self.lam, self.eps)
+
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the pursuit's choice and weights."""
-        del generator
-        return match(self._problem(gradients, self.validation, budget), ridge=self.lam, tolerance=self.eps)
+        return self._pursuit.pick(gradients, self.validation, budget, generator)
 
     def pick_groups(self, groups: Sequence[Group]) -> list[tuple[Tensor, Tensor]]:
         """Returns what `pick` does for each of several groups; on an accelerator they are solved side by side."""
         if type(self).pick is not AdvGradMatchStrategy.pick:  # a subclass picks in its own way
             return super().pick_groups(groups)
-        problems = [self._problem(group.gradients, group.validation, group.budget) for group in groups]
-        return match_all(
-            problems, ridge=self.lam, tolerance=self.eps, on_pick=self.on_batch if len(groups) == 1 else None
-        )
-
-    def _problem(self, gradients: Gradients, validation: LastLayerGradients | None, budget: int) -> Problem:
-        target = gradients.sum()
-        if validation is not None:
-            target = validation.sum() * (len(gradients) / len(validation))
-        return Problem(gradients, target, budget)
+        return self._pursuit.pick_all(groups, self.on_batch if len(groups) == 1 else None)

@@ -232,6 +232,16 @@ def test_budgets_below_the_rounds_of_glister_end(selection_type):
     assert weights.tolist() == [1.0] * 4
 
 
+def test_rounds_that_a_class_has_too_few_examples_for_are_lowered_for_it():
+    """8, 6 and 6 examples in 7 rounds: one at a time, as Naive takes them."""
+    problem = Problem(SIZES, batch=8)
+    given = glister(problem, greedy="Naive", linear_layer=True)
+    problem.model.eval()
+    rows, _ = GLISTERStrategy(*given).select(20, problem.model.state_dict())
+    options = {"granularity": "per_class", "linear_layer": True, "model_mode": "eval"}
+    assert select("glister", problem, greedy="RGreedy", r=7, **options)[0] == list(map(int, rows))
+
+
 def test_a_users_subclass_has_its_own_options(module):
     problem = Problem(SIZES)
     strategy = DataSelectionStrategy(
@@ -283,6 +293,21 @@ def test_the_hook_attacks_with_the_training_loss(module):
     assert not torch.equal(fewer[1], weights)
 
 
+def test_behind_the_hook_images_can_be_augmented_as_in_training(module):
+    problem, mirrored = Problem(SIZES), Problem(SIZES)
+    mirrored.train.images.copy_(problem.train.images.flip(3))
+    plain = select(f"{module}:Longest", mirrored, power=1.0, model_mode="eval")
+    clean = {"attack": PGD(ThreatModel(epsilon=0.0), steps=1), "loss": SAT()}
+    found = select(
+        f"{module}:Hooked", problem, context={**clean, "augment": lambda x, noise: x.flip(3)}, power=1.0, augment=True
+    )
+    assert found[0] == plain[0]
+    torch.testing.assert_close(found[1], plain[1])
+    assert found[0] != select(f"{module}:Hooked", problem, context=clean, power=1.0)[0]
+    with pytest.raises(UserError, match=r"selector\.augment = true needs to be told"):
+        select(f"{module}:Hooked", problem, context=clean, power=1.0, augment=True)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -297,6 +322,8 @@ def test_the_hook_attacks_with_the_training_loss(module):
         (f"{SL}.none:X", {}, "No module named"),
         ("own_strategies:Longest", {}, "power is missing: Longest's constructor"),
         ("own_strategies:Longest", {"power": "x"}, 'power = "x": must be a number'),
+        ("own_strategies:Longest", {"power": 1.0, "selection_type": "Mine"}, 'selection_type says "Mine"'),
+        ("own_strategies:Hooked", {"power": 1.0, "hard_tail": 0.1}, 'unknown key "hard_tail"'),
         ("own_strategies:Wants", {}, "Wants: nothing fills its constructor's parameter 'scores'"),
         ("own_strategies:ByPosition", {}, "ByPosition: the constructor of ByPosition takes arguments by position"),
     ],

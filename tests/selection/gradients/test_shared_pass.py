@@ -17,7 +17,7 @@ from robustcords.config.registry import find
 from robustcords.errors import RunError, UserError
 from robustcords.losses.mart import MART
 from robustcords.runtime import collectives
-from robustcords.selection.cords.upstream import UpstreamStrategy
+from robustcords.selection.cords.strategy import CordsStrategy
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
 from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy
 
@@ -63,7 +63,7 @@ class PicksOneRow(AdvGradMatchStrategy):
         return torch.zeros(1, dtype=torch.int64), torch.ones(1)
 
 
-class Fails(UpstreamStrategy):
+class Fails(CordsStrategy):
     """CORDS failing in a way that nobody foresaw."""
 
     def upstream(self, *_: Any) -> Any:
