@@ -21,6 +21,7 @@ from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference, Passes
 from robustcords.engine.left_alone import modes_kept
 from robustcords.engine.memory_format import lay_out
+from robustcords.engine.modes import torch_seeded
 from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.evaluation.majority import validation_warning
@@ -210,17 +211,17 @@ class Trainer:
         Raises:
             RunError: the loss is not finite.
         """
-        torch.manual_seed(derive(self.seed, "dropout", self.progress.steps, collectives.rank()))
         counts: dict[str, int] = {}
         inputs = {"clean": batch.x}
-        self.stopwatch.begin("attack")
-        if "adversarial" in self.loss.passes:
-            with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
-                made = self.adversary(self.inference, batch.x, batch.y, batch.noise)
-            contracts.adversarial_batch(self.adversary, made, batch.x, values=self.progress.step == 0)
-            inputs["adversarial"], counts = made.images, made.counts
-        self.stopwatch.begin("update")
-        share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
+        with torch_seeded(derive(self.seed, "dropout", self.progress.steps, collectives.rank()), self.device):
+            self.stopwatch.begin("attack")
+            if "adversarial" in self.loss.passes:
+                with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
+                    made = self.adversary(self.inference, batch.x, batch.y, batch.noise)
+                contracts.adversarial_batch(self.adversary, made, batch.x, values=self.progress.step == 0)
+                inputs["adversarial"], counts = made.images, made.counts
+            self.stopwatch.begin("update")
+            share = float(sum(self.update(batch, inputs, part) for part in batch.parts(self.settings.accumulation)))
         norm = float(self.gradient_norm)
         self.stopwatch.begin("communication")
         values = [share, norm, self.checkpoint_is_due(), *self.interruption.reasons(), *counts.values()]

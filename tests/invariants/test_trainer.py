@@ -291,21 +291,6 @@ def test_batch_normalisation_keeps_learning_after_attacks_and_selections():
     assert done.progress.steps == 4
 
 
-def test_dropout_is_drawn_from_the_runs_seed():
-    def dropped() -> nn.Module:
-        return nn.Sequential(network(), nn.Dropout(0.5), nn.Linear(3, 3))
-
-    start = {key: value.clone() for key, value in dropped().state_dict().items()}
-    outcomes = []
-    for disturbance in (1, 2):
-        model = dropped()
-        model.load_state_dict(start)
-        torch.manual_seed(disturbance)
-        outcomes.append(vector(fitted(model=model)))
-    assert torch.equal(*outcomes)
-    assert F.cosine_similarity(outcomes[0], torch.cat([v.double().flatten() for v in start.values()]), dim=0) < 1 - 1e-6
-
-
 def test_rows_of_a_run_that_died_before_its_first_checkpoint_are_written_anew(tmp_path: Path):
     run = tmp_path / "run"
     run.mkdir()
