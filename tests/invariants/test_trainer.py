@@ -20,6 +20,7 @@ from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.methods.adversarial import AdversarialBatch, Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.runtime import accelerator
 from robustcords.runtime.stopwatch import PHASES
 from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
 from robustcords.storage.checkpoint import read
@@ -80,6 +81,33 @@ def test_accumulation_is_the_larger_batch(loss: str, adversary: type[Adversary])
     whole = in_float64(clip_gradient=0.5)
     assert close(whole, in_float64(clip_gradient=0.5, accumulation=3))
     assert not close(whole, in_float64())
+
+
+@pytest.mark.parametrize("fastest", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_the_settings_decide_the_precision_where_no_accelerator_is_given(
+    precision: str, fastest: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(accelerator, "fastest", lambda _: fastest)
+    lower = (fastest if precision == "auto" else precision) == "bf16"
+    computed = set()
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            z = super().forward(x)
+            if z.requires_grad and self.training:
+                computed.add(z.dtype)
+            return z
+
+    model = nn.Sequential(nn.Flatten(), Watched(64, 3))
+    fitted(model=model, loss="standard", settings={"precision": precision})
+    assert computed == {torch.bfloat16 if lower else torch.float32}
+
+    computed.clear()
+    given = accelerator.start("fp32")
+    model = nn.Sequential(nn.Flatten(), Watched(64, 3))
+    fitted(model=model, loss="standard", settings={"precision": precision}, accelerator=given)
+    assert computed == {torch.float32}
 
 
 def test_the_seed_decides_everything():
