@@ -289,7 +289,7 @@ def batch_of(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def lean(name: str, batch: int, device: torch.device, keep: bool) -> Callable[[], object]:
-    """Returns baseline (b)'s attack on a network, and lets the process keep freed memory or not, as scripts do."""
+    """Returns the lean baseline's attack on a network, and lets the process keep freed memory or not, as scripts do."""
     if keep:
         keep_freed_memory()
     model = network(name).to(device)
@@ -335,13 +335,13 @@ def training(options: argparse.Namespace) -> None:
 
 
 def textbook(name: str, loss: str, batch: int, workers: int) -> Callable[[], object]:
-    """Returns baseline (a)'s training step."""
+    """Returns the textbook baseline's training step."""
     train = made_up(batch * 8)
     return Plain(name, loss, from_workers(train.images, train.labels, batch, workers), lean=False)
 
 
 def without_redundancy(name: str, loss: str, batch: int) -> Callable[[], object]:
-    """Returns baseline (b)'s training step."""
+    """Returns the lean baseline's training step."""
     return Plain(name, loss, from_memory(made_up(batch * 8), batch), lean=True)
 
 
