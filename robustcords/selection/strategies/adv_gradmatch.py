@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack
 from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.cords._cords import GradMatchStrategy
@@ -22,27 +21,16 @@ from robustcords.selection.solvers.omp import Problem, match, match_all, refuse_
 class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
     """Keeps the weighted examples whose adversarial gradients add up to those of all the data (Li et al. 2023, Eq. 6).
 
-    By non-negative orthogonal matching pursuit, see `robustcords.selection.solvers.omp`. The constructor is CORDS' own,
-    so the class can take ``GradMatchStrategy``'s place. Where the pursuit ends before the budget is used up, the
-    remaining examples have weight 0 and leave the match as good as it was.
+    By non-negative orthogonal matching pursuit, see `robustcords.selection.solvers.omp`. Where the pursuit ends before
+    the budget is used up, the remaining examples have weight 0 and leave the match as good as it was.
 
-    Args:
-        trainloader: training examples, in order.
-        valloader: validation examples, in order; read only if ``valid``.
-        model: images in [0, 1] to logits, ending in a linear layer.
-        loss: a loss of this package, or a torch loss with ``reduction="none"``.
-        eta: not used, as in CORDS.
-        device: where the model is.
-        num_classes: number of logits.
-        linear_layer: use the gradients of weight and bias; otherwise those of the bias alone.
-        selection_type: CORDS' name of the granularity.
-        logger: as in CORDS.
-        valid: match the mean validation gradient, scaled to the number of candidates, instead of their own sum.
-        v1: not used: CORDS' choice between two solvers.
-        lam: ridge on the weights, >= 0.
-        eps: tolerance on the residual, as a share of the target's length.
-        attack: finds the adversarial examples; None leaves the images as they are.
-        options: see `AdversarialStrategy`.
+    The constructor is CORDS' own, inherited, so the class can take ``GradMatchStrategy``'s place: ``(trainloader,
+    valloader, model, loss, eta, device, num_classes, linear_layer, selection_type, logger, valid=False, v1=True, lam=0,
+    eps=1e-4)``, with the options of `AdversarialStrategy` as keywords, ``attack`` among them. The loss may be one of
+    this package, or a torch loss with ``reduction="none"``; ``valid`` matches the mean validation gradient, scaled to
+    the number of candidates, instead of their own sum; ``lam`` is the ridge on the weights and ``eps`` the tolerance on
+    the residual, as a share of the target's length. CORDS' eta is read by no GRAD-MATCH, CORDS' neither, and its v1
+    chooses between two solvers of CORDS that do not serve here; recipes have no such keys.
     """
 
     class Config(AdversarialConfig):
@@ -61,29 +49,6 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-10
         valid: bool = False
         linear_layer: bool = True
-
-    def __init__(
-        self,
-        trainloader: Any,
-        valloader: Any,
-        model: Any,
-        loss: Any,
-        eta: float,
-        device: Any,
-        num_classes: int,
-        linear_layer: bool,
-        selection_type: str,
-        logger: Any,
-        valid: bool = False,
-        v1: bool = True,
-        lam: float = 0,
-        eps: float = 1e-4,
-        *,
-        attack: Attack | None = None,
-        **options: Any,
-    ) -> None:
-        upstream = (trainloader, valloader, model, loss, eta, device, num_classes, linear_layer, selection_type, logger)
-        super().__init__(*upstream, valid, v1, lam, eps, attack=attack, **options)
 
     @classmethod
     def arguments(cls, config: Config, context: SelectionContext) -> tuple[Any, ...]:
