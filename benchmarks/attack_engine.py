@@ -43,7 +43,7 @@ from robustcords.models.resnet import ResNetNetwork
 from robustcords.rng import Noise
 from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import everything
-from robustcords.threats.base import ThreatModel
+from robustcords.threats.linf import Linf
 from robustcords.training.config import TrainConfig
 from robustcords.training.loader import BatchLoader
 from robustcords.training.trainer import Trainer
@@ -306,7 +306,7 @@ def engine(name: str, batch: int, device: torch.device, precision: str, layout: 
         model.compile()
     x, y = batch_of(batch, device)
     x = x.contiguous(memory_format=formats[layout])
-    adversary = Adversary(PGD(ThreatModel(norm="linf", epsilon=EPSILON), steps=STEPS, step_size=STEP), TRADES())
+    adversary = Adversary(PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP), TRADES())
     inference = Inference(model, accelerator.autocast)
     noise = Noise(0, torch.arange(len(x), device=device))
 
@@ -352,7 +352,7 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
     trainer = Trainer(
         model,
         loss,
-        Adversary(PGD(ThreatModel(norm="linf", epsilon=EPSILON), steps=STEPS, step_size=STEP), loss),
+        Adversary(PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP), loss),
         train,
         torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4),
         TrainConfig(batch_size=batch),
