@@ -45,7 +45,7 @@ from robustcords.models.resnet import ResNetNetwork
 from robustcords.rng import Noise
 from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import everything
-from robustcords.threats.base import ThreatModel
+from robustcords.threats.linf import Linf
 from robustcords.training.config import TrainConfig
 from robustcords.training.loader import BatchLoader
 from robustcords.training.trainer import Trainer
@@ -291,7 +291,7 @@ def batch_of(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def lean(name: str, batch: int, device: torch.device, keep: bool) -> Callable[[], object]:
-    """Returns baseline (b)'s attack on a network, and lets the process keep freed memory or not, as scripts do."""
+    """Returns the lean baseline's attack on a network, and lets the process keep freed memory or not, as scripts do."""
     if keep:
         keep_freed_memory()
     model = network(name).to(device)
@@ -308,7 +308,7 @@ def engine(name: str, batch: int, device: torch.device, precision: str, layout: 
         model.compile()
     x, y = batch_of(batch, device)
     x = x.contiguous(memory_format=formats[layout])
-    adversary = Adversary(PGD(ThreatModel(norm="linf", epsilon=EPSILON), steps=STEPS, step_size=STEP), TRADES())
+    adversary = Adversary(PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP), TRADES())
     inference = Inference(model, accelerator.autocast)
     noise = Noise(0, torch.arange(len(x), device=device))
 
@@ -337,13 +337,13 @@ def training(options: argparse.Namespace) -> None:
 
 
 def textbook(name: str, loss: str, batch: int, workers: int) -> Callable[[], object]:
-    """Returns baseline (a)'s training step."""
+    """Returns the textbook baseline's training step."""
     train = made_up(batch * 8)
     return Plain(name, loss, from_workers(train.images, train.labels, batch, workers), lean=False)
 
 
 def without_redundancy(name: str, loss: str, batch: int) -> Callable[[], object]:
-    """Returns baseline (b)'s training step."""
+    """Returns the lean baseline's training step."""
     return Plain(name, loss, from_memory(made_up(batch * 8), batch), lean=True)
 
 
@@ -353,7 +353,7 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
     model, train = network(name), made_up(batch * 8)
     trainer = Trainer(
         model,
-        AdversarialTraining(loss, Adversary(PGD(ThreatModel(epsilon=EPSILON), steps=STEPS, step_size=STEP), loss)),
+        AdversarialTraining(loss, Adversary(PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP), loss)),
         train,
         torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4),
         TrainConfig(batch_size=batch),

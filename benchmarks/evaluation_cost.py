@@ -26,7 +26,7 @@ from robustcords.experiments import build
 from robustcords.recipe.recipe import load
 from robustcords.rng import Noise, derive
 from robustcords.storage.run_directory import RunDirectory
-from robustcords.threats.base import ThreatModel
+from robustcords.threats.linf import Linf
 
 SEED, BATCH, STEP = 0, 256, 2 / 255
 
@@ -87,12 +87,12 @@ def main() -> None:
     ours = Counting(model)
     pgd = PGDEvaluation(steps=options.steps, restarts=options.restarts, step_size=STEP, epsilons=[options.epsilon])
     begin = time.perf_counter()
-    report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=None), ThreatModel(), seed=SEED)
+    report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=None), Linf(), seed=SEED)
     seconds = time.perf_counter() - begin
     found = next(iter(report["pgd"].values()))
 
     begin = time.perf_counter()
-    folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=None), ThreatModel(), seed=SEED)
+    folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=None), Linf(), seed=SEED)
     folded_seconds = time.perf_counter() - begin
 
     plain = Counting(model)

@@ -34,13 +34,13 @@ from robustcords.methods.efforts.base import Adversary
 from robustcords.models.resnet import ResNet
 from robustcords.recipe.recipe import load
 from robustcords.rng import Noise
-from robustcords.threats.base import ThreatModel
+from robustcords.threats.linf import Linf
 
 LOSS = TRADES()
 LOWER = partial(autocast, "bf16", torch.device("cpu"))
 
 
-def trained(threat: ThreatModel) -> tuple[nn.Module, ImageSet]:
+def trained(threat: Linf) -> tuple[nn.Module, ImageSet]:
     """Returns a network that TRADES has trained for 60 steps, and test images."""
     splits = Digits(name="digits").load()
     model = ResNet(name="resnet8", width=16).build(1, 8, 10, mean=[0.3], std=[0.37], seed=0)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=450)
     parser.add_argument("--epsilon", type=float, default=0.15)
     options = parser.parse_args()
-    threat = ThreatModel(epsilon=options.epsilon)
+    threat = Linf(epsilon=options.epsilon)
     model, images = of_run(options.run) if options.run else trained(threat)
     x, y = images.batch(torch.arange(min(options.images, len(images))))
     known = fastest(torch.device("cpu")) == "bf16"

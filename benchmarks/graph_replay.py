@@ -33,11 +33,11 @@ from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.rng import Noise, generator
 from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import everything
-from robustcords.threats.base import ThreatModel
+from robustcords.threats.linf import Linf
 from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
-THREAT = ThreatModel(norm="linf", epsilon=8 / 255)
+THREAT = Linf(epsilon=8 / 255)
 
 
 def training(name: str, replay: bool, steps: int, adversary: type[Adversary]) -> Callable[[], object]:

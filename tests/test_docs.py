@@ -50,7 +50,9 @@ def check_keys(table: type[Table], documented: dict[str, tuple[str, str]]) -> No
         allowed, default = documented[key]
         for fact in re.findall(r"\"\w+\"|\d[\d.]*|true", messages.allowed(table, (key,)) or ""):
             assert fact in allowed, f"{key}: {fact!r} is not in {allowed!r}"
-        if getattr(table.model_construct(), key) is None:
+        if field.is_required():
+            assert default == "required"
+        elif getattr(table.model_construct(), key) is None:
             assert default == "left out"
         elif not isinstance(field.default, Table):
             value = scaffold._toml(written[key])

@@ -119,6 +119,17 @@ def test_one_module_imports_it(package: str, module: str):
     assert importers(package) - {"cli.doctor"} == {module}
 
 
+def test_the_command_line_uses_no_private_part_of_typer():
+    tree = parsed(PACKAGE / "cli" / "app.py")
+    used = {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("typer.")
+    } | {name for name in imported(tree) if below(name, "typer")}
+    assert {"typer.Typer", "typer.TyperException"} <= used
+    assert not any(part.startswith("_") for name in used for part in name.split("."))
+
+
 def test_no_component_imports_accelerate():
     assert importers("accelerate")
     assert not any(below(name, *COMPONENTS) for name in importers("accelerate"))

@@ -261,7 +261,7 @@ def main() -> None:
     common()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except typer._click.exceptions.ClickException as error:
+    except typer.TyperException as error:
         _fail(error.format_message(), 2)
     except typer.Abort:
         sys.exit(130)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -105,6 +106,28 @@ class Table(BaseModel):
     """A table of a recipe: unknown keys and wrong types are errors, values do not change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What another value of a key means, as metadata of its field: ``Annotated[bool, Role("computation")]``.
+
+    Attributes:
+        of: ``"method"``: runs that differ in it are of two methods. ``"computation"``: how steps are computed, which up
+            to rounding makes no difference but to the time. ``"record"``: what is kept, and when.
+        changeable: whether a run may be resumed with another value.
+    """
+
+    of: Literal["method", "computation", "record"] = "method"
+    changeable: bool = False
+
+
+def roles(table: type[Table]) -> dict[str, Role]:
+    """Returns the role of every key of a table; where a field does not say, a part of the method for good."""
+    return {
+        key: next((mark for mark in field.metadata if isinstance(mark, Role)), Role())
+        for key, field in table.model_fields.items()
+    }
 
 
 class ComponentConfig(Table):

@@ -215,6 +215,7 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
         augment=partial(augment, crop=images.source.crop, flip=images.source.flip),
+        numbers=images.numbers,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from robustcords.config.schema import roles
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
@@ -33,10 +34,12 @@ from robustcords.runtime.watchdog import Watch
 from robustcords.storage import run_directory
 from robustcords.storage.files import write_atomic, write_json
 from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
-_CHANGEABLE_TRAIN = ("checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit")
-CHANGEABLE = frozenset({"data.path", "logging.trackers", *(f"train.{key}" for key in _CHANGEABLE_TRAIN)})
+CHANGEABLE = frozenset(
+    {"data.path", "logging.trackers", *(f"train.{key}" for key, role in roles(TrainConfig).items() if role.changeable)}
+)
 """What a recipe may say otherwise than the run that is resumed with it, beside more epochs.
 
 Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.

@@ -38,7 +38,9 @@ class Chart:
         title: what it shows.
         caption: how it is computed.
         figure: plotly's data and layout.
-        legend: what each line or bar is, and how it looks.
+        legend: what each line or bar is, and how it looks. It is text below the chart, which is there without
+            JavaScript and for screen readers, and takes nothing of the chart's height when names are long, as plotly's
+            legend would.
         height: in pixels.
         small: whether several fit side by side.
     """

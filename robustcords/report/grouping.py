@@ -6,21 +6,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from robustcords.config.schema import roles
 from robustcords.report.runs import Run
+from robustcords.training.config import TrainConfig
 
 Recipe = Mapping[str, Any]
 """Dotted key to value; a key that is not there is a table that is switched off."""
 
-_COMPUTED = tuple(f"train.{key}" for key in ("precision", "compile", "cuda_graphs", "memory_format"))
-"""How steps are computed: up to rounding it makes no difference but to the time."""
-
+_TRAIN = {f"train.{key}": role.of for key, role in roles(TrainConfig).items()}
 _NOT_THE_METHOD = (
     "seed",
     "data.path",
     "evaluation",
     "logging",
-    *(f"train.{key}" for key in ("checkpoint_every", "keep_checkpoints", "time_limit", "dynamics")),
-    *_COMPUTED,
+    *(key for key, role in _TRAIN.items() if role != "method"),
 )
 _ALWAYS_TOLD = ("data.name", "model.name", "attack.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
@@ -62,7 +61,7 @@ def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
 
 
 def _computed(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in flat(run.recipe) if key in _COMPUTED}
+    return {key: value for key, value in flat(run.recipe) if _TRAIN.get(key) == "computation"}
 
 
 def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], list[Run]]]:

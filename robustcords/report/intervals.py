@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,23 +150,34 @@ def ratio(ones: Mapping[int, float], others: Mapping[int, float]) -> Estimate:
 
 
 def paired_t(gaps: Sequence[float]) -> tuple[float, float]:
-    """Returns Student's 95 % interval of the mean of two or more differences."""
-    center, error = float(np.mean(gaps)), float(stats.sem(gaps))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1)) * error
-    return center - reach, center + reach
+    """Returns Student's 95 % interval of the mean of two or more differences, that of `scipy.stats.ttest_1samp`."""
+    return _interval(stats.ttest_1samp, gaps, 0.0)
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Returns Welch's 95 % interval of the difference between two means; two or more values each, not all the same."""
-    center = float(np.mean(one) - np.mean(other))
-    parts = [float(stats.sem(side)) ** 2 for side in (one, other)]
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (one, other), strict=True))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(parts))
-    return center - reach, center + reach
+    """Returns Welch's 95 % interval of the difference between two means, that of `scipy.stats.ttest_ind`.
+
+    Args:
+        one: two or more values.
+        other: of the mean that is subtracted; not all the same if those of ``one`` are.
+    """
+    return _interval(stats.ttest_ind, one, other, equal_var=False)
+
+
+def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[float, float]:
+    """Returns the 95 % interval of one of scipy's tests."""
+    with warnings.catch_warnings():
+        # Of values that are all the same: their deviation is 0, which is right, but rounding could have made it so.
+        warnings.filterwarnings("ignore", message="Precision loss", category=RuntimeWarning)
+        interval = test(*samples, **options).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap(gaps: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Returns the 95 % percentile interval of the mean difference between two models over the same images.
+
+    It is that of `scipy.stats.bootstrap`, which draws every image of every resample and takes 800 times as long for
+    10,000 images.
 
     Args:
         gaps: (n,) of -1, 0 and 1: one model right minus the other right.

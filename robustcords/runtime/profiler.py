@@ -117,7 +117,11 @@ def operators(averages: Iterable[Any]) -> list[Operator]:
 
 
 def print_operators(found: Sequence[Operator], display: Display) -> None:
-    """Prints the first operators: a table on a terminal, plain columns elsewhere; percentages are of all operators."""
+    """Prints the first operators: a table on a terminal, plain columns elsewhere; percentages are of all operators.
+
+    The table of torch's own ``profile.key_averages()`` counts the phases of a step as operators, in its rows and in its
+    percentages, and is wider than a terminal.
+    """
     if not display.visible:
         return
     console = for_tables(display.console)

@@ -51,6 +51,10 @@ class StrategyConfig(ComponentConfig):
     warm_start: Annotated[float, Field(ge=0, lt=1)] = 0.0
     select_first: bool = False
 
+    def budget_of(self, size: int) -> int:
+        """Returns how many examples a subset of a training split of ``size`` has: the fraction, rounded, at least 1."""
+        return max(1, round(self.fraction * size))
+
 
 @dataclass(frozen=True)
 class SelectionContext:
@@ -71,6 +75,8 @@ class SelectionContext:
         lr: the optimizer's peak learning rate; None where nobody has said.
         augment: crops and flips images (B, C, H, W) at random, by noise that is keyed by example, as training does;
             None where nobody has said how.
+        numbers: (N,) int64, the training split's rows in the full training set's numbering, that of a run's
+            ``selections/``; None where they are the same.
     """
 
     train_loader: DataLoader[Any]
@@ -86,6 +92,7 @@ class SelectionContext:
     measure: bool = False
     lr: float | None = None
     augment: Augment | None = None
+    numbers: Tensor | None = None
 
 
 @dataclass

@@ -75,6 +75,7 @@ class SubsetSelector:
         seed: the run's seed.
         lr: the optimizer's peak learning rate, for strategies that ask for it.
         augment: how training crops and flips images, for strategies that select from such.
+        numbers: (N,) the training split's rows in the full training set; None where they are the same.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
@@ -99,6 +100,7 @@ class SubsetSelector:
         seed: int = 0,
         lr: float | None = None,
         augment: Augment | None = None,
+        numbers: Tensor | None = None,
     ) -> None:
         if strategy.needs_validation and not validation:
             raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
@@ -112,6 +114,7 @@ class SubsetSelector:
         self.seed = seed
         self.lr = lr
         self.augment = augment
+        self.numbers = numbers
         warm = int(config.warm_start * epochs)
         self.full_until = math.ceil(config.fraction * warm)
         self.first = warm
@@ -123,7 +126,7 @@ class SubsetSelector:
     @property
     def budget(self) -> int:
         """How many examples a subset has: the fraction of the training split, rounded, at least 1."""
-        return max(1, round(self.config.fraction * len(self.train)))
+        return self.config.budget_of(len(self.train))
 
     def skips(self, epoch: int) -> bool:
         """Returns whether an epoch is left out, its time spent by the warm start on full data (CORDS' kappa)."""
@@ -249,6 +252,7 @@ class SubsetSelector:
             measure=measure,
             lr=self.lr,
             augment=self.augment,
+            numbers=self.numbers,
         )
 
     def _state_of(self, strategy: Strategy) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""The files of a run's ``selections/`` folder: which examples were chosen, and how they are weighted."""
+"""The files that hold a selection: which examples were chosen, and how they are weighted."""
 
 from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from robustcords.errors import UserError, one_line
 from robustcords.storage.files import write_atomic
 
 _PREFIX = "epoch_"
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # encryption or compression that zipfile does not know
+)
+"""What reading a file that is no selection, or a damaged one, raises."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,37 @@ def load_selections(folder: Path) -> list[Selection]:
 
 
 def _load(path: Path) -> Selection:
+    epoch = path.stem.removeprefix(_PREFIX)
+    if not epoch.isdecimal():
+        raise UserError(f"{path}: damaged: not a selection (its name has no epoch)")
+    return Selection(int(epoch), *read_selection(path, f"{path}: damaged"))
+
+
+def read_selection(path: Path, blamed: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Returns the indices (k,) and the weights (k,) of a selection's file; nothing in it can run code.
+
+    Args:
+        path: a run's ``selections/epoch_NNNN.npz``, or what ``robustcords select`` has written.
+        blamed: what an error's line begins with.
+
+    Raises:
+        UserError: it cannot be read, or does not hold k >= 1 different whole numbers >= 0 and as many weights, finite,
+            >= 0 and not all 0.
+    """
     try:
-        epoch = int(path.stem.removeprefix(_PREFIX))
         with np.load(path, allow_pickle=False) as content:
-            found = Selection(epoch, content["indices"].astype(np.int64), content["weights"].astype(np.float32))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: damaged: not a selection ({one_line(error)})") from error
-    shapes = found.indices.shape, found.weights.shape
-    if shapes != ((found.indices.size,),) * 2 or not found.indices.size:
-        raise UserError(f"{path}: damaged: not a selection: indices {shapes[0]} and weights {shapes[1]}")
-    return found
+            indices, weights = content["indices"], content["weights"]
+    except _UNREADABLE as error:
+        raise UserError(f"{blamed}: not a selection ({one_line(error)})") from error
+    problem = None
+    if indices.shape != (indices.size,) or weights.shape != indices.shape or not indices.size:
+        problem = f"indices {indices.shape} and weights {weights.shape}"
+    elif indices.dtype.kind not in "iu" or weights.dtype.kind != "f":
+        problem = f"indices of type {indices.dtype} and weights of type {weights.dtype}"
+    elif len(np.unique(indices)) < indices.size or indices.min() < 0:
+        problem = "indices that are not unique and >= 0"
+    elif not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        problem = "weights that are negative, not finite or all 0"
+    if problem:
+        raise UserError(f"{blamed}: not a selection: {problem}")
+    return indices.astype(np.int64), weights.astype(np.float32)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
-from robustcords.config.schema import Duration, Table
+from robustcords.config.schema import Duration, Role, Table
 from robustcords.errors import nearest
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from robustcords.training.callbacks.dynamics import DynamicsConfig
 else:  # importing them imports torch; `recipe.assemble` hands over instances
     AveragingConfig = DynamicsConfig = Table
+
+_COMPUTATION, _RECORD = Role("computation", changeable=True), Role("record", changeable=True)
 
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 """The trackers that Accelerate knows."""
@@ -31,6 +33,8 @@ def _tracker(name: str) -> str:
 
 class TrainConfig(Table):
     """The ``[train]`` table: how long, in what portions and how exactly to train.
+
+    Each key's `Role` says whether it is a part of the method, and whether a run may be resumed with another value.
 
     Attributes:
         epochs: passes over the selected subset, or over the full training set without a selector.
@@ -59,16 +63,16 @@ class TrainConfig(Table):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=1)] = 128
     accumulation: Annotated[int, Field(ge=1)] = 1
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
-    compile: bool = False
-    cuda_graphs: bool = True
-    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    precision: Annotated[Literal["fp32", "bf16", "fp16", "auto"], Role("computation")] = "auto"
+    compile: Annotated[bool, _COMPUTATION] = False
+    cuda_graphs: Annotated[bool, _COMPUTATION] = True
+    memory_format: Annotated[Literal["auto", "channels_last", "contiguous"], _COMPUTATION] = "auto"
     validate_every: Annotated[int, Field(ge=1)] = 10
-    checkpoint_every: Annotated[int, Field(ge=1)] | Duration = 1
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    time_limit: Annotated[Duration | None, BeforeValidator(_off)] = None
+    checkpoint_every: Annotated[Annotated[int, Field(ge=1)] | Duration, _RECORD] = 1
+    keep_checkpoints: Annotated[int, Field(ge=1), _RECORD] = 2
+    time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
     overfitting: Annotated[Literal["warn", "stop"] | None, BeforeValidator(_off)] = "warn"
-    dynamics: Annotated[SerializeAsAny[DynamicsConfig] | None, BeforeValidator(_off)] = None
+    dynamics: Annotated[SerializeAsAny[DynamicsConfig] | None, BeforeValidator(_off), Role("record")] = None
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
     averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
 

@@ -20,6 +20,7 @@ from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
+from robustcords.engine.modes import torch_seeded
 from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.evaluation.majority import validation_warning
@@ -220,9 +221,9 @@ class Trainer:
         Raises:
             RunError: the loss is not finite.
         """
-        torch.manual_seed(derive(self.seed, "dropout", self.progress.steps, collectives.rank()))
         self.step.begin(moment)
-        counts = self.method.step(self.step, batch).counts
+        with torch_seeded(derive(self.seed, "dropout", self.progress.steps, collectives.rank()), self.device):
+            counts = self.method.step(self.step, batch).counts
         share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
         values = [share, norm, self.checkpoint_is_due(), *self.interruption.reasons(), *counts.values()]

@@ -20,6 +20,7 @@ from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.methods.efforts.base import AdversarialBatch, Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.runtime import accelerator
 from robustcords.runtime.stopwatch import PHASES
 from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
 from robustcords.storage.checkpoint import read
@@ -80,6 +81,33 @@ def test_accumulation_is_the_larger_batch(loss: str, adversary: type[Adversary])
     whole = in_float64(clip_gradient=0.5)
     assert close(whole, in_float64(clip_gradient=0.5, accumulation=3))
     assert not close(whole, in_float64())
+
+
+@pytest.mark.parametrize("fastest", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_the_settings_decide_the_precision_where_no_accelerator_is_given(
+    precision: str, fastest: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(accelerator, "fastest", lambda _: fastest)
+    lower = (fastest if precision == "auto" else precision) == "bf16"
+    computed = set()
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            z = super().forward(x)
+            if z.requires_grad and self.training:
+                computed.add(z.dtype)
+            return z
+
+    model = nn.Sequential(nn.Flatten(), Watched(64, 3))
+    fitted(model=model, loss="standard", settings={"precision": precision})
+    assert computed == {torch.bfloat16 if lower else torch.float32}
+
+    computed.clear()
+    given = accelerator.start("fp32")
+    model = nn.Sequential(nn.Flatten(), Watched(64, 3))
+    fitted(model=model, loss="standard", settings={"precision": precision}, accelerator=given)
+    assert computed == {torch.float32}
 
 
 def test_the_seed_decides_everything():
@@ -289,21 +317,6 @@ def test_batch_normalisation_keeps_learning_after_attacks_and_selections():
     assert norm.num_batches_tracked == 2 * 2
     assert norm.training
     assert done.progress.steps == 4
-
-
-def test_dropout_is_drawn_from_the_runs_seed():
-    def dropped() -> nn.Module:
-        return nn.Sequential(network(), nn.Dropout(0.5), nn.Linear(3, 3))
-
-    start = {key: value.clone() for key, value in dropped().state_dict().items()}
-    outcomes = []
-    for disturbance in (1, 2):
-        model = dropped()
-        model.load_state_dict(start)
-        torch.manual_seed(disturbance)
-        outcomes.append(vector(fitted(model=model)))
-    assert torch.equal(*outcomes)
-    assert F.cosine_similarity(outcomes[0], torch.cat([v.double().flatten() for v in start.values()]), dim=0) < 1 - 1e-6
 
 
 def test_rows_of_a_run_that_died_before_its_first_checkpoint_are_written_anew(tmp_path: Path):

@@ -7,23 +7,38 @@ from scipy import stats
 from robustcords.report import intervals
 from robustcords.report.intervals import Accuracy, Spread, difference, ratio
 
+SLEEP = ([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+"""Student's own example (1908, The probable error of a mean), R's data set ``sleep``."""
 
-def test_paired_t_is_scipys():
-    one, other = [0.41, 0.43, 0.44, 0.40], [0.40, 0.41, 0.45, 0.36]
-    expected = stats.ttest_rel(one, other).confidence_interval(0.95)
-    found = difference({n: Accuracy(v, 9) for n, v in enumerate(one)}, {n: Accuracy(v, 9) for n, v in enumerate(other)})
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert found.value == pytest.approx(0.015)
-    assert found.how == "t interval, paired over 4 seeds"
+
+def test_paired_t_by_students_example():
+    one, other = ({seed: Accuracy(value, 9) for seed, value in enumerate(side)} for side in SLEEP)
+    found = difference(one, other)
+    # R: t.test(extra[group == 1], extra[group == 2], paired = TRUE), of sleep
+    assert (found.low, found.high) == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+    assert found.value == pytest.approx(-1.58)
+    assert found.how == "t interval, paired over 10 seeds"
+    assert not found.noise
+
+
+def test_welch_by_the_same_example_where_no_seed_is_common():
+    sides = [
+        {seed: Accuracy(v, 9) for seed, v in enumerate(side, start)} for side, start in zip(SLEEP, (0, 50), strict=True)
+    ]
+    found = difference(*sides)
+    # R: t.test(extra ~ group, data = sleep)
+    assert (found.low, found.high) == pytest.approx((-3.3654832, 0.2054832), abs=5e-8)
+    assert found.how == "Welch's t interval, over different seeds"
     assert found.noise
 
 
-def test_welch_is_scipys_where_no_seed_is_common():
-    one, other = [0.41, 0.43, 0.44], [0.30, 0.35]
-    expected = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    sides = [{seed: Accuracy(v, 9) for seed, v in enumerate(side, start)} for side, start in ((one, 0), (other, 7))]
-    found = difference(*sides)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+def test_values_that_are_all_the_same_have_their_interval_without_a_warning():
+    # Of a side without a spread Welch's interval is Student's of the other: one degree of freedom, t = 12.7062.
+    reach = 12.706205 * 0.05
+    assert intervals.welch([0.1, 0.1], [0.2, 0.3]) == pytest.approx((-0.15 - reach, -0.15 + reach), abs=1e-7)
+    assert intervals.paired_t([0.1, 0.1, 0.1]) == pytest.approx((0.1, 0.1), abs=1e-12)
+    found = ratio({0: 20.0, 1: 30.0}, {0: 10.0, 1: 15.0})
+    assert (found.low, found.high) == pytest.approx((2.0, 2.0))
 
 
 def test_only_seeds_that_both_have_are_paired():
@@ -44,6 +59,8 @@ def test_bootstrap_is_that_of_drawing_images():
     found = intervals.bootstrap(gaps)
     assert found == pytest.approx(expected, abs=0.004)  # two such bootstraps differ by their 10,000 draws
     assert found == intervals.bootstrap(gaps)
+    kept = stats.bootstrap((gaps,), np.mean, n_resamples=10_000, batch=1000, method="percentile", random_state=draw)
+    assert found == pytest.approx(tuple(kept.confidence_interval), abs=0.004)
     error = gaps.std() / 20
     assert found == pytest.approx((gaps.mean() - 1.96 * error, gaps.mean() + 1.96 * error), abs=0.004)
 

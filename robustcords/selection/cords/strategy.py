@@ -217,7 +217,7 @@ class CordsStrategy(Strategy):
                 check_last_layer(context, bias_alone=not strategy.uses_weight, mode=strategy.mode)
         examples = sum(map(len, batches_of(context.train_loader)))
         with seeded(context.seed):
-            if strategy._made(max(1, round(config.fraction * examples))) is None:
+            if strategy._made(config.budget_of(examples)) is None:
                 strategy.own()
                 # No error: the recipe that a run writes names every option, whether or not anybody chose it.
                 if strategy.trains and collectives.is_main():

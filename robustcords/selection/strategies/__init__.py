@@ -5,6 +5,7 @@ STRATEGIES = {
     "adv-glister": "robustcords.selection.strategies.adv_glister:AdvGLISTERStrategy",
     "adv-gradmatch": "robustcords.selection.strategies.adv_gradmatch:AdvGradMatchStrategy",
     "el2n": "robustcords.selection.strategies.el2n:EL2NStrategy",
+    "fixed": "robustcords.selection.strategies.fixed:FixedSubset",
     "glister": "robustcords.selection.cords.glister:GLISTER",
     "gradmatch": "robustcords.selection.cords.gradmatch:GradMatch",
     "loss": "robustcords.selection.strategies.by_loss:LossStrategy",

@@ -67,6 +67,21 @@ def test_clean_cross_entropy_selects_what_cords_selects(selection_type):
     torch.testing.assert_close(weights, torch.tensor([expected[row] for row in found]), rtol=1e-5, atol=1e-5)
 
 
+def test_the_constructor_is_cords_own_whose_eta_and_v1_choose_nothing_here():
+    assert "__init__" not in vars(AdvGradMatchStrategy)
+    problem = Problem(SIZES, batch=8)
+    *given, valid, v1, lam, eps = gradmatch_arguments(problem, "PerClass", lam=1e-3)
+    attack = PGD(ThreatModel(epsilon=0.0), steps=2)
+    usual = AdvGradMatchStrategy(*given, valid, v1, lam, eps, attack=attack)
+    given[4] = 7.0
+    other = AdvGradMatchStrategy(*given, valid=valid, v1=not v1, lam=lam, eps=eps, attack=attack)
+    (rows, weights), again = (each.select(10, problem.model.state_dict()) for each in (usual, other))
+    assert (usual.eta, usual.v1, other.eta, other.v1) == (0.01, True, 7.0, False)
+    assert rows == again[0]
+    assert torch.equal(weights, again[1])
+    assert {"eta", "v1"}.isdisjoint(AdvGradMatchStrategy.Config.model_fields)
+
+
 @pytest.mark.parametrize(
     ("selection_type", "linear_layer"),
     [("PerClass", True), ("PerClass", False), ("PerClassPerGradient", True), ("PerBatch", True), ("PerBatch", False)],

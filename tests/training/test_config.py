@@ -1,0 +1,72 @@
+"""What a key of ``[train]`` means for resuming a run, and for comparing it with others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from robustcords.config.schema import Role, roles
+from robustcords.experiments.run import differences, plain
+from robustcords.recipe.recipe import load
+from robustcords.report.grouping import group, method_of
+from robustcords.report.runs import Run
+from robustcords.training.config import TrainConfig
+
+OTHER = {
+    "epochs": 3,
+    "batch_size": 32,
+    "accumulation": 2,
+    "precision": "bf16",
+    "compile": True,
+    "cuda_graphs": False,
+    "memory_format": "contiguous",
+    "validate_every": 3,
+    "checkpoint_every": "10 min",
+    "keep_checkpoints": 7,
+    "time_limit": "1 h",
+    "overfitting": "stop",
+    "dynamics": True,
+    "clip_gradient": 1.0,
+    "averaging": True,
+}
+"""Another value of every key."""
+METHOD = {"epochs", "batch_size", "accumulation", "validate_every", "overfitting", "clip_gradient", "averaging"}
+COMPUTATION = {"precision", "compile", "cuda_graphs", "memory_format"}
+RESUMED_WITH = {"checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit"}
+
+USUAL = ("train.epochs=30", "train.precision=fp32", "train.memory_format=channels_last")
+
+
+def run(*changes: str) -> Run:
+    return cast("Run", SimpleNamespace(recipe=plain(load("digits_mart", [*USUAL, *changes])), seed=0))
+
+
+def test_the_tables_name_every_key():
+    assert OTHER.keys() == TrainConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_run_is_resumed_with_another_value_where_that_changes_nothing(key: str):
+    text = str(OTHER[key]).lower()
+    own, other = (load("digits_mart", [*USUAL, *changes]) for changes in ([], [f"train.{key}={text}"]))
+    refused = differences(own, other)
+    assert bool(refused) == (key not in RESUMED_WITH), refused
+    assert all(each.startswith(f"train.{key}") for each in refused)
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_runs_that_differ_in_it_are_of_two_methods_or_of_one(key: str):
+    text = str(OTHER[key]).lower()
+    runs = [run(), run(f"train.{key}={text}")]
+    assert (method_of(runs[0]) != method_of(runs[1])) == (key in METHOD)
+    # The same seed in two ways of computing is told apart; the same seed twice is one run.
+    assert len(group(runs)) == (2 if key in METHOD | COMPUTATION else 1)
+
+
+def test_a_key_that_says_nothing_is_of_the_method_for_good():
+    class Wider(TrainConfig):
+        added: Any = None
+
+    assert roles(Wider) == {**roles(TrainConfig), "added": Role("method", changeable=False)}
