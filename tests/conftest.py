@@ -12,6 +12,8 @@ import torch
 from command_line import call
 from written import Write
 
+LONG = ("tests/invariants/", "tests/experiments/", "tests/evaluation/test_sanity")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
@@ -20,7 +22,12 @@ def _one_thread():
 
 
 def pytest_collection_modifyitems(items):
-    """Leaves out what needs submodlib where it is not installed: it has no wheels for every Python."""
+    """Begins with the long ones, and leaves out what needs submodlib where it is not installed.
+
+    That has no wheels for every Python. Tests are shared out among processes: one that is long ends late if it begins
+    late.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     if find_spec("submodlib"):
         return
     for item in items:

@@ -40,14 +40,26 @@ class Disk:
 
     def __init__(self, patch: pytest.MonkeyPatch, dies_at: int | None = None, late: bool = False) -> None:
         self.changes, self.dies_at, self.late, self.dead = 0, dies_at, late, False
+        self.kinds: dict[str, int] = {}
         for owner, name in self.CHANGES:
             patch.setattr(owner, name, self.watched(getattr(owner, name)))
+
+    def count(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Counts a change, and notes the first of its kind: what is done to which file, whatever its number."""
+        self.changes += 1
+        target = str(arguments[-1]) if arguments and isinstance(arguments[-1], str | Path) else ""
+        kind = re.sub(r"\d+|tmp\w+", "#", Path(target).name)
+        self.kinds.setdefault(f"{name} {kind}", self.changes)
+
+    def places(self, every: bool) -> list[int]:
+        """Returns the changes to try: all of them, or one of each kind."""
+        return list(range(1, self.changes + 1)) if every else sorted(self.kinds.values())
 
     def watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def change(*arguments: Any, **options: Any) -> Any:
             if self.dead:  # what is still unwinding changes nothing any more
                 raise Killed
-            self.changes += 1
+            self.count(original.__name__, arguments)
             self.dead = self.changes == self.dies_at
             if self.dead and not self.late:
                 raise Killed
@@ -66,7 +78,7 @@ class FullDisk(Disk):
 
     def watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def change(*arguments: Any, **options: Any) -> Any:
-            self.changes += 1
+            self.count(original.__name__, arguments)
             if self.changes == self.dies_at:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return original(*arguments, **options)
@@ -100,13 +112,20 @@ def figures(of: training.Trainer) -> list[dict[str, Any]]:
     return [{key: row[key] for key in row.keys() - {"seconds", "images_per_second"}} for row in of.run.rows()]
 
 
-def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(tmp_path: Path):
+EVERY = pytest.mark.parametrize(
+    "every", [pytest.param(False, id="each kind"), pytest.param(True, id="each", marks=pytest.mark.slow)]
+)
+
+
+@EVERY
+def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(every: bool, tmp_path: Path):
     made = trainer(**options(), run=tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch)
         made.fit()
     assert disk.changes >= 30
-    for number, late in itertools.product(range(1, disk.changes + 1), (False, True)):
+    assert len(disk.kinds) >= 8
+    for number, late in itertools.product(disk.places(every), (False, True)):
         run = tmp_path / f"{number}{late}"
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             dying = trainer(**options(), run=run)
@@ -118,13 +137,14 @@ def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(tmp_pat
         shutil.rmtree(run)
 
 
-def test_a_full_disk_is_told_in_one_line_and_costs_nothing_but_time(tmp_path: Path):
+@EVERY
+def test_a_full_disk_is_told_in_one_line_and_costs_nothing_but_time(every: bool, tmp_path: Path):
     made = trainer(**options(), run=tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         disk = FullDisk(patch)
         made.fit()
     assert disk.changes >= 40
-    for number in range(1, disk.changes + 1):
+    for number in disk.places(every):
         run = tmp_path / str(number)
         full = trainer(**options(), run=run)
         assert full.run is not None

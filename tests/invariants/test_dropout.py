@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.engine.modes import torch_seeded
-from robustcords.methods.adversarial import AdversarialBatch, Adversary
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import AdversarialBatch, Adversary
 from robustcords.rng import derive
 from robustcords.selection.selector import everything
 
@@ -56,7 +57,7 @@ def test_dropout_is_keyed_by_step_and_leaves_the_global_generator_as_it_was(accu
     for step in range(3):
         masks.clear()
         made.progress.steps = step
-        made.train_step(made.loader.load(rows, everything(COUNT), 0))
+        made.train_step(made.loader.load(rows, everything(COUNT), 0), Moment(0, step, 0.0))
         assert torch.equal(torch.get_rng_state(), before)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(7, "dropout", step, 0))  # what the trainer did in 0.1, and what runs depend on
