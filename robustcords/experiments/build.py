@@ -169,14 +169,8 @@ def adversary(recipe: Recipe, loss: Loss) -> Adversary:
 
 
 def method(recipe: Recipe, loss: Loss, attacker: Adversary) -> Method:
-    """Returns what a training step does with a batch.
-
-    Raises:
-        UserError: the recipe has Bullet-Train, and the method attacks all examples alike.
-    """
+    """Returns what a training step does with a batch."""
     built: Method = component("method", recipe.method, loss, attacker)
-    if recipe.bullet and not built.varies_effort:
-        raise UserError(f"method {recipe.method.name!r} attacks all images alike: set bullet = false")
     return built
 
 

@@ -90,6 +90,8 @@ class Recipe(Table):
         if train.batch_size < train.accumulation:
             reason = f"more micro-batches than the {train.batch_size} images of a batch"
             raise _conflict(reason, "train.accumulation", "train.batch_size")
+        if self.bullet and not find("method", self.method.name).varies_effort:
+            raise _conflict(f"{self.method.name} attacks all images alike; set bullet = false", "method.name", "bullet")
         if "best" in self.evaluation.checkpoints and not held_out:
             reason = '"best" is chosen on validation images, and [data] validation_fraction is 0'
             raise _conflict(reason, "evaluation.checkpoints", "data.validation_fraction")

@@ -21,7 +21,7 @@ _NOT_THE_METHOD = (
     "logging",
     *(key for key, role in _TRAIN.items() if role != "method"),
 )
-_ALWAYS_TOLD = ("data.name", "model.name", "attack.name", "train.epochs")
+_ALWAYS_TOLD = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
 _SIMILAR = 2.0
 """The largest ratio of two training times that are similar. It is told beside the difference."""
@@ -192,6 +192,7 @@ def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
         "data.name",
         "model.name",
         "loss.name",
+        "method.name",
         "selector.fraction",
         "train.epochs",
         "threat.norm",

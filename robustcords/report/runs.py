@@ -57,8 +57,8 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe's tables."""
-        return dict(self.report["recipe"])
+        """The resolved recipe's tables; those of 0.1 have no method, as there was one."""
+        return {"method": {"name": "adversarial"}} | dict(self.report["recipe"])
 
     @property
     def seed(self) -> int:

@@ -16,6 +16,7 @@ from robustcords.attacks.base import Attack
 from robustcords.data.images import ImageSet
 from robustcords.engine import contracts
 from robustcords.engine.left_alone import left_alone
+from robustcords.engine.modes import seeded
 from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
 from robustcords.losses.base import Loss
 from robustcords.losses.check import check_loss
@@ -181,7 +182,8 @@ class SubsetSelector:
         """
         self._check_once(model)
         context = self._context(epoch, model, on_batch, measure=measure)
-        with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
+        # What draws from global generators, as code from outside may, draws the same again.
+        with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             strategy = self.strategy.from_context(self.config, context)
             if self.kept is not None and strategy.stateful():
                 self._give_back(strategy, self.kept)
@@ -209,7 +211,7 @@ class SubsetSelector:
         self._check_methods()
         context = self._context(0, model)
         check_loss(self.loss, model, *self.train.batch(torch.arange(min(3, len(self.train))), context.device))
-        with left_alone(model, f"strategy {contracts.title(self.strategy)}"):
+        with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             self.strategy.check(self.config, context)
             strategy = self.strategy.from_context(self.config, context)
             if strategy.stateful():

@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import field_validator
+from pydantic import ModelWrapValidatorHandler, field_validator, model_validator
 from torch import Tensor
 
 from robustcords.config import registry
 from robustcords.config.schema import Radius, Table
+from robustcords.errors import UserError
 from robustcords.rng import Noise
 
 _Method = TypeVar("_Method")
@@ -50,13 +51,41 @@ class ThreatModel(Table, ABC):
 
     def __new__(cls, **values: Any) -> Self:
         """Makes one of the subclass that ``norm`` names, where it is not asked for itself."""
-        found: type[Self] = registry.find("threat", values.get("norm", "linf")) if cls is ThreatModel else cls
-        return super().__new__(found)
+        return super().__new__(cls._of(values.get("norm", "linf")) if cls is ThreatModel else cls)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Has a ball of its own attacked by AutoAttack only where the class says what AutoAttack calls it."""
+        super().__init_subclass__(**options)
+        if "project" in vars(cls) and "autoattack_norm" not in vars(cls):
+            cls.autoattack_norm = None
+
+    @classmethod
+    def _of(cls, norm: object) -> type[Self]:
+        """Returns the class that a name stands for.
+
+        Raises:
+            UserError: it stands for none.
+        """
+        found = registry.find("threat", norm) if isinstance(norm, str) else None
+        if not (isinstance(found, type) and issubclass(found, cls)):
+            raise UserError(f"threat.norm = {norm!r}: not a subclass of robustcords.threats.base:ThreatModel")
+        return found
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _dispatched(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Has what is checked against the base class checked against the class that its norm names."""
+        if cls is ThreatModel and isinstance(values, dict):
+            return cls._of(values.get("norm", "linf")).model_validate(values)
+        return handler(values)
 
     @field_validator("norm")
     @classmethod
     def _named(cls, norm: str) -> str:
-        return norm or f"{cls.__module__}:{cls.__qualname__}"
+        own = f"{cls.__module__}:{cls.__qualname__}"
+        if norm in registry.names("threat") and registry.names("threat")[norm] != own:
+            raise ValueError(f"{norm!r} is the norm of {registry.names('threat')[norm]}, not of {own}")
+        return norm or own
 
     @field_validator("epsilon")
     @classmethod
@@ -81,8 +110,8 @@ class ThreatModel(Table, ABC):
         return f"a radius or step of {cls.__name__}"
 
     def with_epsilon(self, epsilon: float) -> Self:
-        """Returns the same norm with another radius."""
-        return type(self)(norm=self.norm, epsilon=epsilon)
+        """Returns the same threat model, its other options included, with another radius."""
+        return type(self)(**{**dict(self), "epsilon": epsilon})
 
     def diameter(self, size: int) -> float:
         """Returns the distance of an all-black image from an all-white one, infinite where the norm does not say.

@@ -58,7 +58,8 @@ class LoopStep(Step):
 
     Attributes:
         optimizer: wrapped.
-        gradient_norm: of the last step, before it was clipped.
+        gradient_norm: before it was clipped; the largest of the batch's steps.
+        skipped: whether a step was not taken, as gradients in float16 had overflown.
     """
 
     inference: Inference
@@ -84,6 +85,7 @@ class LoopStep(Step):
     def begin(self, moment: Moment) -> None:
         """Starts a batch."""
         self.moment = moment
+        self.skipped = False
         self.gradient_norm, self._share, self._steps = torch.zeros(()), torch.zeros(()), 0
 
     @property
@@ -103,6 +105,7 @@ class LoopStep(Step):
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields rows; gradients are exchanged between processes after the last of them alone."""
+        self.accelerator.step = 0  # a method may have left an earlier batch before its end
         for rows in batch.parts(self.settings.accumulation):
             with self.accelerator.accumulate(self.passes):
                 yield rows
@@ -124,8 +127,12 @@ class LoopStep(Step):
 
     def optimizer_step(self) -> None:
         """Clips, steps, and sets gradients to zero."""
+        if not self.accelerator.sync_gradients:
+            raise RuntimeError("optimizer_step comes after the last micro-batch of step.micro_batches(batch)")
         limit = self.settings.clip_gradient or math.inf
-        self.gradient_norm = self.accelerator.clip_grad_norm_(self.passes.parameters(), limit)
+        norm = self.accelerator.clip_grad_norm_(self.passes.parameters(), limit)
+        self.gradient_norm = torch.maximum(self.gradient_norm.to(norm), norm)
         self.optimizer.step()
+        self.skipped |= self.accelerator.optimizer_step_was_skipped
         self.optimizer.zero_grad()
         self._steps += 1

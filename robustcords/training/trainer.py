@@ -63,8 +63,7 @@ class Trainer:
 
     Args:
         model: gives logits of images in [0, 1].
-        loss: what is minimised.
-        adversary: makes the adversarial examples.
+        method: what a step does with a batch, and the loss that it minimises.
         train: the training split.
         optimizer: over the model's parameters; its learning rates are the peak ones.
         settings: epochs, batch size and so on.
@@ -123,7 +122,7 @@ class Trainer:
         for size in self.sizes():
             self.loader.check(size, settings.accumulation)
         trainable(model, optimizer)
-        contracts.distinct([observer.name for observer in observers], PARTS)
+        contracts.distinct([observer.name for observer in observers], (*PARTS, "adversary"))
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
         self.model = lay_out(model, self.device, "contiguous")
         sizes = {part for size in self.sizes() for part in self.loader.micro_batches(size, settings.accumulation)}
@@ -229,7 +228,7 @@ class Trainer:
         values = [share, norm, self.checkpoint_is_due(), *self.interruption.reasons(), *counts.values()]
         loss, norm, due, signalled, overdue, *totals = collectives.sum_over(values, device=self.device)
         collectives.share_buffers(self.model)
-        if self.accelerator.optimizer_step_was_skipped:
+        if self.step.skipped:
             self.progress.skipped += 1
         elif not (math.isfinite(loss) and math.isfinite(norm)):
             numbers = ", ".join(map(str, batch.noise.keys.tolist()))
@@ -374,7 +373,7 @@ class Trainer:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
             return
         path, state = found
-        if "adversary" in state:  # what 0.1 called it
+        if "method" not in state and "adversary" in state:  # what 0.1 called it
             state["method"] = state.pop("adversary")
         if state.get("data", data := self.train.fingerprint()) != data:
             raise UserError(f"{path} was trained on other data: their labels are not those of data.path")

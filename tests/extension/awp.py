@@ -33,8 +33,8 @@ class AWP(AdversarialTraining):
             moved = self._move(step, views, batch, rows)
             step.backward(step.losses(views, batch, rows), batch, rows)
             with torch.no_grad():
-                for parameter, by in moved:
-                    parameter.sub_(by)
+                for parameter, before in moved:
+                    parameter.copy_(before)
         step.optimizer_step()
         return StepReport(counts)
 
@@ -44,7 +44,6 @@ class AWP(AdversarialTraining):
         moved = []
         with torch.no_grad():
             for parameter, gradient in zip(layers, gradients, strict=True):
-                by = self.config.gamma * parameter.norm() * gradient / (gradient.norm() + 1e-12)
-                parameter.add_(by)
-                moved.append((parameter, by))
+                moved.append((parameter, parameter.clone()))
+                parameter.add_(self.config.gamma * parameter.norm() * gradient / (gradient.norm() + 1e-12))
         return moved

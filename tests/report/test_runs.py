@@ -12,6 +12,7 @@ from made_runs import GLISTER, make_run, write_outcomes
 from robustcords.errors import UserError
 from robustcords.report import inner_charts
 from robustcords.report.comparison import compare
+from robustcords.report.grouping import method_of
 from robustcords.report.runs import find_runs, load_run, unfinished
 
 
@@ -197,3 +198,9 @@ def test_a_copy_given_twice_counts_once(tmp_path: Path):
     assert len(find_runs([path, tmp_path, tmp_path / "run"])) == 1
     shutil.copytree(path, tmp_path / "copy")
     assert len(find_runs([tmp_path])) == 2
+
+
+def test_runs_of_the_first_version_have_the_one_method_that_there_was():
+    folder = Path(__file__).parents[2] / "docs" / "results" / "runs" / "table1" / "cifar10_bullet,seed=0"
+    assert "method" not in json.loads((folder / "report.json").read_text())["recipe"]
+    assert method_of(load_run(folder))["method.name"] == "adversarial"

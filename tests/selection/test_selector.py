@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -199,3 +200,18 @@ def test_it_keeps_what_the_strategy_reports():
     assert chooser.report is strategy.report
     chooser.select(0, model(), measure=True)
     assert [context.measure for context, _ in strategy.seen] == [False, True]
+
+
+def test_what_a_strategy_draws_from_global_generators_repeats():
+    class Lots(Fixed):
+        seen: list[tuple[SelectionContext, int]] = []  # noqa: RUF012 -- as its base has it
+
+        def select(self, budget: int, model_params: dict[str, Tensor]) -> tuple[list[int], Tensor]:
+            return torch.randperm(COUNT)[:budget].tolist(), torch.from_numpy(np.random.rand(budget))
+
+    network, before = model(), torch.get_rng_state()
+    first, again = (selector(Lots).select(1, network) for _ in range(2))
+    assert torch.equal(first.indices, again.indices)
+    assert torch.equal(first.weights, again.weights)
+    assert not torch.equal(first.indices, selector(Lots).select(2, network).indices)
+    assert torch.equal(torch.get_rng_state(), before)

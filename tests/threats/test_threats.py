@@ -3,8 +3,11 @@ import pytest
 import torch
 
 from robustcords.config.schema import format_radius, parse_radius
+from robustcords.errors import UserError
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
+from robustcords.threats.l2 import L2
+from robustcords.threats.linf import Linf
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,33 @@ def test_gaussian_start():
     x = torch.full((2000, 1, 2, 2), 0.5)
     delta = ThreatModel().gaussian_start(x, Noise(1, torch.arange(2000))) - x
     assert delta.std().item() == pytest.approx(0.001, rel=0.03)
+
+
+def test_another_radius_keeps_the_other_options():
+    class Columns(Linf):
+        """Changes the first columns alone."""
+
+        norm: str = "mine:Columns"
+        columns: int = 28
+
+    narrow = Columns(columns=3, epsilon=0.1)
+    assert narrow.with_epsilon(0.2) == Columns(columns=3, epsilon=0.2)
+    assert narrow.autoattack_norm == "Linf"
+
+    class Half(Columns):
+        def project(self, x_adv, x):
+            return super().project(x_adv, x)
+
+    assert Half().autoattack_norm is None, "a ball of its own"
+
+
+def test_a_norm_is_that_of_its_class():
+    assert type(ThreatModel(norm="l2")) is type(ThreatModel.model_validate({"norm": "l2"})) is L2
+    assert type(ThreatModel()) is type(ThreatModel.model_validate({})) is Linf
+    assert type(ThreatModel.model_validate_json('{"norm": "l2", "epsilon": 0.5}')) is L2
+    for kind, norm in ((L2, "linf"), (Linf, "l2")):
+        with pytest.raises(ValueError, match="is the norm of"):
+            kind(norm=norm)
+    for norm in (None, 2, "json:JSONDecoder", "json:dumps"):
+        with pytest.raises(UserError, match=r"not a subclass of robustcords\.threats\.base:ThreatModel"):
+            ThreatModel(norm=norm)

@@ -11,6 +11,8 @@ from torch import nn
 from robustcords.engine import contracts
 from robustcords.engine.inference import Autocast
 from robustcords.engine.left_alone import left_alone
+from robustcords.engine.modes import seeded
+from robustcords.rng import derive
 
 
 class Observer(ABC):
@@ -54,7 +56,9 @@ def notes(
     """
     noted = {}
     for observer in observers:
-        with left_alone(model, f"observer {contracts.title(observer)}"):
+        device = next((parameter.device for parameter in model.parameters()), None)
+        drawn = seeded(derive(seed, f"observer {observer.name}", epoch), device)
+        with left_alone(model, f"observer {contracts.title(observer)}"), drawn:
             look = observer.look(model, epoch, seed=seed, autocast=autocast)
         if (checked := contracts.noted(observer, look)) is not None:
             noted[observer.name] = checked
