@@ -15,6 +15,11 @@ from written import Write
 LONG = ("tests/invariants/", "tests/experiments/", "tests/evaluation/test_sanity")
 
 
+def pytest_configure():
+    """Has the processes that tests start take one thread each: those of several tests at a time spin otherwise."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """The tests' tensors are tiny: more threads only wait for each other."""
