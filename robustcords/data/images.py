@@ -72,6 +72,10 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         rows = rows.to(self.labels.device)
         return _unit(self.images[rows].to(device, non_blocking=True)), self.labels[rows].to(device, non_blocking=True)
 
+    def first(self, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Returns the first so many images and labels, from the beginning again where there are fewer; see `batch`."""
+        return self.batch(torch.arange(count) % len(self), device)
+
     def subset(self, rows: Tensor) -> ImageSet:
         """Returns the set of these rows, in this order."""
         return ImageSet(self.images[rows], self.labels[rows], self.classes)

@@ -8,21 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from robustcords.engine.modes import modes_kept
 from robustcords.errors import UserError
-
-
-@contextmanager
-def modes_kept(model: object) -> Iterator[None]:
-    """Gives every submodule back in the mode that it has now, each on its own; a model may be any function.
-
-    Parts that are frozen on purpose stay so, which ``model.train()`` would not have them do.
-    """
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

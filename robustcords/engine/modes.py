@@ -38,25 +38,42 @@ def evaluation_mode(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into train mode, and gives its modes and buffers (BatchNorm's statistics) back as they were."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    held = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    model.train()
+def modes_kept(model: object) -> Iterator[None]:
+    """Gives every submodule back in the mode that it has now, each on its own; a model may be any function.
+
+    Parts that are frozen on purpose stay so, which ``model.train()`` would not have them do.
+    """
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Gives buffers, such as BatchNorm's statistics, back as they are now: the same tensors with the same values."""
+    held = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for buffers, name, buffer, value in held:
-                buffers[name] = buffer.copy_(value)
+            for buffers, name, buffer, values in held:
+                buffers[name] = buffer.copy_(values)
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into train mode, and gives its modes and buffers back as they were."""
+    with modes_kept(model), buffers_kept(model):
+        model.train()
+        yield
 
 
 @contextmanager

@@ -137,7 +137,8 @@ class Evaluator:
         withstood = {}
         for epsilon in config.epsilons or []:
             radius = format_radius(epsilon)
-            attack = PGD(self._threat(epsilon), steps=config.steps, step_size=config.step_size, random_start="uniform")
+            threat = self.threat.with_epsilon(epsilon)
+            attack = PGD(threat, steps=config.steps, step_size=config.step_size, random_start="uniform")
             settings = {"attack": _settings(config), "epsilon": radius}
 
             def work(rows: Tensor, attack: PGD = attack) -> tuple[Tensor, list[str]]:
@@ -203,9 +204,6 @@ class Evaluator:
             found.append(withstood)
             messages += warnings
         return torch.cat(found), messages
-
-    def _threat(self, epsilon: float) -> ThreatModel:
-        return self.threat.with_epsilon(epsilon)
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: ledger.Work) -> tuple[Tensor, list[str]]:
         """Returns what `chunks.run` does, with a ledger of its own for these settings.

@@ -18,7 +18,8 @@ from robustcords.rng import generator
 if TYPE_CHECKING:  # these modules use this one
     from robustcords.losses.base import Loss
 
-_EXAMPLES = 3
+EXAMPLES = 3
+"""How many images a loss is tried on."""
 
 
 def check_declared(loss: Loss) -> None:
@@ -54,7 +55,7 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
     Args:
         loss: what is trained with.
         model: as attacks run it.
-        x: (B, C, H, W) images in [0, 1], where the model is; three do, of any number.
+        x: (B, C, H, W) images in [0, 1], where the model is; B is `EXAMPLES`.
         y: (B,) labels.
 
     Raises:
@@ -62,8 +63,7 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
             another example's logits, as that of a mean that was expanded does.
     """
     check_declared(loss)
-    some = torch.arange(_EXAMPLES, device=x.device) % len(x)
-    x, y, device = x[some], y[some], x.device
+    device = x.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         with evaluation_mode(model), torch.no_grad():
             clean = model(x).float()

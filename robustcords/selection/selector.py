@@ -19,7 +19,7 @@ from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
 from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
 from robustcords.losses.base import Loss
-from robustcords.losses.check import check_loss
+from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.rng import derive, generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
@@ -210,7 +210,7 @@ class SubsetSelector:
         """
         self._check_methods()
         context = self._context(0, model)
-        check_loss(self.loss, model, *self.train.batch(torch.arange(min(3, len(self.train))), context.device))
+        check_loss(self.loss, model, *self.train.first(EXAMPLES, context.device))
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             self.strategy.check(self.config, context)
             strategy = self.strategy.from_context(self.config, context)

@@ -7,8 +7,8 @@ fails there. What works is found by running the passes of training and evaluatio
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Autocast, Inference
 from robustcords.engine.memory_format import MEMORY_FORMATS, Layout, lay_out
-from robustcords.engine.modes import evaluation_mode
+from robustcords.engine.modes import buffers_kept, evaluation_mode, modes_kept
 from robustcords.errors import UserError
 from robustcords.models.base import name_of, reason
 from robustcords.runtime import collectives
@@ -81,7 +81,9 @@ class Rehearsal:
         Raises:
             UserError: that fails, or does not give logits.
         """
-        with _unchanged(model, self.device), sound_convolutions():
+        devices = [self.device] if self.device.type == "cuda" else []
+        draws = torch.random.fork_rng(devices=devices)
+        with modes_kept(model), buffers_kept(model), draws, sound_convolutions():
             network = Inference(model, self.autocast, replay=False)
             with evaluation_mode(model), network.frozen():
                 # Evaluation and selection give contiguous images to either model, attacks in training the model's own.
@@ -94,7 +96,7 @@ class Rehearsal:
                     self._pass(model, size, layout, "trained")
 
     def _pass(self, model: nn.Module, size: int, layout: str, what: str) -> None:
-        x, _ = self.images.batch(torch.arange(size) % len(self.images), self.device)
+        x, _ = self.images.first(size, self.device)
         x = x.contiguous(memory_format=MEMORY_FORMATS[layout])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wanted = trained if what == "trained" else [x.requires_grad_()]
@@ -108,26 +110,3 @@ class Rehearsal:
             shape = f"{size} images of {' x '.join(map(str, x.shape[1:]))}"
             raise UserError(f"{name_of(model)} cannot be {what} on {shape}: {reason(error)}") from error
         contracts.logits(name_of(model), logits, size, len(self.images.classes))
-
-
-@contextmanager
-def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Gives modes, buffers and the global random state back as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for module, name, buffer, values in buffers:
-                module._buffers[name] = buffer
-                buffer.copy_(values)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcords.engine import contracts
 from robustcords.engine.inference import Inference
-from robustcords.engine.left_alone import modes_kept
+from robustcords.engine.modes import modes_kept
 from robustcords.losses.base import Loss
 from robustcords.losses.context import LossContext, Moment
 from robustcords.methods.base import Batch, Step

@@ -24,7 +24,7 @@ from robustcords.engine.modes import torch_seeded
 from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.evaluation.majority import validation_warning
-from robustcords.losses.check import check_loss
+from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.losses.context import Moment
 from robustcords.methods.base import Batch, Method
 from robustcords.rng import derive
@@ -130,7 +130,7 @@ class Trainer:
         self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
         self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
         plain = Inference(model, self.accelerator.autocast, replay=False)
-        check_loss(method.loss, plain, *train.batch(torch.arange(min(3, len(train))), self.device))
+        check_loss(method.loss, plain, *train.first(EXAMPLES, self.device))
         if self.selector:
             self.selector.check(plain)
         if settings.compile:

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
 from robustcords.losses import LOSSES
-from robustcords.losses.check import check_loss
+from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
@@ -82,7 +82,7 @@ MIXES = "mixes examples: the value of one changes with another's logits"
 
 def some(images: ImageSet) -> tuple[Tensor, Tensor]:
     """Images and labels that a loss is tried on."""
-    return images.batch(torch.arange(min(3, len(images))))
+    return images.first(EXAMPLES)
 
 
 @pytest.mark.parametrize(
