@@ -204,7 +204,6 @@ def from_memory(train: ImageSet, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches as the package loads them, but contiguous and with no generators kept by."""
     loader = BatchLoader(
         train,
-        torch.arange(len(train)),
         batch_size=batch,
         crop=4,
         flip=True,

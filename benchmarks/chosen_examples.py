@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustcords.attacks.pgd import PGD
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
 from robustcords.engine.modes import evaluation_mode
@@ -33,7 +33,7 @@ from robustcords.storage.selections import load_selections
 BATCH = 250
 
 
-def judged(model: Inference, attack: PGD, images: ImageSet, rows: Tensor) -> list[str]:
+def judged(model: Inference, attack: PGD, images: Images, rows: Tensor) -> list[str]:
     """Returns accuracy and mean cross-entropy as cells, on images as they are and attacked."""
     logits: tuple[list[Tensor], list[Tensor]] = ([], [])
     for part in rows.split(BATCH):

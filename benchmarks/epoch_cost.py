@@ -26,12 +26,11 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.base import DataConfig, DataSource, Splits
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images, ImageSet
 from robustcords.experiments import build
 from robustcords.methods.efforts.base import Adversary
 from robustcords.recipe.recipe import Recipe, load
@@ -100,15 +99,14 @@ def images_of(recipe: Recipe, count: int) -> build.Data:
     """Returns the recipe's data with a random part of it, training and validation images by the same share."""
     whole = build.data(recipe)
     share = min(1.0, count / (len(whole.train) + len(whole.validation or ())))
-    train, rows = part_of(whole.train, share)
-    validation = part_of(whole.validation, share)[0] if whole.validation else None
-    return replace(whole, train=train, validation=validation, numbers=whole.numbers[rows])
+    validation = part_of(whole.validation, share) if whole.validation else None
+    return replace(whole, train=part_of(whole.train, share), validation=validation)
 
 
-def part_of(images: ImageSet, share: float) -> tuple[ImageSet, Tensor]:
-    """Returns a random share of some images, and which rows they are."""
+def part_of(images: Images, share: float) -> Images:
+    """Returns a random share of some images."""
     rows = torch.randperm(len(images), generator=generator(0, "benchmark"))[: round(share * len(images))]
-    return images.subset(rows), rows
+    return images.subset(rows)
 
 
 def trainer_of(recipe: Recipe, images: build.Data, weights: Path | None) -> Trainer:

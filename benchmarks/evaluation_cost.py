@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.config.schema import parse_radius
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.memory_format import lay_out
 from robustcords.evaluation.config import EvaluationConfig, PGDEvaluation
 from robustcords.evaluation.evaluate import evaluate
@@ -46,7 +46,7 @@ class Counting(nn.Module):
         return logits
 
 
-def plain_loop(model: nn.Module, data: ImageSet, steps: int, restarts: int, epsilon: float) -> Tensor:
+def plain_loop(model: nn.Module, data: Images, steps: int, restarts: int, epsilon: float) -> Tensor:
     """Returns which images withstand every restart, (N,) bool, attacking all of them in each."""
     kept = []
     for rows in torch.arange(len(data)).split(BATCH):

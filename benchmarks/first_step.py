@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from robustcords.attacks.base import clean_logits
 from robustcords.attacks.pgd import PGD
 from robustcords.data.digits import Digits
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.inference import Inference
 from robustcords.engine.precision import autocast, fastest
 from robustcords.experiments import build
@@ -40,7 +40,7 @@ LOSS = TRADES()
 LOWER = partial(autocast, "bf16", torch.device("cpu"))
 
 
-def trained(threat: Linf) -> tuple[nn.Module, ImageSet]:
+def trained(threat: Linf) -> tuple[nn.Module, Images]:
     """Returns a network that TRADES has trained for 60 steps, and test images."""
     splits = Digits(name="digits").load()
     model = ResNet(name="resnet8", width=16).build(1, 8, 10, mean=[0.3], std=[0.37], seed=0)
@@ -56,7 +56,7 @@ def trained(threat: Linf) -> tuple[nn.Module, ImageSet]:
     return model.eval(), splits.test
 
 
-def of_run(run: Path) -> tuple[nn.Module, ImageSet]:
+def of_run(run: Path) -> tuple[nn.Module, Images]:
     """Returns a run's network with its last weights, and its test images."""
     recipe = load(run / "recipe.toml", of_run=True)
     data = build.data(recipe)

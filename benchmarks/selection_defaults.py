@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.inference import Inference
 from robustcords.experiments import build
 from robustcords.losses.base import Loss
@@ -47,10 +46,12 @@ def gradients_of(recipe: Recipe, weights: Path, images: int) -> tuple[LastLayerG
     network = Inference(model.to(memory_format=torch.channels_last), accelerator.autocast)
     attack = build.attack(recipe)
 
-    def attacked(part: ImageSet, objective: Loss, with_attack: Attack) -> LastLayerGradients:
-        loader = DataLoader(part, batch_size=recipe.train.batch_size)
+    def attacked(part: Images, objective: Loss, with_attack: Attack) -> LastLayerGradients:
+        batches = [rows.tolist() for rows in torch.arange(len(part)).split(recipe.train.batch_size)]
         classes = len(part.classes)
-        return adversarial_pass(network, loader, objective, with_attack, seed=0, num_classes=classes, device="cpu")
+        return adversarial_pass(
+            network, part, batches, objective, with_attack, seed=0, num_classes=classes, device="cpu"
+        )
 
     rows = torch.randperm(len(data.train), generator=generator(0, "benchmark"))[:images].sort().values
     assert data.validation is not None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustcords.data.base import DataSource as DataSource
     from robustcords.data.base import Splits as Splits
     from robustcords.data.digits import Digits as Digits
+    from robustcords.data.images import Images as Images
     from robustcords.data.images import ImageSet as ImageSet
     from robustcords.data.split import stratified_split as stratified_split
     from robustcords.evaluation.config import AutoAttackEvaluation as AutoAttackEvaluation
@@ -102,6 +103,7 @@ _PUBLIC = {
     "FGSM": "attacks.fgsm:FGSM",
     "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
+    "Images": "data.images:Images",
     "LastLayerGradients": "selection.gradients.factors:LastLayerGradients",
     "Loss": "losses.base:Loss",
     "LossConfig": "losses.base:LossConfig",
@@ -170,6 +172,7 @@ __all__ = [
     "EvaluationConfig",
     "Gradients",
     "ImageSet",
+    "Images",
     "LastLayerGradients",
     "Loss",
     "LossConfig",

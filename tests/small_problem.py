@@ -10,13 +10,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from robustcords.attacks.pgd import PGD
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images, ImageSet
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
 from robustcords.models.last_layer import CordsModel
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.gradients.groups import batches_of
+from robustcords.selection.gradients.loaded import images_of
 from robustcords.threats.base import ThreatModel
 
 LOSSES = {"sat": SAT, "trades": TRADES, "mart": MART}
@@ -40,6 +42,11 @@ def network(classes: int, width: int = 8, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         body = [nn.Flatten(), nn.Linear(3 * SIDE * SIDE, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2)]
         return nn.Sequential(*body, nn.Linear(width, classes)).double()
+
+
+def read(loader: DataLoader[Any]) -> tuple[Images, list[list[int]]]:
+    """What an adversarial pass takes of a loader."""
+    return images_of(loader), batches_of(loader)
 
 
 class Problem:

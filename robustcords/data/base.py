@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from robustcords.config.schema import Component, ComponentConfig
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Splits:
         notes: what a person should know of how they were read, a line each.
     """
 
-    train: ImageSet
-    test: ImageSet
+    train: Images
+    test: Images
     notes: tuple[str, ...] = ()
 
 
@@ -64,7 +64,7 @@ class DataSource(Component, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Returns the decoded training and test sets.
+        """Returns the training and test sets.
 
         Raises:
             UserError: the images cannot be found or read; the message names the file and row.

@@ -12,6 +12,14 @@ Layout = Literal["channels_last", "contiguous"]
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
+def layout_of(model: nn.Module) -> Layout:
+    """Returns the layout that a model's tensors have, contiguous where their shapes leave it open."""
+    for tensor in model.parameters():
+        if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+            return "channels_last"
+    return "contiguous"
+
+
 def lay_out(model: nn.Module, device: torch.device, layout: str) -> nn.Module:
     """Moves a model to a device, in place, and gives its tensors of four dimensions a layout; others have one only."""
     model.to(device)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from robustcords.attacks.base import Attack
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.inference import Autocast, Inference
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError
@@ -29,7 +29,7 @@ from robustcords.threats.base import ThreatModel
 
 def evaluate(
     model: nn.Module,
-    data: ImageSet,
+    data: Images,
     config: EvaluationConfig,
     threat: ThreatModel,
     *,
@@ -96,7 +96,7 @@ def evaluate(
 
 def robust_accuracy(
     model: nn.Module,
-    data: ImageSet,
+    data: Images,
     attack: Attack,
     *,
     seed: int,
@@ -121,7 +121,7 @@ def robust_accuracy(
     if len(data) == 0:
         raise UserError("validation: the validation set has no images")
     parameter = next(model.parameters(), None)
-    device = data.images.device if parameter is None else parameter.device
+    device = torch.device("cpu") if parameter is None else parameter.device
     inference = Inference(model, autocast, replay=False)  # a look is over before recordings of all its sizes pay
     clean = robust = 0
     with evaluation_mode(model), inference.frozen():

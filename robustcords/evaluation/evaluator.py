@@ -17,7 +17,7 @@ from robustcords import __version__
 from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
 from robustcords.config.schema import Table, format_radius
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.data.split import SampleKind, sample
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import Model, evaluation_mode
@@ -54,7 +54,7 @@ class Evaluator:
     """
 
     model: Inference
-    data: ImageSet
+    data: Images
     numbers: Tensor
     kind: SampleKind
     threat: ThreatModel
@@ -68,7 +68,7 @@ class Evaluator:
     def start(
         cls,
         model: nn.Module,
-        data: ImageSet,
+        data: Images,
         limit: int,
         threat: ThreatModel,
         seed: int,
@@ -152,7 +152,7 @@ class Evaluator:
     @property
     def labels(self) -> Tensor:
         """The labels (count,) of `numbers`, on the CPU."""
-        return self.data.labels.cpu()[self.numbers]
+        return self.data.labels[self.numbers]
 
     def part(self, limit: int) -> tuple[Tensor, SampleKind]:
         """Returns places in `numbers` that are taken as the images of the whole evaluation were."""
@@ -275,12 +275,10 @@ def _settings(config: Table) -> dict[str, Any]:
     return {key: value for key, value in dict(config).items() if key != "epsilons"}
 
 
-def _identity(model: nn.Module, data: ImageSet, numbers: Tensor) -> dict[str, Any]:
+def _identity(model: nn.Module, data: Images, numbers: Tensor) -> dict[str, Any]:
     """Returns what tells this model and these images from others."""
     weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    numbers = numbers.to(data.labels.device)
-    images = {"images": data.images[numbers], "labels": data.labels[numbers]}
-    return {"robustcords": __version__, "weights": _sha256(weights), "images": _sha256(images)}
+    return {"robustcords": __version__, "weights": _sha256(weights), "images": data.digest(numbers)}
 
 
 def _sha256(tensors: dict[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from robustcords.attacks.pgd import PGD
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, one_line
 from robustcords.experiments import build
@@ -116,9 +116,9 @@ class _Gallery:
         return self.loaded[key]
 
 
-def chosen(images: ImageSet, count: int) -> Tensor:
+def chosen(images: Images, count: int) -> Tensor:
     """Returns the rows of some images: the first of each class in turn, then the second of each, and so on."""
-    labels = images.labels.cpu()
+    labels = images.labels
     turn = torch.empty_like(labels)
     for label in labels.unique():
         of_class = (labels == label).nonzero().flatten()

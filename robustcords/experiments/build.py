@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
 from robustcords.data.augmentation import augment
 from robustcords.data.base import DataSource
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
+from robustcords.data.loading import loaded
 from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import ATTACKS
@@ -41,9 +42,6 @@ from robustcords.training.callbacks.overfitting import FEW_PASSES, IMAGES, Overf
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.trainer import Trainer
 
-# Sets up to this size live on the accelerator as a whole; larger ones stay in main memory and travel batch by batch.
-_RESIDENT_BYTES = 4 * 1024**3
-
 
 @dataclass(frozen=True)
 class Data:
@@ -51,20 +49,18 @@ class Data:
 
     Attributes:
         source: where they come from, and how they are augmented.
-        train: the training split.
+        train: the training split, with its rows' `numbers` in the full training set.
         validation: the validation split, or None.
         test: the test set.
-        numbers: (N,) int64, the training split's rows in the full training set.
         mean: (C,) of the training split's pixels.
         std: (C,) of the training split's pixels.
         notes: what a person should know of how they were read, a line each.
     """
 
     source: DataSource
-    train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-    numbers: Tensor
+    train: Images
+    validation: Images | None
+    test: Images
     mean: Tensor
     std: Tensor
     notes: tuple[str, ...] = ()
@@ -97,20 +93,16 @@ def data(recipe: Recipe) -> Data:
         UserError: they cannot be read; the message names the file.
     """
     source: DataSource = component("data", recipe.data)
-    try:
-        splits = source.load()
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        raise UserError(f"data {recipe.data.name!r}: cannot be read: {reason}") from error
+    splits = loaded(source)
     _refuse_larger_than_images(recipe, splits.test)
-    numbers, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
-    train = splits.train.subset(numbers)
+    kept, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
+    train = splits.train.subset(kept)
     validation = splits.train.subset(held_out) if len(held_out) else None
     mean, std = channel_statistics(train)
-    return Data(source, train, validation, splits.test, numbers, mean, std, splits.notes)
+    return Data(source, train, validation, splits.test, mean, std, splits.notes)
 
 
-def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
+def _refuse_larger_than_images(recipe: Recipe, images: Images) -> None:
     """Checks that no radius takes in every image there is, but for twice the threat's own.
 
     Raises:
@@ -118,7 +110,7 @@ def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
     """
     if math.isfinite(recipe.threat.largest) or not len(images):  # which has been looked at, without images
         return
-    diameter, own = recipe.threat.diameter(images.images[0].numel()), recipe.threat.epsilon
+    diameter, own = recipe.threat.diameter(math.prod(images.shape)), recipe.threat.epsilon
     named = {"threat.epsilon": [own]}
     for name in ATTACKS:
         named[f"evaluation.{name}.epsilons"] = list(getattr(getattr(recipe.evaluation, name), "epsilons", None) or [])
@@ -131,15 +123,15 @@ def _refuse_larger_than_images(recipe: Recipe, images: ImageSet) -> None:
                 )
 
 
-def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     """Returns mean and standard deviation (C,) of the pixels in [0, 1], summed in float64 portion by portion."""
-    total = torch.zeros(images.images.shape[1], dtype=torch.float64)
+    total = torch.zeros(images.shape[0], dtype=torch.float64)
     square = torch.zeros_like(total)
     for rows in torch.arange(len(images)).split(4096):
         x = images.batch(rows)[0].double()
         total += x.sum(dim=(0, 2, 3))
         square += x.square().sum(dim=(0, 2, 3))
-    count = images.images.numel() / images.images.shape[1]
+    count = len(images) * math.prod(images.shape[1:])
     mean = total / count
     std = (square / count - mean.square()).clamp(min=0).sqrt()
     # A channel that never changes carries nothing; dividing it by 1 leaves it at zero.
@@ -148,7 +140,7 @@ def channel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
 
 def model(recipe: Recipe, images: Data) -> nn.Module:
     """Returns the network with its initial weights, normalisation in front."""
-    channels, _, width = images.train.images.shape[1:]
+    channels, _, width = images.train.shape
     network: nn.Module = component("model", recipe.model).build(
         channels, width, len(images.train.classes), images.mean, images.std, seed=recipe.seed
     )
@@ -209,7 +201,6 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
         augment=partial(augment, crop=images.source.crop, flip=images.source.flip),
-        numbers=images.numbers,
     )
 
 
@@ -271,13 +262,13 @@ def trainer(
             f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds '
             'out no image to choose the best weights on; raise it, or evaluate "last"'
         )
-    train = resident(images.train, started.device)
+    images = replace(images, train=images.train.resident(started.device))
     # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
     strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
     return Trainer(
         network,
         method(recipe, loss, attacker),
-        train,
+        images.train,
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
         schedule=component("schedule", recipe.schedule),
@@ -285,7 +276,6 @@ def trainer(
         validation=images.validation,
         validation_attack=strong,
         observers=_observers(recipe, images, attacker, strong, display or Display(visible=False)),
-        numbers=images.numbers,
         crop=images.source.crop,
         flip=images.source.flip,
         seed=recipe.seed,
@@ -312,15 +302,10 @@ def _observers(recipe: Recipe, images: Data, attacker: Adversary, strong: Attack
     return found
 
 
-def _drawn(images: ImageSet, count: int, seed: int, purpose: str) -> ImageSet:
+def _drawn(images: Images, count: int, seed: int, purpose: str) -> Images:
     """Returns so many images at random, in their order; all where there are fewer."""
     order = torch.randperm(len(images), generator=generator(seed, purpose))
     return images.subset(order[:count].sort().values)
-
-
-def resident(images: ImageSet, device: torch.device) -> ImageSet:
-    """Returns the images on the device if they are small enough to stay there."""
-    return images.to(device) if images.images.nbytes <= _RESIDENT_BYTES else images
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

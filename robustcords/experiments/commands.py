@@ -226,6 +226,6 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         seconds = time.perf_counter() - start
         if collectives.is_main():
             content = io.BytesIO()
-            np.savez(content, indices=images.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
+            np.savez(content, indices=images.train.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
             write_atomic(output, content.getvalue())
     return summarise_selection(selector.config.name, subset, images.train, selector.report, seconds, output)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcords.config.schema import format_radius
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.data.split import sample
 from robustcords.errors import UserError, unwritable
 from robustcords.evaluation.config import ATTACKS, EvaluationConfig
@@ -76,7 +76,7 @@ def check_addition(
     config: EvaluationConfig,
     sanity: Sanity | None,
     weights: Iterable[str],
-    test: ImageSet,
+    test: Images,
 ) -> None:
     """Checks, before it is measured, that an evaluation can be added to a run's own report.
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.report.tabular import on_terminal
 from robustcords.runtime.progress import for_tables
 from robustcords.selection.base import SelectionReport
@@ -44,7 +44,7 @@ class SelectionSummary:
 
 
 def summarise_selection(
-    selector: str, subset: Subset, train: ImageSet, report: SelectionReport | None, seconds: float, output: Path
+    selector: str, subset: Subset, train: Images, report: SelectionReport | None, seconds: float, output: Path
 ) -> SelectionSummary:
     """Returns what is said of a selection from a training split; see `SelectionSummary`."""
     labels = train.labels.cpu()

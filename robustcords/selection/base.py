@@ -17,6 +17,7 @@ from robustcords.attacks.base import Attack
 from robustcords.config.schema import ComponentConfig
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
+from robustcords.selection.gradients.loaded import images_of
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +76,6 @@ class SelectionContext:
         lr: the optimizer's peak learning rate; None where nobody has said.
         augment: crops and flips images (B, C, H, W) at random, by noise that is keyed by example, as training does;
             None where nobody has said how.
-        numbers: (N,) int64, the training split's rows in the full training set's numbering, that of a run's
-            ``selections/``; None where they are the same.
     """
 
     train_loader: DataLoader[Any]
@@ -92,7 +91,14 @@ class SelectionContext:
     measure: bool = False
     lr: float | None = None
     augment: Augment | None = None
-    numbers: Tensor | None = None
+
+    @property
+    def numbers(self) -> Tensor:
+        """(N,) int64, the training loader's rows in the full training set's numbering, that of a run's ``selections/``.
+
+        Of a loader whose data set is no `Images` they are its rows.
+        """
+        return images_of(self.train_loader).numbers
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
@@ -43,12 +43,11 @@ class Subset:
     weights: Tensor
     selected_at: int | None = None
 
-    def record(self, epoch: int, train: ImageSet) -> dict[str, list[int]] | None:
+    def record(self, epoch: int, train: Images) -> dict[str, list[int]] | None:
         """Returns how many examples of each class were selected, in the epoch of the selection; None in others."""
         if self.selected_at != epoch:
             return None
-        labels = train.labels[self.indices.to(train.labels.device)]
-        return {"classes": labels.bincount(minlength=len(train.classes)).tolist()}
+        return {"classes": train.labels[self.indices].bincount(minlength=len(train.classes)).tolist()}
 
 
 def everything(size: int) -> Subset:
@@ -76,7 +75,6 @@ class SubsetSelector:
         seed: the run's seed.
         lr: the optimizer's peak learning rate, for strategies that ask for it.
         augment: how training crops and flips images, for strategies that select from such.
-        numbers: (N,) the training split's rows in the full training set; None where they are the same.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
@@ -91,8 +89,8 @@ class SubsetSelector:
         self,
         strategy: type[Strategy],
         config: StrategyConfig,
-        train: ImageSet,
-        validation: ImageSet | None,
+        train: Images,
+        validation: Images | None,
         *,
         loss: Loss,
         attack: Attack,
@@ -101,7 +99,6 @@ class SubsetSelector:
         seed: int = 0,
         lr: float | None = None,
         augment: Augment | None = None,
-        numbers: Tensor | None = None,
     ) -> None:
         if strategy.needs_validation and not validation:
             raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
@@ -115,7 +112,6 @@ class SubsetSelector:
         self.seed = seed
         self.lr = lr
         self.augment = augment
-        self.numbers = numbers
         warm = int(config.warm_start * epochs)
         self.full_until = math.ceil(config.fraction * warm)
         self.first = warm
@@ -254,7 +250,6 @@ class SubsetSelector:
             measure=measure,
             lr=self.lr,
             augment=self.augment,
-            numbers=self.numbers,
         )
 
     def _state_of(self, strategy: Strategy) -> dict[str, Any]:
@@ -283,7 +278,7 @@ class SubsetSelector:
             name = f"selector {self.config.name!r}: {type(strategy).__name__}.load_state_dict"
             raise UserError(f"{name} failed: {one_line(error)}") from error
 
-    def _loader(self, images: ImageSet) -> DataLoader[tuple[Tensor, int]]:
+    def _loader(self, images: Images) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(images, batch_size=self.batch_size, shuffle=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustcords.data.augmentation import augment
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.memory_format import MEMORY_FORMATS
 from robustcords.errors import UserError
 from robustcords.methods.base import Batch
@@ -18,11 +18,10 @@ from robustcords.selection.selector import Subset
 
 
 class BatchLoader:
-    """Cuts epochs into batches. The images are in memory, so no worker processes are needed.
+    """Cuts epochs into batches.
 
     Args:
-        train: the training split.
-        numbers: (N,) its rows' numbers in the full training set, which key all noise.
+        train: the training split; its `numbers` key all noise.
         batch_size: of the global batch: all processes and accumulation steps together.
         crop: pixels of padding for random crops.
         flip: whether to flip at random.
@@ -35,8 +34,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        train: ImageSet,
-        numbers: Tensor,
+        train: Images,
         *,
         batch_size: int,
         crop: int,
@@ -44,7 +42,7 @@ class BatchLoader:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.train, self.numbers, self.batch_size = train, numbers, batch_size
+        self.train, self.batch_size = train, batch_size
         self.crop, self.flip, self.seed, self.device = crop, flip, seed, device
         self.memory_format = "contiguous"
 
@@ -65,7 +63,7 @@ class BatchLoader:
         mine = positions.tensor_split(collectives.world_size())[collectives.rank()]
         rows = subset.indices[mine]
         x, y = self.train.batch(rows, self.device)
-        numbers = self.numbers[rows].to(self.device)
+        numbers = self.train.numbers[rows].to(self.device)
         x = augment(x, Noise(derive(self.seed, "augment", epoch), numbers), self.crop, self.flip)
         return Batch(
             x.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Autocast, Inference
@@ -39,7 +39,7 @@ class Rehearsal:
         updates: sizes of the micro-batches that it is trained on; none where it is not trained.
     """
 
-    images: ImageSet
+    images: Images
     device: torch.device
     autocast: Autocast = nullcontext
     updates: Sequence[int] = ()
@@ -86,9 +86,9 @@ class Rehearsal:
         with modes_kept(model), buffers_kept(model), draws, sound_convolutions():
             network = Inference(model, self.autocast, replay=False)
             with evaluation_mode(model), network.frozen():
-                # Evaluation and selection give contiguous images to either model, attacks in training the model's own.
+                # Evaluation gives contiguous images to either model, attacks in training and selection its own layout.
                 self._pass(network, 2, "contiguous", "evaluated")
-                if self.updates and layout != "contiguous":
+                if layout != "contiguous":
                     self._pass(network, 2, layout, "evaluated")
             model.train()
             for size in self.updates:

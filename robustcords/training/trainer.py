@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from robustcords.attacks.base import Attack
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference
@@ -71,7 +71,6 @@ class Trainer:
         selector: chooses each epoch's subset; None trains on everything.
         validation: the validation split, which `best` is chosen on.
         validation_attack: the attack that it is chosen with.
-        numbers: (N,) the training split's rows in the full training set; None where they are the same.
         crop: pixels of padding for random crops.
         flip: whether to flip at random.
         seed: of every random draw.
@@ -91,15 +90,14 @@ class Trainer:
         self,
         model: nn.Module,
         method: Method,
-        train: ImageSet,
+        train: Images,
         optimizer: torch.optim.Optimizer,
         settings: TrainConfig,
         *,
         schedule: Schedule | None = None,
         selector: SubsetSelector | None = None,
-        validation: ImageSet | None = None,
+        validation: Images | None = None,
         validation_attack: Attack | None = None,
-        numbers: Tensor | None = None,
         crop: int = 0,
         flip: bool = False,
         seed: int = 0,
@@ -115,9 +113,8 @@ class Trainer:
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self.method, self.schedule, self.selector = method, schedule, selector
         self.validation, self.validation_attack = validation, validation_attack
-        self.numbers = torch.arange(len(train)) if numbers is None else numbers
         self.train, self.seed, self.device = train, seed, self.accelerator.device
-        loader = partial(BatchLoader, train, self.numbers, batch_size=settings.batch_size, seed=seed)
+        loader = partial(BatchLoader, train, batch_size=settings.batch_size, seed=seed)
         self.loader = loader(crop=crop, flip=flip, device=self.device)
         for size in self.sizes():
             self.loader.check(size, settings.accumulation)
@@ -261,7 +258,7 @@ class Trainer:
             model = Inference(self.model, self.watched, replay=self.settings.cuda_graphs)
             subset = self.selector.subset(epoch, model, on_batch)
             if self.run and self.selector.current is not before:
-                self.run.save_selection(epoch, self.numbers[subset.indices], subset.weights)
+                self.run.save_selection(epoch, self.train.numbers[subset.indices], subset.weights)
         return subset
 
     def finish_epoch(self, epoch: int, subset: Subset) -> None:
@@ -296,7 +293,7 @@ class Trainer:
         self.accelerator.log(figures, step=epoch)
         self.display.say(epoch_line(row, self.settings.epochs))
 
-    def validate(self, validation: ImageSet, attack: Attack) -> dict[str, float]:
+    def validate(self, validation: Images, attack: Attack) -> dict[str, float]:
         """Returns clean and PGD accuracy on the validation split, and keeps the weights if they are the best yet."""
         self.stopwatch.begin("validation")
         clean, robust = robust_accuracy(self.evaluated, validation, attack, seed=self.seed, autocast=self.watched)

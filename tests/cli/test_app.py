@@ -57,7 +57,7 @@ def test_the_run_directory_is_the_contracts(run: Path):
 
 def test_selections_are_numbered_in_the_whole_training_set(run: Path):
     loaded = recipe.load(run / "recipe.toml")
-    numbers = build.data(loaded).numbers.tolist()
+    numbers = build.data(loaded).train.numbers.tolist()
     everything = build.component("data", loaded.data).load().train
     assert len(numbers) < len(everything)
     for path in (run / "selections").iterdir():
@@ -269,7 +269,7 @@ def test_select_writes_what_a_run_would_train_on(run: Path, command: Command):
     with np.load("chosen.npz", allow_pickle=False) as content:
         indices, given = content["indices"], content["weights"]
     assert (indices.dtype, given.dtype) == (np.int64, np.float32)
-    numbers = build.data(recipe.load(run / "recipe.toml")).numbers.tolist()
+    numbers = build.data(recipe.load(run / "recipe.toml")).train.numbers.tolist()
     assert set(indices.tolist()) <= set(numbers)
     assert len(set(indices.tolist())) == len(given) == 121
     before = Path("chosen.npz").read_bytes()

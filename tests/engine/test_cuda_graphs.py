@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
@@ -215,11 +214,12 @@ def convolutional(size: int = 8) -> nn.Module:
 @pytest.mark.parametrize("loss", [TRADES(), MART(), SAT()], ids=["trades", "mart", "sat"])
 def test_a_selection_has_the_same_gradients_from_recordings(loss: Loss) -> None:
     x = torch.rand(70, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    loader = DataLoader(ImageSet(x, torch.arange(70) % 5, tuple("abcde")), batch_size=40)
+    images = ImageSet(x, torch.arange(70) % 5, tuple("abcde"))
     found = [
         adversarial_pass(
             Inference(convolutional(), replay=replay),
-            loader,
+            images,
+            [list(range(40)), list(range(40, 70))],
             loss,
             PGD(ThreatModel(norm="linf", epsilon=8 / 255), steps=3),
             seed=0,

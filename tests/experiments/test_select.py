@@ -78,7 +78,7 @@ def test_it_says_what_was_selected(command: Command, weights: Path):
     assert "\x1b" not in out
     assert "│" not in out
 
-    places = {int(number): place for place, number in enumerate(images.numbers)}
+    places = {int(number): place for place, number in enumerate(images.train.numbers)}
     labels = images.train.labels.numpy()
     chosen = labels[[places[number] for number in indices.tolist()]]
     for label, name in enumerate(images.train.classes):

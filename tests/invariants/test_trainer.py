@@ -151,9 +151,10 @@ class Recording(Adversary):
 
 @pytest.mark.parametrize("size", [BATCH, 2 * BATCH + 1, COUNT])
 def test_an_epoch_sees_every_example_of_its_subset_once(size: int, tmp_path: Path):
-    selector = chooser(fraction=size / COUNT, granularity="full")
-    numbers = torch.arange(COUNT) * 10
-    done = fitted(adversary=Recording, selector=selector, numbers=numbers, run=tmp_path / "run")
+    images, numbers = made_up(), torch.arange(COUNT) * 10
+    images = ImageSet(images.images, images.labels, images.classes, numbers)
+    selector = chooser(fraction=size / COUNT, granularity="full", images=images)
+    done = fitted(adversary=Recording, selector=selector, train=images, run=tmp_path / "run")
     assert isinstance(done.method.adversary, Recording)
     batches, steps = done.method.adversary.batches, math.ceil(size / BATCH)
     assert len(batches) == 2 * steps

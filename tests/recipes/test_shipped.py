@@ -52,7 +52,7 @@ def stand_in(loaded: recipe.Recipe) -> build.Data:
     images = ImageSet(pixels, torch.arange(20) % 10, tuple("0123456789"))
     source = build.component("data", loaded.data)
     held_out = images if loaded.data.validation_fraction else None
-    return build.Data(source, images, held_out, images, torch.arange(20), *build.channel_statistics(images))
+    return build.Data(source, images, held_out, images, *build.channel_statistics(images))
 
 
 def model_of(loaded: recipe.Recipe, images: build.Data) -> nn.Module:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcords.config.schema import format_radius
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.modes import without_parameter_gradients
 from robustcords.evaluation import ledger
 from robustcords.evaluation.config import PGDEvaluation
@@ -63,7 +63,7 @@ class Sanity:
     def check(
         self,
         model: nn.Module,
-        data: ImageSet,
+        data: Images,
         *,
         seed: int,
         device: torch.device | str = "cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ class Probe:
     @property
     def _diameter(self) -> float:
         """The distance of an all-black image from an all-white one."""
-        return self.threat.diameter(self.evaluator.data.images[0].numel())
+        return self.threat.diameter(math.prod(self.evaluator.data.shape))
 
     def gradients(self) -> Tensor:
         """Returns which images have a gradient of cross-entropy that is finite and not exactly zero."""
@@ -114,7 +115,7 @@ class Probe:
     def square(self) -> Tensor | None:
         """Returns what withstands Square at the radius; None where it cannot run."""
         evaluator = self.evaluator
-        if not autoattack.square_fits(evaluator.autoattack_norm, min(evaluator.data.images.shape[-2:])):
+        if not autoattack.square_fits(evaluator.autoattack_norm, min(evaluator.data.shape[1:])):
             return None
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:

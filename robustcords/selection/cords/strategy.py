@@ -22,8 +22,9 @@ from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
 from robustcords.selection.cords.instance_state import changed, put, taken
 from robustcords.selection.gradient_based import SELECTION_TYPES, augmentation
-from robustcords.selection.gradients.groups import batches_of, check_budget, fetch, labels_of
+from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
 from robustcords.selection.gradients.head import check_last_layer
+from robustcords.selection.gradients.loaded import images_of
 
 GIVEN = {
     **{"trainloader": "train_loader", "valloader": "val_loader"},
@@ -176,10 +177,10 @@ class CordsStrategy(Strategy):
             alone = any(len(batch) == 1 for each in loaders for batch in batches_of(each))
         if not alone:
             return False
-        _, image, _ = next(fetch(loader, [batches_of(loader)[0][:1]]))
+        image, _ = images_of(loader).batch(torch.tensor(batches_of(loader)[0][:1]), self.context.device)
         with training_mode(model), seeded(0, torch.device(self.context.device)), torch.no_grad():
             try:
-                model(image.to(self.context.device))
+                model(image)
             except ValueError:
                 return True
         return False

@@ -18,6 +18,7 @@ from robustcords.selection.gradients.adversarial_pass import OnBatch, adversaria
 from robustcords.selection.gradients.adversarial_scores import AdversarialScores
 from robustcords.selection.gradients.factors import LastLayerGradients
 from robustcords.selection.gradients.groups import batches_of
+from robustcords.selection.gradients.loaded import images_of
 from robustcords.selection.gradients.torch_loss import as_loss
 
 
@@ -129,13 +130,13 @@ class AdversarialGradients(AdversarialScores):
         LastLayer(model, self.num_classes).check_trained(bias_alone=not self.linear_layer)
         gradients = adversarial_pass(
             model,
-            loader,
+            images_of(loader),
+            batches_of(loader) if batches is None else batches,
             loss,
             self.attack,
             seed=derive(self.seed, what),
             num_classes=self.num_classes,
             device=self.device,
-            batches=batches,
             on_batch=on_batch or self.on_batch,
             train_mode=self.model_mode == "train",
             augment=self.augment,

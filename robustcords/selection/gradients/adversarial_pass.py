@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack, clean_logits
+from robustcords.data.images import Images
 from robustcords.engine.inference import frozen
+from robustcords.engine.memory_format import MEMORY_FORMATS, layout_of
 from robustcords.engine.modes import evaluation_mode, seeded, training_mode
 from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError, one_line
@@ -22,7 +22,6 @@ from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment
 from robustcords.selection.gradients.factors import LastLayerGradients, logit_gradients
-from robustcords.selection.gradients.groups import batches_of, fetch
 
 OnBatch = Callable[[int, int], None]
 """Is told how many batches are done, and how many there are."""
@@ -30,54 +29,52 @@ OnBatch = Callable[[int, int], None]
 
 def adversarial_pass(
     model: nn.Module,
-    loader: DataLoader[Any],
+    images: Images,
+    batches: Sequence[Sequence[int]],
     loss: Loss,
     attack: Attack | None,
     *,
     seed: int,
     num_classes: int,
     device: torch.device | str,
-    batches: list[list[int]] | None = None,
     on_batch: OnBatch | None = None,
     train_mode: bool = False,
     augment: Augment | None = None,
 ) -> LastLayerGradients:
-    """Returns the gradient of the loss at adversarial examples, for every example of a loader and in its order.
+    """Returns the gradient of the loss at adversarial examples, for every example of some batches, in order.
 
     The model is attacked in eval mode. Neither its modes, buffers and ``.grad`` nor any global random state change.
-    Under several processes each takes every world-size-th of the loader's batches, all of them get all factors, and the
-    result is the same for any number of them: batches stay what they are, and noise is keyed by the data set's row.
+    Under several processes each takes every world-size-th of the batches, all of them get all factors, and the result
+    is the same for any number of them: batches stay what they are, and noise is keyed by the images' rows.
 
     Args:
         model: images (B, C, H, W) in [0, 1] to logits, ending in a linear layer.
-        loader: batches of (images, labels), in order.
+        images: what the examples are of; batches of it are given the model's layout, as in training.
+        batches: rows of the images, each at most once.
         loss: its ``passes`` decide which forwards are made and how many terms a gradient has.
         attack: finds the adversarial examples; with None they are the images themselves.
         seed: of the attack's random starts.
         num_classes: number of logits.
         device: where the model is; the factors stay there.
-        batches: rows of the loader's data set, in these batches and this order; left out, the loader's own.
         on_batch: called after each batch.
         train_mode: take gradients in train mode: each batch and each of the loss's passes with BatchNorm statistics of
-            its own. Batches are the loader's, or ``batches``.
+            its own.
         augment: crops and flips images before they are attacked; None leaves them as they are.
 
     Raises:
-        UserError: for a loader that `batches_of` does not take, a model that does not end in a linear layer, or a batch
-            of one image that it cannot run in train mode.
+        UserError: for a model that does not end in a linear layer, or a batch of one image that it cannot run in train
+            mode.
     """
-    batches = batches_of(loader) if batches is None else batches
     last_layer = LastLayer(model, num_classes)
     attack = attack if "adversarial" in loss.passes else None
     world, rank = collectives.world_size(), collectives.rank()
-    mine = batches[rank::world]
+    mine, layout = batches[rank::world], MEMORY_FORMATS[layout_of(model)]
     columns: list[list[Tensor]] = []
     with evaluation_mode(model), nullcontext() if train_mode else frozen(model):
-        for done, batch in enumerate(fetch(loader, mine), start=1):
-            rows, x, y = (part.to(device) for part in batch)
-            if augment:
-                x = augment(x, Noise(derive(seed, "augment"), rows))
-            noise = Noise(seed, rows)
+        for done, (batch, (original, y)) in enumerate(zip(mine, images.batches(mine, device), strict=True), 1):
+            rows = torch.tensor(batch, device=device)
+            x = augment(original, Noise(derive(seed, "augment"), rows)) if augment else original
+            x, noise = x.contiguous(memory_format=layout), Noise(seed, rows)
             columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise, train_mode=train_mode)])
             if on_batch:
                 on_batch(min(done * world, len(batches)), len(batches))

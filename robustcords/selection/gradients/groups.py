@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustcords.errors import UserError
+from robustcords.selection.gradients.loaded import LoadedImages, images_of
 
 
 def batches_of(loader: DataLoader[Any]) -> list[list[int]]:
@@ -30,31 +29,12 @@ def batches_of(loader: DataLoader[Any]) -> list[list[int]]:
     return batches
 
 
-def fetch(loader: DataLoader[Any], batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields rows (B,), images (B, C, H, W) and labels (B,) of some of a loader's batches.
-
-    They come through the loader's own workers and collation, and draw nothing from the global generator.
-    """
-    part = DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        worker_init_fn=loader.worker_init_fn,
-        generator=torch.Generator(),
-    )
-    for rows, (x, y, *_) in zip(batches, part, strict=True):
-        yield torch.tensor(rows), x, y.view(-1)
-
-
 def labels_of(loader: DataLoader[Any]) -> Tensor:
     """Returns the labels (N,) of a loader's examples in its order: the data set's own, or by reading them."""
-    batches = batches_of(loader)
-    known = getattr(loader.dataset, "labels", getattr(loader.dataset, "targets", None))
-    if known is None:
-        return torch.cat([y for _, _, y in fetch(loader, batches)]).cpu()
-    return torch.as_tensor(known).cpu()[[row for batch in batches for row in batch]]
+    images, batches = images_of(loader), batches_of(loader)
+    if isinstance(images, LoadedImages):
+        return images.labels_of(batches)
+    return images.labels[[row for batch in batches for row in batch]]
 
 
 def check_budget(budget: int, size: int) -> None:

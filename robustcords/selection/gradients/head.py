@@ -14,7 +14,8 @@ from robustcords.engine.modes import evaluation_mode
 from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import generator
 from robustcords.selection.base import SelectionContext
-from robustcords.selection.gradients.groups import batches_of, fetch
+from robustcords.selection.gradients.groups import batches_of
+from robustcords.selection.gradients.loaded import images_of
 
 
 def check_last_layer(
@@ -39,8 +40,7 @@ def check_last_layer(
     last_layer = LastLayer(context.model, context.num_classes)
     last_layer.check_trained(bias_alone)
     loader = context.train_loader
-    _, x, _ = next(fetch(loader, [batches_of(loader)[0][:2]]))
-    x = x.to(context.device)
+    x, _ = images_of(loader).batch(torch.tensor(batches_of(loader)[0][:2]), context.device)
     with mode(context.model), frozen(context.model), torch.no_grad():
         last_layer.features_and_logits(x)
     # In float32 where that can be had, in which a small difference is none of rounding.

@@ -78,8 +78,7 @@ class FixedSubset(Strategy):
         check_budget(budget, len(rows))
         # The main process reads it for all: with several machines, the others need no copy of the file.
         indices, weights = collectives.decide_together(self._read)
-        numbers = rows if self.context.numbers is None else self.context.numbers[rows].tolist()
-        row_of = dict(zip(numbers, rows, strict=True))
+        row_of = dict(zip(self.context.numbers[rows].tolist(), rows, strict=True))
         wanted = indices.tolist()
         missing = [number for number in wanted if number not in row_of]
         if missing:

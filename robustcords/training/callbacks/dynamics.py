@@ -9,7 +9,7 @@ from torch import nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.config.schema import Table
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.inference import Autocast
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.threats.base import ThreatModel
@@ -45,7 +45,7 @@ class Dynamics(Observer):
 
     name = "dynamics"
 
-    def __init__(self, images: ImageSet, threat: ThreatModel, config: DynamicsConfig) -> None:
+    def __init__(self, images: Images, threat: ThreatModel, config: DynamicsConfig) -> None:
         self.images, self.config = images, config
         self.attack = PGD(threat, steps=STEPS, step_size=threat.epsilon / 2, random_start="uniform")
 

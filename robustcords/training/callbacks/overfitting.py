@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from robustcords.attacks.base import Attack
-from robustcords.data.images import ImageSet
+from robustcords.data.images import Images
 from robustcords.engine.inference import Autocast
 from robustcords.errors import RunError
 from robustcords.evaluation.evaluate import robust_accuracy
@@ -42,7 +42,7 @@ class OverfittingProbe(Observer):
     name = "probe"
 
     def __init__(
-        self, images: ImageSet, training: Attack, pgd: Attack, action: Literal["warn", "stop"], display: Display
+        self, images: Images, training: Attack, pgd: Attack, action: Literal["warn", "stop"], display: Display
     ) -> None:
         self.images, self.training, self.pgd = images, training, pgd
         self.action, self.display = action, display

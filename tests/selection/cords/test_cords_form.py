@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_problem import Problem, factors
+from small_problem import Problem, factors, read
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -37,9 +37,9 @@ def test_in_train_mode_batches_have_their_own_statistics(name):
     model.eval()
     state = torch.random.get_rng_state()
     found = adversarial_pass(
-        model, problem.train_loader, loss, attack, seed=3, num_classes=3, device="cpu", train_mode=True
+        model, *read(problem.train_loader), loss, attack, seed=3, num_classes=3, device="cpu", train_mode=True
     )
-    plain = adversarial_pass(model, problem.train_loader, loss, attack, seed=3, num_classes=3, device="cpu")
+    plain = adversarial_pass(model, *read(problem.train_loader), loss, attack, seed=3, num_classes=3, device="cpu")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
@@ -58,7 +58,7 @@ def test_dropout_drops_the_same_again():
     problem = Problem(SIZES)
 
     def run(seed: int) -> torch.Tensor:
-        arguments = (problem.model, problem.train_loader, Standard(), None)
+        arguments = (problem.model, *read(problem.train_loader), Standard(), None)
         return adversarial_pass(*arguments, seed=seed, num_classes=3, device="cpu", train_mode=True).features[0]
 
     assert torch.equal(run(1), run(1))
@@ -81,13 +81,13 @@ def test_augmented_images_are_those_that_are_attacked():
     crops = partial(augment, crop=2, flip=True)
     arguments = {"seed": 3, "num_classes": 3, "device": "cpu"}
     attack = problem.context().attack
-    found = adversarial_pass(problem.model, problem.train_loader, TRADES(), attack, augment=crops, **arguments)
+    found = adversarial_pass(problem.model, *read(problem.train_loader), TRADES(), attack, augment=crops, **arguments)
     rows = torch.arange(len(problem.train))
     x, y = problem.train.batch(rows)
     moved = crops(x, Noise(derive(3, "augment"), rows))
     assert not torch.equal(moved, x)
     loader = DataLoader(TensorDataset(moved, y), batch_size=16)
-    expected = adversarial_pass(problem.model, loader, TRADES(), attack, **arguments)
+    expected = adversarial_pass(problem.model, *read(loader), TRADES(), attack, **arguments)
     for one, other in zip(found.deltas + found.features, expected.deltas + expected.features, strict=True):
         assert torch.equal(one, other)
 

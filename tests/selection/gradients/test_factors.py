@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_problem import LOSSES, Problem, factors
+from small_problem import LOSSES, Problem, factors, read
 
 from robustcords.losses.mart import MART
 from robustcords.losses.objective import Objective
@@ -37,7 +37,7 @@ def test_factors_are_the_gradients_that_autograd_finds_at_the_adversarial_exampl
 
     problem.model.train()
     found = adversarial_pass(
-        problem.model, problem.train_loader, loss, context.attack, seed=7, num_classes=len(sizes), device="cpu"
+        problem.model, *read(problem.train_loader), loss, context.attack, seed=7, num_classes=len(sizes), device="cpu"
     )
 
     assert len(found.deltas) == len(loss.passes)
@@ -52,7 +52,7 @@ def test_beta_enters_once():
     for beta in (0.0, 1.0, 6.0):
         passes[beta] = adversarial_pass(
             problem.model,
-            problem.train_loader,
+            *read(problem.train_loader),
             TRADES(beta=beta),
             problem.context().attack,
             seed=1,
@@ -70,7 +70,7 @@ def test_the_pass_leaves_model_and_global_generators_alone():
     seen = []
     adversarial_pass(
         problem.model,
-        problem.train_loader,
+        *read(problem.train_loader),
         MART(),
         problem.context().attack,
         seed=1,
@@ -91,7 +91,7 @@ def test_a_loss_without_an_adversarial_pass_makes_no_attack():
         raise AssertionError("attacked")
 
     found = adversarial_pass(
-        problem.model, problem.train_loader, Standard(), refuse, seed=0, num_classes=2, device="cpu"
+        problem.model, *read(problem.train_loader), Standard(), refuse, seed=0, num_classes=2, device="cpu"
     )
     assert len(found) == 20
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_problem import LOSSES, Problem
+from small_problem import LOSSES, Problem, read
 from torch import nn
 from torch.nn import functional as F
 
@@ -75,7 +75,7 @@ def by_autograd(problem, loss, images, labels):
 
 def pass_over(problem, loss, which="train"):
     loader = {"train": problem.train_loader, "validation": problem.val_loader}[which]
-    return adversarial_pass(problem.model, loader, loss, None, seed=0, num_classes=len(SIZES), device="cpu")
+    return adversarial_pass(problem.model, *read(loader), loss, None, seed=0, num_classes=len(SIZES), device="cpu")
 
 
 @pytest.mark.parametrize("name", [*LOSSES, *EXTRA])

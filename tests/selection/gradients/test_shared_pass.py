@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from several import together
-from small_problem import Problem
+from small_problem import Problem, read
 from torch import distributed
 
 from robustcords.config.registry import find
@@ -37,7 +37,7 @@ def results():
     problem = Problem(SIZES, batch=8, validation=[6, 6, 6, 6, 6])  # the last batch has 7 images
     context = problem.context(measure=True)
     gradients = adversarial_pass(
-        problem.model, problem.train_loader, MART(), context.attack, seed=3, num_classes=5, device="cpu"
+        problem.model, *read(problem.train_loader), MART(), context.attack, seed=3, num_classes=5, device="cpu"
     )
     found = [*gradients.deltas, *gradients.features, gradients.labels]
     for name, granularity in CHOICES:

@@ -37,10 +37,11 @@ def written(indices: Any, weights: Any) -> str:
     return "subset.npz"
 
 
-def select(file: str, budget: int, numbers: torch.Tensor | None = NUMBERS) -> tuple[list[int], torch.Tensor]:
+def select(file: str, budget: int, numbers: torch.Tensor = NUMBERS) -> tuple[list[int], torch.Tensor]:
     problem = Problem([12, 9])
+    problem.train.numbers = numbers
     config = FixedSubset.Config(file=file, fraction=budget / SIZE)
-    return FixedSubset.from_context(config, problem.context(numbers=numbers)).select(budget, None)
+    return FixedSubset.from_context(config, problem.context()).select(budget, None)
 
 
 def test_numbers_of_the_full_set_become_rows_and_keep_order_and_weights():
@@ -51,7 +52,7 @@ def test_numbers_of_the_full_set_become_rows_and_keep_order_and_weights():
 
 
 def test_without_a_split_numbers_are_rows():
-    rows, weights = select(written(np.arange(SIZE)[::-1], np.arange(SIZE) / 8), SIZE, numbers=None)
+    rows, weights = select(written(np.arange(SIZE)[::-1], np.arange(SIZE) / 8), SIZE, numbers=torch.arange(SIZE))
     assert rows == list(range(SIZE))[::-1]
     assert weights.tolist() == [place / 8 for place in range(SIZE)]
 
@@ -213,8 +214,8 @@ def test_training_on_what_select_writes_is_training_that_selects_by_itself(comma
     ],
 )
 def test_a_run_is_refused_before_it_begins(command: Command, options: dict[str, Any], expected: str):
-    train = build.data(recipe.load("digits_mart")).numbers
-    elsewhere = set(build.data(recipe.load("digits_mart", ["seed=1"])).numbers.tolist())
+    train = build.data(recipe.load("digits_mart")).train.numbers
+    elsewhere = set(build.data(recipe.load("digits_mart", ["seed=1"])).train.numbers.tolist())
     held_out = next(number for number in train.tolist() if number not in elsewhere)
     written([held_out, int(train[0] if train[0] != held_out else train[1])], np.ones(2))
     answer = command("run", "digits_mart", *SMALL, *FILE, *settings(**options), "--output", "run")

@@ -1,0 +1,105 @@
+"""What is expected of the images that a source gives, looked at before anything depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcords.data.base import DataSource, Splits
+from robustcords.data.images import Images
+from robustcords.errors import UserError, is_own, kind_of, one_line
+
+
+def loaded(source: DataSource) -> Splits:
+    """Returns what a source loads, after looking at it: all labels, and the pixels of two images of each set.
+
+    Raises:
+        UserError: it cannot be read, or is not what `Splits` and `Images` promise; the line names what is wrong.
+    """
+    name = f"data {source.config.name!r}"
+    load = f"{name}: {type(source).__name__}.load"
+    try:
+        splits: Any = source.load()
+    except UserError:
+        raise
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise UserError(f"{name}: cannot be read: {reason}") from error
+    except Exception as error:
+        if is_own(type(source).__module__):
+            raise
+        raise UserError(f"{load} failed: {one_line(error)}") from error
+    if not isinstance(splits, Splits):
+        raise UserError(f"{load} returned {kind_of(splits)}, expected Splits(train, test)")
+    for part in ("train", "test"):
+        if problem := _problem(getattr(splits, part)):
+            raise UserError(f"{load} returned a {part} set whose {problem}")
+    for what in ("classes", "shape"):
+        of_train, of_test = getattr(splits.train, what), getattr(splits.test, what)
+        if of_train != of_test:
+            raise UserError(f"{load} returned sets of different {what}: {_short(of_train)} and {_short(of_test)}")
+    return splits
+
+
+def _problem(images: Any) -> str | None:
+    """Returns what is wrong with a set, or None."""
+    if not isinstance(images, Images):
+        return f"type is {kind_of(images)}, expected an Images"
+    if not hasattr(images, "labels"):
+        return "labels are not set"
+    try:
+        return next(_problems(images), None)
+    except UserError:
+        raise
+    except Exception as error:
+        return f"images cannot be read: {one_line(error)}"
+
+
+def _problems(images: Images) -> Iterator[str]:
+    """Yields what is wrong with a set. What comes later may fail for what comes first."""
+    labels, numbers = images.labels, images.numbers
+    for name, value in (("labels", labels), ("numbers", numbers)):
+        if not isinstance(value, Tensor):
+            yield f"{name} are {kind_of(value)}, expected a tensor"
+        if value.dtype != torch.int64 or value.shape != (len(images),) or value.device.type != "cpu":
+            found = f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+            yield f"{name} are {found}, expected torch.int64 of shape ({len(images)},) on cpu"
+    if not len(images):
+        return
+    classes, shape = images.classes, images.shape
+    if not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
+        yield f"classes are {_short(classes)}, expected a tuple of names"
+    if labels.min() < 0 or labels.max() >= len(classes):
+        yield f"labels go from {int(labels.min())} to {int(labels.max())}, expected 0 to {len(classes) - 1}"
+    if len(numbers.unique()) < len(images):
+        yield "numbers are not unique"
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int for size in shape)):
+        yield f"shape is {_short(shape)}, expected three whole numbers: C, H, W"
+    yield from _problems_of_batches(images)
+
+
+def _problems_of_batches(images: Images) -> Iterator[str]:
+    """Yields what is wrong with a batch of the last image and the first."""
+    labels, numbers, shape = images.labels, images.numbers, images.shape
+    rows = torch.tensor([len(images) - 1, 0])
+    x, y = images.batch(rows, "cpu")
+    expected = (2, *shape)
+    if not isinstance(x, Tensor) or x.shape != expected or x.dtype != torch.float32:
+        found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else kind_of(x)
+        yield f"batch gives {found}, expected torch.float32 of shape {expected}"
+    if not (x.min() >= 0 and x.max() <= 1):
+        yield f"batch gives pixels from {float(x.min()):g} to {float(x.max()):g}, expected [0, 1]"
+    if not isinstance(y, Tensor) or not torch.equal(y, labels[rows]):
+        yield f"batch gives labels {_short(y)}, expected {labels[rows]}"
+    if not torch.equal(images.batch(rows[1:], "cpu")[0], x[1:]):
+        yield "batch gives another image for a row that it is asked for alone"
+    if not torch.equal(images.subset(rows).numbers, numbers[rows]):
+        yield "subset does not carry its rows' numbers along"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
