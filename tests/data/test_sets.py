@@ -9,6 +9,7 @@ import torch
 from made_data import class_folder, picture, table
 
 from robustcords import data
+from robustcords.data.images import ImageSet
 from robustcords.data.sets import FolderConfig, class_sets, parquet_sets
 from robustcords.errors import UserError
 
@@ -308,8 +309,8 @@ def test_a_test_set_may_lack_classes_but_not_have_more(tmp_path):
 def test_labels_of_a_dataset_without_classes():
     pairs = [(torch.zeros(1, 2, 2), label) for label in (1, 2, 2)]
     with pytest.raises(UserError, match=r"labels go from 1 to 2, and no image has 0: .*in Python as classes="):
-        data.base.ImageSet.from_dataset(pairs)
-    assert data.base.ImageSet.from_dataset(pairs, classes="abc").classes == ("a", "b", "c")
+        ImageSet.from_dataset(pairs)
+    assert ImageSet.from_dataset(pairs, classes="abc").classes == ("a", "b", "c")
 
 
 def test_an_empty_name_is_no_option():

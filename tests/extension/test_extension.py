@@ -7,11 +7,14 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from l1 import L1
+from safetensors.torch import load_file
 
 from robustcords import Noise
+from robustcords.data.digits import Digits
 
 HERE = Path(__file__).parent
 SMALL = (
@@ -96,3 +99,36 @@ def test_where_a_threat_does_not_fit_is_one_line(command, tmp_path: Path):
     refused = command("run", "digits_mart", *SMALL, "--set", "threat.norm=lfin")
     assert refused.err.startswith("error: --set threat.norm=lfin: [threat] norm = \"lfin\": unknown threat 'lfin'")
     assert "linf" in refused.err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The digits as files of unsigned bytes."""
+    splits = Digits(name="digits").load()
+    folder = tmp_path / "bytes"
+    folder.mkdir()
+    for part, images in (("train", splits.train), ("test", splits.test)):
+        x, labels = images.batch(torch.arange(len(images)))
+        np.save(folder / f"{part}.npy", (x * 255).round().to(torch.uint8).numpy())
+        np.save(folder / f"{part}_labels.npy", labels.numpy())
+    (folder / "classes.txt").write_text("\n".join(splits.train.classes))
+    return folder
+
+
+def test_a_data_set_in_files_trains_the_weights_that_the_same_in_memory_trains(command, tmp_path: Path, files: Path):
+    shutil.copy(HERE / "memory_mapped.py", tmp_path)
+    small = (*SMALL, "--set", "selector.select_first=true", "--set", "evaluation.autoattack=false")
+    mapped = ("--set", "data.name=memory_mapped:Mapped", "--set", f"data.path={files}")
+    in_memory, in_files = (tmp_path / name for name in ("memory", "files"))
+    for folder, changes in ((in_memory, ()), (in_files, mapped)):
+        done = command("run", "digits_mart", *small, *changes, "--output", folder)
+        assert done.status == 0, done.err
+    weights = [load_file(folder / "weights" / "last.safetensors") for folder in (in_memory, in_files)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    (selected,) = {(folder / "selections" / "epoch_0000.npz").read_bytes() for folder in (in_memory, in_files)}
+    assert selected
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (in_memory, in_files)]
+    assert reports[0]["evaluation"]["last"]["pgd"] == reports[1]["evaluation"]["last"]["pgd"]
+    (epoch,) = (json.loads(line) for line in (in_files / "metrics.jsonl").read_text().splitlines())
+    assert 200 < epoch["subset_size"] <= 400  # two steps

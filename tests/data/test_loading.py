@@ -1,0 +1,137 @@
+"""What is said of a source that does not give what the protocol asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustcords.data.base import DataSource, Splits
+from robustcords.data.images import Images, ImageSet
+from robustcords.data.loading import loaded
+from robustcords.errors import UserError
+
+LABELS = torch.arange(6) % 2
+PIXELS = torch.rand(6, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+GIVEN = "data 'own': Own.load returned"
+
+
+class Own(Images):
+    """Images as they are to be, but for what a test changes."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.labels, self.classes, self.pixels = LABELS, ("a", "b"), PIXELS
+        vars(self).update(changes)
+
+    def batch(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        return self.pixels[rows].to(device), self.labels[rows].to(device)
+
+
+def source(load: Any) -> DataSource:
+    made = type("Own", (DataSource,), {"load": lambda _: load(), "__module__": "own"})
+    return made(name="own")
+
+
+def refused(load: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        loaded(source(load))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def wrong(**changes: Any) -> str:
+    """Returns what is said of a test set that is another than it is to be."""
+    text = refused(lambda: Splits(Own(), Own(**changes)))
+    start = f"{GIVEN} a test set whose "
+    assert text.startswith(start)
+    return text.removeprefix(start)
+
+
+def test_what_fits_is_handed_on():
+    splits = Splits(Own(), ImageSet(PIXELS[:2], LABELS[:2], ("a", "b")), ("a note",))
+    assert loaded(source(lambda: splits)) is splits
+    empty = Splits(Own(), ImageSet(PIXELS[:0], LABELS[:0], ("a", "b")))
+    assert loaded(source(lambda: empty)) is empty
+
+
+def test_a_source_that_fails():
+    assert refused(lambda: 1 // 0).startswith(
+        "data 'own': Own.load failed: ZeroDivisionError: integer division or modulo by zero (test_loading.py:"
+    )
+    assert (
+        refused(lambda: Path("/no/such").read_text())
+        == "data 'own': cannot be read: /no/such: No such file or directory"
+    )
+    assert refused(lambda: (1, 2)) == f"{GIVEN} a tuple, expected Splits(train, test)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"labels": [0, 1]}, "labels are a list, expected a tensor"),
+        (
+            {"labels": LABELS.int()},
+            "labels are torch.int32 of shape (6,) on cpu, expected torch.int64 of shape (6,) on cpu",
+        ),
+        (
+            {"labels": LABELS.view(3, 2)},
+            "labels are torch.int64 of shape (3, 2) on cpu, expected torch.int64 of shape (3,) on cpu",
+        ),
+        ({"labels": LABELS + 1}, "labels go from 1 to 2, expected 0 to 1"),
+        ({"labels": LABELS - 1}, "labels go from -1 to 0, expected 0 to 1"),
+        ({"classes": ["a", "b"]}, "classes are ['a', 'b'], expected a tuple of names"),
+        ({"classes": ("a", 1)}, "classes are ('a', 1), expected a tuple of names"),
+        (
+            {"numbers": torch.arange(5)},
+            "numbers are torch.int64 of shape (5,) on cpu, expected torch.int64 of shape (6,) on cpu",
+        ),
+        ({"numbers": LABELS}, "numbers are not unique"),
+        ({"shape": torch.Size((1, 2))}, "shape is torch.Size([1, 2]), expected three whole numbers: C, H, W"),
+        (
+            {"shape": (3, 2, 3)},
+            "batch gives torch.float32 of shape (2, 1, 2, 3), expected torch.float32 of shape (2, 3, 2, 3)",
+        ),
+        (
+            {"pixels": PIXELS.double()},
+            "batch gives torch.float64 of shape (2, 1, 2, 3), expected torch.float32 of shape (2, 1, 2, 3)",
+        ),
+        ({"pixels": 2 * torch.ones_like(PIXELS)}, "batch gives pixels from 2 to 2, expected [0, 1]"),
+        ({"pixels": PIXELS * torch.nan}, "batch gives pixels from nan to nan, expected [0, 1]"),
+        (
+            {"batch": lambda rows, device="cpu": (PIXELS[rows], LABELS[rows.sort().values])},
+            "batch gives labels tensor([0, 1]), expected tensor([1, 0])",
+        ),
+        (
+            {"batch": lambda rows, device="cpu": (PIXELS[: len(rows)], LABELS[rows])},
+            "batch gives another image for a row that it is asked for alone",
+        ),
+        ({"subset": lambda rows: Own()}, "subset does not carry its rows' numbers along"),
+    ],
+)
+def test_a_set_that_is_none(changes, line):
+    assert wrong(**changes) == line
+
+
+def test_a_set_that_cannot_be_read():
+    def fail(*_: Any) -> Any:
+        raise KeyError("row")
+
+    assert wrong(batch=fail).startswith("images cannot be read: KeyError: 'row' (test_loading.py:")
+
+
+def test_no_set_at_all():
+    without = Own()
+    del without.labels
+    assert refused(lambda: Splits(without, Own())) == f"{GIVEN} a train set whose labels are not set"
+    pair = (PIXELS, LABELS)
+    assert refused(lambda: Splits(pair, Own())) == f"{GIVEN} a train set whose type is a tuple, expected an Images"
+
+
+def test_sets_that_do_not_go_together():
+    line = f"{GIVEN} sets of different classes: ('a', 'b') and ('a', 'c')"
+    assert refused(lambda: Splits(Own(), Own(classes=("a", "c")))) == line
+    line = f"{GIVEN} sets of different shape: (1, 2, 3) and (1, 2, 2)"
+    assert refused(lambda: Splits(Own(), Own(pixels=PIXELS[..., :2]))) == line
