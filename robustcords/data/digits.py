@@ -28,6 +28,8 @@ class Digits(DataSource):
         bunch = load_digits()
         images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(bunch.target).long()
-        whole = ImageSet(images, labels, tuple(map(str, bunch.target_names)))
-        train, test = stratified_split(labels, 450 / 1797, seed=0)
-        return Splits(whole.subset(train), whole.subset(test))
+        classes = tuple(map(str, bunch.target_names))
+        train, test = (
+            ImageSet(images[rows], labels[rows], classes) for rows in stratified_split(labels, 450 / 1797, seed=0)
+        )
+        return Splits(train, test)

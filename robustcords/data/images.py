@@ -145,10 +145,6 @@ class Part(Images):
         """Yields images and labels of several lists of rows."""
         return self.whole.batches([self.rows[list(rows)].tolist() for rows in parts], device)
 
-    def subset(self, rows: Tensor) -> Images:
-        """Returns the set of these rows."""
-        return Part(self.whole, self.rows[rows])
-
     def _stored(self, rows: Tensor) -> Tensor:
         return self.whole._stored(self.rows[rows])
 

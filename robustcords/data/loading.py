@@ -16,6 +16,8 @@ from robustcords.errors import UserError, is_own, kind_of, one_line
 def loaded(source: DataSource) -> Splits:
     """Returns what a source loads, after looking at it: all labels, and the pixels of two images of each set.
 
+    Both sets are numbered from 0, whatever they were a subset of: the training set is what numbers are the rows of.
+
     Raises:
         UserError: it cannot be read, or is not what `Splits` and `Images` promise; the line names what is wrong.
     """
@@ -60,13 +62,13 @@ def _problem(images: Any) -> str | None:
 
 def _problems(images: Images) -> Iterator[str]:
     """Yields what is wrong with a set. What comes later may fail for what comes first."""
-    labels, numbers = images.labels, images.numbers
-    for name, value in (("labels", labels), ("numbers", numbers)):
-        if not isinstance(value, Tensor):
-            yield f"{name} are {kind_of(value)}, expected a tensor"
-        if value.dtype != torch.int64 or value.shape != (len(images),) or value.device.type != "cpu":
-            found = f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
-            yield f"{name} are {found}, expected torch.int64 of shape ({len(images)},) on cpu"
+    labels = images.labels
+    if not isinstance(labels, Tensor):
+        yield f"labels are {kind_of(labels)}, expected a tensor"
+    if labels.dtype != torch.int64 or labels.shape != (len(images),) or labels.device.type != "cpu":
+        given = f"{labels.dtype} of shape {tuple(labels.shape)} on {labels.device}"
+        yield f"labels are {given}, expected torch.int64 of shape ({len(images)},) on cpu"
+    images.numbers = torch.arange(len(images))
     if not len(images):
         return
     classes, shape = images.classes, images.shape
@@ -74,8 +76,6 @@ def _problems(images: Images) -> Iterator[str]:
         yield f"classes are {_short(classes)}, expected a tuple of names"
     if labels.min() < 0 or labels.max() >= len(classes):
         yield f"labels go from {int(labels.min())} to {int(labels.max())}, expected 0 to {len(classes) - 1}"
-    if len(numbers.unique()) < len(images):
-        yield "numbers are not unique"
     if not (isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int for size in shape)):
         yield f"shape is {_short(shape)}, expected three whole numbers: C, H, W"
     yield from _problems_of_batches(images)
@@ -83,7 +83,7 @@ def _problems(images: Images) -> Iterator[str]:
 
 def _problems_of_batches(images: Images) -> Iterator[str]:
     """Yields what is wrong with a batch of the last image and the first."""
-    labels, numbers, shape = images.labels, images.numbers, images.shape
+    labels, shape = images.labels, images.shape
     rows = torch.tensor([len(images) - 1, 0])
     x, y = images.batch(rows, "cpu")
     expected = (2, *shape)
@@ -96,7 +96,7 @@ def _problems_of_batches(images: Images) -> Iterator[str]:
         yield f"batch gives labels {_short(y)}, expected {labels[rows]}"
     if not torch.equal(images.batch(rows[1:], "cpu")[0], x[1:]):
         yield "batch gives another image for a row that it is asked for alone"
-    if not torch.equal(images.subset(rows).numbers, numbers[rows]):
+    if not torch.equal(images.subset(rows).numbers, rows):
         yield "subset does not carry its rows' numbers along"
 
 
