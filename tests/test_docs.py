@@ -186,6 +186,13 @@ def test_worked_example_of_a_strategy_passes_its_own_test(name, in_page):
         test()
 
 
+def test_the_data_set_that_stays_in_files_is_the_one_that_is_tested(in_page):
+    folder = in_page(DOCS / "extending.md")
+    shown = (folder / "my_mapped_data.py").read_text()
+    assert shown.removeprefix("# my_mapped_data.py\n") == (pages.ROOT / "tests/extension/memory_mapped.py").read_text()
+    assert recipe.load(str(folder / "my_mapped_data.toml")).data.path == "bytes"
+
+
 def test_worked_examples_of_other_parts_train_together(in_page):
     folder = in_page(DOCS / "extending.md")
     app.app(["run", "my_parts.toml", "--output", "out"], standalone_mode=False)
