@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
