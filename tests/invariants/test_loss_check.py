@@ -153,3 +153,38 @@ def test_ours_pass_and_nothing_is_left_of_it(name: str, count: int):
     assert torch.equal(torch.get_rng_state(), state)
     for key, value in before.items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+def test_a_term_of_the_batch_is_declared():
+    def shares(value: Tensor) -> Tensor:
+        return value + value.std() / len(value)
+
+    bent = {"bend": staticmethod(shares), "bend_objective": staticmethod(shares), "__module__": "mine"}
+    with pytest.raises(UserError, match=r"mixes examples: .* declares batchwise = True$"):
+        check_loss(type("Mine", (Bent,), bent)(), network(), *some(made_up()))
+    check_loss(type("Mine", (Bent,), {**bent, "batchwise": True})(), network(), *some(made_up()))
+    constant = {**bent, "batchwise": True, "bend": staticmethod(Tensor.mean)}
+    with pytest.raises(UserError, match=r"returned shape \(\), expected \(3,\)"):
+        check_loss(type("Mine", (Bent,), constant)(), network(), *some(made_up()))
+
+
+def test_a_loss_is_looked_at_once_in_a_run(monkeypatch: pytest.MonkeyPatch):
+    looked_at: list[Any] = []
+    for module in ("training.trainer", "selection.selector"):
+        monkeypatch.setattr(f"robustcords.{module}.check_loss", lambda loss, *_: looked_at.append(loss))
+    made = trainer()
+    assert looked_at == [made.method.loss]
+    selector = chooser("adv-gradmatch")
+    looked_at.clear()
+    made = trainer(selector=selector)
+    assert looked_at == [selector.loss, made.method.loss], "two objects may differ"
+    looked_at.clear()
+    type(made)(made.model, made.method, made.train, made.optimizer.optimizer, made.settings, selector=with_loss(made))
+    assert looked_at == [made.method.loss]
+
+
+def with_loss(made: Any) -> Any:
+    """A selector that has the loss of a trainer."""
+    selector = chooser("adv-gradmatch")
+    selector.loss = made.method.loss
+    return selector

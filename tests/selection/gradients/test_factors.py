@@ -46,6 +46,30 @@ def test_factors_are_the_gradients_that_autograd_finds_at_the_adversarial_exampl
     assert problem.model.training
 
 
+class Spread(TRADES):
+    """TRADES, and the length of the batch's mean adversarial logits in equal shares."""
+
+    batchwise = True
+
+    def from_logits(self, logits, y):
+        length = logits["adversarial"].mean(dim=0).norm()
+        return super().from_logits(logits, y) + (length / len(y)).expand(len(y))
+
+
+def test_a_term_of_the_batch_is_differentiated_batch_by_batch():
+    problem, loss = Problem([20, 13], batch=8), Spread()
+    model, attack = problem.model.eval(), problem.context().attack
+    found = adversarial_pass(model, problem.train_loader, loss, attack, seed=7, num_classes=2, device="cpu")
+    head = [model[-1].bias, model[-1].weight]
+    for rows in torch.arange(33).split(8):
+        x, y = problem.train.images[rows], problem.train.labels[rows]
+        clean = model(x)
+        adversarial = model(attack(model, x, loss.objective(y, clean.detach), Noise(7, rows)))
+        total = loss.from_logits({"clean": clean, "adversarial": adversarial}, y).sum()
+        bias, weight = torch.autograd.grad(total, head)
+        torch.testing.assert_close(found.rows(rows).sum(), torch.cat([bias.unsqueeze(1), weight], dim=1))
+
+
 def test_beta_enters_once():
     problem = Problem([15, 15])
     passes = {}
