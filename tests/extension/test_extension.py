@@ -81,10 +81,10 @@ def test_a_loss_with_gradients_by_the_images(trained):
     assert trained("grad_align", **options)["training"]["epochs"] == 1
 
 
-TINY = """
+SMOOTH = """
 from torch import nn
 
-class TinyNet(nn.Sequential):
+class Smooth(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Conv2d(1, 4, 3, stride=2), nn.Softplus(), nn.Flatten(), nn.Linear(36, num_classes))
 """
@@ -93,9 +93,9 @@ class TinyNet(nn.Sequential):
 
 def test_its_second_derivatives_on_two_processes_are_those_on_one(command, tmp_path: Path):
     shutil.copy(HERE / "grad_align.py", tmp_path)
-    (tmp_path / "tinynet.py").write_text(TINY)
+    (tmp_path / "smooth_net.py").write_text(SMOOTH)
     two_steps = settings(
-        model__name="tinynet:TinyNet",
+        model__name="smooth_net:Smooth",
         attack__name="fgsm",
         loss__name="grad_align:GradAlign",
         loss__weight=5.0,
