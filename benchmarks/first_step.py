@@ -15,20 +15,20 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from robustcords.attacks.base import clean_logits
+from robustcords.attacks.base import CleanLogits
 from robustcords.attacks.pgd import PGD
 from robustcords.data.digits import Digits
 from robustcords.data.images import Images
 from robustcords.engine.inference import Inference
 from robustcords.engine.precision import autocast, fastest
 from robustcords.experiments import build
-from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES, kl_divergence
 from robustcords.methods.efforts.base import Adversary
 from robustcords.models.resnet import ResNet
@@ -51,7 +51,7 @@ def trained(threat: Linf) -> tuple[nn.Module, Images]:
         x, y = splits.train.batch(rows)
         x_adv = Adversary(PGD(threat), LOSS)(model, x, y, Noise(0, rows)).images
         optimizer.zero_grad()
-        LOSS([model(x), model(x_adv)], y).mean().backward()
+        LOSS.from_logits({"clean": model(x), "adversarial": model(x_adv)}, y).mean().backward()
         optimizer.step()
     return model.eval(), splits.test
 
@@ -72,7 +72,8 @@ def attacked(way: str, model: nn.Module, x: Tensor, y: Tensor, attack: PGD) -> T
     with network.frozen():
         if way != "bfloat16 throughout":
             return Adversary(attack, LOSS)(network, x, y, noise).images
-        return attack(network, x, Objective(LOSS.objective(y, clean_logits(network, x)), LOSS.start), noise)
+        objective = LOSS.objective(y, CleanLogits(network, x, exact=False))
+        return attack(network, x, replace(objective, anchored=False), noise)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def training_units(kinds: dict[str, float] | None) -> float:
 
 
 def selection_units(steps: int) -> int:
-    """Returns the units of one image's share of a selection: the attack, and a forward of each of the loss's passes."""
+    """Returns the units of one image's share of a selection: the attack, and a forward of each of the loss's views."""
     return 1 + 2 * steps + 2
 
 

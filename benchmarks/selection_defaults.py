@@ -90,9 +90,9 @@ def matching(train: LastLayerGradients) -> None:
 
 
 def validation_loss(validation: LastLayerGradients, step: Tensor) -> float:
-    passes = zip(validation.logits, validation.features, strict=True)
-    moved = [z.double() - (h.double() @ step[:, 1:].T + step[:, 0]) for z, h in passes]
-    return float(SAT()(moved, validation.labels).mean())
+    [logits], [features] = validation.logits, validation.features
+    moved = logits.double() - (features.double() @ step[:, 1:].T + step[:, 0])
+    return float(SAT().from_logits({"adversarial": moved}, validation.labels).mean())
 
 
 def looking_ahead(train: LastLayerGradients, validation: LastLayerGradients) -> None:

@@ -36,7 +36,7 @@ def made_up(label: int, count: int, classes: int, width: int, loss: Loss, seed: 
     mean = torch.randn(width, generator=source).abs()
     head = torch.randn(classes, width, generator=generator(0, "head")) / width**0.5
     labels = torch.full((count,), label)
-    features = tuple((mean + torch.randn(count, width, generator=source)).relu() for _ in loss.passes)
+    features = tuple((mean + torch.randn(count, width, generator=source)).relu() for _ in loss.views)
     logits = tuple(h @ head.T + 2 * nn.functional.one_hot(labels, classes) for h in features)
     return LastLayerGradients(logit_gradients(loss, logits, labels), features, labels, logits)
 

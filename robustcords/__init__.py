@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustcords.attacks.base import Attack as Attack
+    from robustcords.attacks.base import CleanLogits as CleanLogits
     from robustcords.attacks.fgsm import FGSM as FGSM
     from robustcords.attacks.pgd import PGD as PGD
     from robustcords.config.schema import ComponentConfig as ComponentConfig
@@ -94,6 +95,7 @@ _PUBLIC = {
     "Batch": "methods.base:Batch",
     "BulletAdversary": "methods.efforts.bullet:BulletAdversary",
     "BulletConfig": "methods.efforts.bullet:BulletConfig",
+    "CleanLogits": "attacks.base:CleanLogits",
     "ComponentConfig": "config.schema:ComponentConfig",
     "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
@@ -164,6 +166,7 @@ __all__ = [
     "Batch",
     "BulletAdversary",
     "BulletConfig",
+    "CleanLogits",
     "ComponentConfig",
     "DataConfig",
     "DataSource",

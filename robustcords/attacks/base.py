@@ -55,6 +55,29 @@ def clean_logits(model: Model, x: Tensor, *, exact: bool = False) -> Tensor:
         return full_precision(run(x))
 
 
+class CleanLogits:
+    """The logits of images as they are, for `robustcords.losses.base.Loss.objective`: computed when first asked for.
+
+    Args:
+        model: as `Model`.
+        x: (B, C, H, W) in [0, 1].
+        exact: as for `clean_logits`.
+
+    Example:
+        >>> x_adv = attack(model, x, loss.objective(y, CleanLogits(model, x)), noise)
+    """
+
+    def __init__(self, model: Model, x: Tensor, *, exact: bool = True) -> None:
+        self.model, self.x, self.exact = model, x, exact
+        self._logits: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        """Returns (B, classes) float32 logits in eval mode, without a graph; the same tensor every time."""
+        if self._logits is None:
+            self._logits = clean_logits(self.model, self.x, exact=self.exact)
+        return self._logits
+
+
 class Attack(Component, ABC):
     """Finds a perturbation inside a threat model.
 

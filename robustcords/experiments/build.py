@@ -174,7 +174,7 @@ def cautions(recipe: Recipe) -> list[str]:
     """
     loss: Loss = component("loss", recipe.loss)
     found = []
-    if "adversarial" in loss.passes:
+    if "adversarial" in loss.views:
         attacker = adversary(recipe, loss)
         attacks = {kind and f" of {kind} examples": each for kind, each in attacker.attacks.items()}
         if isinstance(recipe.selector, AdversarialConfig):
@@ -185,8 +185,14 @@ def cautions(recipe: Recipe) -> list[str]:
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
 
-def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
-    """Returns the subset selector, or None for full data."""
+def selector(recipe: Recipe, images: Data, loss: Loss | None = None) -> SubsetSelector | None:
+    """Returns the subset selector, or None for full data.
+
+    Args:
+        recipe: with or without a selector.
+        images: to select from.
+        loss: the one that is trained with; None for one that the recipe says.
+    """
     if recipe.selector is None:
         return None
     return SubsetSelector(
@@ -194,7 +200,7 @@ def selector(recipe: Recipe, images: Data) -> SubsetSelector | None:
         recipe.selector,
         images.train,
         images.validation,
-        loss=component("loss", recipe.loss),
+        loss=loss or component("loss", recipe.loss),
         attack=attack(recipe),
         epochs=recipe.train.epochs,
         batch_size=recipe.train.batch_size,
@@ -272,7 +278,7 @@ def trainer(
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
         schedule=component("schedule", recipe.schedule),
-        selector=selector(recipe, images),
+        selector=selector(recipe, images, loss),
         validation=images.validation,
         validation_attack=strong,
         observers=_observers(recipe, images, attacker, strong, display or Display(visible=False)),
@@ -293,7 +299,7 @@ def _observers(recipe: Recipe, images: Data, attacker: Adversary, strong: Attack
     """
     found: list[Observer] = []
     training, action, dynamics = attacker.strongest, recipe.train.overfitting, recipe.train.dynamics
-    if action and "adversarial" in attacker.loss.passes and 0 < training.passes <= FEW_PASSES:
+    if action and "adversarial" in attacker.loss.views and 0 < training.passes <= FEW_PASSES:
         part = _drawn(images.train, IMAGES, recipe.seed, "overfitting-probe")
         found.append(OverfittingProbe(part, training, strong, action, display))
     if dynamics:

@@ -1,4 +1,4 @@
-"""What every loss shares: which passes it needs, its value per example, and what its attack maximises."""
+"""What every loss shares: which views it needs, its value per example, and what its attack maximises."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine.precision import full_precision
 from robustcords.losses.check import check_declared
 from robustcords.losses.context import LossContext
+from robustcords.losses.objective import Objective
 
-Pass = Literal["clean", "adversarial"]
+View = Literal["clean", "adversarial"]
 
 
 class LossConfig(ComponentConfig):
@@ -31,63 +32,76 @@ class LossConfig(ComponentConfig):
 
 
 class Loss(Component, ABC):
-    """A training loss: logits of the passes it needs and labels in, one number per example out.
+    """A training loss: logits of the views it needs and labels in, one number per example out.
 
     Attributes:
-        passes: the forward passes of an update, in this order: ``"clean"``, ``"adversarial"``, or both.
-        start: the random start that its attack wants, see `robustcords.losses.objective.Objective`.
-        anchored: whether `objective` compares with the clean logits, which are then computed once per batch in eval
-            mode.
+        views: the images that an update makes forward passes of: ``"clean"``, ``"adversarial"``, or both.
+        anchored: whether the `Objective` that `objective` gives is anchored. It is said here too, for what depends on
+            it before there is a batch to ask for one: a recipe is refused whose attack would start at the image, where
+            such an objective has no gradient, and Bullet-Train computes the clean logits that it sorts by in float32.
+            `robustcords.losses.check.check_loss` refuses a loss that says one thing here and another there.
+        batchwise: whether the value has a term of the whole batch, such as a norm of all its logits. It comes in equal
+            shares: every example's value has the term divided by B. Accumulation and several processes cut a batch into
+            smaller ones, each with its own term, so that such a loss depends on them; a selection differentiates it
+            batch by batch.
 
     Raises:
-        UserError: for a value of these attributes that means nothing.
+        UserError: for a value of these attributes that means nothing, or a member by which 0.1 asked for a loss.
+
+    Example:
+        >>> logits = {"clean": torch.zeros(1, 2), "adversarial": torch.zeros(1, 2)}
+        >>> TRADES().from_logits(logits, torch.tensor([0]))
+        tensor([0.6931])
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
     config: LossConfig
-    passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
-    start: ClassVar[Literal["uniform", "gaussian"]] = "uniform"
+    views: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     anchored: ClassVar[bool] = False
+    batchwise: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         check_declared(self)
 
     @abstractmethod
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
-        """Returns the loss of every example (B,), in float32, differentiable in every pass's logits.
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
+        """Returns the loss of every example (B,), in float32, differentiable in every view's logits.
+
+        This is what selection differentiates, and `forward` as long as a loss does not write that itself.
 
         Args:
-            logits: one (B, classes) tensor for each of `passes`.
+            logits: (B, classes) of each of `views`, by its name.
             y: (B,) int64 labels.
         """
 
     def forward(self, model: nn.Module, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
         """Returns the loss of every example (B,) in training: what the update differentiates.
 
-        Here that is the loss of the model's logits of each pass. A loss that needs more of the model, such as gradients
-        by the images or features, writes this as well; selection goes on with what ``__call__`` says.
+        Here that is `from_logits` of the model's logits of each view. A loss that needs more of the model, such as
+        gradients by the images or features, writes this as well; selection goes on with what `from_logits` says.
 
         Args:
             model: images (B, C, H, W) in [0, 1] to logits, in train mode.
-            views: the images of each of `passes`.
+            views: the images of each of `views`, by its name.
             y: (B,) int64 labels.
             context: the threat model, the moment, and noise that is keyed by example.
         """
         del context
-        logits = [full_precision(model(views[name])) for name in self.passes]
+        logits = {name: full_precision(model(views[name])) for name in self.views}
         with torch.autocast(y.device.type, enabled=False):
-            return self(logits, y)
+            return self.from_logits(logits, y)
 
-    def objective(self, y: Tensor, clean: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Returns what the attack maximises, as a function of logits (B, classes) that gives (B,): cross-entropy.
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns what the attack maximises: cross-entropy, from a uniform start.
 
         Args:
             y: (B,) int64 labels.
-            clean: (B, classes) eval-mode logits of the images as they are; needed where `anchored`.
+            clean: gives (B, classes) eval-mode logits of the images as they are, without a graph. They are computed
+                when it is first called, and only then; see `robustcords.attacks.base.CleanLogits`.
         """
         del clean
-        return lambda logits: F.cross_entropy(logits, y, reduction="none")
+        return Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"))
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Returns (B,) cross-entropy in float32 with this loss's label smoothing."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from robustcords.engine import contracts
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, kind_of, nearest
-from robustcords.losses.objective import Objective, Start
+from robustcords.losses.objective import Objective
 from robustcords.rng import generator
 
 if TYPE_CHECKING:  # these modules use this one
@@ -21,30 +22,39 @@ if TYPE_CHECKING:  # these modules use this one
 EXAMPLES = 3
 """How many images a loss is tried on."""
 
+_BEFORE = {
+    "__call__": "from_logits(logits, y), with logits by the name of their view",
+    "passes": "views",
+    "start": "the start of the Objective that objective(y, clean) returns",
+}
+"""What 0.1 asked a loss for, and would now be passed over in silence: a subclass would train as its base does."""
+
 
 def check_declared(loss: Loss) -> None:
-    """Checks a loss's `passes`, `start` and `anchored`.
+    """Checks a loss's `views`, `anchored` and `batchwise`.
 
     Raises:
-        UserError: one has a value that means nothing; the line has those that do.
+        UserError: one has a value that means nothing, and the line has those that do; or there is something that
+            nothing asks for any more.
     """
-    from robustcords.losses.base import Pass
+    from robustcords.losses.base import Loss, View
 
     source = f"loss {contracts.title(loss)}"
-    passes, allowed = loss.passes, get_args(Pass)
-    if not isinstance(passes, tuple | list) or not passes:
-        raise UserError(f'{source}: passes = {passes!r}, expected ("clean",), ("adversarial",) or both')
-    for name in passes:
+    kinds = [kind for kind in type(loss).__mro__ if issubclass(kind, Loss)]
+    for name, now in _BEFORE.items():
+        if any(name in vars(kind) for kind in kinds):
+            raise UserError(f"{source}: {name} means nothing since 0.2; it is {now}")
+    views, allowed = loss.views, get_args(View)
+    if not isinstance(views, tuple | list) or not views:
+        raise UserError(f'{source}: views = {views!r}, expected ("clean",), ("adversarial",) or both')
+    for name in views:
         if name not in allowed:
-            raise UserError(f"{source}: passes = {passes!r}: no pass is called {name!r}{nearest(str(name), allowed)}")
-    if len(set(passes)) < len(passes):
-        raise UserError(f"{source}: passes = {passes!r}: each at most once")
-    if loss.start not in get_args(Start):
-        raise UserError(
-            f"{source}: start = {loss.start!r} is no random start{nearest(str(loss.start), get_args(Start))}"
-        )
-    if not isinstance(loss.anchored, bool):
-        raise UserError(f"{source}: anchored = {loss.anchored!r}, expected True or False")
+            raise UserError(f"{source}: views = {views!r}: no view is called {name!r}{nearest(str(name), allowed)}")
+    if len(set(views)) < len(views):
+        raise UserError(f"{source}: views = {views!r}: each at most once")
+    for name in ("anchored", "batchwise"):
+        if not isinstance(value := getattr(loss, name), bool):
+            raise UserError(f"{source}: {name} = {value!r}, expected True or False")
 
 
 def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -59,8 +69,9 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
         y: (B,) labels.
 
     Raises:
-        UserError: an attribute, the value or the objective is not what a loss's is, or an example's value depends on
-            another example's logits, as that of a mean that was expanded does.
+        UserError: an attribute, the value or the objective is not what a loss's is; or, where the loss is not
+            ``batchwise``, an example's value depends on another example's logits, as that of a mean that was expanded
+            does.
     """
     check_declared(loss)
     device = x.device
@@ -70,51 +81,60 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
         tried = _copy(loss)
         # Away from each other and from points, such as logits that are all the same, where gradients happen to be 0.
         source = generator(0, "loss-check")
-        noises = [torch.randn(clean.shape, generator=source).to(device) for _ in range(1 + len(loss.passes))]
-        logits = [(clean + noise).requires_grad_() for noise in noises]
+        attacked, *others = (
+            (clean + torch.randn(clean.shape, generator=source).to(device)).requires_grad_()
+            for _ in range(1 + len(loss.views))
+        )
         with torch.enable_grad():
-            passes = logits[1:]
-            _refuse_mixed(f"loss {contracts.title(loss)}", loss_values(tried, passes, y), passes)
-            if "adversarial" in loss.passes:
-                value = objective(tried, y, clean if loss.anchored else None).value(logits[0])
-                _refuse_mixed(f"the objective of loss {contracts.title(loss)}", value, logits[:1])
+            value = loss_values(tried, dict(zip(loss.views, others, strict=True)), y)
+            if not loss.batchwise:
+                _refuse_mixed(f"loss {contracts.title(loss)}", value, others)
+            if "adversarial" in loss.views:
+                value = objective(tried, y, lambda: clean).value(attacked)
+                if not loss.batchwise:
+                    _refuse_mixed(f"the objective of loss {contracts.title(loss)}", value, [attacked])
 
 
-def loss_values(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> Tensor:
+def loss_values(loss: Loss, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
     """Returns a loss's value of every example (B,).
 
     Args:
         loss: what is called.
-        logits: one (B, classes) tensor for each of its passes.
+        logits: (B, classes) of each of its views, by its name.
         y: (B,) labels.
 
     Raises:
         UserError: the loss returns anything else, or a constant.
     """
-    value = contracts.numbers(f"loss {contracts.title(loss)}", loss(list(logits), y), y.shape)
-    return contracts.differentiable(f"loss {contracts.title(loss)}", value, logits)
+    value = contracts.numbers(f"loss {contracts.title(loss)}", loss.from_logits(logits, y), y.shape)
+    return contracts.differentiable(f"loss {contracts.title(loss)}", value, list(logits.values()))
 
 
-def objective(loss: Loss, y: Tensor, clean: Tensor | None) -> Objective:
+def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
     """Returns a loss's objective, whose values are looked at wherever it is called.
 
     Args:
         loss: what is asked for its objective.
         y: (B,) labels.
-        clean: (B, classes) logits of the images as they are, or None.
+        clean: gives (B, classes) logits of the images as they are.
 
     Raises:
-        UserError: the objective is no function; where it is called, its value is anything but (B,) numbers, or a
-            constant.
+        UserError: the loss returns anything else, or what it declares is not so; where the objective is called, its
+            value is anything but (B,) numbers, or a constant.
     """
-    source, function = f"the objective of loss {contracts.title(loss)}", loss.objective(y, clean)
-    if not callable(function):
-        raise UserError(f"{source} is {kind_of(function)}, expected a function of the logits")
+    source, given = f"the objective of loss {contracts.title(loss)}", loss.objective(y, clean)
+    if not isinstance(given, Objective):
+        raise UserError(f"{source} is {kind_of(given)}, expected an Objective")
+    if given.anchored != loss.anchored:
+        raise UserError(
+            f"{source} says anchored = {given.anchored}, and the loss anchored = {loss.anchored}; they have to agree"
+        )
 
     def looked_at(logits: Tensor) -> Tensor:
-        return contracts.differentiable(source, contracts.numbers(source, function(logits), logits.shape[:1]), [logits])
+        value = contracts.numbers(source, given.value(logits), logits.shape[:1])
+        return contracts.differentiable(source, value, [logits])
 
-    return Objective(looked_at, loss.start, loss.anchored)
+    return replace(given, value=looked_at)
 
 
 def _copy(loss: Loss) -> Loss:
@@ -135,5 +155,6 @@ def _refuse_mixed(source: str, value: Tensor, logits: list[Tensor]) -> None:
     if any(bool(gradient[1:].any()) for gradient in gradients):
         raise UserError(
             f"{source} mixes examples: the value of one changes with another's logits, as that of a mean over the "
-            "batch does; return each example's own"
+            "batch does; return each example's own, or equal shares of a term of the batch from a loss that declares "
+            "batchwise = True"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
+from robustcords.losses.objective import Objective
 from robustcords.losses.trades import kl_divergence
 
 
@@ -36,11 +39,10 @@ class MART(Loss):
         beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
 
     config: MART.Config
-    start = "gaussian"
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns the loss (B,) of clean and adversarial logits."""
-        clean, adversarial = map(full_precision, logits)
+        clean, adversarial = full_precision(logits["clean"]), full_precision(logits["adversarial"])
         true = F.one_hot(y, clean.shape[1]).bool()
         strongest_wrong = adversarial.masked_fill(true, -float("inf")).argmax(dim=1)
         others = adversarial.scatter(1, strongest_wrong.unsqueeze(1), -float("inf"))
@@ -50,3 +52,7 @@ class MART(Loss):
         log_p = F.log_softmax(clean, dim=1).gather(1, y.unsqueeze(1)).squeeze(1)
         wrong = -torch.expm1(log_p)
         return boosted + self.config.beta * kl_divergence(clean, adversarial) * wrong
+
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns cross-entropy, from beside the image."""
+        return replace(super().objective(y, clean), start="gaussian")

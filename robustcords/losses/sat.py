@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from robustcords.losses.base import Loss
@@ -10,8 +12,8 @@ from robustcords.losses.base import Loss
 class SAT(Loss):
     """Cross-entropy on adversarial examples (Madry et al. 2018; Li et al. 2023, Eq. 1)."""
 
-    passes = ("adversarial",)
+    views = ("adversarial",)
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns ``CE(z', y)`` (B,)."""
-        return self.cross_entropy(logits[0], y)
+        return self.cross_entropy(logits["adversarial"], y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from robustcords.losses.base import Loss
@@ -10,8 +12,8 @@ from robustcords.losses.base import Loss
 class Standard(Loss):
     """Cross-entropy on the images as they are: no attack, no robustness; what defences are compared with."""
 
-    passes = ("clean",)
+    views = ("clean",)
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns ``CE(z, y)`` (B,)."""
-        return self.cross_entropy(logits[0], y)
+        return self.cross_entropy(logits["clean"], y)

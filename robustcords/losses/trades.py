@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
+from robustcords.losses.objective import Objective
 
 
 def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
@@ -40,17 +41,14 @@ class TRADES(Loss):
         beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
 
     config: TRADES.Config
-    start = "gaussian"
     anchored = True
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns the loss (B,) of clean and adversarial logits."""
-        clean, adversarial = logits
+        clean, adversarial = logits["clean"], logits["adversarial"]
         return self.cross_entropy(clean, y) + self.config.beta * kl_divergence(clean, adversarial)
 
-    def objective(self, y: Tensor, clean: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Returns ``KL(p || p')`` as a function of the adversarial logits."""
-        if clean is None:
-            raise ValueError("TRADES' objective compares with the clean logits: objective(y, clean)")
-        target = clean.detach()
-        return lambda logits: kl_divergence(target, logits)
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns ``KL(p || p')`` of the adversarial logits, from beside the image."""
+        target = clean().detach()
+        return Objective(lambda logits: kl_divergence(target, logits), start="gaussian", anchored=True)

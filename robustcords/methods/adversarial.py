@@ -36,7 +36,7 @@ class AdversarialTraining(Method):
 
     def views(self, step: Step, batch: Batch) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Returns the images of each view that the loss asks for, and how many of each kind were attacked."""
-        if "adversarial" not in self.loss.passes:
+        if "adversarial" not in self.loss.views:
             return {"clean": batch.x}, {}
         step.phase("attack")
         with step.attacking():

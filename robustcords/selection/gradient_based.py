@@ -25,7 +25,7 @@ from robustcords.selection.gradient_based_config import AdversarialConfig, Attac
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.gradients.candidates import Choice, Group, of_class
 from robustcords.selection.gradients.class_stream import ClassGradients, class_by_class
-from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
+from robustcords.selection.gradients.factors import Gradients, LastLayerGradients, by_view
 from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
 from robustcords.selection.gradients.head import check_last_layer
 from robustcords.selection.gradients.matching import Matching
@@ -295,13 +295,14 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     def _batches_at_once(self, batch_size: int) -> int:
         """Returns how many batches' gradients are kept at a time; each process gets as many as the others."""
         width = LastLayer(self.model, self.num_classes).head.in_features + 2 * self.num_classes
-        per_batch = 4 * batch_size * width * len(self.adversarial_loss.passes)
+        per_batch = 4 * batch_size * width * len(self.adversarial_loss.views)
         world = collectives.world_size()
         return max(1, int(_KEPT / per_batch / world)) * world
 
     def _losses(self, gradients: Any) -> Tensor:
         """Returns the loss (N,) of every example, at the logits that its gradient was taken at."""
-        return loss_values(self.adversarial_loss, list(gradients.logits), gradients.labels).detach()
+        logits = by_view(self.adversarial_loss, gradients.logits)
+        return loss_values(self.adversarial_loss, logits, gradients.labels).detach()
 
     def _choose(self, groups: Sequence[Group], losses: Sequence[Tensor] = ()) -> list[Choice]:
         """Returns what is picked from each group, on the CPU, after looking at it.

@@ -127,9 +127,10 @@ class Trainer:
         self.loader.memory_format = rehearsal.settle(model, settings.memory_format)
         self.settings = settings.model_copy(update={"memory_format": self.loader.memory_format})
         plain = Inference(model, self.accelerator.autocast, replay=False)
-        check_loss(method.loss, plain, *train.first(EXAMPLES, self.device))
         if self.selector:
             self.selector.check(plain)
+        if not self.selector or self.selector.loss is not method.loss:  # the selector has checked its own
+            check_loss(method.loss, plain, *train.first(EXAMPLES, self.device))
         if settings.compile:
             compile_model(self.model)
         self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustcords.attacks.base import Attack
+from robustcords.attacks.base import Attack, CleanLogits
 from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD
 from robustcords.data.digits import Digits
@@ -21,6 +22,7 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.precision import autocast
 from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
+from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES, kl_divergence
 from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
@@ -101,12 +103,9 @@ def test_it_reaches_what_float32_reaches_and_in_bfloat16_alone_does_not(problem:
 
     whole = reached(attacked(model, images, attack, TRADES()))
     assert reached(attacked(Inference(model, BF16), images, attack, TRADES())) > 0.98 * whole
-    from robustcords.losses.objective import Objective
-
     low = Inference(model, BF16)
-    with torch.no_grad():
-        clean = low(x)
-    alone = attack(low, x, Objective(TRADES().objective(y, clean), "gaussian"), noise)
+    throughout = replace(TRADES().objective(y, CleanLogits(low, x, exact=False)), anchored=False)
+    alone = attack(low, x, throughout, noise)
     assert reached(alone) < 0.95 * whole
 
 
@@ -131,6 +130,24 @@ def test_one_step_and_the_clean_pass_are_what_it_costs(problem: Any, loss: Loss,
     network = Counted(model)
     attacked(Inference(network, BF16), images, PGD(THREAT, steps=10), loss)
     assert network.passes == {True: lower, False: exact}
+
+
+def test_clean_logits_are_computed_once_and_only_for_those_who_ask(problem: tuple[nn.Module, ImageSet]):
+    model, images = problem
+    x, y = images.batch(torch.arange(COUNT))
+    network = Counted(model.train())
+    clean = CleanLogits(Inference(network, BF16), x)
+    SAT().objective(y, clean)
+    assert network.passes == {True: 0, False: 0}
+    first, second = TRADES().objective(y, clean), clean()
+    assert network.passes == {True: 0, False: 1}
+    assert model.training
+    with torch.no_grad():
+        expected = model.eval()(x)
+    torch.testing.assert_close(second, expected, rtol=0, atol=1e-5)
+    assert float(first.value(expected).abs().max()) < 1e-5
+    CleanLogits(Inference(network, BF16), x, exact=False)()
+    assert network.passes == {True: 1, False: 1}
 
 
 def test_bullet_and_selection_start_in_float32_too(problem: tuple[nn.Module, ImageSet]):

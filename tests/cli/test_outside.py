@@ -8,6 +8,7 @@ import pytest
 from command_line import SMALL, Command, settings
 
 LOSS = """
+from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.selection.base import Strategy
 from robustcords.attacks.pgd import PGD
@@ -16,28 +17,28 @@ import torch
 
 
 class Raises(SAT):
-    def __call__(self, logits, y):
+    def from_logits(self, logits, y):
         return {}["x"]
 
 
 class Lambda(SAT):
-    def objective(self, y, clean=None):
-        return lambda logits: logits[0] / [][0]
+    def objective(self, y, clean):
+        return Objective(lambda logits: logits / [][0])
 
 
 class InTorch(SAT):
-    def __call__(self, logits, y):
-        return torch.nn.functional.cross_entropy(logits[0], y.float()[:1])
+    def from_logits(self, logits, y):
+        return torch.nn.functional.cross_entropy(logits["adversarial"], y.float()[:1])
 
 
 class InOurs(SAT):
-    def __call__(self, logits, y):
-        return self.cross_entropy(logits[0].flatten(), y)
+    def from_logits(self, logits, y):
+        return self.cross_entropy(logits["adversarial"].flatten(), y)
 
 
 class InHelper(SAT):
-    def __call__(self, logits, y):
-        return kl_divergence(logits[0], None)
+    def from_logits(self, logits, y):
+        return kl_divergence(logits["adversarial"], None)
 
 
 class Unbuilt(SAT):
@@ -74,19 +75,19 @@ class NoSelect(NoContext):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"loss__name": "mine:Raises"}, "mine:Raises.__call__ failed: KeyError: 'x' (mine.py:11)"),
+        ({"loss__name": "mine:Raises"}, "mine:Raises.from_logits failed: KeyError: 'x' (mine.py:12)"),
         (
             {"loss__name": "mine:Lambda"},
-            "mine:Lambda.objective.<locals>.<lambda> failed: IndexError: list index out of range (mine.py:16)",
+            "mine:Lambda.objective.<locals>.<lambda> failed: IndexError: list index out of range (mine.py:17)",
         ),
-        ({"loss__name": "mine:InTorch"}, "mine:InTorch.__call__ failed: "),
+        ({"loss__name": "mine:InTorch"}, "mine:InTorch.from_logits failed: "),
         ({"loss__name": "mine:InOurs"}, "mine:InOurs.cross_entropy failed: "),
-        ({"loss__name": "mine:InHelper"}, "mine:InHelper.__call__ failed: "),
+        ({"loss__name": "mine:InHelper"}, "mine:InHelper.from_logits failed: "),
         (
             {"loss__name": "mine:Unbuilt"},
-            "mine:Unbuilt.__init__ failed: FileNotFoundError: [Errno 2] no such teacher: 'teacher.pt' (mine.py:36)",
+            "mine:Unbuilt.__init__ failed: FileNotFoundError: [Errno 2] no such teacher: 'teacher.pt' (mine.py:37)",
         ),
-        ({"attack__name": "mine:Search"}, "mine:Search.search failed: ValueError: two lines (mine.py:41)"),
+        ({"attack__name": "mine:Search"}, "mine:Search.search failed: ValueError: two lines (mine.py:42)"),
         ({"selector__name": "mine:NoContext"}, "mine:NoContext.from_context failed: TypeError: NoContext.__init__"),
         ({"selector__name": "mine:NoSelect"}, "mine:NoSelect.select failed: ZeroDivisionError: "),
     ],
@@ -114,7 +115,7 @@ def test_our_own_keep_their_traceback(command: Command, monkeypatch: pytest.Monk
     code = compile("def fails(self, logits, y):\n    raise error('ours')\n", MART.__module__, "exec")
     names = {"__name__": MART.__module__, "error": error}
     exec(code, names)
-    monkeypatch.setattr(MART, "__call__", names["fails"])
+    monkeypatch.setattr(MART, "from_logits", names["fails"])
     with pytest.raises(error, match="ours"):
         command("run", "digits_mart", *SMALL)
 

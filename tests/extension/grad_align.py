@@ -14,8 +14,6 @@ from robustcords import SAT, LossConfig, LossContext
 class GradAlign(SAT):
     """Cross-entropy, and ``weight * (1 - cos)`` between the gradients at an image and at a random point of its ball."""
 
-    passes = ("adversarial",)
-
     class Config(LossConfig):
         """Options of GradAlign.
 

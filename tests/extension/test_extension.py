@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import settings
 from l1 import L1
+from ranks import ended, said, start
 from safetensors.torch import load_file
 
 from robustcords import Noise
@@ -79,6 +81,50 @@ def test_weights_that_are_perturbed(trained):
 def test_a_loss_with_gradients_by_the_images(trained):
     options = {"loss__name": "grad_align:GradAlign", "attack__name": "fgsm", "selector": "false", "bullet": "false"}
     assert trained("grad_align", **options)["training"]["epochs"] == 1
+
+
+SMOOTH = """
+from torch import nn
+
+class Smooth(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(1, 4, 3, stride=2), nn.Softplus(), nn.Flatten(), nn.Linear(36, num_classes))
+"""
+"""A network without BatchNorm, whose gradients by the images depend on its weights smoothly."""
+
+
+def test_its_second_derivatives_on_two_processes_are_those_on_one(command, tmp_path: Path):
+    shutil.copy(HERE / "grad_align.py", tmp_path)
+    (tmp_path / "smooth_net.py").write_text(SMOOTH)
+    two_steps = settings(
+        model__name="smooth_net:Smooth",
+        attack__name="fgsm",
+        loss__name="grad_align:GradAlign",
+        loss__weight=5.0,
+        selector__name="random",
+        selector__fraction=0.05,
+        bullet="false",
+        train__epochs=1,
+        train__batch_size=40,
+        train__precision="fp32",
+        evaluation__limit=8,
+        evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.15]}",
+        evaluation__autoattack="false",
+    )
+    arguments = ("run", "digits_mart", *two_steps, "--output")
+    assert ended(start(2, tmp_path, [*arguments, "two"]), within=120) == [0, 0], said(tmp_path, 0)
+    assert command(*arguments, "one").status == 0
+    assert command(*arguments, "plain", "--set", "loss.weight=0.0").status == 0
+    one, two, plain = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("one", "two", "plain"))
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+    assert max(float((one[name] - plain[name]).abs().max()) for name in one) > 1e-4, "the regularizer has a part in it"
+
+
+def test_a_loss_with_a_term_of_the_whole_batch(trained):
+    options = {"loss__name": "nuclear:Nuclear", "bullet": "false", "selector__select_first": "true"}
+    assert trained("nuclear", **options, evaluation__autoattack="false")["training"]["epochs"] == 1
 
 
 def test_bullet_goes_with_methods_that_attack_as_they_are_told(command, tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,13 +35,13 @@ class Bent(SAT):
         super().__init__()
         self.bend, self.bent_objective = bend, objective
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Any:
-        value = super().__call__(logits, y)
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Any:
+        value = super().from_logits(logits, y)
         return self.bend(value) if self.bend else value
 
-    def objective(self, y: Tensor, clean: Tensor | None = None) -> Any:
-        value = super().objective(y, clean)
-        return (lambda logits: self.bent_objective(value(logits))) if self.bent_objective else value
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        given = super().objective(y, clean)
+        return replace(given, value=lambda z: self.bent_objective(given.value(z))) if self.bent_objective else given
 
 
 BENDS = [
@@ -270,7 +272,7 @@ def test_weights_that_a_strategy_or_an_observer_changes_are_refused():
 def test_the_command_line_names_the_class_and_shows_the_traceback_where_it_is_wanted(command: Command, tmp_path: Any):
     (tmp_path / "mine.py").write_text(
         "from robustcords.losses.sat import SAT\n\n\nclass MeanLoss(SAT):\n"
-        "    def __call__(self, logits, y):\n        return super().__call__(logits, y).mean()\n"
+        "    def from_logits(self, logits, y):\n        return super().from_logits(logits, y).mean()\n"
     )
     arguments = ("run", "digits_mart", *SMALL, *settings(loss__name="mine:MeanLoss", train__memory_format="contiguous"))
     quiet, loud = command(*arguments), command("--debug", *arguments)

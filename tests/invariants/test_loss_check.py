@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,18 +26,17 @@ from robustcords.recipe.recipe import find
     ("name", "value", "said"),
     [
         (
-            "passes",
+            "views",
             ("adversial",),
-            r"passes = \('adversial',\): no pass is called 'adversial'; did you mean 'adversarial'\? "
+            r"views = \('adversial',\): no view is called 'adversial'; did you mean 'adversarial'\? "
             r"\(one of: adversarial, clean\)",
         ),
-        ("passes", (), r'passes = \(\), expected \("clean",\), \("adversarial",\) or both'),
-        ("passes", "clean", r"passes = 'clean', expected \(\"clean\",\), "),
-        ("passes", (1,), r"passes = \(1,\): no pass is called 1 \(one of"),
-        ("passes", ("clean", "clean"), r"passes = \('clean', 'clean'\): each at most once"),
-        ("start", "normal", r"start = 'normal' is no random start.*\(one of: gaussian, uniform\)"),
-        ("start", None, r"start = None is no random start"),
+        ("views", (), r'views = \(\), expected \("clean",\), \("adversarial",\) or both'),
+        ("views", "clean", r"views = 'clean', expected \(\"clean\",\), "),
+        ("views", (1,), r"views = \(1,\): no view is called 1 \(one of"),
+        ("views", ("clean", "clean"), r"views = \('clean', 'clean'\): each at most once"),
         ("anchored", "yes", r"anchored = 'yes', expected True or False"),
+        ("batchwise", None, r"batchwise = None, expected True or False"),
     ],
 )
 def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
@@ -56,6 +56,40 @@ def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "__call__",
+            lambda self, logits, y: logits[0].sum(1),
+            r"from_logits\(logits, y\), with logits by the name of their view",
+        ),
+        ("passes", ("adversarial",), "views"),
+        ("start", "gaussian", r"the start of the Objective that objective\(y, clean\) returns"),
+    ],
+)
+def test_a_loss_of_an_earlier_version_is_told_what_has_changed(name: str, value: Any, said: str):
+    """It would train as the loss that it is a subclass of."""
+    kind = type("Mine", (SAT,), {name: value, "__module__": "mine"})
+    with pytest.raises(UserError, match=f"^loss mine:Mine: {name} means nothing since 0.2; it is {said}$"):
+        type("Further", (kind,), {"__module__": "mine", "__qualname__": "Mine"})()
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_a_loss_and_its_objective_agree_on_the_anchor(anchored: bool):
+    base = SAT if anchored else TRADES
+    loss = type("Mine", (base,), {"anchored": anchored, "__module__": "mine"})()
+    said = f"^the objective of loss mine:Mine says anchored = {not anchored}, and the loss anchored = {anchored}; "
+    with pytest.raises(UserError, match=said):
+        check_loss(loss, network(), *some(made_up()))
+
+
+def test_an_objective_is_one():
+    kind = type("Mine", (SAT,), {"objective": lambda self, y, clean: torch.sum, "__module__": "mine"})
+    with pytest.raises(UserError, match=r"^the objective of loss mine:Mine is a .*, expected an Objective$"):
+        check_loss(kind(), network(), *some(made_up()))
+
+
 def test_an_objective_starts_somewhere():
     with pytest.raises(UserError, match=r"^start = 'normal' is no random start"):
         Objective(torch.sum, "normal")  # type: ignore[arg-type]
@@ -68,13 +102,13 @@ class Bent(TRADES):
     bend_objective: Callable[[Tensor], Any] = staticmethod(lambda value: value)
     calls = 0
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Any:
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Any:
         self.calls += 1
-        return self.bend(super().__call__(logits, y))
+        return self.bend(super().from_logits(logits, y))
 
-    def objective(self, y: Tensor, clean: Tensor | None = None) -> Any:
-        value = super().objective(y, clean)
-        return lambda logits: self.bend_objective(value(logits))
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        given = super().objective(y, clean)
+        return replace(given, value=lambda logits: self.bend_objective(given.value(logits)))
 
 
 MIXES = "mixes examples: the value of one changes with another's logits"
@@ -119,3 +153,38 @@ def test_ours_pass_and_nothing_is_left_of_it(name: str, count: int):
     assert torch.equal(torch.get_rng_state(), state)
     for key, value in before.items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+def test_a_term_of_the_batch_is_declared():
+    def shares(value: Tensor) -> Tensor:
+        return value + value.std() / len(value)
+
+    bent = {"bend": staticmethod(shares), "bend_objective": staticmethod(shares), "__module__": "mine"}
+    with pytest.raises(UserError, match=r"mixes examples: .* declares batchwise = True$"):
+        check_loss(type("Mine", (Bent,), bent)(), network(), *some(made_up()))
+    check_loss(type("Mine", (Bent,), {**bent, "batchwise": True})(), network(), *some(made_up()))
+    constant = {**bent, "batchwise": True, "bend": staticmethod(Tensor.mean)}
+    with pytest.raises(UserError, match=r"returned shape \(\), expected \(3,\)"):
+        check_loss(type("Mine", (Bent,), constant)(), network(), *some(made_up()))
+
+
+def test_a_loss_is_looked_at_once_in_a_run(monkeypatch: pytest.MonkeyPatch):
+    looked_at: list[Any] = []
+    for module in ("training.trainer", "selection.selector"):
+        monkeypatch.setattr(f"robustcords.{module}.check_loss", lambda loss, *_: looked_at.append(loss))
+    made = trainer()
+    assert looked_at == [made.method.loss]
+    selector = chooser("adv-gradmatch")
+    looked_at.clear()
+    made = trainer(selector=selector)
+    assert looked_at == [selector.loss, made.method.loss], "two objects may differ"
+    looked_at.clear()
+    type(made)(made.model, made.method, made.train, made.optimizer.optimizer, made.settings, selector=with_loss(made))
+    assert looked_at == [made.method.loss]
+
+
+def with_loss(made: Any) -> Any:
+    """A selector that has the loss of a trainer."""
+    selector = chooser("adv-gradmatch")
+    selector.loss = made.method.loss
+    return selector

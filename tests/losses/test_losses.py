@@ -43,7 +43,7 @@ LOSSES = [
 
 
 def logits_of(loss, clean, adversarial):
-    return [{"clean": clean, "adversarial": adversarial}[name] for name in loss.passes]
+    return {name: {"clean": clean, "adversarial": adversarial}[name] for name in loss.views}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -56,29 +56,35 @@ def test_equals_the_formula(name, kind, options, classes, smoothing):
     loss = kind(**options, label_smoothing=smoothing)
     expected = numpy_loss(name, clean, adversarial, y, smoothing=smoothing, **options)
     tensors = logits_of(loss, torch.from_numpy(clean), torch.from_numpy(adversarial))
-    np.testing.assert_allclose(loss(tensors, torch.from_numpy(y)).numpy(), expected, rtol=1e-10)
-    single = [z.float() for z in tensors]
-    assert loss(single, torch.from_numpy(y)).dtype == torch.float32
-    np.testing.assert_allclose(loss(single, torch.from_numpy(y)).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loss.from_logits(tensors, torch.from_numpy(y)).numpy(), expected, rtol=1e-10)
+    single = {name: z.float() for name, z in tensors.items()}
+    value = loss.from_logits(single, torch.from_numpy(y))
+    assert value.dtype == torch.float32
+    np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_by_hand():
     """Two classes, clean p = (0.5, 0.5), adversarial p' = (0.25, 0.75), label 0."""
     clean, adversarial, y = torch.zeros(1, 2), torch.tensor([[0.0, np.log(3.0)]]), torch.tensor([0])
     kl = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
-    assert TRADES(beta=2.0)([clean, adversarial], y).item() == pytest.approx(np.log(2) + 2 * kl, rel=1e-6)
+    logits = {"adversarial": adversarial, "clean": clean}
+    assert TRADES(beta=2.0).from_logits(logits, y).item() == pytest.approx(np.log(2) + 2 * kl, rel=1e-6)
     boosted = -np.log(0.25) - np.log(1 - 0.75)
-    assert MART(beta=2.0)([clean, adversarial], y).item() == pytest.approx(boosted + 2 * kl * 0.5, rel=1e-6)
+    assert MART(beta=2.0).from_logits(logits, y).item() == pytest.approx(boosted + 2 * kl * 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
 def test_gradients(name, kind, options):
-    """No term is detached: the gradient with respect to both passes is that of the whole formula."""
+    """No term is detached: the gradient with respect to both views is that of the whole formula."""
     loss, y = kind(**options), torch.tensor([0, 2, 1])
     generator = torch.Generator().manual_seed(1)
-    inputs = [torch.randn((3, 4), generator=generator, dtype=torch.float64, requires_grad=True) for _ in loss.passes]
-    assert gradcheck(lambda *z: loss(list(z), y), inputs)
-    total = torch.autograd.grad(loss(inputs, y).sum(), inputs)
+    inputs = [torch.randn((3, 4), generator=generator, dtype=torch.float64, requires_grad=True) for _ in loss.views]
+
+    def value(*logits):
+        return loss.from_logits(dict(zip(loss.views, logits, strict=True)), y)
+
+    assert gradcheck(value, inputs)
+    total = torch.autograd.grad(value(*inputs).sum(), inputs)
     assert all(gradient.abs().max() > 1e-3 for gradient in total)
     for gradient in total:  # a shift of all logits changes nothing, so every row sums to zero
         torch.testing.assert_close(gradient.sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
@@ -91,37 +97,42 @@ def test_extreme_logits_stay_finite(name, kind, options, scale):
     clean = (torch.eye(4) * scale).requires_grad_()
     adversarial = (-torch.eye(4) * scale).requires_grad_()
     used = logits_of(loss, clean, adversarial)
-    value = loss(used, torch.arange(4))
+    value = loss.from_logits(used, torch.arange(4))
     assert value.isfinite().all()
-    for gradient in torch.autograd.grad(value.sum(), used):
+    for gradient in torch.autograd.grad(value.sum(), list(used.values())):
         assert gradient.isfinite().all()
 
 
 def test_mart_of_a_single_class_is_finite():
-    logits = [torch.tensor([[2.0], [-1.0]], requires_grad=True) for _ in range(2)]
-    value = MART()(logits, torch.zeros(2, dtype=torch.int64))
+    logits = {name: torch.tensor([[2.0], [-1.0]], requires_grad=True) for name in MART.views}
+    value = MART().from_logits(logits, torch.zeros(2, dtype=torch.int64))
     assert torch.equal(value, torch.zeros(2))  # -log 1, no other class to be taken for, and p = p'
-    gradients = torch.autograd.grad(value.sum(), logits)
+    gradients = torch.autograd.grad(value.sum(), list(logits.values()))
     assert all(torch.equal(gradient, torch.zeros(2, 1)) for gradient in gradients)
 
 
 def test_confidently_wrong_mart_is_finite():
     wrong = torch.tensor([[0.0, 1000.0, 0.0]], requires_grad=True)
-    value = MART()([torch.zeros(1, 3), wrong], torch.tensor([0]))
+    value = MART().from_logits({"clean": torch.zeros(1, 3), "adversarial": wrong}, torch.tensor([0]))
     assert value.isfinite().all()
     assert torch.autograd.grad(value.sum(), wrong)[0].isfinite().all()
+
+
+def never():
+    raise AssertionError("nobody needs the clean logits")
 
 
 def test_objectives():
     clean, adversarial, y = torch.randn(3, 5, 4)[0], torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     expected = -np.log(softmax(adversarial.double().numpy()))[np.arange(5), y.numpy()]
     for loss in (Standard(), SAT(label_smoothing=0.2), MART()):
-        np.testing.assert_allclose(loss.objective(y)(adversarial).numpy(), expected, rtol=1e-5)
+        objective = loss.objective(y, never)
+        np.testing.assert_allclose(objective.value(adversarial).numpy(), expected, rtol=1e-5)
+        assert (objective.start, objective.anchored) == ("gaussian" if isinstance(loss, MART) else "uniform", False)
     p, q = softmax(clean.double().numpy()), softmax(adversarial.double().numpy())
-    divergence = TRADES().objective(y, clean)(adversarial).numpy()
-    np.testing.assert_allclose(divergence, (p * np.log(p / q)).sum(1), rtol=1e-4, atol=1e-7)
-    with pytest.raises(ValueError, match="clean logits"):
-        TRADES().objective(y)
+    objective = TRADES().objective(y, lambda: clean)
+    np.testing.assert_allclose(objective.value(adversarial).numpy(), (p * np.log(p / q)).sum(1), rtol=1e-4, atol=1e-7)
+    assert (objective.start, objective.anchored) == ("gaussian", True)
 
 
 def test_kl_of_a_zero_target_is_not_nan():

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
+from robustcords.attacks.base import CleanLogits
 from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD
 from robustcords.losses.mart import MART
-from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
 from robustcords.methods.efforts.base import Adversary
@@ -64,7 +64,7 @@ def test_each_kind_gets_its_own_attack(problem, loss):
     with torch.no_grad():
         clean = model(x)
     masks = bullet.classify(clean, y)
-    objective = Objective(loss.objective(y, clean), loss.start)
+    objective = loss.objective(y, lambda: clean)
     expected = x.clone()
     for kind, steps, size in (("robust", 2, 0.075), ("boundary", 10, 0.025)):
         attacked = PGD(THREAT, steps=steps, step_size=size)(model, x, objective, noise)
@@ -108,7 +108,7 @@ def test_works_around_a_single_step_attack(problem):
     with torch.no_grad():
         masks = bullet.classify(model(x), y)
     images = bullet(model, x, y, noise).images
-    whole = FGSM(THREAT)(model, x, Objective(SAT().objective(y)), noise)
+    whole = FGSM(THREAT)(model, x, SAT().objective(y, CleanLogits(model, x)), noise)
     torch.testing.assert_close(images[~masks["outlier"]], whole[~masks["outlier"]])
     assert torch.equal(images[masks["outlier"]], x[masks["outlier"]])
 

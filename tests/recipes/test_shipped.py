@@ -101,7 +101,9 @@ def test_a_model_that_a_selector_cannot_work_with_is_refused_before_training(sel
     loaded = recipe.load("digits_mart", [name, f"selector.name={selector}", "train.precision=fp32"])
     images, started = stand_in(loaded), build.accelerator(loaded)
     if selector == "random":
-        assert build.trainer(loaded, images, started).selector is not None
+        made = build.trainer(loaded, images, started)
+        assert made.selector is not None
+        assert made.selector.loss is made.method.loss, "one for all, which is looked at once"
     else:
         with pytest.raises(UserError, match=r"Linear"):
             build.trainer(loaded, images, started)

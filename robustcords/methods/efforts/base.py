@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, clean_logits
+from robustcords.attacks.base import Attack, CleanLogits
 from robustcords.engine.modes import Model
 from robustcords.losses.base import Loss
 from robustcords.losses.check import objective
@@ -59,16 +60,16 @@ class Adversary:
             y: (B,) int64 labels.
             noise: keyed by example.
         """
-        clean = self.clean_logits(model, x) if self.loss.anchored else None
-        return AdversarialBatch(self.attack(model, x, self.objective(y, clean), noise), {})
+        objective = self.objective(y, self.clean_logits(model, x))
+        return AdversarialBatch(self.attack(model, x, objective, noise), {})
 
-    def objective(self, y: Tensor, clean: Tensor | None) -> Objective:
-        """Returns the loss's objective for these labels and, where the loss needs them, clean logits."""
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns the loss's objective for these labels and, where the loss asks for them, clean logits."""
         return objective(self.loss, y, clean)
 
-    def clean_logits(self, model: Model, x: Tensor) -> Tensor:
-        """Returns what `objective` takes: the images' own logits."""
-        return clean_logits(model, x, exact=self.loss.anchored)
+    def clean_logits(self, model: Model, x: Tensor) -> CleanLogits:
+        """Returns what `objective` takes: the images' own logits, once they are asked for."""
+        return CleanLogits(model, x, exact=self.loss.anchored)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint has to keep."""

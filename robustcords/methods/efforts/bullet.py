@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -108,7 +109,7 @@ class BulletAdversary(Adversary):
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
         """Returns adversarial examples for a process's share of a global batch, and counts of the three kinds."""
-        clean = self.clean_logits(model, x)
+        clean = self.clean_logits(model, x)()
         correct = clean.argmax(dim=1) == y
         masks = self.classify(clean, y)
         attacked = torch.zeros_like(correct)
@@ -116,7 +117,7 @@ class BulletAdversary(Adversary):
         for kind, mask in masks.items():
             rows = mask.nonzero().squeeze(1)
             if self.attacks[kind].passes and len(rows):
-                objective = self.objective(y[rows], clean[rows])
+                objective = self.objective(y[rows], partial(clean.index_select, 0, rows))
                 images[rows] = self.attacks[kind](model, x[rows], objective, noise[rows])
                 attacked |= mask
         rows = attacked.nonzero().squeeze(1)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from robustcords.attacks.base import Attack, clean_logits
+from robustcords.attacks.base import Attack, CleanLogits
 from robustcords.data.images import Images
 from robustcords.engine.inference import frozen
 from robustcords.engine.memory_format import MEMORY_FORMATS, layout_of
@@ -51,13 +51,14 @@ def adversarial_pass(
         model: images (B, C, H, W) in [0, 1] to logits, ending in a linear layer.
         images: what the examples are of; batches of it are given the model's layout, as in training.
         batches: rows of the images, each at most once.
-        loss: its ``passes`` decide which forwards are made and how many terms a gradient has.
+        loss: its ``views`` decide which forwards are made and how many terms a gradient has. One that is ``batchwise``
+            is differentiated batch by batch, any other example by example.
         attack: finds the adversarial examples; with None they are the images themselves.
         seed: of the attack's random starts.
         num_classes: number of logits.
         device: where the model is; the factors stay there.
         on_batch: called after each batch.
-        train_mode: take gradients in train mode: each batch and each of the loss's passes with BatchNorm statistics of
+        train_mode: take gradients in train mode: each batch and each of the loss's views with BatchNorm statistics of
             its own.
         augment: crops and flips images before they are attacked; None leaves them as they are.
 
@@ -66,7 +67,7 @@ def adversarial_pass(
             mode.
     """
     last_layer = LastLayer(model, num_classes)
-    attack = attack if "adversarial" in loss.passes else None
+    attack = attack if "adversarial" in loss.views else None
     world, rank = collectives.world_size(), collectives.rank()
     mine, layout = batches[rank::world], MEMORY_FORMATS[layout_of(model)]
     columns: list[list[Tensor]] = []
@@ -78,13 +79,16 @@ def adversarial_pass(
             columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise, train_mode=train_mode)])
             if on_batch:
                 on_batch(min(done * world, len(batches)), len(batches))
-    whole = _gather(columns, _empty(last_layer, num_classes, len(loss.passes), device))
+    whole = _gather(columns, _empty(last_layer, num_classes, len(loss.views), device))
     wanted = torch.tensor([row for batch in batches for row in batch], device=device)
     order = whole[0].argsort()[wanted.argsort().argsort()]
     numbers, y, *factors = (column[order] for column in whole)
     features, logits = tuple(factors[0::2]), tuple(factors[1::2])
+    sizes = [len(batch) for batch in batches] if loss.batchwise else [len(y)]
+    parts = zip(zip(*(z.split(sizes) for z in logits), strict=True), y.split(sizes), strict=True)
+    deltas = zip(*(logit_gradients(loss, part, labels) for part, labels in parts), strict=True)
     gradients = LastLayerGradients(
-        logit_gradients(loss, logits, y), features, y, logits, bias=last_layer.trains_bias, numbers=numbers
+        tuple(torch.cat(parts) for parts in deltas), features, y, logits, bias=last_layer.trains_bias, numbers=numbers
     )
     return gradients if last_layer.trains_weight else gradients.bias_only()
 
@@ -100,19 +104,19 @@ def _factors(
     *,
     train_mode: bool,
 ) -> list[Tensor]:
-    """Returns features (B, E) and logits (B, C) of each of the loss's passes in turn."""
+    """Returns features (B, E) and logits (B, C) of each of the loss's views in turn."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    if "clean" in loss.passes and not train_mode:
+    if "clean" in loss.views and not train_mode:
         with torch.no_grad():
             found["clean"] = last_layer.features_and_logits(x)
     images = {"clean": x, "adversarial": x}
     if attack:
         with frozen(model):
             reusable = "clean" in found and getattr(model, "exact", model) is model
-            clean = found["clean"][1] if reusable else clean_logits(model, x, exact=True) if loss.anchored else None
+            clean: Callable[[], Tensor] = (lambda: found["clean"][1]) if reusable else CleanLogits(model, x)
             images["adversarial"] = attack(model, x, objective(loss, y, clean), noise)
     with _trained(model, noise) if train_mode else nullcontext(), torch.no_grad():
-        pairs = [found.get(name) or last_layer.features_and_logits(images[name]) for name in loss.passes]
+        pairs = [found.get(name) or last_layer.features_and_logits(images[name]) for name in loss.views]
     return [factor for pair in pairs for factor in pair]
 
 
@@ -135,12 +139,12 @@ def _trained(model: nn.Module, noise: Noise) -> Iterator[None]:
             ) from error
 
 
-def _empty(last_layer: LastLayer, classes: int, passes: int, device: torch.device | str) -> list[Tensor]:
+def _empty(last_layer: LastLayer, classes: int, views: int, device: torch.device | str) -> list[Tensor]:
     """Returns the columns of no batches at all, for a process that there are too few batches for."""
     kind = full_precision(last_layer.head.weight.new_zeros(0)).dtype
     pair = [torch.zeros((0, width), dtype=kind, device=device) for width in (last_layer.head.in_features, classes)]
     numbers = torch.zeros(0, dtype=torch.int64, device=device)
-    return [numbers, numbers, *(pair * passes)]
+    return [numbers, numbers, *(pair * views)]
 
 
 def _gather(columns: list[list[Tensor]], empty: list[Tensor]) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Gradients of the last layer, one an example, kept as factors and never multiplied out.
 
 With h the input of the final linear layer and delta = dloss/dlogits, an example's gradient of that layer's bias and
-weight is a sum of outer products, ``sum_t delta_t (x) [1, h_t]``: one term for a loss of one forward pass, two for
-TRADES and MART. Products of gradients follow from products of factors, ``<g_i, g_j> = sum_{t,u} (delta_it . delta_ju)
+weight is a sum of outer products, ``sum_t delta_t (x) [1, h_t]``: one term for a loss of one view, two for TRADES and
+MART. Products of gradients follow from products of factors, ``<g_i, g_j> = sum_{t,u} (delta_it . delta_ju)
 (1 + h_it . h_ju)``, where the 1 is the bias, and 0 where the layer has none that is trained. Keeping the factors takes
 ``N (C + E)`` numbers a term instead of ``N C E``.
 
@@ -89,8 +89,8 @@ class LastLayerGradients(Gradients):
     """Per-example gradients as T pairs of factors.
 
     Attributes:
-        deltas: T tensors (N, C), the loss's gradient in the logits of each pass, in the order of ``loss.passes``.
-        features: T tensors (N, E), the final linear layer's input in each pass.
+        deltas: T tensors (N, C), the loss's gradient in the logits of each view, in the order of ``loss.views``.
+        features: T tensors (N, E), the final linear layer's input of each view.
         labels: (N,) int64.
         logits: T tensors (N, classes) that the deltas were taken at, or nothing.
         output: the class whose output alone the gradients are restricted to (then C is 1), or None for all.
@@ -267,14 +267,19 @@ class MeanGradients(Gradients):
 
 
 def logit_gradients(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> tuple[Tensor, ...]:
-    """Returns each pass's dloss/dlogits (N, C), by automatic differentiation of the loss as it stands.
+    """Returns each view's dloss/dlogits (N, C), by automatic differentiation of the loss as it stands.
 
     Args:
         loss: any loss; a weight such as beta is part of it, so it enters exactly once.
-        logits: one (N, C) tensor for each of ``loss.passes``.
+        logits: one (N, C) tensor for each of ``loss.views``.
         y: (N,) int64 labels.
     """
     leaves = [z.detach().requires_grad_() for z in logits]
     with torch.enable_grad():
-        total = loss_values(loss, leaves, y).sum()
+        total = loss_values(loss, by_view(loss, leaves), y).sum()
     return tuple(torch.autograd.grad(total, leaves, materialize_grads=True))
+
+
+def by_view(loss: Loss, terms: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Returns what gradients have of each term, such as logits (N, C), by the name of its view in the loss."""
+    return dict(zip(loss.views, terms, strict=True))

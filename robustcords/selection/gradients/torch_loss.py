@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
+from robustcords.losses.objective import Objective
 
 
 class TorchLoss(Loss):
@@ -19,34 +20,37 @@ class TorchLoss(Loss):
         function: logits (B, C) and labels (B,) to (B,).
     """
 
-    passes = ("adversarial",)
+    views = ("adversarial",)
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
-    def __call__(self, logits: list[Tensor], y: Tensor) -> Tensor:
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns the loss (B,).
 
         Raises:
             UserError: the function returns anything else.
         """
-        value = self.function(full_precision(logits[0]), y)
+        return self._values(logits[self.views[0]], y)
+
+    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns the loss of the logits, from a uniform start."""
+        del clean
+        return Objective(lambda logits: self._values(logits, y))
+
+    def _values(self, logits: Tensor, y: Tensor) -> Tensor:
+        value = self.function(full_precision(logits), y)
         if value.shape != y.shape:
             name = getattr(self.function, "__name__", type(self.function).__name__)
             raise UserError(f"loss {name} gives {tuple(value.shape)} for {len(y)} examples: it needs reduction='none'")
         return value
 
-    def objective(self, y: Tensor, clean: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Returns the loss as a function of the logits."""
-        del clean
-        return lambda logits: self([logits], y)
-
 
 class CleanTorchLoss(TorchLoss):
     """The same at the images as they are."""
 
-    passes = ("clean",)
+    views = ("clean",)
 
 
 def as_loss(loss: Any, *, adversarial: bool) -> Loss:

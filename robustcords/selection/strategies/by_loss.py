@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustcords.losses.check import loss_values
-from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.gradients.factors import LastLayerGradients, by_view
 from robustcords.selection.strategies.scored import ScoredConfig, ScoredStrategy
 
 
@@ -30,4 +30,5 @@ class LossStrategy(ScoredStrategy):
     def scores(self, gradients: LastLayerGradients) -> Tensor:
         """Returns the training loss (N,), all its terms, as it is defined for the update."""
         with torch.no_grad():
-            return loss_values(self.adversarial_loss, gradients.logits, gradients.labels)
+            logits = by_view(self.adversarial_loss, gradients.logits)
+            return loss_values(self.adversarial_loss, logits, gradients.labels)

@@ -43,7 +43,7 @@ class ScoredStrategy(AdversarialStrategy):
         """Returns the score (N,) of every example.
 
         Args:
-            gradients: of N examples, with their labels and the logits of each of the loss's passes.
+            gradients: of N examples, with their labels and the logits of each of the loss's views.
         """
 
     def batch_candidates(self, gradients: LastLayerGradients, sizes: list[int]) -> Gradients:

@@ -143,12 +143,12 @@ def test_shares_are_those_of_a_whole_choice():
 
 @pytest.mark.parametrize("loss", [SAT(), TRADES()])
 def test_the_known_gradient_is_what_differentiation_finds(loss):
-    validation = replace(factors(25, 4, 6, len(loss.passes), seed=3), labels=torch.arange(25) % 4)
+    validation = replace(factors(25, 4, 6, len(loss.views), seed=3), labels=torch.arange(25) % 4)
     source = torch.Generator().manual_seed(1)
-    logits = tuple(torch.randn(25, 4, generator=source, dtype=torch.float64) for _ in loss.passes)
+    logits = tuple(torch.randn(25, 4, generator=source, dtype=torch.float64) for _ in loss.views)
     looking = ValidationGradient(replace(validation, logits=logits), loss)
     leaves = [z.clone().requires_grad_() for z in logits]
-    loss(leaves, validation.labels).mean().backward()
+    loss.from_logits(dict(zip(loss.views, leaves, strict=True)), validation.labels).mean().backward()
     weight = sum(leaf.grad.T @ h for leaf, h in zip(leaves, validation.features, strict=True))
     bias = sum(leaf.grad.sum(0) for leaf in leaves)
     assert torch.allclose(looking.now(), torch.cat([bias[:, None], weight], dim=1), atol=1e-14)

@@ -39,7 +39,9 @@ def test_glisters_validation_gradient_is_the_hooks_too(linear_layer, selection_t
     problem = Problem(SIZES, batch=16, validation=[16, 8, 8])
     options = {"linear_layer": linear_layer, "selection_type": selection_type, "eta": 0.3}
     # Both terms of MART at the images themselves are one loss of one forward pass, which CORDS' own code can have.
-    upstream = GLISTERStrategy(*glister(problem, lambda out, y: MART()([out, out], y), **options))
+    upstream = GLISTERStrategy(
+        *glister(problem, lambda out, y: MART().from_logits({"clean": out, "adversarial": out}, y), **options)
+    )
     hooked = HookedGlister(*glister(problem, MART(), **options))
     step = torch.randn(1, 3 + 3 * 8 * linear_layer, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for strategy in (upstream, hooked):

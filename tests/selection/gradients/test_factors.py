@@ -5,7 +5,6 @@ import torch
 from small_problem import LOSSES, Problem, factors, read
 
 from robustcords.losses.mart import MART
-from robustcords.losses.objective import Objective
 from robustcords.losses.standard import Standard
 from robustcords.losses.trades import TRADES
 from robustcords.rng import Noise
@@ -19,7 +18,8 @@ def autograd_gradients(problem, loss, adversarial):
     rows = []
     for x, x_adv, y in zip(problem.train.images, adversarial, problem.train.labels, strict=True):
         of = {"clean": x, "adversarial": x_adv}
-        value = loss([model(of[name].unsqueeze(0)) for name in loss.passes], y.unsqueeze(0)).sum()
+        logits = {name: model(of[name].unsqueeze(0)) for name in loss.views}
+        value = loss.from_logits(logits, y.unsqueeze(0)).sum()
         rows.append(torch.cat([part.flatten() for part in torch.autograd.grad(value, head)]))
     return torch.stack(rows)
 
@@ -32,7 +32,7 @@ def test_factors_are_the_gradients_that_autograd_finds_at_the_adversarial_exampl
     rows = torch.arange(len(problem.train))
     x, y = problem.train.images, problem.train.labels
     clean = problem.model.eval()(x).detach()
-    adversarial = context.attack(problem.model, x, Objective(loss.objective(y, clean), loss.start), Noise(7, rows))
+    adversarial = context.attack(problem.model, x, loss.objective(y, lambda: clean), Noise(7, rows))
     expected = autograd_gradients(problem, loss, adversarial)
 
     problem.model.train()
@@ -40,10 +40,34 @@ def test_factors_are_the_gradients_that_autograd_finds_at_the_adversarial_exampl
         problem.model, *read(problem.train_loader), loss, context.attack, seed=7, num_classes=len(sizes), device="cpu"
     )
 
-    assert len(found.deltas) == len(loss.passes)
+    assert len(found.deltas) == len(loss.views)
     torch.testing.assert_close(found.dense(), expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(found.labels, y)
     assert problem.model.training
+
+
+class Spread(TRADES):
+    """TRADES, and the length of the batch's mean adversarial logits in equal shares."""
+
+    batchwise = True
+
+    def from_logits(self, logits, y):
+        length = logits["adversarial"].mean(dim=0).norm()
+        return super().from_logits(logits, y) + (length / len(y)).expand(len(y))
+
+
+def test_a_term_of_the_batch_is_differentiated_batch_by_batch():
+    problem, loss = Problem([20, 13], batch=8), Spread()
+    model, attack = problem.model.eval(), problem.context().attack
+    found = adversarial_pass(model, problem.train_loader, loss, attack, seed=7, num_classes=2, device="cpu")
+    head = [model[-1].bias, model[-1].weight]
+    for rows in torch.arange(33).split(8):
+        x, y = problem.train.images[rows], problem.train.labels[rows]
+        clean = model(x)
+        adversarial = model(attack(model, x, loss.objective(y, clean.detach), Noise(7, rows)))
+        total = loss.from_logits({"clean": clean, "adversarial": adversarial}, y).sum()
+        bias, weight = torch.autograd.grad(total, head)
+        torch.testing.assert_close(found.rows(rows).sum(), torch.cat([bias.unsqueeze(1), weight], dim=1))
 
 
 def test_beta_enters_once():

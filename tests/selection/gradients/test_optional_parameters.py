@@ -68,7 +68,7 @@ def by_autograd(problem, loss, images, labels):
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     rows = []
     for x, y in zip(images, labels, strict=True):
-        value = loss([model(x.unsqueeze(0)) for _ in loss.passes], y.unsqueeze(0)).sum()
+        value = loss.from_logits({name: model(x.unsqueeze(0)) for name in loss.views}, y.unsqueeze(0)).sum()
         rows.append(written_out(head, zip(trained, torch.autograd.grad(value, trained), strict=True)))
     return torch.stack(rows)
 

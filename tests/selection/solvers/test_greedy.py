@@ -169,7 +169,8 @@ def test_the_hard_tail_is_left_out_before_choosing(granularity):
     rows, _ = strategy.select(16, problem.model.state_dict())
     strategy.compute_gradients()
     gradients, labels = strategy.gradients, problem.train.labels
-    losses = MART()(list(gradients.logits), gradients.labels)
+    clean, adversarial = gradients.logits
+    losses = MART().from_logits({"clean": clean, "adversarial": adversarial}, gradients.labels)
     if granularity == "per_batch":
         means = torch.stack([part.mean() for part in losses.split(8)])
         easy = (means.argsort()[:6].view(-1, 1) * 8 + torch.arange(8)).flatten().tolist()
