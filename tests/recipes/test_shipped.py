@@ -116,7 +116,7 @@ def test_the_papers_own_settings(name: str) -> None:
     assert (options["momentum"], options["weight_decay"]) == (0.9, 3.5e-3 if mart else 2e-4)
     assert options["lr"] == (0.02 if glister else 0.01 if gradmatch or mart else 0.1)
     assert loaded.data.validation_fraction == (0.1 if glister else 0)
-    assert (loaded.bullet is not None) == name.endswith("_bullet")
+    assert (loaded.effort.name == "bullet") == name.endswith("_bullet")
     assert loaded.evaluation.pgd is not None
     assert (loaded.evaluation.pgd.steps, loaded.evaluation.pgd.restarts) == (50, 10)
     assert loaded.evaluation.pgd.epsilons == [4 / 255, 8 / 255, 16 / 255]
