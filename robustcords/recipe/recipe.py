@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -336,9 +337,9 @@ def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table
             values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
     for key, kind in nested(config).items():
         usual = {name: Written(value, item.origin, 0, 0) for name, value in DEFAULTS[kind].items()}
-        below = tables.get(key, Written(usual, item.origin, 0, 0))
+        below = tables.get(key, Written({}, item.origin, 0, 0))
         if below.table is not None:
-            values[key] = _component(kind, below, (*path, key))
+            values[key] = _component(kind, replace(below, value=usual | below.table), (*path, key))
     try:
         return config.model_validate(values)
     except ValidationError as error:
