@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from robustcords.losses.base import Loss as Loss
     from robustcords.losses.base import LossConfig as LossConfig
     from robustcords.losses.context import LossContext as LossContext
+    from robustcords.losses.context import Moment as Moment
     from robustcords.losses.mart import MART as MART
     from robustcords.losses.objective import Objective as Objective
     from robustcords.losses.sat import SAT as SAT
@@ -121,6 +122,7 @@ _PUBLIC = {
     "Method": "methods.base:Method",
     "MethodConfig": "methods.base:MethodConfig",
     "ModelSource": "models.base:ModelSource",
+    "Moment": "losses.context:Moment",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
     "Observer": "training.callbacks.base:Observer",
@@ -196,6 +198,7 @@ __all__ = [
     "Method",
     "MethodConfig",
     "ModelSource",
+    "Moment",
     "Noise",
     "Objective",
     "Observer",

@@ -243,7 +243,8 @@ def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserE
     # What was written last is what made them disagree.
     origin = max((tree.at(key) for key in keys), key=lambda item: item.layer).origin
     table, *path = keys[0]
-    place = messages.place([tree.at([table]).spelled or table, *path])
+    short = tree.at([table]).spelled if path != ["name"] else ""  # which names its component itself
+    place = messages.place([short or table, *path])
     return _problem(origin, f"{place} = {messages.show(value)}: {reason}")
 
 

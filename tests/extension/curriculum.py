@@ -7,8 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcords import Attack, Effort, EffortConfig, Kinds, Noise, Plan
-from robustcords.losses.context import Moment
+from robustcords import Attack, Effort, EffortConfig, Kinds, Moment, Noise, Plan
 
 
 class Curriculum(Effort):

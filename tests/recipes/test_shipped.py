@@ -72,12 +72,13 @@ def test_everything_that_it_names_can_be_built(file: Path):
     loss = build.component("loss", loaded.loss)
     optimizer = build.component("optimizer", loaded.optimizer).build(network.parameters())
     factors = [build.component("schedule", loaded.schedule).factor(epoch, loaded.train.epochs) for epoch in (0, 1, 2)]
-    adversary = build.adversary(loaded, loss)
+    method = build.method(loaded, loss, build.attack(loaded), build.effort(loaded))
     chooser = build.selector(loaded, images)
     assert sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]) > 10_000
     assert all(0 <= factor <= 1 for factor in factors)
     assert any(factors)
-    assert adversary.attack.threat == loaded.threat
+    assert method.attack.threat == loaded.threat
+    assert method.effort.config == loaded.effort
     assert (chooser is None) == (loaded.selector is None)
     if chooser:
         assert chooser.strategy.needs_linear_head == (loaded.selector.name != "random")
