@@ -149,7 +149,8 @@ def find(kind: str, name: str) -> Any:
 
 def _components(table: Table, above: str = "") -> Iterator[agreement.Part]:
     """Yields the components that a recipe names, and those that they name themselves."""
-    kinds = nested(type(table)) if above else {key: key for key in registry.KINDS}
+    fields = type(table).model_fields
+    kinds = nested(type(table)) if above else {kind: kind for kind in registry.KINDS if kind in fields}
     for key, kind in kinds.items():
         if (config := getattr(table, key)) is not None:
             name = registry.KINDS[kind].key
@@ -337,7 +338,7 @@ def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table
         if (*path, key) in TABLES and below.table is not None:
             values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
     for key, kind in nested(config).items():
-        usual = {name: Written(value, item.origin, 0, 0) for name, value in DEFAULTS[kind].items()}
+        usual = {name: Written(value, item.origin, 0, 0) for name, value in DEFAULTS.get(kind, {}).items()}
         below = tables.get(key, Written({}, item.origin, 0, 0))
         if below.table is not None:
             values[key] = _component(kind, replace(below, value=usual | below.table), (*path, key))
