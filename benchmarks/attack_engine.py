@@ -40,7 +40,7 @@ from robustcords.losses.context import Moment
 from robustcords.losses.mart import MART
 from robustcords.losses.trades import TRADES
 from robustcords.methods.adversarial import AdversarialTraining
-from robustcords.methods.efforts.base import Adversary
+from robustcords.methods.efforts.batch import attack_batch
 from robustcords.models.resnet import ResNetNetwork
 from robustcords.rng import Noise
 from robustcords.runtime.accelerator import start
@@ -307,13 +307,13 @@ def engine(name: str, batch: int, device: torch.device, precision: str, layout: 
         model.compile()
     x, y = batch_of(batch, device)
     x = x.contiguous(memory_format=formats[layout])
-    adversary = Adversary(PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP), TRADES())
+    attack = PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP)
     inference = Inference(model, accelerator.autocast)
     noise = Noise(0, torch.arange(len(x), device=device))
 
     def run() -> None:
         with accelerator.autocast(), inference.frozen() if mode == "folded" else nullcontext():
-            adversary(inference, x, y, noise)
+            attack_batch(inference, x, y, noise, attack=attack, loss=TRADES())
 
     return run
 
@@ -352,7 +352,7 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
     model, train = network(name), made_up(batch * 8)
     trainer = Trainer(
         model,
-        AdversarialTraining(loss, Adversary(PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP), loss)),
+        AdversarialTraining(loss, PGD(Linf(epsilon=EPSILON), steps=STEPS, step_size=STEP)),
         train,
         torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4),
         TrainConfig(batch_size=batch),

@@ -32,7 +32,8 @@ from robustcords.attacks.pgd import PGD
 from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.images import Images, ImageSet
 from robustcords.experiments import build
-from robustcords.methods.efforts.base import Adversary
+from robustcords.methods.efforts.bullet import KINDS, Bullet
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import derive, generator
 from robustcords.selection.selector import Subset, everything
@@ -162,7 +163,9 @@ def bullet(options: argparse.Namespace) -> None:
     trainer = trainer_of(recipe, images, options.weights)
     uniform = {steps: trainer_of(recipe, images, options.weights) for steps in (0, STEPS)}
     for steps, each in uniform.items():
-        each.method.adversary = Adversary(PGD(recipe.threat, steps=steps), each.method.loss)
+        each.method.attack = PGD(recipe.threat, steps=STEPS)
+        # All kinds alike without steps: the forward that classifies, and nothing else.
+        each.method.effort = Bullet(steps=dict.fromkeys(KINDS, 0)) if steps == 0 else Uniform()
         epoch(each, random_subset(len(images.train), 0.1), 0)
     for number in range(options.warm_up):
         epoch(trainer, subset, number)
@@ -173,8 +176,7 @@ def bullet(options: argparse.Namespace) -> None:
         without, full = (epoch(uniform[steps], subset, number)[0] for steps in (0, STEPS))
         seconds, counts = epoch(trainer, subset, number)
         units = unit_costs(without, full, len(images.train))
-        effort = {kind: getattr(recipe.bullet.steps, kind) for kind in counts} if recipe.bullet else {}
-        predicted = prediction(units, counts, effort)
+        predicted = prediction(units, counts, dict(recipe.effort.options()["steps"]))
         ratios.append(seconds["total"] / predicted)
         shares = " | ".join(f"{counts[kind] / len(images.train):.1%}" for kind in ("outlier", "boundary", "robust"))
         costs = " | ".join(f"{units[name] * 1e6:.0f}" for name in ("step", "forward", "update"))
@@ -185,7 +187,7 @@ def bullet(options: argparse.Namespace) -> None:
 def unit_costs(without: dict[str, float], full: dict[str, float], count: int) -> dict[str, float]:
     """Returns seconds an image, from epochs with no attack step and with `STEPS` of them.
 
-    Without steps TRADES' attack is the clean forward in eval mode that its objective compares with.
+    Without steps the attack is the clean forward in eval mode.
     """
     return {
         "step": (full["attack"] - without["attack"]) / STEPS / count,

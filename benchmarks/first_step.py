@@ -30,7 +30,7 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.precision import autocast, fastest
 from robustcords.experiments import build
 from robustcords.losses.trades import TRADES, kl_divergence
-from robustcords.methods.efforts.base import Adversary
+from robustcords.methods.efforts.batch import attack_batch
 from robustcords.models.resnet import ResNet
 from robustcords.recipe.recipe import load
 from robustcords.rng import Noise
@@ -49,7 +49,7 @@ def trained(threat: Linf) -> tuple[nn.Module, Images]:
     for _ in range(60):
         rows = torch.randperm(len(splits.train), generator=draw)[:128]
         x, y = splits.train.batch(rows)
-        x_adv = Adversary(PGD(threat), LOSS)(model, x, y, Noise(0, rows)).images
+        x_adv = attack_batch(model, x, y, Noise(0, rows), attack=PGD(threat), loss=LOSS).images
         optimizer.zero_grad()
         LOSS.from_logits({"clean": model(x), "adversarial": model(x_adv)}, y).mean().backward()
         optimizer.step()
@@ -71,7 +71,7 @@ def attacked(way: str, model: nn.Module, x: Tensor, y: Tensor, attack: PGD) -> T
     network = Inference(model, LOWER) if "bfloat16" in way else Inference(model)
     with network.frozen():
         if way != "bfloat16 throughout":
-            return Adversary(attack, LOSS)(network, x, y, noise).images
+            return attack_batch(network, x, y, noise, attack=attack, loss=LOSS).images
         objective = LOSS.objective(y, CleanLogits(network, x, exact=False))
         return attack(network, x, replace(objective, anchored=False), noise)
 

@@ -28,8 +28,9 @@ from robustcords.evaluation.attacks import autoattack
 from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
 from robustcords.methods.adversarial import AdversarialTraining
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.base import Effort
+from robustcords.methods.efforts.bullet import Bullet
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.rng import Noise, generator
 from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import everything
@@ -40,7 +41,7 @@ from robustcords.training.trainer import Trainer
 THREAT = Linf(epsilon=8 / 255)
 
 
-def training(name: str, replay: bool, steps: int, adversary: type[Adversary]) -> Callable[[], object]:
+def training(name: str, replay: bool, steps: int, effort: Effort) -> Callable[[], object]:
     """Returns what takes some training steps of TRADES with PGD-10."""
     count = steps * 128
     source = generator(0, "images")
@@ -49,7 +50,7 @@ def training(name: str, replay: bool, steps: int, adversary: type[Adversary]) ->
     settings = TrainConfig(epochs=1000, batch_size=128)
     model = network(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    method = AdversarialTraining(TRADES(), adversary(PGD(THREAT, steps=10), TRADES()))
+    method = AdversarialTraining(TRADES(), PGD(THREAT, steps=10), effort)
     accelerator = start(settings.precision)
     trainer = Trainer(model, method, data, optimizer, settings, accelerator=accelerator, crop=4, flip=True)
     trainer.step.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
@@ -126,8 +127,8 @@ def main() -> None:
     print("| network | work | eager | recorded | eager / recorded | busy |\n|:--|:--|--:|--:|--:|--:|")
     works: dict[str, tuple[int, Callable[[str, bool], Callable[[], object]]]] = {
         "attack, PGD-10": (1, attack),
-        "training step": (steps, lambda name, replay: training(name, replay, steps, Adversary)),
-        "the same, Bullet": (steps, lambda name, replay: training(name, replay, steps, BulletAdversary)),
+        "training step": (steps, lambda name, replay: training(name, replay, steps, Uniform())),
+        "the same, Bullet": (steps, lambda name, replay: training(name, replay, steps, Bullet())),
         "evaluation, PGD-50": (1, lambda name, replay: evaluation(name, replay, square=False)),
         "evaluation, Square": (1, lambda name, replay: evaluation(name, replay, square=True)),
     }

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from robustcords.losses.base import Loss as Loss
     from robustcords.losses.base import LossConfig as LossConfig
     from robustcords.losses.context import LossContext as LossContext
+    from robustcords.losses.context import Moment as Moment
     from robustcords.losses.mart import MART as MART
     from robustcords.losses.objective import Objective as Objective
     from robustcords.losses.sat import SAT as SAT
@@ -43,9 +44,17 @@ if TYPE_CHECKING:
     from robustcords.methods.base import MethodConfig as MethodConfig
     from robustcords.methods.base import Step as Step
     from robustcords.methods.base import StepReport as StepReport
-    from robustcords.methods.efforts.base import Adversary as Adversary
-    from robustcords.methods.efforts.bullet import BulletAdversary as BulletAdversary
-    from robustcords.methods.efforts.bullet import BulletConfig as BulletConfig
+    from robustcords.methods.efforts.base import Effort as Effort
+    from robustcords.methods.efforts.base import EffortConfig as EffortConfig
+    from robustcords.methods.efforts.base import Kinds as Kinds
+    from robustcords.methods.efforts.base import Plan as Plan
+    from robustcords.methods.efforts.batch import AdversarialBatch as AdversarialBatch
+    from robustcords.methods.efforts.batch import attack_batch as attack_batch
+    from robustcords.methods.efforts.bullet import Bullet as Bullet
+    from robustcords.methods.efforts.uniform import Uniform as Uniform
+    from robustcords.methods.wrapper import StepAround as StepAround
+    from robustcords.methods.wrapper import Wrapper as Wrapper
+    from robustcords.methods.wrapper import WrapperConfig as WrapperConfig
     from robustcords.models.base import ModelSource as ModelSource
     from robustcords.models.resnet import ResNet as ResNet
     from robustcords.recipe.recipe import Recipe as Recipe
@@ -85,27 +94,29 @@ _PUBLIC = {
     "AdvCRAIGStrategy": "selection.strategies.adv_craig:AdvCRAIGStrategy",
     "AdvGLISTERStrategy": "selection.strategies.adv_glister:AdvGLISTERStrategy",
     "AdvGradMatchStrategy": "selection.strategies.adv_gradmatch:AdvGradMatchStrategy",
+    "AdversarialBatch": "methods.efforts.batch:AdversarialBatch",
     "AdversarialConfig": "selection.gradient_based_config:AdversarialConfig",
     "AdversarialGradients": "selection.gradients.adversarial_gradients:AdversarialGradients",
     "AdversarialStrategy": "selection.gradient_based:AdversarialStrategy",
     "AdversarialTraining": "methods.adversarial:AdversarialTraining",
-    "Adversary": "methods.efforts.base:Adversary",
     "Attack": "attacks.base:Attack",
     "AutoAttackEvaluation": "evaluation.config:AutoAttackEvaluation",
     "Batch": "methods.base:Batch",
-    "BulletAdversary": "methods.efforts.bullet:BulletAdversary",
-    "BulletConfig": "methods.efforts.bullet:BulletConfig",
+    "Bullet": "methods.efforts.bullet:Bullet",
     "CleanLogits": "attacks.base:CleanLogits",
     "ComponentConfig": "config.schema:ComponentConfig",
     "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
     "Digits": "data.digits:Digits",
     "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
+    "Effort": "methods.efforts.base:Effort",
+    "EffortConfig": "methods.efforts.base:EffortConfig",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
     "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
     "Images": "data.images:Images",
+    "Kinds": "methods.efforts.base:Kinds",
     "LastLayerGradients": "selection.gradients.factors:LastLayerGradients",
     "Loss": "losses.base:Loss",
     "LossConfig": "losses.base:LossConfig",
@@ -115,11 +126,13 @@ _PUBLIC = {
     "Method": "methods.base:Method",
     "MethodConfig": "methods.base:MethodConfig",
     "ModelSource": "models.base:ModelSource",
+    "Moment": "losses.context:Moment",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
     "Observer": "training.callbacks.base:Observer",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.config:PGDEvaluation",
+    "Plan": "methods.efforts.base:Plan",
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
     "ResNet": "models.resnet:ResNet",
@@ -129,6 +142,7 @@ _PUBLIC = {
     "Splits": "data.base:Splits",
     "Standard": "losses.standard:Standard",
     "Step": "methods.base:Step",
+    "StepAround": "methods.wrapper:StepAround",
     "StepReport": "methods.base:StepReport",
     "Strategy": "selection.base:Strategy",
     "StrategyConfig": "selection.base:StrategyConfig",
@@ -138,6 +152,10 @@ _PUBLIC = {
     "ThreatModel": "threats.base:ThreatModel",
     "TrainConfig": "training.config:TrainConfig",
     "Trainer": "training.trainer:Trainer",
+    "Uniform": "methods.efforts.uniform:Uniform",
+    "Wrapper": "methods.wrapper:Wrapper",
+    "WrapperConfig": "methods.wrapper:WrapperConfig",
+    "attack_batch": "methods.efforts.batch:attack_batch",
     "derive": "rng:derive",
     "evaluate": "evaluation.evaluate:evaluate",
     "generator": "rng:generator",
@@ -156,26 +174,28 @@ __all__ = [
     "AdvCRAIGStrategy",
     "AdvGLISTERStrategy",
     "AdvGradMatchStrategy",
+    "AdversarialBatch",
     "AdversarialConfig",
     "AdversarialGradients",
     "AdversarialStrategy",
     "AdversarialTraining",
-    "Adversary",
     "Attack",
     "AutoAttackEvaluation",
     "Batch",
-    "BulletAdversary",
-    "BulletConfig",
+    "Bullet",
     "CleanLogits",
     "ComponentConfig",
     "DataConfig",
     "DataSource",
     "Digits",
     "EL2NStrategy",
+    "Effort",
+    "EffortConfig",
     "EvaluationConfig",
     "Gradients",
     "ImageSet",
     "Images",
+    "Kinds",
     "LastLayerGradients",
     "Loss",
     "LossConfig",
@@ -184,10 +204,12 @@ __all__ = [
     "Method",
     "MethodConfig",
     "ModelSource",
+    "Moment",
     "Noise",
     "Objective",
     "Observer",
     "PGDEvaluation",
+    "Plan",
     "RandomSubset",
     "Recipe",
     "ResNet",
@@ -196,6 +218,7 @@ __all__ = [
     "Splits",
     "Standard",
     "Step",
+    "StepAround",
     "StepReport",
     "Strategy",
     "StrategyConfig",
@@ -204,6 +227,10 @@ __all__ = [
     "ThreatModel",
     "TrainConfig",
     "Trainer",
+    "Uniform",
+    "Wrapper",
+    "WrapperConfig",
+    "attack_batch",
     "derive",
     "evaluate",
     "generator",

@@ -62,7 +62,7 @@ class Noise:
     keys: Tensor
     stream: int = 0
 
-    def __getitem__(self, rows: Tensor) -> Noise:
+    def __getitem__(self, rows: Tensor | slice) -> Noise:
         """Returns the noise of some rows; each row's numbers stay what they were in the whole batch."""
         return Noise(self.seed, self.keys[rows], self.stream)
 

@@ -16,6 +16,12 @@ from robustcords.cli.app import main
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+_TWO = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
+LAUNCH = [
+    *("-m", "accelerate.commands.launch", "--cpu"),
+    *(word for key, value in _TWO.items() for word in (f"--{key}", value)),
+]
+"""What starts a program in two processes on one machine."""
 
 
 class Answer(NamedTuple):
@@ -49,6 +55,14 @@ def start(*command: str | Path, folder: Path, **environment: str) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def launched(folder: Path, *arguments: str) -> tuple[str, str]:
+    """Runs a recipe in two processes, in a folder whose modules they find; returns what they wrote."""
+    process = start(*LAUNCH, ROOT / "cli.py", "run", *arguments, folder=folder, PYTHONPATH=str(folder))
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    return out, err
 
 
 def settings(**values: Any) -> list[str]:

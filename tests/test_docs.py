@@ -28,8 +28,8 @@ TABLES = {
     **{f"[{path[0]}]": registry.imported(target) for path, target in recipe.TABLES.items() if len(path) == 1},
     "[train]/[train.averaging]": registry.imported(recipe.TABLES["train", "averaging"]),
     "[train]/[train.dynamics]": registry.imported(recipe.TABLES["train", "dynamics"]),
-    "[bullet]/[bullet.steps]": BulletSteps,
-    "[bullet]/[bullet.step_size]": BulletStepSizes,
+    "[effort]/Bullet-Train/[effort.steps]": BulletSteps,
+    "[effort]/Bullet-Train/[effort.step_size]": BulletStepSizes,
     "[evaluation]/[evaluation.pgd]": PGDEvaluation,
     "[evaluation]/[evaluation.autoattack]": AutoAttackEvaluation,
 }
@@ -199,3 +199,11 @@ def test_worked_examples_of_other_parts_train_together(in_page):
     assert (folder / "out/report.json").exists()
     for kind in ("data", "model", "attack", "loss"):
         assert f'name = "my_{kind}:' in (folder / "out/recipe.toml").read_text()
+
+
+def test_worked_examples_of_an_effort_and_of_a_wrapper_train_together(in_page):
+    folder = in_page(DOCS / "extending.md")
+    app.app(["run", "my_effort.toml", "--output", "out"], standalone_mode=False)
+    row = json.loads((folder / "out/metrics.jsonl").read_text())
+    assert row["counts"].keys() == {"wrong", "right"}
+    assert 'name = "my_wrapper:Shaken"' in (folder / "out/recipe.toml").read_text()

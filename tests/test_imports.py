@@ -102,8 +102,22 @@ def test_the_loop_knows_base_classes_only():
         "losses.context",
         "losses.objective",
         "methods.efforts.base",
+        "methods.efforts.batch",
+        "methods.efforts.uniform",  # what no effort is
     )
     assert all(below(each, *bases) for each in found)
+
+
+def test_one_effort_is_known_by_name_to_its_short_form_and_to_reports_alone():
+    named = {name for file in FILES if "bullet" in file.read_text(encoding="utf-8").lower() for name in [name_of(file)]}
+    own = {
+        "",
+        "methods.efforts",
+        "methods.efforts.bullet",
+        "recipe.short_forms",
+    }  # the public name, the registry's line
+    worded = {name for name in named if below(name, "cli", "report")} | {"experiments.compare", "recipe.scaffold"}
+    assert own <= named <= own | worded
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ Write = Callable[..., str]
 
 BASE = 'data.name = "digits"\nmodel.name = "resnet8"\n'
 GLISTER = '[selector]\nname = "adv-glister"\nfraction = 0.3\nselect_every = 7\n'
-TABLES = (
-    "attack, bullet, data, evaluation, logging, loss, method, model, optimizer, schedule, seed, selector, threat, train"
-)
+_FIRST = "attack, bullet, data, effort, evaluation, logging, loss, method"
+TABLES = f"{_FIRST}, model, optimizer, schedule, seed, selector, threat, train"
 
 
 def message(source: str, *overrides: str) -> str:

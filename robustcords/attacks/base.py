@@ -139,7 +139,7 @@ class Attack(Component, ABC):
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
         """Returns the same attack with another number of steps, and a step size given or following from that number.
 
-        This is what Bullet-Train varies from example to example. 0 steps return the image unchanged. An attack that
+        This is what an effort varies from example to example. 0 steps return the image unchanged. An attack that
         has no steps to vary (a single-step one) returns itself for any other number.
         """
 

@@ -36,6 +36,7 @@ KINDS = {
     "attack": Kind("robustcords.attacks:ATTACKS", "robustcords.attacks.base:Attack"),
     "loss": Kind("robustcords.losses:LOSSES", "robustcords.losses.base:Loss"),
     "method": Kind("robustcords.methods:METHODS", "robustcords.methods.base:Method"),
+    "effort": Kind("robustcords.methods.efforts:EFFORTS", "robustcords.methods.efforts.base:Effort"),
     "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
     "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
     "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),

@@ -122,6 +122,23 @@ class Role:
     changeable: bool = False
 
 
+@dataclass(frozen=True)
+class Names:
+    """That a key holds the table of another component, as metadata of its field: ``Annotated[..., Names("method")]``.
+
+    Attributes:
+        kind: of the component, as `robustcords.config.registry.KINDS` has it.
+    """
+
+    kind: str
+
+
+def nested(table: type[Table]) -> dict[str, str]:
+    """Returns the keys of a table that hold another component's table, and that component's kind."""
+    marks = ((key, mark) for key, field in table.model_fields.items() for mark in field.metadata)
+    return {key: mark.kind for key, mark in marks if isinstance(mark, Names)}
+
+
 def roles(table: type[Table]) -> dict[str, Role]:
     """Returns the role of every key of a table; where a field does not say, a part of the method for good."""
     return {
@@ -146,12 +163,19 @@ class Component:
     A component is built as ``Class(*context, **options)``; the options are validated in the constructor, so Python
     users meet the same checks as recipes.
 
+    Attributes:
+        requires: what it cannot do without, in the words of `robustcords.config.requirements`. A recipe in which
+            nothing provides it is refused.
+        provides: what others may require.
+
     Raises:
         pydantic.ValidationError: for an option that ``Config`` does not accept.
     """
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
     config: ComponentConfig
+    requires: ClassVar[frozenset[str]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **options: Any) -> None:
         """Validates the options against ``Config``."""

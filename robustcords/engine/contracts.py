@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcords.errors import UserError, is_own, kind_of, one_line
+from robustcords.errors import UserError, kind_of, one_line
 
 
 def title(part: object) -> str:
@@ -49,31 +49,40 @@ def candidates(attack: object, value: Any, x: Tensor) -> Tensor:
     return numbers(f"attack {title(attack)}", value, x.shape, x.dtype)
 
 
-def adversarial_batch(adversary: object, made: Any, x: Tensor, *, values: bool) -> None:
-    """Looks at what an adversary made of images (B, C, H, W).
+def plan(effort: object, value: Any, count: int) -> Any:
+    """Returns how hard an effort wants a batch's examples attacked, a `robustcords.methods.efforts.base.Plan`.
 
     Args:
-        adversary: what made it.
-        made: what it returned.
-        x: the images.
-        values: look at the pixels too, for which an accelerator has to be waited for.
+        effort: what planned it.
+        value: what it returned.
+        count: B, of the batch.
 
     Raises:
-        UserError: its images are not of the same shape and type, or outside [0, 1]; or its counts are no counts.
+        UserError: it has no whole numbers (B,) of steps, or step sizes or kinds that are none.
     """
-    # An attack may write `__call__` itself, past the projection; the adversary around it only hands on what it returns.
-    attack = getattr(adversary, "attack", None)
-    hands_on = is_own(type(adversary).__module__) and attack is not None and not is_own(type(attack).__module__)
-    name = f"attack {title(attack)}" if hands_on else f"adversary {title(adversary)}"
-    if not hasattr(made, "images") or not isinstance(getattr(made, "counts", None), dict):
-        raise UserError(f"{name} returned {kind_of(made)}, expected an AdversarialBatch")
-    images = numbers(name, made.images, x.shape, x.dtype)
+    name = f"effort {title(effort)}"
+    if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds")):
+        raise UserError(f"{name} planned {kind_of(value)}, expected a Plan")
+    _whole(f"{name} planned steps", value.steps, count)
+    if value.step_size is not None:
+        sizes = numbers(f"{name}: step_size", value.step_size, torch.Size([count]))
+        if not bool((sizes.isfinite() & (sizes >= 0)).all()):
+            raise UserError(f"{name} planned step sizes that are negative or not finite")
+    if value.kinds is not None:
+        _whole(f"{name} planned kinds", value.kinds.index, count, len(value.kinds.names))
+    return value
+
+
+def in_range(attack: object, images: Tensor) -> None:
+    """Checks that what an attack made (B, C, H, W) are images; it may write ``__call__`` itself, past the projection.
+
+    Raises:
+        UserError: a pixel is outside [0, 1].
+    """
     # Numbers that are no numbers are for the loss to find: a float16 pass may overflow.
-    if values and len(images) and bool((images.amin() < -1e-6) | (images.amax() > 1 + 1e-6)):
-        raise UserError(f"{name} returned pixels from {images.amin():g} to {images.amax():g}, expected [0, 1]")
-    wrong = {kind: count for kind, count in made.counts.items() if not isinstance(count, int) or count < 0}
-    if wrong:
-        raise UserError(f"{name} returned counts {wrong}, expected whole numbers >= 0")
+    if len(images) and bool((images.amin() < -1e-6) | (images.amax() > 1 + 1e-6)):
+        pixels = f"pixels from {images.amin():g} to {images.amax():g}"
+        raise UserError(f"attack {title(attack)} returned {pixels}, expected [0, 1]")
 
 
 def chosen(source: str, rows: Any, weights: Any, budget: int, size: int) -> tuple[Tensor, Tensor]:
@@ -189,6 +198,23 @@ def differentiable(source: str, value: Tensor, logits: Sequence[Tensor]) -> Tens
     if torch.is_grad_enabled() and any(z.requires_grad for z in logits) and not value.requires_grad:
         raise UserError(f"{source} returned a constant: no gradient leads from it to the logits")
     return value
+
+
+def _whole(what: str, value: Any, count: int, below: int | None = None) -> None:
+    """Checks that a value is a tensor of whole numbers (count,), from 0 on and smaller than ``below``.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    if not isinstance(value, Tensor):
+        raise UserError(f"{what}: {kind_of(value)}, expected a tensor of shape ({count},)")
+    if value.shape != (count,) or value.dtype != torch.int64:
+        raise UserError(
+            f"{what}: {value.dtype} of shape {tuple(value.shape)}, expected torch.int64 of shape ({count},)"
+        )
+    if count and (int(value.min()) < 0 or (below is not None and int(value.max()) >= below)):
+        end = "" if below is None else f" and < {below}"
+        raise UserError(f"{what} from {int(value.min())} to {int(value.max())}, expected whole numbers >= 0{end}")
 
 
 def _array(values: Any) -> Tensor:

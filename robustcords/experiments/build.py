@@ -25,8 +25,8 @@ from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import ATTACKS
 from robustcords.losses.base import Loss
 from robustcords.methods.base import Method
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.base import Effort
+from robustcords.methods.wrapper import Wrapper
 from robustcords.models.last_layer import find_head
 from robustcords.recipe.recipe import Recipe, find
 from robustcords.rng import generator
@@ -153,17 +153,23 @@ def attack(recipe: Recipe) -> Attack:
     return built
 
 
-def adversary(recipe: Recipe, loss: Loss) -> Adversary:
-    """Returns what makes the adversarial examples: Bullet-Train where the recipe has it, uniform steps otherwise."""
-    if recipe.bullet is None:
-        return Adversary(attack(recipe), loss)
-    return BulletAdversary(attack(recipe), loss, recipe.bullet)
-
-
-def method(recipe: Recipe, loss: Loss, attacker: Adversary) -> Method:
-    """Returns what a training step does with a batch."""
-    built: Method = component("method", recipe.method, loss, attacker)
+def effort(recipe: Recipe) -> Effort:
+    """Returns what decides how hard each example is attacked in training."""
+    built: Effort = component("effort", recipe.effort)
     return built
+
+
+def method(recipe: Recipe, loss: Loss, attack: Attack, effort: Effort) -> Method:
+    """Returns what a training step does with a batch: a method, or wrappers around one."""
+
+    def built(config: Any) -> Method:
+        kind: type[Method] = find("method", config.name)
+        options = {"name": config.name, **config.options()}
+        if issubclass(kind, Wrapper):
+            return kind(built(options.pop("inner")), **options)
+        return kind(loss, attack, effort, **options)
+
+    return built(recipe.method)
 
 
 def cautions(recipe: Recipe) -> list[str]:
@@ -175,12 +181,12 @@ def cautions(recipe: Recipe) -> list[str]:
     loss: Loss = component("loss", recipe.loss)
     found = []
     if "adversarial" in loss.views:
-        attacker = adversary(recipe, loss)
-        attacks = {kind and f" of {kind} examples": each for kind, each in attacker.attacks.items()}
+        training, planned = attack(recipe), effort(recipe)
+        attacks = {kind and f" of {kind} examples": each for kind, each in planned.attacks(training).items()}
         if isinstance(recipe.selector, AdversarialConfig):
-            attacks[" for selection"] = recipe.selector.effort(attacker.attack)
+            attacks[" for selection"] = recipe.selector.effort(training)
         found = [f"the training attack{of}: {text}" for of, each in attacks.items() if (text := each.falls_short)]
-        if not attacker.strongest.passes and recipe.threat.epsilon:
+        if not planned.strongest(training).passes and recipe.threat.epsilon:
             found.append("the training attack takes no steps: training is on the images as they are")
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
@@ -260,7 +266,7 @@ def trainer(
 ) -> Trainer:
     """Returns a trainer that is ready to fit."""
     loss: Loss = component("loss", recipe.loss)
-    attacker = adversary(recipe, loss)
+    trained = method(recipe, loss, attack(recipe), effort(recipe))
     network = model(recipe, images).to(started.device)
     check_size(recipe, network, images)
     if images.validation is None and recipe.evaluation.checkpoints == ["best"]:
@@ -273,7 +279,7 @@ def trainer(
     strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
     return Trainer(
         network,
-        method(recipe, loss, attacker),
+        trained,
         images.train,
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
@@ -281,7 +287,7 @@ def trainer(
         selector=selector(recipe, images, loss),
         validation=images.validation,
         validation_attack=strong,
-        observers=_observers(recipe, images, attacker, strong, display or Display(visible=False)),
+        observers=_observers(recipe, images, trained, strong, display or Display(visible=False)),
         crop=images.source.crop,
         flip=images.source.flip,
         seed=recipe.seed,
@@ -292,14 +298,15 @@ def trainer(
     )
 
 
-def _observers(recipe: Recipe, images: Data, attacker: Adversary, strong: Attack, display: Display) -> list[Observer]:
+def _observers(recipe: Recipe, images: Data, trained: Method, strong: Attack, display: Display) -> list[Observer]:
     """Returns what looks at the model after every epoch.
 
     Catastrophic overfitting is looked for where the training attack is of the kind that leads to it.
     """
     found: list[Observer] = []
-    training, action, dynamics = attacker.strongest, recipe.train.overfitting, recipe.train.dynamics
-    if action and "adversarial" in attacker.loss.views and 0 < training.passes <= FEW_PASSES:
+    action, dynamics = recipe.train.overfitting, recipe.train.dynamics
+    training = trained.effort.strongest(trained.attack)
+    if action and "adversarial" in trained.loss.views and 0 < training.passes <= FEW_PASSES:
         part = _drawn(images.train, IMAGES, recipe.seed, "overfitting-probe")
         found.append(OverfittingProbe(part, training, strong, action, display))
     if dynamics:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustcords.engine import contracts
+from robustcords.config.requirements import STEPS_TO_VARY
 from robustcords.methods.base import Batch, Method, Step, StepReport
+from robustcords.methods.efforts.batch import attack_batch
 
 
 class AdversarialTraining(Method):
-    """Attacks a batch, all of it or each kind of example in its own way, and takes one step (Madry et al. 2018).
+    """Attacks a batch, each example as hard as the effort plans, and takes one step (Madry et al. 2018).
 
     Args:
         loss: what is minimised, and what the attack maximises.
-        adversary: makes the adversarial examples; `robustcords.methods.efforts.bullet.BulletAdversary` is Bullet-Train.
+        attack: makes the adversarial examples.
+        effort: how hard each example is attacked; None for all alike.
         options: none.
 
     Example:
-        >>> loss = SAT()
-        >>> method = AdversarialTraining(loss, Adversary(PGD(ThreatModel(epsilon=8 / 255)), loss))
+        >>> method = AdversarialTraining(SAT(), PGD(ThreatModel(epsilon=8 / 255)))
     """
 
-    varies_effort = True
+    provides: ClassVar[frozenset[str]] = Method.provides | {STEPS_TO_VARY}
 
     def step(self, step: Step, batch: Batch) -> StepReport:
         """Attacks the whole batch, then goes through its micro-batches."""
@@ -40,14 +41,22 @@ class AdversarialTraining(Method):
             return {"clean": batch.x}, {}
         step.phase("attack")
         with step.attacking():
-            made = self.adversary(step.inference, batch.x, batch.y, batch.noise)
-        contracts.adversarial_batch(self.adversary, made, batch.x, values=step.moment.step == 0)
+            made = attack_batch(
+                step.inference,
+                batch.x,
+                batch.y,
+                batch.noise,
+                attack=self.attack,
+                loss=self.loss,
+                effort=self.effort,
+                moment=step.moment,
+            )
         return {"clean": batch.x, "adversarial": made.images}, made.counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what the adversary keeps."""
-        return self.adversary.state_dict()
+        """Returns what the effort keeps."""
+        return self.effort.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        self.adversary.load_state_dict(state)
+        self.effort.load_state_dict(state)

@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from robustcords.attacks.base import Attack
+from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine.modes import Model
 from robustcords.losses.base import Loss
 from robustcords.losses.context import Moment
-from robustcords.methods.efforts.base import Adversary
+from robustcords.methods.efforts.base import Effort
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.rng import Noise
 
 
@@ -48,8 +51,8 @@ class StepReport:
     """What a method says of a step.
 
     Attributes:
-        counts: how many examples of this process's share were of each kind, ``outlier``, ``boundary`` and ``robust``;
-            empty where the method does not tell them apart.
+        counts: how many examples of this process's share were of each kind that the effort tells apart; the same kinds
+            in all processes, and none where it tells none apart.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -108,20 +111,21 @@ class Method(Component, ABC):
 
     Args:
         loss: what is minimised.
-        adversary: makes adversarial examples as the recipe asks for, Bullet-Train's included; a method may attack in a
-            way of its own, with ``adversary.attack`` or without.
+        attack: the training attack; a method may attack in a way of its own, with it or without.
+        effort: how hard each example is attacked; None for all alike.
         options: the fields of the method's ``Config``.
 
     Attributes:
-        varies_effort: whether it attacks through ``adversary``, and so as hard as a recipe's ``[bullet]`` says.
+        provides: both views of a batch, where a subclass says nothing else. One that attacks as hard as ``effort``
+            plans provides `robustcords.config.requirements.STEPS_TO_VARY` too.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    varies_effort: ClassVar[bool] = False
+    provides: ClassVar[frozenset[str]] = frozenset({CLEAN_VIEW, ADVERSARIAL_VIEW})
 
-    def __init__(self, loss: Loss, adversary: Adversary, **options: Any) -> None:
+    def __init__(self, loss: Loss, attack: Attack, effort: Effort | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.loss, self.adversary = loss, adversary
+        self.loss, self.attack, self.effort = loss, attack, effort or Uniform()
 
     @abstractmethod
     def step(self, step: Step, batch: Batch) -> StepReport:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robustcords.errors import UserError, nearest
+from robustcords.recipe.short_forms import SHORT_FORMS, written_out
 
 Keys = tuple[str, ...]
 
@@ -19,8 +20,7 @@ MOST_DOTS = 100
 """On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
 SWITCHES: frozenset[Keys] = frozenset(
-    {("selector",), ("bullet",)}
-    | {("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging"), ("train", "dynamics")}
+    {("selector",), ("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging"), ("train", "dynamics")}
 )
 """The tables that ``false`` switches off and ``true`` switches on with what they already hold."""
 
@@ -50,6 +50,7 @@ class Written:
         layer: the number of the layer that wrote it last.
         since: the number of the layer from which on it has had this value.
         before: the value that it had until then; None for none.
+        spelled: the short form that a table was last written in; empty for none.
     """
 
     value: Any
@@ -57,6 +58,7 @@ class Written:
     layer: int
     since: int
     before: Any = None
+    spelled: str = ""
 
     @property
     def table(self) -> dict[str, Written] | None:
@@ -113,13 +115,25 @@ def merge(layers: Sequence[Layer]) -> Written:
     """Returns the layers as one table: tables merge key by key, anything else replaces what was there before.
 
     Raises:
-        UserError: tables are nested too deeply.
+        UserError: tables are nested too deeply, or one is written in its short form and in full.
     """
     merged = Written({}, "recipe", 0, 0)
     number = 0
     for layer in layers:
         number += not layer.together
-        merged = _over(merged, _written(layer.values, layer.origin, number, ()))
+        tables = dict(merged.table or {})
+        now = {kind: tables[kind].at(["name"]).value for kind in SHORT_FORMS.values() if kind in tables}
+        try:
+            values = written_out(layer.values, now)
+        except ValueError as error:
+            raise UserError(f"{layer.origin}: {error}") from None
+        new = _written(values, layer.origin, number, ())
+        for short, kind in SHORT_FORMS.items():
+            if short in layer.values and kind in values and kind not in layer.values:
+                new.value[kind] = replace(new.value[kind], spelled=short)
+                if layer.values[short] is False:  # its options go with it
+                    tables.pop(kind, None)
+        merged = _over(replace(merged, value=tables), new)
     return merged
 
 
@@ -235,10 +249,10 @@ def _over(old: Written, new: Written) -> Written:
     below, above = old.table, new.table
     if below is not None and above is not None:
         both = {key: _over(below[key], item) if key in below else item for key, item in above.items()}
-        return Written({**below, **both}, new.origin, new.layer, old.since)
+        return Written({**below, **both}, new.origin, new.layer, old.since, spelled=new.spelled)
     if type(old.value) is type(new.value) and old.value == new.value:
         return Written(new.value, new.origin, new.layer, old.since, old.before)
-    return Written(new.value, new.origin, new.layer, new.since, old.value)
+    return Written(new.value, new.origin, new.layer, new.since, old.value, new.spelled)
 
 
 def _shown(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -11,25 +12,26 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
-from robustcords.config.schema import ComponentConfig, Table, is_radius
+from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import EvaluationConfig
-from robustcords.recipe import layers, messages
+from robustcords.recipe import agreement, layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
+from robustcords.recipe.short_forms import SHORT_FORMS
 from robustcords.training.config import LoggingConfig, TrainConfig
 
 if TYPE_CHECKING:
     from robustcords.data.base import DataConfig
-    from robustcords.methods.efforts.bullet import BulletConfig
     from robustcords.selection.base import StrategyConfig
     from robustcords.threats.base import ThreatModel
 else:  # these modules import torch; a recipe imports them when it is checked, and help never does
-    BulletConfig = DataConfig = StrategyConfig = ThreatModel = Table
+    DataConfig = StrategyConfig = ThreatModel = Table
 
 __all__ = ["EvaluationConfig", "LoggingConfig", "Recipe", "TrainConfig", "dump", "load", "parse", "shipped"]
 
 DEFAULTS = {
     "attack": {"name": "pgd"},
+    "effort": {"name": "uniform"},
     "loss": {"name": "sat"},
     "method": {"name": "adversarial"},
     "optimizer": {"name": "sgd"},
@@ -39,7 +41,6 @@ DEFAULTS = {
 """What is used where a recipe names nothing: standard adversarial training (Madry et al. 2018) on the full data."""
 
 TABLES = {
-    ("bullet",): "robustcords.methods.efforts.bullet:BulletConfig",
     ("train",): "robustcords.training.config:TrainConfig",
     ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
     ("train", "dynamics"): "robustcords.training.callbacks.dynamics:DynamicsConfig",
@@ -60,8 +61,8 @@ class Recipe(Table):
         attack: finds adversarial examples to train on.
         loss: what training minimises.
         method: what a training step does with a batch.
+        effort: how hard each example is attacked.
         selector: chooses the subset to train on; without it, training is on everything.
-        bullet: attack steps by kind of example; without it, every example gets the attack's own.
         optimizer: how weights are updated.
         schedule: the learning rate over the run.
         train: epochs, batches, precision.
@@ -76,8 +77,8 @@ class Recipe(Table):
     attack: ComponentConfig
     loss: ComponentConfig
     method: ComponentConfig
+    effort: ComponentConfig
     selector: StrategyConfig | None = None
-    bullet: BulletConfig | None = None
     optimizer: ComponentConfig
     schedule: ComponentConfig
     train: TrainConfig
@@ -90,14 +91,11 @@ class Recipe(Table):
         if train.batch_size < train.accumulation:
             reason = f"more micro-batches than the {train.batch_size} images of a batch"
             raise _conflict(reason, "train.accumulation", "train.batch_size")
-        if self.bullet and not find("method", self.method.name).varies_effort:
-            raise _conflict(f"{self.method.name} attacks all images alike; set bullet = false", "method.name", "bullet")
         if "best" in self.evaluation.checkpoints and not held_out:
             reason = '"best" is chosen on validation images, and [data] validation_fraction is 0'
             raise _conflict(reason, "evaluation.checkpoints", "data.validation_fraction")
-        if self.selector and not held_out and getattr(find("selector", self.selector.name), "needs_validation", False):
-            reason = "selects with validation images, and [data] validation_fraction is 0"
-            raise _conflict(reason, "selector.name", "data.validation_fraction")
+        if missing := agreement.missing(list(_components(self)), held_out=bool(held_out)):
+            raise _conflict(*missing)
         if getattr(self.attack, "random_start", "") == "none" and find("loss", self.loss.name).anchored:
             reason = f"the objective of {self.loss.name} has no gradient at the image itself"
             raise _conflict(reason, "attack.random_start", "loss.name")
@@ -149,6 +147,17 @@ def find(kind: str, name: str) -> Any:
         raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
 
 
+def _components(table: Table, above: str = "") -> Iterator[agreement.Part]:
+    """Yields the components that a recipe names, and those that they name themselves."""
+    fields = type(table).model_fields
+    kinds = nested(type(table)) if above else {kind: kind for kind in registry.KINDS if kind in fields}
+    for key, kind in kinds.items():
+        if (config := getattr(table, key)) is not None:
+            name = registry.KINDS[kind].key
+            yield agreement.Part(kind, f"{above}{key}.{name}", find(kind, getattr(config, name)), config)
+            yield from _components(config, f"{above}{key}.")
+
+
 def _conflict(reason: str, *keys: str) -> PydanticCustomError:
     """Returns the error that the first of some keys disagrees with the others."""
     return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": [key.split(".") for key in keys]})
@@ -165,17 +174,17 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     for key, item in tables.items():
         if key not in Recipe.model_fields:
             what = f"table [{messages.dotted([key])}]" if item.table is not None else f"key {messages.show(key)}"
-            raise _problem(item.origin, f"unknown {what}{nearest(key, Recipe.model_fields)}")
+            raise _problem(item.origin, f"unknown {what}{nearest(key, [*Recipe.model_fields, *SHORT_FORMS])}")
     values = {key: tables.get(key, Written({}, origin, 0, 0)) for key in Recipe.model_fields if key != "seed"}
-    values |= {key: tables.get(key, Written(None, origin, 0, 0)) for key in ("selector", "bullet")}
+    values["selector"] = tables.get("selector", Written(None, origin, 0, 0))
     checked = {key: _table(key, item) for key, item in values.items()}
     if "seed" in tables:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
         checked["evaluation"] = EvaluationConfig(**{**dict(checked["evaluation"]), "checkpoints": ["last"]})
     threat = checked["threat"]
-    checked["attack"] = find("attack", checked["attack"].name).resolved(checked["attack"], threat)
-    checked["bullet"] = checked["bullet"] and checked["bullet"].resolved(threat)
+    for kind in ("attack", "effort"):
+        checked[kind] = find(kind, checked[kind].name).resolved(checked[kind], threat)
     if hasattr(checked["selector"], "resolved"):
         attack = checked["attack"]
         training = find("attack", attack.name)(threat, name=attack.name, **attack.options())
@@ -234,7 +243,10 @@ def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserE
     reason = problem["msg"] if problem["type"] == "conflict" else f"must be {messages.allowed(Recipe, tuple(keys[0]))}"
     # What was written last is what made them disagree.
     origin = max((tree.at(key) for key in keys), key=lambda item: item.layer).origin
-    return _problem(origin, f"{messages.place(keys[0])} = {messages.show(value)}: {reason}")
+    table, *path = keys[0]
+    short = tree.at([table]).spelled if path != ["name"] else ""  # which names its component itself
+    place = messages.place([short or table, *path])
+    return _problem(origin, f"{place} = {messages.show(value)}: {reason}")
 
 
 def _table(key: str, item: Written) -> Any:
@@ -243,21 +255,27 @@ def _table(key: str, item: Written) -> Any:
     if switch and (item.value is None or item.value is False):
         return None
     if item.table is None:
-        or_off = " or false" if switch else ""
-        raise _problem(item.origin, f"{messages.place([key])} = {messages.show(item.value)}: must be a table{or_off}")
+        or_off = " or false" if switch or item.spelled else ""
+        shown = f"{messages.place([item.spelled or key])} = {messages.show(item.value)}"
+        raise _problem(item.origin, f"{shown}: must be a table{or_off}")
     if key in registry.KINDS:
-        config = _config(key, item.table, item.origin)
-        return _checked(config, _known(key, item, config), (key,))
+        return _component(key, item, (item.spelled or key,))
     return _checked(registry.imported(TABLES[key,]), item, (key,))
 
 
-def _config(kind: str, table: dict[str, Written], origin: str) -> type[Table]:
-    """Returns the ``Config`` of the component that a table names."""
-    key = registry.KINDS[kind].key
+def _component(kind: str, item: Written, path: tuple[str, ...]) -> Table:
+    """Returns the checked table of a component, which is at a path."""
+    config = _config(kind, item, messages.dotted(path))
+    return _checked(config, _known(kind, item, config), path)
+
+
+def _config(kind: str, item: Written, shown: str) -> type[Table]:
+    """Returns the ``Config`` of the component that a table, shown by this name, names."""
+    key, table = registry.KINDS[kind].key, item.table or {}
     if key not in table:
-        raise _problem(origin, f"[{kind}] {key} is missing")
+        raise _problem(item.origin, f"[{shown}] {key} is missing")
     name = table[key]
-    where = f"[{kind}] {key} = {messages.show(name.plain())}"
+    where = f"[{shown}] {key} = {messages.show(name.plain())}"
     if not isinstance(name.value, str):
         raise _problem(name.origin, f"{where}: must be a string")
     try:
@@ -315,10 +333,15 @@ def _origin(config: type[Table], key: str) -> type[Any]:
 
 def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table:
     """Checks one table, and first those tables in it that are checked by classes of their own."""
-    values = item.plain()
-    for key, below in (item.table or {}).items():
+    values, tables = item.plain(), item.table or {}
+    for key, below in tables.items():
         if (*path, key) in TABLES and below.table is not None:
             values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
+    for key, kind in nested(config).items():
+        usual = {name: Written(value, item.origin, 0, 0) for name, value in DEFAULTS.get(kind, {}).items()}
+        below = tables.get(key, Written({}, item.origin, 0, 0))
+        if below.table is not None:
+            values[key] = _component(kind, replace(below, value=usual | below.table), (*path, key))
     try:
         return config.model_validate(values)
     except ValidationError as error:

@@ -53,7 +53,7 @@ def new(
         values["selector"] = {"name": selector, "fraction": fraction}
     values["bullet"] = bullet
     recipe = parse(values, "robustcords new")
-    text = _text(recipe)
+    text = "\n".join([_header(recipe, bullet), *_lines(recipe, ())]) + "\n"
     if parse(tomllib.loads(text)) != recipe:
         raise AssertionError("the recipe that was written does not say what was asked for")
     return text
@@ -79,15 +79,14 @@ def write(file: Path, **choices: Any) -> None:
         raise UserError(f"{file}: {error.strerror}") from error
 
 
-def _text(recipe: Recipe) -> str:
+def _header(recipe: Recipe, bullet: bool) -> str:
     chosen = recipe.selector
-    header = _HEADER.format(
+    return _HEADER.format(
         loss=recipe.loss.name,
         data=recipe.data.name,
         portion=f"{chosen.fraction:.0%} of the data by {chosen.name}" if chosen else "full data",
-        bullet=", with Bullet-Train" if recipe.bullet else "",
+        bullet=", with Bullet-Train" if bullet else "",
     )
-    return "\n".join([header, *_lines(recipe, ())]) + "\n"
 
 
 def _lines(table: Table, path: tuple[str, ...]) -> list[str]:

@@ -73,7 +73,7 @@ def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], lis
 
 
 def names(recipes: Sequence[Recipe]) -> list[str]:
-    """Returns a name for each method, all different: loss, subset, Bullet, and what tells it apart.
+    """Returns a name for each method, all different: loss, subset, effort, and what tells it apart.
 
     The data set, network, attack and number of epochs are told where they are not what most methods have; any other
     key only where names would be the same, and there too where it is not what most methods have.
@@ -98,8 +98,13 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
 
 def _plain_name(recipe: Recipe) -> str:
     subset = f"{recipe['selector.name']} {recipe['selector.fraction'] * 100:g} %" if has(recipe, "selector") else None
-    parts = [recipe["loss.name"], subset or "full data", *(["Bullet"] if has(recipe, "bullet") else [])]
-    return ", ".join(map(str, parts))
+    effort = effort_name(recipe["effort.name"])
+    return ", ".join(map(str, [recipe["loss.name"], subset or "full data", *([effort] if effort else [])]))
+
+
+def effort_name(name: str) -> str:
+    """Returns what a method's effort is called beside its loss and subset; nothing where all is attacked alike."""
+    return {"uniform": "", "bullet": "Bullet"}.get(name, name)
 
 
 def has(recipe: Recipe, table: str) -> bool:
@@ -165,7 +170,7 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
 
 def _is_cheaper(recipe: Recipe) -> bool:
     """Returns whether a method spends less on an epoch than all images without Bullet."""
-    return has(recipe, "selector") or has(recipe, "bullet")
+    return has(recipe, "selector") or bool(effort_name(recipe["effort.name"]))
 
 
 def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | None:
@@ -182,7 +187,7 @@ def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | No
 def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
     """Returns the methods that train on random subsets instead of a selector's: on fresh ones, on others, or none.
 
-    Their fraction, the epochs, the threat and the Bullet table are the same. Of several of a kind, the one that differs
+    Their fraction, the epochs, the threat and the effort are the same. Of several of a kind, the one that differs
     in the fewest other keys.
     """
     mine = recipes[number]
@@ -200,8 +205,8 @@ def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
     )
 
     def fits(other: Recipe) -> bool:
-        bullet = {key for key in (*mine, *other) if key.startswith("bullet.")}
-        same = all(mine.get(key) == other.get(key) for key in (*shared, *bullet))
+        effort = {key for key in (*mine, *other) if key.startswith("effort.")}
+        same = all(mine.get(key) == other.get(key) for key in (*shared, *effort))
         return same and other.get("selector.name") == "random"
 
     def distance(other: int) -> int:

@@ -31,7 +31,8 @@ def dynamics(comparison: Comparison) -> Section:
     looks = [Style(COLORS[n], dash=DASHES[n], symbol=SYMBOLS[n]) for n in (1, 4, 0)]
     for number, method in enumerate(comparison.methods):
         source = next(
-            (key for key in ("dynamics", "counts") for run in method.runs if any(r.get(key) for r in run.rows)), ""
+            (key for key in ("dynamics", "counts") for run in method.runs if any(_counted(key, r) for r in run.rows)),
+            "",
         )
         if not source:
             continue
@@ -55,11 +56,15 @@ def dynamics(comparison: Comparison) -> Section:
     return Section("dynamics", title, charts, chart.not_shown(without, "these runs kept no count"))
 
 
+def _counted(source: str, row: Mapping[str, Any]) -> int:
+    """Returns how many examples of these kinds an epoch counted; another effort's kinds are not shown."""
+    return sum((row.get(source) or {}).get(each, 0) for each in KINDS)
+
+
 def _share(source: str, kind: str, row: Mapping[str, Any]) -> float | None:
     """Returns a kind's share of what an epoch counted."""
-    counts = row.get(source)
-    total = sum(counts.get(each, 0) for each in KINDS) if counts else 0
-    return counts.get(kind, 0) / total if counts and total else None
+    total = _counted(source, row)
+    return row[source].get(kind, 0) / total if total else None
 
 
 def times(comparison: Comparison) -> Section:

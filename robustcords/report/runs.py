@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from robustcords.config.schema import parse_radius
 from robustcords.errors import UserError, one_line
+from robustcords.recipe.short_forms import of_run, written_out
 from robustcords.storage.files import parse_json, read_object
 from robustcords.storage.selections import Selection, load_selections
 
@@ -57,8 +58,8 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe's tables; those of 0.1 have no method, as there was one."""
-        return {"method": {"name": "adversarial"}} | dict(self.report["recipe"])
+        """The resolved recipe's tables, as this version writes them."""
+        return of_run(self.report["recipe"])
 
     @property
     def seed(self) -> int:
@@ -189,8 +190,13 @@ class _Recipe(_Part):
     attack: _Named
     loss: _Named
     selector: _Selector | None = None
-    bullet: dict[str, Any] | None = None
+    effort: _Named | None = None
     train: _Train
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_short_forms(cls, values: Any) -> Any:
+        return written_out(values) if isinstance(values, dict) else values
 
 
 class _Environment(_Part):

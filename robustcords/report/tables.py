@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from robustcords.evaluation import majority
+from robustcords.recipe.short_forms import of_run
+from robustcords.report.grouping import effort_name
 from robustcords.report.tabular import in_markdown, on_terminal, plain
 from robustcords.runtime.progress import duration
 
@@ -26,7 +28,7 @@ def markdown(report: Report) -> str:
     parts = [
         MARK,
         f"# {plain(title(report))}",
-        _list(_recipe(report["recipe"])),
+        _list(_recipe(of_run(report["recipe"]))),
         "## Test accuracy",
         *_accuracy(report),
     ]
@@ -61,12 +63,12 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 def title(report: Report) -> str:
     """Returns one line that names a run, such as ``"mart on digits, cnn, adv-glister 30 %, Bullet"``."""
-    recipe = report["recipe"]
+    recipe = of_run(report["recipe"])
     parts = [f"{recipe['loss']['name']} on {recipe['data']['name']}", recipe["model"]["name"]]
     if selector := recipe.get("selector"):
         parts.append(f"{selector['name']} {_share(selector)}")
-    if recipe.get("bullet"):
-        parts.append("Bullet")
+    if name := effort_name(recipe["effort"]["name"]):
+        parts.append(name)
     return ", ".join(parts)
 
 
@@ -145,18 +147,25 @@ def _sanity(report: Report) -> list[str]:
 
 def _recipe(recipe: Report) -> list[str]:
     """Returns one line for each thing that makes the run what it is."""
-    train, threat, bullet = recipe["train"], recipe["threat"], recipe.get("bullet")
-    effort = ", ".join(f"{kind} {steps}" for kind, steps in bullet["steps"].items()) if bullet else ""
+    train, threat = recipe["train"], recipe["threat"]
     return [
         *(f"{kind}: {_component(recipe[kind])}" for kind in ("data", "model")),
         f"threat: {threat['norm']}, radius {threat['epsilon']}",
         *(f"{kind}: {_component(recipe[kind])}" for kind in ("attack", "loss")),
         f"selector: {_component(recipe['selector'])}" if recipe.get("selector") else "selector: none, full data",
-        f"Bullet: attack steps {effort}" if bullet else "Bullet: none, the same attack for every image",
+        _effort(recipe["effort"]),
         *(f"{kind}: {_component(recipe[kind])}" for kind in ("optimizer", "schedule")),
         f"{train['epochs']} epochs, batches of {train['batch_size']}, precision {train['precision']}, "
         f"seed {recipe['seed']}",
     ]
+
+
+def _effort(table: Report) -> str:
+    if table["name"] == "uniform":
+        return "Bullet: none, the same attack for every image"
+    if table["name"] != "bullet":
+        return f"effort: {_component(table)}"
+    return f"Bullet: attack steps {', '.join(f'{kind} {steps}' for kind, steps in table['steps'].items())}"
 
 
 def _component(table: Report) -> str:

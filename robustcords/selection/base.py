@@ -128,13 +128,13 @@ class Strategy(ABC):
 
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
-        needs_validation: whether it cannot do without a validation split.
+        requires: what it cannot do without, such as `robustcords.config.requirements.VALIDATION_IMAGES`.
         needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
         report: of the last selection, in the process that made it; None before, and where a strategy writes none.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
-    needs_validation: ClassVar[bool] = False
+    requires: ClassVar[frozenset[str]] = frozenset()
     needs_linear_head: ClassVar[bool] = False
     report: SelectionReport | None = None
 

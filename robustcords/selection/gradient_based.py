@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.split import apportion
 from robustcords.engine import contracts
 from robustcords.errors import Interrupted, RunError, UserError, is_own, one_line
@@ -98,7 +99,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     @property
     def uses_validation(self) -> bool:
         """Whether `pick` reads `validation`."""
-        return self.needs_validation
+        return VALIDATION_IMAGES in self.requires
 
     @classmethod
     def from_context(cls, config: Any, context: SelectionContext) -> Self:
@@ -114,7 +115,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         options |= {"config": config, "granularity": config.granularity, "measure": context.measure}
         strategy = cls(*cls.arguments(config, context), **options)
         if strategy.uses_validation and context.val_loader is None:
-            cause = "" if cls.needs_validation else " because of selector.valid"
+            cause = "" if VALIDATION_IMAGES in cls.requires else " because of selector.valid"
             raise UserError(
                 f"selector {config.name!r} selects with validation images{cause}: set data.validation_fraction > 0"
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.left_alone import left_alone
@@ -100,7 +101,7 @@ class SubsetSelector:
         lr: float | None = None,
         augment: Augment | None = None,
     ) -> None:
-        if strategy.needs_validation and not validation:
+        if VALIDATION_IMAGES in strategy.requires and not validation:
             raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
         self.strategy = strategy
         self.config = config

@@ -22,7 +22,7 @@ class Progress:
         loss: sum over the epoch's examples of weight times loss.
         weight: sum of the epoch's weights.
         skipped: the epoch's steps that were not taken, as gradients in float16 had overflown.
-        counts: the epoch's examples by kind, where the adversary tells them apart.
+        counts: the epoch's examples by kind, where the effort tells them apart.
         best: the highest validation PGD accuracy so far, or None.
     """
 

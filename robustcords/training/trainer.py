@@ -146,7 +146,7 @@ class Trainer:
             optimizer,
             self.accelerator,
             settings,
-            threat=method.adversary.attack.threat,
+            threat=method.attack.threat,
             inference=self.inference,
             stopwatch=self.stopwatch,
             seed=seed,
@@ -280,6 +280,8 @@ class Trainer:
                 row["validation"] = self.validate(self.validation, self.validation_attack)
             self.stopwatch.begin("validation")
             row |= notes(self.observers, self.model, epoch, seed=self.seed, autocast=self.watched)
+        if "validation" in row:  # only now: what a stop leaves above is done again
+            self.method.effort.on_validation(row["validation"])
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         row |= {

@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ from robustcords.config import registry
 from robustcords.losses.mart import MART
 from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
+from robustcords.methods.efforts.batch import attack_batch
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -54,11 +55,11 @@ def each_attack(name):
     return registry.find("attack", ATTACKS[name])(THREAT, name=name)
 
 
-def bullet(loss):
+def bullet():
     """Bullet-Train in the middle of a training, so that there are examples of all three kinds."""
-    adversary = BulletAdversary(PGD(THREAT), loss, BulletConfig(steps=STEPS))
-    adversary.load_state_dict({"reference": 0.5})
-    return adversary
+    effort = Bullet(steps=STEPS)
+    effort.load_state_dict({"reference": 0.5})
+    return effort
 
 
 def textbook(model, x, y, steps=1, kept=None):
@@ -124,10 +125,10 @@ def test_an_attack_computes_no_gradients_of_parameters(problem, name, precision)
 def test_neither_do_training_examples(problem, loss):
     model, x, y = problem
     with Gradients() as seen:
-        Adversary(PGD(THREAT, steps=3), loss)(model, x, y, NOISE)
+        attack_batch(model, x, y, NOISE, attack=PGD(THREAT, steps=3), loss=loss)
     check_only_images(seen, model, 3)
     with Gradients() as seen:
-        counts = bullet(loss)(model, x, y, NOISE).counts
+        counts = attack_batch(model, x, y, NOISE, attack=PGD(THREAT), loss=loss, effort=bullet()).counts
     assert min(counts.values()) > 0
     check_only_images(seen, model, sum(STEPS.values()))
 
@@ -224,8 +225,9 @@ def test_a_steps_graph_is_gone_before_the_next_forward(problem, kind):
         found = graphs_at_forwards(model, lambda: attack(model, x, cross_entropy(y), NOISE))
         assert found == [(0, 0)] * attack.passes
     else:
-        adversary = Adversary(PGD(THREAT, steps=3), TRADES()) if kind == "trades" else bullet(TRADES())
-        found = graphs_at_forwards(model, lambda: adversary(model, x, y, NOISE))
+        attack, effort = PGD(THREAT, steps=3), bullet() if kind == "bullet" else None
+        made = partial(attack_batch, model, x, y, NOISE, attack=attack, loss=TRADES(), effort=effort)
+        found = graphs_at_forwards(model, made)
         assert found == [(0, 0)] * (1 + 3 if kind == "trades" else 1 + sum(STEPS.values()) + 1)
 
 
@@ -255,7 +257,7 @@ def test_ten_steps_need_the_memory_of_one(problem, loss, tmp_path):
         attack = PGD(THREAT, steps=steps)
         if loss is None:
             return peak_bytes(lambda: attack(model, x, cross_entropy(y), NOISE), tmp_path)
-        return peak_bytes(lambda: Adversary(attack, loss)(model, x, y, NOISE), tmp_path)
+        return peak_bytes(lambda: attack_batch(model, x, y, NOISE, attack=attack, loss=loss), tmp_path)
 
     one, ten = peak(1), peak(10)
     assert one > 16 * COUNT * 14 * 14 * 4, "less than one layer's activations"

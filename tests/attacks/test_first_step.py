@@ -24,8 +24,8 @@ from robustcords.losses.base import Loss
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES, kl_divergence
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
+from robustcords.methods.efforts.batch import attack_batch
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.models.resnet import ResNet
 from robustcords.rng import Noise
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
@@ -54,7 +54,7 @@ def problem() -> tuple[nn.Module, ImageSet]:
 
 def attacked(model: nn.Module, images: ImageSet, attack: Attack, loss: Loss) -> torch.Tensor:
     x, y = images.batch(torch.arange(len(images)))
-    return Adversary(attack, loss)(model, x, y, Noise(3, torch.arange(len(x)))).images
+    return attack_batch(model, x, y, Noise(3, torch.arange(len(x))), attack=attack, loss=loss).images
 
 
 def same(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -153,9 +153,11 @@ def test_clean_logits_are_computed_once_and_only_for_those_who_ask(problem: tupl
 def test_bullet_and_selection_start_in_float32_too(problem: tuple[nn.Module, ImageSet]):
     model, images = problem
     x, y = images.batch(torch.arange(COUNT))
-    config = BulletConfig(steps={"outlier": 1, "robust": 1, "boundary": 1})
+    effort = Bullet(steps={"outlier": 1, "robust": 1, "boundary": 1})
     both = [
-        BulletAdversary(PGD(THREAT), TRADES(), config)(network, x, y, Noise(3, torch.arange(COUNT))).images
+        attack_batch(
+            network, x, y, Noise(3, torch.arange(COUNT)), attack=PGD(THREAT), loss=TRADES(), effort=effort
+        ).images
         for network in (model, Inference(model, BF16))
     ]
     assert same(*both) > 0.99

@@ -328,7 +328,7 @@ def test_new_writes_a_recipe_that_validates_and_never_over_a_file(command: Comma
     loaded = recipe.load("mine.toml")
     assert loaded.selector is not None
     assert (loaded.data.name, loaded.loss.name, loaded.selector.name) == ("digits", "mart", "random")
-    assert (loaded.selector.fraction, loaded.bullet is not None) == (0.2, True)
+    assert (loaded.selector.fraction, loaded.effort.name) == (0.2, "bullet")
     text = Path("mine.toml").read_text()
     answer = command(*arguments)
     assert (answer.status, answer.err) == (2, "error: mine.toml: exists already; choose another name\n")

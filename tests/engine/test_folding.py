@@ -16,8 +16,8 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.modes import evaluation_mode, without_parameter_gradients
 from robustcords.losses.objective import Objective
 from robustcords.losses.trades import TRADES
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.batch import attack_batch
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.models.preact_resnet import PreActResNet
 from robustcords.models.resnet import ResNet
 from robustcords.models.wide_resnet import WideResNet
@@ -225,8 +225,8 @@ def test_an_attack_is_no_reason_to_leave_the_folded_network(attack: type[Attack]
     loss = TRADES()
     with inference.frozen():
         model.forward = lambda x: plain.append(len(x)) or type(model).forward(model, x)
-        Adversary(made, loss)(inference, IMAGES, y, Noise(0, y))
-        BulletAdversary(made, loss)(inference, IMAGES, y, Noise(0, y))
+        for effort in (None, Bullet()):
+            attack_batch(inference, IMAGES, y, Noise(0, y), attack=made, loss=loss, effort=effort)
         assert plain == []
         inference(IMAGES)
         assert plain == [5]

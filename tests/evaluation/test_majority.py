@@ -20,7 +20,6 @@ from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.majority import classes_right, largest_share, warning
 from robustcords.losses.sat import SAT
 from robustcords.methods.adversarial import AdversarialTraining
-from robustcords.methods.efforts.base import Adversary
 from robustcords.runtime.progress import Display
 from robustcords.threats.base import ThreatModel
 from robustcords.training.config import TrainConfig
@@ -106,10 +105,9 @@ def test_training_warns_once_when_best_is_chosen_on_it(says: int, told: int):
     said = io.StringIO()
     model, threat = Always(says), ThreatModel(norm="linf", epsilon=0.1)
     attack = PGD(threat, steps=1, step_size=0.1)
-    loss = SAT()
     trainer = Trainer(
         model,
-        AdversarialTraining(loss, Adversary(attack, loss)),
+        AdversarialTraining(SAT(), attack),
         image_set(4, 4, 4),
         torch.optim.SGD(model.parameters(), lr=0.0),
         TrainConfig(epochs=3, batch_size=6, precision="fp32", validate_every=1),

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation (Wu et al. 2020), from outside the package."""
+"""Adversarial weight perturbation (Wu et al. 2020), from outside the package, around any method."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -7,13 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcords import AdversarialTraining, Batch, MethodConfig, Step, StepReport
+from robustcords import Batch, Step, StepAround, Wrapper, WrapperConfig
 
 
-class AWP(AdversarialTraining):
-    """Minimises the loss at weights that are moved, layer by layer, to where it is higher."""
+class AWP(Wrapper):
+    """Has a method compute its gradients at weights that are moved, layer by layer, to where the loss is higher."""
 
-    class Config(MethodConfig):
+    class Config(WrapperConfig):
         """Options of AWP.
 
         Attributes:
@@ -25,25 +25,33 @@ class AWP(AdversarialTraining):
 
     config: "AWP.Config"
 
-    def step(self, step: Step, batch: Batch) -> StepReport:
-        """Attacks, moves the weights, computes their gradient there, and moves them back before they are updated."""
-        views, counts = self.views(step, batch)
-        step.phase("update")
-        for rows in step.micro_batches(batch):
-            moved = self._move(step, views, batch, rows)
-            step.backward(step.losses(views, batch, rows), batch, rows)
-            with torch.no_grad():
-                for parameter, before in moved:
-                    parameter.copy_(before)
-        step.optimizer_step()
-        return StepReport(counts)
+    def around(self, step: Step) -> Step:
+        """Returns the step at moved weights."""
+        return Moved(step, self.config.gamma)
 
-    def _move(self, step: Step, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> list[tuple[Tensor, Tensor]]:
-        layers = [parameter for parameter in step.model.parameters() if parameter.requires_grad and parameter.dim() > 1]
-        gradients = torch.autograd.grad(step.losses(views, batch, rows).mean(), layers)
-        moved = []
+
+class Moved(StepAround):
+    """Moves the weights before a loss is computed, and back once it has been differentiated."""
+
+    def __init__(self, step: Step, gamma: float) -> None:
+        super().__init__(step)
+        self.gamma = gamma
+        self.before: list[tuple[Tensor, Tensor]] = []
+
+    def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
+        """Returns the loss (b,) at the moved weights."""
+        layers = [parameter for parameter in self.model.parameters() if parameter.requires_grad and parameter.dim() > 1]
+        images = {name: x.detach() for name, x in views.items()}
+        gradients = torch.autograd.grad(super().losses(images, batch, rows).mean(), layers)
+        self.before = [(parameter, parameter.detach().clone()) for parameter in layers]
         with torch.no_grad():
             for parameter, gradient in zip(layers, gradients, strict=True):
-                moved.append((parameter, parameter.clone()))
-                parameter.add_(self.config.gamma * parameter.norm() * gradient / (gradient.norm() + 1e-12))
-        return moved
+                parameter.add_(self.gamma * parameter.norm() * gradient / (gradient.norm() + 1e-12))
+        return super().losses(views, batch, rows)
+
+    def backward(self, losses: Tensor, batch: Batch, rows: slice) -> None:
+        """Adds the gradient there to the parameters' ``.grad``, and moves them back."""
+        super().backward(losses, batch, rows)
+        with torch.no_grad():
+            for parameter, value in self.before:
+                parameter.copy_(value)

@@ -1,11 +1,12 @@
 """Free adversarial training (Shafahi et al. 2019, Alg. 1), from outside the package."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 
 from robustcords import Batch, Method, MethodConfig, Step, StepReport
+from robustcords.config.requirements import ADVERSARIAL_VIEW
 
 
 class Free(Method):
@@ -22,10 +23,11 @@ class Free(Method):
         replays: Annotated[int, Field(ge=1)] = 4
 
     config: "Free.Config"
+    provides: ClassVar[frozenset[str]] = frozenset({ADVERSARIAL_VIEW})
 
     def step(self, step: Step, batch: Batch) -> StepReport:
         """Takes as many steps as there are replays; the epsilon-ball and the box are the threat model's."""
-        threat, delta = self.adversary.attack.threat, torch.zeros_like(batch.x)
+        threat, delta = self.attack.threat, torch.zeros_like(batch.x)
         step.phase("update")
         for _ in range(self.config.replays):
             x = threat.project(batch.x + delta, batch.x).requires_grad_()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import settings
+from command_line import launched, settings
 from l1 import L1
 from ranks import ended, said, start
 from safetensors.torch import load_file
@@ -23,19 +23,28 @@ SMALL = (
     *("--set", "model.width=4", "--set", "train.epochs=1", "--set", "train.batch_size=200"),
     *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=20"),
 )
+TINY = """
+from torch import nn
+
+class TinyNet(nn.Sequential):
+    def __init__(self, num_classes: int, width: int) -> None:
+        first = nn.Conv2d(1, width, 3, stride=2, padding=1)
+        super().__init__(first, nn.ReLU(), nn.Flatten(), nn.Linear(16 * width, num_classes))
+"""
+"""A module with a network that has no BatchNorm, whose statistics each process has of its own share."""
 
 
 @pytest.fixture
 def trained(command, tmp_path: Path):
     """Trains the digits with files of this folder and changes of the recipe; returns the run's report."""
 
-    def run(*files: str, **changes: str) -> dict:
+    def run(*files: str, output: str = "run", **changes: str) -> dict:
         for file in files:
             shutil.copy(HERE / f"{file}.py", tmp_path)
         sets = [part for key, value in changes.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
-        done = command("run", "digits_mart", *SMALL, *sets, "--output", "run")
+        done = command("run", "digits_mart", *SMALL, *sets, "--output", output, "--resume")
         assert done.status == 0, done.err
-        return json.loads((tmp_path / "run" / "report.json").read_text())
+        return json.loads((tmp_path / output / "report.json").read_text())
 
     return run
 
@@ -74,8 +83,94 @@ def test_a_training_method(trained, tmp_path: Path):
     assert report["training"]["epochs"] == 1
 
 
-def test_weights_that_are_perturbed(trained):
-    assert trained("awp", method__name="awp:AWP")["training"]["epochs"] == 1
+def test_free_training_on_two_processes_is_that_of_one(trained, tmp_path: Path):
+    (tmp_path / "tinynet.py").write_text(TINY)
+    options = {"method__name": "free:Free", "method__replays": "2", "loss__name": "sat", "bullet": "false"}
+    options |= {"model__name": "tinynet:TinyNet", "selector": "false", "train__precision": "fp32"}
+    options |= {"evaluation__autoattack": "false", "train__accumulation": "2"}
+    one = trained("free", output="one", **options)
+    sets = [part for key, value in options.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+    launched(tmp_path, "digits_mart", *SMALL, *sets, "--output", "two")
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
+    weights = [load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert one["evaluation"] == two["evaluation"]
+
+
+def test_weights_that_are_perturbed_around_any_method(trained, tmp_path: Path):
+    def weights(output: str, *files: str, **options: str) -> dict:
+        (tmp_path / "tinynet.py").write_text(TINY)
+        same = {"model__name": "tinynet:TinyNet", "loss__name": "sat", "selector": "false"}
+        trained(*files, output=output, evaluation__autoattack="false", **same, **options)
+        return load_file(tmp_path / output / "weights" / "last.safetensors")
+
+    def equal(one: dict, other: dict) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    # Around adversarial training, as nothing else is named, with Bullet-Train.
+    plain, still, moved = (
+        weights("plain"),
+        weights("still", "awp", method__name="awp:AWP", method__gamma="0.0"),
+        weights("moved", "awp", method__name="awp:AWP", method__gamma="0.1"),
+    )
+    assert equal(still, plain)
+    assert not equal(moved, plain)
+    table = tomllib.loads((tmp_path / "moved" / "recipe.toml").read_text())["method"]
+    assert table == {"name": "awp:AWP", "gamma": 0.1, "inner": {"name": "adversarial"}}
+    rows = [json.loads(line) for line in (tmp_path / "moved" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["counts"].keys() == {"outlier", "boundary", "robust"}
+    # Around Free AT, with an option of that.
+    free = {"bullet": "false", "method__inner__name": "free:Free", "method__inner__replays": "2"}
+    alone = weights("alone", "free", bullet="false", method__name="free:Free", method__replays="2")
+    still, moved = (weights(gamma, method__name="awp:AWP", method__gamma=gamma, **free) for gamma in ("0.0", "0.1"))
+    assert equal(still, alone)
+    assert not equal(moved, alone)
+    table = tomllib.loads((tmp_path / "0.1" / "recipe.toml").read_text())["method"]
+    assert table["inner"] == {"name": "free:Free", "replays": 2}
+
+
+def test_what_is_wrong_with_an_inner_method_is_said_where_it_is(command, tmp_path: Path):
+    shutil.copy(HERE / "awp.py", tmp_path)
+    shutil.copy(HERE / "free.py", tmp_path)
+    for setting, line in (
+        ("method.inner.name=adversaria", "[method.inner] name = \"adversaria\": unknown method 'adversaria'"),
+        ("method.inner=3", "[method] inner = 3: must be a table"),
+        ("method.inner.replays=3", '[method.inner] unknown key "replays"'),
+        ("method.inner={name = 'free:Free', replays = 0}", "[method] inner.replays = 0: must be a whole number >= 1"),
+        ("method.inner.name=free:Free", 'requires attack steps to vary, and method "free:Free" attacks all'),
+    ):
+        options = ("--set", "method.name=awp:AWP", "--set", setting, "--set", "loss.name=sat")
+        refused = command("run", "digits_mart", *SMALL, *options)
+        assert refused.status == 2
+        assert line in refused.err.splitlines()[-1]
+
+
+def test_a_curriculum_of_attack_steps(trained, tmp_path: Path):
+    def counts(epochs: int) -> list[dict[str, int]]:
+        """Trains one step an epoch, each with a validation after it; goes on with the run that is there."""
+        report = trained(
+            "curriculum",
+            effort__name="curriculum:Curriculum",
+            effort__most="3",
+            effort__enough="0.0",
+            loss__name="sat",
+            selector="false",
+            train__epochs=str(epochs),
+            train__batch_size="2000",
+            train__validate_every="1",
+            evaluation__autoattack="false",
+        )
+        assert report["recipe"]["effort"] == {"name": "curriculum:Curriculum", "most": 3, "enough": 0.0}
+        return [json.loads(line)["counts"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+    first, second = counts(epochs=2)
+    size = first["1 steps"]
+    assert size > 1000
+    assert first == {"1 steps": size, "2 steps": 0, "3 steps": 0}
+    assert second == {"1 steps": 0, "2 steps": size, "3 steps": 0}
+    assert counts(epochs=3)[2] == {"1 steps": 0, "2 steps": 0, "3 steps": size}, "the checkpoint has its state"
 
 
 def test_a_loss_with_gradients_by_the_images(trained):
@@ -127,12 +222,17 @@ def test_a_loss_with_a_term_of_the_whole_batch(trained):
     assert trained("nuclear", **options, evaluation__autoattack="false")["training"]["epochs"] == 1
 
 
-def test_bullet_goes_with_methods_that_attack_as_they_are_told(command, tmp_path: Path):
+def test_an_effort_goes_with_methods_that_attack_as_they_are_told(command, tmp_path: Path):
     shutil.copy(HERE / "free.py", tmp_path)
     refused = command("run", "digits_mart", *SMALL, "--set", "method.name=free:Free", "--set", "loss.name=sat")
     assert refused.status == 2
-    line = "free:Free attacks all images alike; set bullet = false"
+    line = 'requires attack steps to vary, and method "free:Free" attacks all images alike; set effort.name = "uniform"'
     assert refused.err.splitlines()[-1].endswith(line)
+    refused = command("run", "digits_mart", *SMALL, "--set", "method.name=free:Free", "--set", "bullet=false")
+    assert refused.err == (
+        'error: --set method.name=free:Free: [loss] name = "mart": requires a clean view, and method "free:Free" has '
+        "none\n"
+    )
     assert not (tmp_path / "runs").exists()
 
 

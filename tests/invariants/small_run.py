@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
 from robustcords.config.registry import find
 from robustcords.data.images import ImageSet
 from robustcords.methods.adversarial import AdversarialTraining
-from robustcords.methods.efforts.base import Adversary
+from robustcords.methods.efforts.base import Effort
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.runtime import collectives
 from robustcords.runtime.interruption import Interruption
 from robustcords.selection.selector import SubsetSelector
@@ -62,7 +64,8 @@ def chooser(name: str = "random", images: ImageSet | None = None, loss: str = "s
 def trainer(
     *,
     loss: str = "sat",
-    adversary: type[Adversary] = Adversary,
+    attack: Attack = ATTACK,
+    effort: type[Effort] = Uniform,
     model: nn.Module | None = None,
     lr: float = 0.1,
     run: Path | None = None,
@@ -70,7 +73,6 @@ def trainer(
     **options: Any,
 ) -> Trainer:
     model = model or network()
-    criterion = find("loss", loss)()
     directory = None
     if run:
         run.mkdir(exist_ok=True)
@@ -78,7 +80,7 @@ def trainer(
         directory.start("", {})
     return Trainer(
         model,
-        AdversarialTraining(criterion, adversary(ATTACK, criterion)),
+        AdversarialTraining(find("loss", loss)(), attack, effort()),
         options.pop("train", made_up()),
         torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
         TrainConfig(

@@ -13,11 +13,14 @@ from small_run import ATTACK, chooser, fitted, network, trainer
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
+from robustcords.attacks.pgd import PGD
 from robustcords.errors import UserError
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
-from robustcords.methods.efforts.base import AdversarialBatch, Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.base import Effort, Kinds, Plan
+from robustcords.methods.efforts.batch import attack_batch
+from robustcords.methods.efforts.bullet import Bullet
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.rng import Noise
 from robustcords.selection.gradients.factors import logit_gradients
 from robustcords.selection.strategies.random import RandomSubset
@@ -69,7 +72,7 @@ def test_a_loss_gives_one_number_an_example_in_training_and_in_selection(bend: A
 def test_so_does_its_objective(bend: Any, message: str):
     loss = Bent(objective=bend)
     with pytest.raises(UserError, match=f"^the objective of loss test_contracts:Bent returned {message}"):
-        Adversary(ATTACK, loss)(network(), torch.rand(4, 1, 8, 8), Y, Noise(0, torch.arange(4)))
+        attack_batch(network(), torch.rand(4, 1, 8, 8), Y, Noise(0, torch.arange(4)), attack=ATTACK, loss=loss)
 
 
 class Found(Attack):
@@ -104,29 +107,49 @@ def test_an_attack_gives_images_like_those_it_got(bend: Any, message: str):
     torch.testing.assert_close(inside, (x + 0.1).clamp(max=1))
 
 
-class Makes(Adversary):
-    """Makes what the class says of the images."""
+class Plans(Uniform):
+    """Plans what the class says for so many examples."""
 
-    make: Any = None
+    planned: Any = None
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, noise: Noise) -> Any:
-        return type(self).make(x)
+    def plan(self, *args: Any) -> Any:
+        return type(self).planned(len(args[2]))
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("planned", "message"),
     [
-        (lambda x: x, "a Tensor, expected an AdversarialBatch"),
-        (lambda x: AdversarialBatch(x[:1], {}), r"shape \(1, 1, 8, 8\), expected \(\d+, 1, 8, 8\)"),
-        (lambda x: AdversarialBatch(x * 255, {}), r"pixels from .* to .*, expected \[0, 1\]"),
-        (lambda x: AdversarialBatch(x - 2, {}), r"pixels from -.* to -.*, expected \[0, 1\]"),
-        (lambda x: AdversarialBatch(x, {"robust": 0.5}), r"counts \{'robust': 0\.5\}, expected whole numbers >= 0"),
+        (torch.ones, " a Tensor, expected a Plan"),
+        (lambda count: Plan([1] * count), r" steps: a list, expected a tensor of shape \(\d+,\)"),
+        (lambda count: Plan(torch.ones(count)), r" steps: torch\.float32 of shape \(\d+,\), expected torch\.int64"),
+        (
+            lambda count: Plan(torch.tensor(3)),
+            r" steps: torch\.int64 of shape \(\), expected torch\.int64 of shape \(\d+,\)",
+        ),
+        (lambda count: Plan(torch.arange(count) - 2), " steps from -2 to .*, expected whole numbers >= 0"),
+        (lambda count: Plan(torch.ones(count).long(), torch.full((count,), -0.1)), " step sizes that are negative"),
+        (lambda count: Plan(torch.ones(count).long(), torch.full((count,), torch.nan)), " step sizes .* not finite"),
+        (
+            lambda count: Plan(torch.ones(count).long(), None, Kinds(("a", "b"), torch.arange(count))),
+            " kinds from 0 to .*, expected whole numbers >= 0 and < 2",
+        ),
     ],
 )
-def test_an_adversary_gives_images_and_counts(make: Any, message: str):
-    kind = type("Made", (Makes,), {"make": staticmethod(make), "__module__": __name__})
-    with pytest.raises(UserError, match=f"^adversary test_contracts:Made returned {message}"):
-        fitted(adversary=kind)
+def test_an_effort_plans_steps_for_every_example(planned: Any, message: str):
+    kind = type("Made", (Plans,), {"planned": staticmethod(planned), "__module__": __name__})
+    with pytest.raises(UserError, match=f"^effort test_contracts:Made planned{message}"):
+        fitted(effort=kind)
+
+
+def test_step_sizes_are_one_for_each_example():
+    def planned(count: int) -> Plan:
+        return Plan(torch.ones(count).long(), torch.tensor(0.1))
+
+    kind = type("Made", (Plans,), {"planned": staticmethod(planned), "__module__": __name__})
+    with pytest.raises(
+        UserError, match=r"^effort test_contracts:Made: step_size returned shape \(\), expected \(16,\)"
+    ):
+        fitted(effort=kind)
 
 
 class Beyond(Found):
@@ -136,10 +159,9 @@ class Beyond(Found):
         return x + 1
 
 
-@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
-def test_an_attack_that_leaves_the_range_is_named_itself(adversary: type[Adversary]):
-    made = trainer()
-    made.method.adversary = adversary(Beyond(None), SAT())
+@pytest.mark.parametrize("effort", [Uniform, Bullet])
+def test_an_attack_that_leaves_the_range_is_named_itself(effort: type[Effort]):
+    made = trainer(attack=Beyond(None), effort=effort)
     with pytest.raises(
         UserError, match=r"^attack test_contracts:Beyond returned pixels from .* to .*, expected \[0, 1\]"
     ):
@@ -223,12 +245,12 @@ class Lends(RandomSubset):
         return super().select(budget, model_params)
 
 
-class LeavesEval(Adversary):
+class LeavesEval(PGD):
     """Leaves the model in eval mode."""
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
+    def __call__(self, model: Any, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         model.eval()
-        return super().__call__(model, x, y, noise)
+        return super().__call__(model, x, objective, noise)
 
 
 class Uses(Notes):
@@ -248,7 +270,7 @@ def test_a_mode_that_is_left_behind_does_not_freeze_batchnorm():
     expected = fitted(model=network(norm=True), selector=chooser("random")).model
     for options in (
         {"selector": lent(lambda model: model.eval())},
-        {"selector": chooser("random"), "adversary": LeavesEval},
+        {"selector": chooser("random"), "attack": LeavesEval(**dict(ATTACK.config), threat=ATTACK.threat)},
         {"selector": chooser("random"), "observers": [Uses(lambda model: model.eval())]},
     ):
         model = fitted(model=network(norm=True), **options).model

@@ -17,7 +17,7 @@ import pytest
 from small_run import ATTACK, chooser, fitted, made_up, network, trainer
 
 from robustcords.errors import Interrupted, RunError
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.runtime import interruption
 from robustcords.runtime.interruption import Interruption
 from robustcords.training import trainer as training
@@ -89,7 +89,7 @@ class FullDisk(Disk):
 def options(**settings: Any) -> dict[str, Any]:
     return {
         "loss": "mart",
-        "adversary": BulletAdversary,
+        "effort": Bullet,
         "model": network(norm=True),
         "selector": chooser("adv-glister", loss="mart", select_first=True),
         "validation": made_up(12, seed=1),

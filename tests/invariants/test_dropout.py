@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from robustcords.engine.modes import torch_seeded
 from robustcords.losses.context import Moment
-from robustcords.methods.efforts.base import AdversarialBatch, Adversary
+from robustcords.methods.efforts.base import Plan
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.rng import derive
 from robustcords.selection.selector import everything
 
@@ -71,13 +72,13 @@ def test_dropout_is_keyed_by_step_and_leaves_the_global_generator_as_it_was(accu
 
 
 def test_the_global_generator_is_given_back_where_a_step_fails():
-    class Failing(Adversary):
-        def __call__(self, *args: Any) -> AdversarialBatch:
+    class Failing(Uniform):
+        def plan(self, *args: Any, **options: Any) -> Plan:
             raise RuntimeError("no")
 
     before = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="no"):
-        fitted(adversary=Failing)
+        fitted(effort=Failing)
     assert torch.equal(torch.get_rng_state(), before)
 
 

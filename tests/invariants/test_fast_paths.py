@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.engine import folding, inference
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.base import Effort
+from robustcords.methods.efforts.bullet import Bullet
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.threats.base import ThreatModel
 from robustcords.training import trainer as training
 from robustcords.training.trainer import Trainer
@@ -35,10 +36,9 @@ def network() -> nn.Module:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3))
 
 
-def trained(adversary: type[Adversary] = Adversary, *, double: bool = True, **settings: Any) -> Trainer:
+def trained(effort: type[Effort] = Uniform, *, double: bool = True, **settings: Any) -> Trainer:
     model = nn.Sequential(Double(), network().double()) if double else network()
-    made = trainer(model=model, loss="trades", lr=0.05, settings=settings)
-    made.method.adversary = adversary(SMOOTH, made.method.loss)
+    made = trainer(model=model, loss="trades", lr=0.05, settings=settings, attack=SMOOTH, effort=effort)
     made.fit()
     return made
 
@@ -80,10 +80,10 @@ def test_compiled(plain: Trainer, monkeypatch: pytest.MonkeyPatch):
 
 def test_bullet_compacted_and_compiled(monkeypatch: pytest.MonkeyPatch):
     """Sub-batches of every size go through the compiled model."""
-    expected = trained(BulletAdversary)
+    expected = trained(Bullet)
     torch._dynamo.reset()
     monkeypatch.setattr(training, "compile_model", lambda model: model.compile(backend="aot_eager"))
-    assert close(trained(BulletAdversary, compile=True), expected)
+    assert close(trained(Bullet, compile=True), expected)
     torch._dynamo.reset()
 
 

@@ -49,7 +49,7 @@ def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
     with pytest.raises(UserError, match=f"^loss robustcords.losses.sat:SAT: {said}"):
         type(made)(
             made.model,
-            AdversarialTraining(late, made.method.adversary),
+            AdversarialTraining(late, made.method.attack),
             made.train,
             made.optimizer.optimizer,
             made.settings,

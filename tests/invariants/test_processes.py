@@ -6,21 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, call, settings, start
+from command_line import ROOT, call, launched, settings
 from digits_run import TINY, check_close
-
-OPTIONS = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
-LAUNCH = [
-    *("-m", "accelerate.commands.launch", "--cpu"),
-    *(word for key, value in OPTIONS.items() for word in (f"--{key}", value)),
-]
-
-
-def launched(folder: Path, *arguments: str) -> tuple[str, str]:
-    process = start(*LAUNCH, ROOT / "cli.py", "run", *arguments, folder=folder, PYTHONPATH=str(folder))
-    out, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
-    return out, err
 
 
 def test_a_shipped_recipe_trains_selects_evaluates_and_reports(tmp_path: Path):

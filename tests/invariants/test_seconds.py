@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_run import ATTACK, BATCH, chooser, made_up, trainer
 
+from robustcords.methods import adversarial
 from robustcords.runtime import collectives, stopwatch
 from robustcords.runtime.stopwatch import PHASES, Stopwatch
 from robustcords.training import trainer as training
@@ -86,7 +87,7 @@ def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock
     steps = -(-made.selector.budget // BATCH)
     slow = SimpleNamespace(data=1, attack=2, update=4, communication=8, averaging=16, selection=32, validation=64)
     clock.slow(monkeypatch, made.loader, "load", slow.data)
-    clock.slow(monkeypatch, made.method.adversary, "attack", slow.attack)
+    clock.slow(monkeypatch, adversarial, "attack_batch", slow.attack)
     clock.slow(monkeypatch, made.step, "backward", slow.update)
     clock.slow(monkeypatch, collectives, "share_buffers", slow.communication)
     clock.slow(monkeypatch, made.averaging, "update", slow.averaging)

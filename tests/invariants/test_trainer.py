@@ -1,4 +1,4 @@
-"""What holds for every run, whatever the loss, adversary and selector."""
+"""What holds for every run, whatever the loss, effort and selector."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from robustcords.config.registry import names
 from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
-from robustcords.methods.efforts.base import AdversarialBatch, Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.base import Effort, Plan
+from robustcords.methods.efforts.bullet import Bullet
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.runtime import accelerator
 from robustcords.runtime.stopwatch import PHASES
 from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
@@ -64,19 +65,19 @@ def in_double() -> ImageSet:
     return ImageSet(images.images.double() / 255, images.labels, images.classes)
 
 
-@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
-def test_a_whole_subset_with_unit_weights_is_no_subset(adversary: type[Adversary]):
-    with_all = fitted(selector=chooser(fraction=1.0), adversary=adversary)
-    assert torch.equal(vector(with_all), vector(fitted(adversary=adversary)))
+@pytest.mark.parametrize("effort", [Uniform, Bullet])
+def test_a_whole_subset_with_unit_weights_is_no_subset(effort: type[Effort]):
+    with_all = fitted(selector=chooser(fraction=1.0), effort=effort)
+    assert torch.equal(vector(with_all), vector(fitted(effort=effort)))
 
 
-@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
+@pytest.mark.parametrize("effort", [Uniform, Bullet])
 @pytest.mark.parametrize("loss", ["mart", "trades"])
-def test_accumulation_is_the_larger_batch(loss: str, adversary: type[Adversary]):
+def test_accumulation_is_the_larger_batch(loss: str, effort: type[Effort]):
     def in_float64(**settings: Any) -> Trainer:
         """Trains where rounding, of which the sign of a gradient would make much, is too small to change one."""
         model = network().double()
-        return fitted(loss=loss, adversary=adversary, model=model, settings=settings, train=in_double())
+        return fitted(loss=loss, effort=effort, model=model, settings=settings, train=in_double())
 
     whole = in_float64(clip_gradient=0.5)
     assert close(whole, in_float64(clip_gradient=0.5, accumulation=3))
@@ -119,14 +120,12 @@ def test_the_seed_decides_everything():
 
 
 @pytest.mark.parametrize("selector", [None, "random"])
-@pytest.mark.parametrize("adversary", [Adversary, BulletAdversary])
+@pytest.mark.parametrize("effort", [Uniform, Bullet])
 @pytest.mark.parametrize("loss", names("loss"))
-def test_every_loss_learns_with_every_adversary(
-    loss: str, adversary: type[Adversary], selector: str | None, tmp_path: Path
-):
+def test_every_loss_learns_with_every_effort(loss: str, effort: type[Effort], selector: str | None, tmp_path: Path):
     done = fitted(
         loss=loss,
-        adversary=adversary,
+        effort=effort,
         selector=chooser(selector, loss=loss) if selector else None,
         settings={"epochs": 4, "clip_gradient": 1.0, "averaging": AveragingConfig(decay=0.5)},
         run=tmp_path / "run",
@@ -137,16 +136,16 @@ def test_every_loss_learns_with_every_adversary(
     assert not torch.equal(vector(done), vector(done.model)), "the averaged weights are the result"
 
 
-class Recording(Adversary):
+class Recording(Uniform):
     """Keeps which examples it was given."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.batches: list[Tensor] = []
 
-    def __call__(self, *args: Any) -> AdversarialBatch:
-        self.batches.append(args[3].keys)
-        return super().__call__(*args)
+    def plan(self, *args: Any) -> Plan:
+        self.batches.append(args[4].keys)
+        return super().plan(*args)
 
 
 @pytest.mark.parametrize("size", [BATCH, 2 * BATCH + 1, COUNT])
@@ -154,9 +153,9 @@ def test_an_epoch_sees_every_example_of_its_subset_once(size: int, tmp_path: Pat
     images, numbers = made_up(), torch.arange(COUNT) * 10
     images = ImageSet(images.images, images.labels, images.classes, numbers)
     selector = chooser(fraction=size / COUNT, granularity="full", images=images)
-    done = fitted(adversary=Recording, selector=selector, train=images, run=tmp_path / "run")
-    assert isinstance(done.method.adversary, Recording)
-    batches, steps = done.method.adversary.batches, math.ceil(size / BATCH)
+    done = fitted(effort=Recording, selector=selector, train=images, run=tmp_path / "run")
+    assert isinstance(done.method.effort, Recording)
+    batches, steps = done.method.effort.batches, math.ceil(size / BATCH)
     assert len(batches) == 2 * steps
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
     first, second = torch.cat(batches[:steps]), torch.cat(batches[steps:])
@@ -185,7 +184,7 @@ def test_a_warm_starts_full_epochs_have_to_fit_too():
 
 def test_a_line_of_metrics_says_what_the_contract_promises(tmp_path: Path):
     done = fitted(
-        adversary=BulletAdversary,
+        effort=Bullet,
         selector=chooser("adv-glister"),
         validation=made_up(12, seed=1),
         validation_attack=ATTACK,
@@ -259,7 +258,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
     def options() -> dict[str, Any]:
         return {
             "loss": "mart",
-            "adversary": BulletAdversary,
+            "effort": Bullet,
             "model": network(norm=True),
             "selector": chooser("adv-glister", loss="mart", select_first=True),
             "validation": made_up(12, seed=1),
@@ -290,7 +289,7 @@ def test_bf16_learns_and_a_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path
     def options(precision: str = "bf16") -> dict[str, Any]:
         return {
             "loss": "mart",
-            "adversary": BulletAdversary,
+            "effort": Bullet,
             "model": network(norm=True),
             "selector": chooser("adv-gradmatch", loss="mart", epochs=4),
             "settings": {"precision": precision, "epochs": 4},
@@ -311,7 +310,7 @@ def test_bf16_learns_and_a_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path
 
 def test_batch_normalisation_keeps_learning_after_attacks_and_selections():
     model = network(norm=True)
-    done = fitted(model=model, selector=chooser("adv-glister"), adversary=BulletAdversary)
+    done = fitted(model=model, selector=chooser("adv-glister"), effort=Bullet)
     norm = model[2]
     assert isinstance(norm, nn.BatchNorm1d)
     # Two epochs of two batches, one training pass each: attacks and selections leave no trace.

@@ -13,7 +13,7 @@ from several import together
 from small_run import ATTACK, After, chooser, fitted, made_up
 
 from robustcords.errors import Interrupted
-from robustcords.methods.efforts.bullet import BulletAdversary
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.runtime.accelerator import start
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import AveragingConfig
@@ -30,7 +30,7 @@ def options(run: Path) -> dict[str, Any]:
     """Returns a run without BatchNorm, whose batches one, two and three processes can share."""
     return {
         "loss": "mart",
-        "adversary": BulletAdversary,
+        "effort": Bullet,
         "selector": chooser("adv-glister", loss="mart", select_first=True),
         "validation": made_up(12, seed=1),
         "validation_attack": ATTACK,

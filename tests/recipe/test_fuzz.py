@@ -78,7 +78,7 @@ def trees(draw: st.DrawFn) -> bytes:
     values: dict[str, Any] = {"data": {"name": "digits"}, "model": {"name": "resnet8", "width": 4}}
     for _ in range(draw(st.integers(0, 3))):
         key, value = draw(st.sampled_from(KEYS) | TEXT), draw(VALUES)
-        table = values.get(draw(st.sampled_from([*COMPONENTS, "threat", "train", "evaluation", "bullet"])))
+        table = values.get(draw(st.sampled_from([*COMPONENTS, "threat", "train", "evaluation", "effort"])))
         (table if isinstance(table, dict) else values)[key] = value
     if draw(st.booleans()):
         kind = draw(st.sampled_from([*COMPONENTS, "extends"]))

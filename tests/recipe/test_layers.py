@@ -105,18 +105,17 @@ def test_switching_tables_off_and_on(write: Write) -> None:
             "train.averaging=false",
         ],
     )
-    assert (off.selector, off.bullet, off.train.averaging) == (None, None, None)
+    assert (off.selector, off.effort.name, off.train.averaging) == (None, "uniform", None)
     assert (off.evaluation.pgd, off.evaluation.autoattack) == (None, None)
     kept = recipe.load(source, ["bullet=true"])
-    assert kept.bullet is not None
-    assert kept.bullet.momentum == 0.5
+    assert (kept.effort.name, kept.effort.options()["momentum"]) == ("bullet", 0.5)
     fresh = recipe.load(source, ["bullet=false", "bullet=true", "selector=false", "selector.name=random"])
-    assert fresh.bullet is not None
+    assert fresh.effort.name == "bullet"
     assert fresh.selector is not None
-    assert fresh.bullet.momentum == 0.9
+    assert fresh.effort.options()["momentum"] == 0.9
     assert (fresh.selector.name, fresh.selector.select_every) != ("random", 7)
     empty = recipe.load(write(BASE + "[bullet]"))
-    assert empty.bullet == fresh.bullet
+    assert empty.effort == fresh.effort
 
 
 def test_set_takes_toml_values_and_strings(write: Write) -> None:

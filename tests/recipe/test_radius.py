@@ -20,8 +20,7 @@ from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
 from robustcords.experiments.commands import Choice
-from robustcords.losses.sat import SAT
-from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.recipe import recipe
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.threats.base import ThreatModel
@@ -38,8 +37,8 @@ def test_at_8_of_255_everything_is_the_papers_to_the_last_bit():
     found = parsed()
     attack: Any = found.attack
     assert attack.step_size == 2 / 255
-    assert found.bullet is not None
-    assert dict(found.bullet.step_size) == {"outlier": 2 / 255, "robust": 6 / 255, "boundary": 2 / 255}
+    effort: Any = found.effort
+    assert dict(effort.step_size) == {"outlier": 2 / 255, "robust": 6 / 255, "boundary": 2 / 255}
     pgd, autoattack = found.evaluation.pgd, found.evaluation.autoattack
     assert pgd is not None
     assert autoattack is not None
@@ -63,8 +62,8 @@ def test_at_any_radius_no_attack_falls_short(norm: str, epsilon: float):
     for steps in (1, 2, 3, 7, 10, 100):
         most = steps if norm == "linf" else float("inf")  # a step of 1 crosses everything
         assert PGD(found.threat, steps=steps).reach == pytest.approx(min(2.5 * epsilon, most))
-        adversary = BulletAdversary(PGD(found.threat), SAT(), BulletConfig(steps={"robust": steps, "boundary": steps}))
-        assert not any(attack.falls_short for attack in adversary.attacks.values())
+        effort = Bullet(steps={"robust": steps, "boundary": steps})
+        assert not any(attack.falls_short for attack in effort.attacks(PGD(found.threat)).values())
         assert not PGDEvaluation(steps=steps).resolved(found.threat).falls_short
 
 
@@ -137,7 +136,7 @@ def test_training_that_falls_short_is_told_of():
     found = parsed(
         threat={"norm": "l2", "epsilon": 1.0},
         attack={"name": "pgd", "step_size": "2/255"},
-        bullet=None,
+        bullet=False,
         selector={"name": "adv-gradmatch", "fraction": 0.1, "attack_steps": 2, "attack_step_size": 0.1},
         evaluation={"pgd": False, "autoattack": {"epsilons": [0.5]}},
     )
@@ -149,7 +148,7 @@ def test_training_that_falls_short_is_told_of():
     (only,) = build.cautions(weak)
     assert only.startswith("the training attack of robust examples: its 1 step of 2/255")
     assert (
-        build.cautions(parsed(loss={"name": "standard"}, attack={"name": "pgd", "step_size": 1e-4}, bullet=None)) == []
+        build.cautions(parsed(loss={"name": "standard"}, attack={"name": "pgd", "step_size": 1e-4}, bullet=False)) == []
     )
 
 
@@ -269,7 +268,7 @@ def test_a_resolved_recipe_says_the_steps_of_the_attack_for_selection(tmp_path: 
 
 
 def test_no_steps_and_radii_beyond_everything_are_told_of():
-    (only,) = build.cautions(parsed(attack={"name": "pgd", "steps": 0}, bullet=None))
+    (only,) = build.cautions(parsed(attack={"name": "pgd", "steps": 0}, bullet=False))
     assert only == "the training attack takes no steps: training is on the images as they are"
     l2 = {"norm": "l2", "epsilon": 1.0}
     with pytest.raises(UserError, match=r"evaluation\.pgd\.epsilons = 9: .*takes in every image"):

@@ -29,7 +29,7 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
     )
     assert loaded.threat.epsilon == 8 / 255
     assert loaded.selector is None
-    assert loaded.bullet is None
+    assert loaded.effort.name == "uniform"
     assert (loaded.seed, loaded.train.epochs, loaded.train.batch_size) == (0, 100, 128)
     assert loaded.evaluation.checkpoints == ["best", "last"]
     assert loaded.evaluation.pgd is not None
@@ -130,7 +130,7 @@ def test_data_and_model_have_to_be_named(write: Write) -> None:
         ),
         (
             "data.validation_fraction = 0\nselector.name = 'adv-glister'",
-            '[selector] name = "adv-glister": selects with validation images, and [data] validation_fraction is 0',
+            '[selector] name = "adv-glister": requires validation images, and [data] validation_fraction is 0',
         ),
         (
             "train = {batch_size = 2, accumulation = 3}",

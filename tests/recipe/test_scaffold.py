@@ -27,7 +27,7 @@ def test_says_what_was_asked_for_and_nothing_else_than_defaults() -> None:
 
 def test_full_data_without_bullet() -> None:
     written = recipe.parse(tomllib.loads(new("digits", "trades", "none")))
-    assert (written.selector, written.bullet) == (None, None)
+    assert (written.selector, written.effort.name) == (None, "uniform")
 
 
 @pytest.mark.parametrize("selector", [None, *sorted(set(registry.names("selector")) - {"fixed"})])
@@ -68,7 +68,7 @@ def test_write_refuses_a_file_that_is_there(tmp_path: Path) -> None:
     write(file, data="digits", loss="mart", bullet=True)
     text = file.read_text(encoding="utf-8")
     assert text == new("digits", "mart", bullet=True)
-    assert recipe.load(file).bullet is not None
+    assert recipe.load(file).effort.name == "bullet"
     with pytest.raises(UserError, match=r"mine\.toml: exists already; choose another name"):
         write(file, data="digits", loss="sat")
     assert file.read_text(encoding="utf-8") == text
@@ -85,6 +85,7 @@ def test_listing_describes_everything_that_has_a_name() -> None:
         "attack",
         "loss",
         "method",
+        "effort",
         "selector",
         "optimizer",
         "schedule",

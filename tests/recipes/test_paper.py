@@ -157,7 +157,11 @@ def test_rows_name_rows(table: PaperTable) -> None:
 def test_every_table_has_every_baseline(name: str) -> None:
     for dataset in {row.dataset for row in TABLES[name].rows}:
         loaded = [written(row.recipe) for row in TABLES[name].rows if row.baseline and row.dataset == dataset]
-        random = [each for each in loaded if each.selector and each.selector.name == "random" and not each.bullet]
+        random = [
+            each
+            for each in loaded
+            if each.selector and each.selector.name == "random" and each.effort.name == "uniform"
+        ]
         assert {each.selector.fresh for each in random} == {False, True}
         assert any(each.selector is None and each.train.epochs in {32, 33, 50, 53, 73} for each in loaded)
         fast = [each for each in loaded if each.attack.name == "fgsm"]
@@ -212,7 +216,7 @@ def test_the_paper_preset_is_what_the_paper_says(row: Row) -> None:
     else:
         assert loaded.selector is None
     assert loaded.data.validation_fraction == (0.1 if glister else 0)
-    assert (loaded.bullet is not None) == ("Bullet" in row.method)
+    assert (loaded.effort.name == "bullet") == ("Bullet" in row.method)
     assert mart or loaded.loss.options()["beta"] == (1 if pruned_for_200_epochs(row) or table == "table3" else 6)
     pgd, autoattack = loaded.evaluation.pgd, loaded.evaluation.autoattack
     assert pgd is not None
@@ -241,11 +245,11 @@ def test_a_preset_fits_every_row(preset: str) -> None:
         own, fitted = written(row.recipe), recipe_for(row, preset, ["seed=7"])
         assert fitted.seed == 7
         assert fitted.data.name == ("digits" if preset == "smoke" else row.dataset)
-        assert (fitted.loss, fitted.attack, fitted.threat, fitted.bullet) == (
+        assert (fitted.loss, fitted.attack, fitted.threat, fitted.effort) == (
             own.loss,
             own.attack,
             own.threat,
-            own.bullet,
+            own.effort,
         )
         share = 0.1 if preset == "small" else own.data.validation_fraction
         assert fitted.data.validation_fraction == share

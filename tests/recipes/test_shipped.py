@@ -72,12 +72,13 @@ def test_everything_that_it_names_can_be_built(file: Path):
     loss = build.component("loss", loaded.loss)
     optimizer = build.component("optimizer", loaded.optimizer).build(network.parameters())
     factors = [build.component("schedule", loaded.schedule).factor(epoch, loaded.train.epochs) for epoch in (0, 1, 2)]
-    adversary = build.adversary(loaded, loss)
+    method = build.method(loaded, loss, build.attack(loaded), build.effort(loaded))
     chooser = build.selector(loaded, images)
     assert sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]) > 10_000
     assert all(0 <= factor <= 1 for factor in factors)
     assert any(factors)
-    assert adversary.attack.threat == loaded.threat
+    assert method.attack.threat == loaded.threat
+    assert method.effort.config == loaded.effort
     assert (chooser is None) == (loaded.selector is None)
     if chooser:
         assert chooser.strategy.needs_linear_head == (loaded.selector.name != "random")
@@ -118,7 +119,7 @@ def test_the_papers_own_settings(name: str) -> None:
     assert (options["momentum"], options["weight_decay"]) == (0.9, 3.5e-3 if mart else 2e-4)
     assert options["lr"] == (0.02 if glister else 0.01 if gradmatch or mart else 0.1)
     assert loaded.data.validation_fraction == (0.1 if glister else 0)
-    assert (loaded.bullet is not None) == name.endswith("_bullet")
+    assert (loaded.effort.name == "bullet") == name.endswith("_bullet")
     assert loaded.evaluation.pgd is not None
     assert (loaded.evaluation.pgd.steps, loaded.evaluation.pgd.restarts) == (50, 10)
     assert loaded.evaluation.pgd.epsilons == [4 / 255, 8 / 255, 16 / 255]

@@ -12,7 +12,7 @@ from made_runs import GLISTER, make_run, write_outcomes
 from robustcords.errors import UserError
 from robustcords.report import inner_charts
 from robustcords.report.comparison import compare
-from robustcords.report.grouping import method_of
+from robustcords.report.grouping import baselines, group, method_of, names
 from robustcords.report.runs import find_runs, load_run, unfinished
 
 
@@ -204,3 +204,22 @@ def test_runs_of_the_first_version_have_the_one_method_that_there_was():
     folder = Path(__file__).parents[2] / "docs" / "results" / "runs" / "table1" / "cifar10_bullet,seed=0"
     assert "method" not in json.loads((folder / "report.json").read_text())["recipe"]
     assert method_of(load_run(folder))["method.name"] == "adversarial"
+
+
+def test_runs_from_before_efforts_are_the_same_methods(tmp_path: Path):
+    steps = {"steps": {"outlier": 0, "robust": 2, "boundary": 10}}
+    old = make_run(tmp_path / "old", {"bullet": steps}), make_run(tmp_path / "plain old")
+    new = make_run(
+        tmp_path / "new", {"effort": {"name": "bullet", **steps}, "seed": 1, "method": {"name": "adversarial"}}
+    )
+    plain = make_run(tmp_path / "plain new", {"effort": {"name": "uniform"}, "seed": 1})
+    groups = group([load_run(path) for path in (*old, new, plain)])
+    assert [[run.path.name for run in members] for _, members in groups] == [["old", "new"], ["plain old", "plain new"]]
+    assert names([method for method, _ in groups]) == ["trades, full data, Bullet", "trades, full data"]
+    assert baselines([method for method, _ in groups]) == [1, None]
+
+
+def test_a_report_with_both_forms_of_a_table_is_damaged(tmp_path: Path):
+    path = make_run(tmp_path / "run", {"bullet": {"steps": {}}, "effort": {"name": "bullet"}})
+    with pytest.raises(UserError, match=r"damaged: recipe: \[bullet\] is short for"):
+        load_run(path)

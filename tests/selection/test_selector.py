@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
@@ -24,7 +25,6 @@ COUNT = 40
 class Fixed(Strategy):
     """Returns what it was told, and keeps what it was asked."""
 
-    needs_validation = False
     answer: Any = None
     report: Any = None
     seen: list[tuple[SelectionContext, int]]
@@ -186,7 +186,7 @@ def test_a_strategys_mistakes_are_named(answer: Any, reason: str):
 
 def test_a_strategy_that_needs_validation_says_so_at_once():
     strategy = fixed()
-    strategy.needs_validation = True
+    strategy.requires = frozenset({VALIDATION_IMAGES})
     with pytest.raises(UserError, match=r"'fixed' selects on a validation split: set data\.validation_fraction > 0"):
         selector(strategy)
 

@@ -1,79 +1,121 @@
-"""From a training batch to its adversarial examples: the loss's objective, the attack, and each example's effort."""
+"""How hard each example of a batch is attacked: the seam between a method and whoever decides that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, CleanLogits
-from robustcords.engine.modes import Model
-from robustcords.losses.base import Loss
-from robustcords.losses.check import objective
-from robustcords.losses.objective import Objective
+from robustcords.attacks.base import Attack
+from robustcords.config.requirements import STEPS_TO_VARY
+from robustcords.config.schema import Component, ComponentConfig
+from robustcords.losses.context import Moment
 from robustcords.rng import Noise
+from robustcords.threats.base import ThreatModel
 
 
 @dataclass(frozen=True)
-class AdversarialBatch:
-    """Adversarial examples and what was learnt about them on the way.
+class Kinds:
+    """The kinds of examples that an effort tells apart.
 
     Attributes:
-        images: (B, C, H, W) in [0, 1], inside the threat model.
-        counts: how many examples of this process's share were ``outlier``, ``boundary`` and ``robust``; empty where the
-            adversary does not tell them apart.
+        names: of all of them, the same in every step. The metrics count examples by these.
+        index: (B,) int64, which of them each example is.
     """
 
-    images: Tensor
-    counts: dict[str, int]
+    names: tuple[str, ...]
+    index: Tensor
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many examples are of each kind."""
+        found = self.index.bincount(minlength=len(self.names)).tolist()
+        return dict(zip(self.names, found, strict=True))
 
 
-class Adversary:
-    """Attacks every example of a batch with the same effort.
+@dataclass(frozen=True)
+class Plan:
+    """How hard each example of a process's share of a batch is attacked.
 
-    Args:
-        attack: the attack.
-        loss: says what the attack maximises.
+    Its tensors may be on any device. Where they are on the CPU, no accelerator has to be waited for.
 
     Attributes:
-        attacks: what each kind of example is attacked with; one kind without a name where they are not told apart.
+        steps: (B,) int64, >= 0; 0 leaves the image as it is. Where it is what the attack takes itself (``passes``) and
+            there is no ``step_size``, that is the attack as the recipe has it.
+        step_size: (B,) floating point, >= 0, in the threat's norm; None for the attack's own, which may follow from the
+            number of steps. In float64 it reaches the attack to the last bit.
+        kinds: of the examples; None where they are not told apart.
     """
 
-    def __init__(self, attack: Attack, loss: Loss) -> None:
-        self.attack = attack
-        self.loss = loss
-        self.attacks: dict[str, Attack] = {"": attack}
+    steps: Tensor
+    step_size: Tensor | None = None
+    kinds: Kinds | None = None
 
-    @property
-    def strongest(self) -> Attack:
-        """The attack of the examples that most effort is spent on."""
-        return max(self.attacks.values(), key=lambda attack: attack.passes)
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
-        """Returns adversarial examples for a process's share of a global batch.
+class EffortConfig(ComponentConfig):
+    """Options that every effort has: none but its name."""
+
+
+class Effort(Component, ABC):
+    """Decides how hard each example of a batch is attacked. Subclasses write `plan`.
+
+    Several processes each plan for their share of a batch. What they decide on together, they exchange with
+    `robustcords.runtime.collectives`; `plan` and `observe` are called in all of them, also where a share is empty.
+
+    Attributes:
+        observes: whether `observe` is wanted, which costs a forward pass of the examples that were attacked.
+    """
+
+    Config: ClassVar[type[EffortConfig]] = EffortConfig
+    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY})
+    observes: ClassVar[bool] = False
+
+    @classmethod
+    def resolved(cls, config: Any, threat: ThreatModel) -> Any:
+        """Returns the options with those filled in that follow from the threat model where they are left out.
+
+        A recipe asks for this, so that what it is written back as says every step size. Here nothing follows.
+        """
+        del threat
+        return config
+
+    @abstractmethod
+    def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
+        """Returns how hard each example is attacked now.
 
         Args:
-            model: maps images to logits; run in eval mode and given back in the mode it had.
-            x: (B, C, H, W) in [0, 1].
+            attack: whose steps are varied.
+            clean: returns (B, classes) logits of the images as they are, in eval mode. They are computed when they are
+                first asked for; an effort that does not ask costs no pass.
             y: (B,) int64 labels.
-            noise: keyed by example.
+            moment: where training is.
+            generator: for whatever is drawn, keyed by example; another in every step.
         """
-        objective = self.objective(y, self.clean_logits(model, x))
-        return AdversarialBatch(self.attack(model, x, objective, noise), {})
 
-    def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns the loss's objective for these labels and, where the loss asks for them, clean logits."""
-        return objective(self.loss, y, clean)
+    def observe(self, correct: Tensor) -> None:
+        """Is told after the attack which examples (B,) bool the model classifies correctly, where it `observes`."""
 
-    def clean_logits(self, model: Model, x: Tensor) -> CleanLogits:
-        """Returns what `objective` takes: the images' own logits, once they are asked for."""
-        return CleanLogits(model, x, exact=self.loss.anchored)
+    def on_validation(self, result: Mapping[str, float]) -> None:
+        """Is told what a validation found, the same in all processes: accuracies ``clean`` and ``robust``."""
+
+    def attacks(self, attack: Attack) -> dict[str, Attack]:
+        """Returns the attacks that it may use, by the kind of example; one without a name where there are no kinds.
+
+        This is what a user is warned by, and what is watched for catastrophic overfitting.
+        """
+        return {"": attack}
+
+    def strongest(self, attack: Attack) -> Attack:
+        """Returns the attack of the examples that most effort is spent on."""
+        return max(self.attacks(attack).values(), key=lambda each: each.passes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint has to keep."""
+        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
+        if state:
+            raise NotImplementedError("state_dict is written, and load_state_dict is not")

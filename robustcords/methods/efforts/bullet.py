@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, clean_logits, usual_step
+from robustcords.attacks.base import Attack, usual_step
 from robustcords.config.schema import Radius, Table
-from robustcords.engine.modes import Model
-from robustcords.losses.base import Loss
-from robustcords.methods.efforts.base import AdversarialBatch, Adversary
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
 from robustcords.rng import Noise
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
@@ -53,35 +52,8 @@ class BulletStepSizes(Table):
     boundary: Radius | None = None
 
 
-class BulletConfig(Table):
-    """Options of Bullet-Train; Hua et al. published no code, so each reading of their paper is an option.
-
-    Attributes:
-        steps: attack steps of each kind of example.
-        step_size: attack step sizes of each kind of example.
-        momentum: how much of the running robust accuracy is kept from batch to batch, in [0, 1).
-        scale: what the batch's robust accuracy is multiplied by before it enters the running one, in (0, 1].
-    """
-
-    steps: BulletSteps = BulletSteps()
-    step_size: BulletStepSizes = BulletStepSizes()
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    scale: Annotated[float, Field(gt=0, le=1)] = 0.8
-
-    def resolved(self, threat: ThreatModel) -> BulletConfig:
-        """Returns the options with the step sizes that follow from the radius where they are left out."""
-        follows = {kind: _step(kind, getattr(self.steps, kind), threat) for kind in KINDS}
-        given = {kind: size for kind, size in dict(self.step_size).items() if size is not None}
-        return self.model_copy(update={"step_size": BulletStepSizes(**follows | given)})
-
-
-def _step(kind: str, steps: int, threat: ThreatModel) -> float:
-    """Returns the step size of a kind of example where none is given."""
-    return usual_step(threat, steps, 1.5) if kind == "robust" else usual_step(threat, steps or 10)
-
-
-class BulletAdversary(Adversary):
-    """Sorts a batch into outlier, boundary and robust examples; each kind gets its own steps (Hua et al. 2021).
+class Bullet(Effort):
+    """Bullet-Train: sorts a batch into outlier, boundary and robust examples with steps of their own (Hua et al. 2021).
 
     One clean forward in eval mode gives every example the score ``s = std(softmax(z))``, negated where the prediction
     is wrong; it is the same forward that TRADES' objective is anchored at. Outliers have ``s < 0``; with ``threshold =
@@ -90,46 +62,50 @@ class BulletAdversary(Adversary):
     ``reference <- momentum * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the
     accuracy are those of the global batch, over all processes.
 
-    Each kind is attacked as a batch of its own, so fewer steps take less time.
-
-    Args:
-        attack: what is varied; its own steps and step size are replaced.
-        loss: says what the attack maximises.
-        config: the options.
+    Attributes:
+        reference: the running robust accuracy.
     """
 
-    def __init__(self, attack: Attack, loss: Loss, config: BulletConfig | None = None) -> None:
-        super().__init__(attack, loss)
-        self.config = (config or BulletConfig()).resolved(attack.threat)
+    class Config(EffortConfig):
+        """Options of Bullet-Train; Hua et al. published no code, so each reading of their paper is an option.
+
+        Attributes:
+            steps: attack steps of each kind of example.
+            step_size: attack step sizes of each kind of example.
+            momentum: how much of the running robust accuracy is kept from batch to batch, in [0, 1).
+            scale: what the batch's robust accuracy is multiplied by before it enters the running one, in (0, 1].
+        """
+
+        name: str = "bullet"
+        steps: BulletSteps = BulletSteps()
+        step_size: BulletStepSizes = BulletStepSizes()
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+        scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    observes: ClassVar[bool] = True
+    config: Bullet.Config
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.reference = 0.0
-        self.attacks: dict[str, Attack] = {
-            kind: attack.with_effort(getattr(self.config.steps, kind), getattr(self.config.step_size, kind))
-            for kind in KINDS
-        }
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, noise: Noise) -> AdversarialBatch:
-        """Returns adversarial examples for a process's share of a global batch, and counts of the three kinds."""
-        clean = self.clean_logits(model, x)()
-        correct = clean.argmax(dim=1) == y
-        masks = self.classify(clean, y)
-        attacked = torch.zeros_like(correct)
-        images = x.clone()
-        for kind, mask in masks.items():
-            rows = mask.nonzero().squeeze(1)
-            if self.attacks[kind].passes and len(rows):
-                objective = self.objective(y[rows], partial(clean.index_select, 0, rows))
-                images[rows] = self.attacks[kind](model, x[rows], objective, noise[rows])
-                attacked |= mask
-        rows = attacked.nonzero().squeeze(1)
-        if len(rows):
-            correct[rows] = clean_logits(model, images[rows]).argmax(dim=1) == y[rows]
-        hits, size = collectives.sum_over([int(correct.sum()), len(y)], device=x.device)
-        keep = self.config.momentum
-        self.reference = keep * self.reference + (1 - keep) * self.config.scale * hits / size
-        return AdversarialBatch(images, {kind: int(mask.sum()) for kind, mask in masks.items()})
+    @classmethod
+    def resolved(cls, config: Bullet.Config, threat: ThreatModel) -> Bullet.Config:
+        """Returns the options with the step sizes that follow from the radius where they are left out."""
+        follows = {kind: _step(kind, getattr(config.steps, kind), threat) for kind in KINDS}
+        given = {kind: size for kind, size in dict(config.step_size).items() if size is not None}
+        return config.model_copy(update={"step_size": BulletStepSizes(**follows | given)})
 
-    def classify(self, clean: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Returns a mask (B,) for each kind; every example is of exactly one.
+    def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
+        """Returns each example's kind, and the steps and step size of its kind."""
+        del moment, generator
+        config, kind = self.resolved(self.config, attack.threat), self.classify(clean(), y).cpu()
+        steps = torch.tensor([getattr(config.steps, name) for name in KINDS])
+        sizes = torch.tensor([getattr(config.step_size, name) for name in KINDS], dtype=torch.float64)
+        return Plan(steps[kind], sizes[kind], Kinds(KINDS, kind))
+
+    def classify(self, clean: Tensor, y: Tensor) -> Tensor:
+        """Returns which of `KINDS` every example is (B,), int64.
 
         Args:
             clean: (B, classes) logits of the images as they are.
@@ -140,7 +116,20 @@ class BulletAdversary(Adversary):
         quantile = min(max(1 - self.reference, 0.0), 1.0)
         threshold = torch.quantile(everyone, quantile).clamp(min=0)
         outlier, robust = score < 0, score > threshold
-        return {"outlier": outlier, "boundary": ~outlier & ~robust, "robust": robust}
+        return torch.where(outlier, 0, torch.where(robust, 2, 1))
+
+    def observe(self, correct: Tensor) -> None:
+        """Moves the running robust accuracy."""
+        hits, size = collectives.sum_over([int(correct.sum()), len(correct)], device=correct.device)
+        keep = self.config.momentum
+        self.reference = keep * self.reference + (1 - keep) * self.config.scale * hits / size
+
+    def attacks(self, attack: Attack) -> dict[str, Attack]:
+        """Returns the attack of each kind."""
+        config = self.resolved(self.config, attack.threat)
+        return {
+            kind: attack.with_effort(getattr(config.steps, kind), getattr(config.step_size, kind)) for kind in KINDS
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the running robust accuracy."""
@@ -149,3 +138,8 @@ class BulletAdversary(Adversary):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back the running robust accuracy."""
         self.reference = float(state["reference"])
+
+
+def _step(kind: str, steps: int, threat: ThreatModel) -> float:
+    """Returns the step size of a kind of example where none is given."""
+    return usual_step(threat, steps, 1.5) if kind == "robust" else usual_step(threat, steps or 10)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
@@ -50,7 +51,7 @@ class GLISTER(CordsStrategy):
     strategy = GLISTERStrategy
     ours = staticmethod(partial(AdvGLISTERStrategy, normalise=False))
     parameters = tuple(signature(GLISTERStrategy).parameters)
-    needs_validation = True
+    requires = frozenset({VALIDATION_IMAGES})
 
     def upstream(self, model: nn.Module, budget: int) -> Any | None:
         """Returns CORDS' GLISTER, or None."""

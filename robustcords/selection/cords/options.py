@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter, create_model, model_validator
 from pydantic.errors import PydanticUserError
 
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.errors import UserError
 from robustcords.selection.base import Granularity, StrategyConfig
 from robustcords.selection.cords._cords import GLISTERStrategy
@@ -107,13 +108,14 @@ def selector(strategy: type) -> type[CordsStrategy]:
         warnings.simplefilter("ignore")  # of names that BaseModel has too
         config = create("Config", __base__=bases, __module__=__name__, **fields)
     config.strategy_name, config.forms = strategy.__name__, forms
+    validates = issubclass(strategy, GLISTERStrategy)
     body = {
         "__doc__": inspect.getdoc(strategy),
         "__module__": __name__,
         "Config": config,
         "strategy": strategy,
         "parameters": tuple(parameters),
-        "needs_validation": getattr(strategy, "needs_validation", issubclass(strategy, GLISTERStrategy)),
+        "requires": getattr(strategy, "requires", frozenset({VALIDATION_IMAGES} if validates else ())),
         "needs_linear_head": "model" in parameters,
         "all_processes": hooked,
         "known_batches": bool(forms),

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.engine.modes import evaluation_mode, seeded, training_mode
 from robustcords.errors import Interrupted, RunError, UserError, one_line, raised_at
 from robustcords.models.last_layer import CordsModel, LastLayer
@@ -144,7 +145,7 @@ class CordsStrategy(Strategy):
         Raises:
             UserError: the last layer has or trains none of the parameters in question.
         """
-        context, validates = self.context, self.needs_validation or getattr(self.config, "valid", False)
+        context, validates = self.context, VALIDATION_IMAGES in self.requires or getattr(self.config, "valid", False)
         if validates and context.val_loader is None:
             return "selection is by validation images: set data.validation_fraction > 0"
         if not self.needs_linear_head:

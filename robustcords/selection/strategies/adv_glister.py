@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
@@ -62,7 +63,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
                 raise ValueError('class_shares counts only with granularity = "full"')
             return self
 
-    needs_validation = True
+    requires = frozenset({VALIDATION_IMAGES})
 
     def __init__(self, *args: Any, normalise: bool = True, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -9,8 +9,8 @@ from robustcords.attacks.pgd import PGD
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
-from robustcords.methods.efforts.base import Adversary
-from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
+from robustcords.methods.efforts.batch import attack_batch
+from robustcords.methods.efforts.bullet import KINDS, Bullet
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -31,6 +31,16 @@ def problem():
     return model, x, y, Noise(1, torch.arange(40))
 
 
+def attacked(problem, effort=None, attack=None, loss=None):
+    model, x, y, noise = problem
+    return attack_batch(model, x, y, noise, attack=attack or PGD(THREAT), loss=loss or SAT(), effort=effort)
+
+
+def masks_of(bullet, logits, y):
+    kind = bullet.classify(logits, y)
+    return {name: kind == number for number, name in enumerate(KINDS)}
+
+
 def numpy_kinds(logits, y, reference):
     """DESIGN's reading of Hua et al. 2021, written out in NumPy."""
     e = np.exp(logits - logits.max(1, keepdims=True))
@@ -43,12 +53,12 @@ def numpy_kinds(logits, y, reference):
 @pytest.mark.parametrize("reference", [0.0, 0.3, 0.7, 1.0, 1.5])
 def test_kinds_follow_the_formula(problem, reference):
     model, x, y, _ = problem
-    bullet = BulletAdversary(PGD(THREAT), SAT())
+    bullet = Bullet()
     bullet.reference = reference
     with torch.no_grad():
         logits = model(x)
     outlier, boundary, robust = numpy_kinds(logits.double().numpy(), y.numpy(), reference)
-    masks = bullet.classify(logits, y)
+    masks = masks_of(bullet, logits, y)
     np.testing.assert_array_equal(masks["outlier"].numpy(), outlier)
     np.testing.assert_array_equal(masks["boundary"].numpy(), boundary)
     np.testing.assert_array_equal(masks["robust"].numpy(), robust)
@@ -59,17 +69,17 @@ def test_kinds_follow_the_formula(problem, reference):
 def test_each_kind_gets_its_own_attack(problem, loss):
     """The same images as attacking the whole batch three times and masking, which is what the compaction avoids."""
     model, x, y, noise = problem
-    bullet = BulletAdversary(PGD(THREAT), loss)
+    bullet = Bullet()
     bullet.reference = 0.5
     with torch.no_grad():
         clean = model(x)
-    masks = bullet.classify(clean, y)
+    masks = masks_of(bullet, clean, y)
     objective = loss.objective(y, lambda: clean)
     expected = x.clone()
     for kind, steps, size in (("robust", 2, 0.075), ("boundary", 10, 0.025)):
-        attacked = PGD(THREAT, steps=steps, step_size=size)(model, x, objective, noise)
-        expected[masks[kind]] = attacked[masks[kind]]
-    result = bullet(model, x, y, noise)
+        whole = PGD(THREAT, steps=steps, step_size=size)(model, x, objective, noise)
+        expected[masks[kind]] = whole[masks[kind]]
+    result = attacked(problem, bullet, loss=loss)
     torch.testing.assert_close(result.images, expected)
     assert torch.equal(result.images[masks["outlier"]], x[masks["outlier"]])
     assert result.counts == {kind: int(mask.sum()) for kind, mask in masks.items()}
@@ -77,37 +87,36 @@ def test_each_kind_gets_its_own_attack(problem, loss):
 
 
 def test_reference_follows_robust_accuracy(problem):
-    model, x, y, noise = problem
-    bullet = BulletAdversary(PGD(THREAT), SAT())
+    model, _, y, _ = problem
+    bullet = Bullet()
     expected = 0.0
     for _ in range(3):
-        images = bullet(model, x, y, noise).images
+        images = attacked(problem, bullet).images
         with torch.no_grad():
             accuracy = (model(images).argmax(1) == y).double().mean().item()
         expected = 0.9 * expected + 0.1 * 0.8 * accuracy
         assert bullet.reference == pytest.approx(expected, rel=1e-12)
-    other = BulletAdversary(PGD(THREAT), SAT())
+    other = Bullet()
     other.load_state_dict(bullet.state_dict())
     assert other.reference == bullet.reference > 0
 
 
-def test_same_steps_for_all_equals_the_uniform_adversary(problem):
-    model, x, y, noise = problem
+def test_same_steps_for_all_equals_the_uniform_effort(problem):
     steps, sizes = (
         dict.fromkeys(("outlier", "robust", "boundary"), 3),
         dict.fromkeys(("outlier", "robust", "boundary"), 0.02),
     )
-    bullet = BulletAdversary(PGD(THREAT), TRADES(), BulletConfig(steps=steps, step_size=sizes))
-    uniform = Adversary(PGD(THREAT, steps=3, step_size=0.02), TRADES())
-    torch.testing.assert_close(bullet(model, x, y, noise).images, uniform(model, x, y, noise).images)
+    bullet = attacked(problem, Bullet(steps=steps, step_size=sizes), loss=TRADES())
+    uniform = attacked(problem, attack=PGD(THREAT, steps=3, step_size=0.02), loss=TRADES())
+    torch.testing.assert_close(bullet.images, uniform.images)
 
 
 def test_works_around_a_single_step_attack(problem):
     model, x, y, noise = problem
-    bullet = BulletAdversary(FGSM(THREAT), SAT())
+    bullet = Bullet()
     with torch.no_grad():
-        masks = bullet.classify(model(x), y)
-    images = bullet(model, x, y, noise).images
+        masks = masks_of(bullet, model(x), y)
+    images = attacked(problem, bullet, FGSM(THREAT)).images
     whole = FGSM(THREAT)(model, x, SAT().objective(y, CleanLogits(model, x)), noise)
     torch.testing.assert_close(images[~masks["outlier"]], whole[~masks["outlier"]])
     assert torch.equal(images[masks["outlier"]], x[masks["outlier"]])
@@ -118,4 +127,4 @@ def test_works_around_a_single_step_attack(problem):
 )
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        BulletConfig(**options)
+        Bullet(**options)

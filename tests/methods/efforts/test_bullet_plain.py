@@ -9,15 +9,23 @@ from robustcords.attacks.pgd import PGD
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
-from robustcords.methods.efforts.bullet import BulletAdversary, BulletConfig
+from robustcords.methods.efforts.batch import attack_batch
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 EPSILON = 0.06
 STEPS = {"outlier": 1, "robust": 2, "boundary": 5}
 STEP_SIZES = {"outlier": 0.01, "robust": 0.04, "boundary": 0.02}
-CONFIG = BulletConfig(steps=STEPS, step_size=STEP_SIZES)
-NO_OUTLIERS = BulletConfig(steps={**STEPS, "outlier": 0}, step_size=STEP_SIZES)
+CONFIG = {"steps": STEPS, "step_size": STEP_SIZES}
+NO_OUTLIERS = {"steps": {**STEPS, "outlier": 0}, "step_size": STEP_SIZES}
+
+
+def middle(config):
+    """Bullet-Train in the middle of a training."""
+    bullet = Bullet(**config)
+    bullet.reference = 0.4
+    return bullet
 
 
 class Counting(nn.Module):
@@ -112,30 +120,28 @@ def kinds_of(logits, y, reference):
 @pytest.mark.parametrize("loss", [SAT(), TRADES(), MART()])
 def test_equals_the_plain_masked_loop(problem, loss, config, norm):
     model, x, y, noise = problem
-    bullet = BulletAdversary(PGD(ThreatModel(norm=norm, epsilon=EPSILON)), loss, config)
-    bullet.reference = 0.4
-    found = bullet(model, x, y, noise)
+    attack = PGD(ThreatModel(norm=norm, epsilon=EPSILON))
+    found = attack_batch(model, x, y, noise, attack=attack, loss=loss, effort=middle(config))
 
     model.eval()
     with torch.no_grad():
         kinds = kinds_of(model(x), y, 0.4)
-    expected = plain_loop(model, x, y, noise, kinds, dict(config.steps), loss, norm)
+    expected = plain_loop(model, x, y, noise, kinds, config["steps"], loss, norm)
     assert found.counts == {kind: kinds.count(kind) for kind in ("outlier", "boundary", "robust")}
     assert min(found.counts.values()) >= 5
     # The noise is float32 in both, and its rounding differs by where it is scaled; all else is float64.
     tolerance = 1e-8 if isinstance(loss, SAT) else 1e-12
     torch.testing.assert_close(found.images, expected, rtol=0, atol=tolerance)
     moved = (found.images - x).abs().flatten(1).amax(dim=1) > 0
-    assert moved.tolist() == [config.steps.model_dump()[kind] > 0 for kind in kinds]
+    assert moved.tolist() == [config["steps"][kind] > 0 for kind in kinds]
 
 
 @pytest.mark.parametrize("config", [CONFIG, NO_OUTLIERS])
 @pytest.mark.parametrize("loss", [SAT(), TRADES()])
 def test_makes_no_other_forward_than_the_steps_and_two_more(problem, loss, config):
     model, x, y, noise = problem
-    bullet = BulletAdversary(PGD(ThreatModel(epsilon=EPSILON)), loss, config)
-    bullet.reference = 0.4
-    found = bullet(model, x, y, noise)
+    bullet = middle(config)
+    found = attack_batch(model, x, y, noise, attack=PGD(ThreatModel(epsilon=EPSILON)), loss=loss, effort=bullet)
     counts = found.counts
     model.eval()
     robust = float((model(found.images).argmax(dim=1) == y).double().mean())
@@ -144,8 +150,8 @@ def test_makes_no_other_forward_than_the_steps_and_two_more(problem, loss, confi
     model.calls.pop()
     sizes = [size for size, _ in model.calls]
     # The clean forward that classifies, and that of the examples that were attacked, whose robust accuracy is counted.
-    assert (sizes[0], sizes[-1]) == (len(x), sum(counts[kind] for kind, number in config.steps if number))
-    steps = [counts[kind] for kind, number in config.steps for _ in range(number)]
+    assert (sizes[0], sizes[-1]) == (len(x), sum(counts[kind] for kind, number in config["steps"].items() if number))
+    steps = [counts[kind] for kind, number in config["steps"].items() for _ in range(number)]
     assert sorted(sizes[1:-1]) == sorted(steps)
     assert model.training and model.norm.training
 
@@ -159,9 +165,8 @@ def test_trades_is_anchored_at_the_forward_that_classifies(problem):
             anchors.append(clean())
             return super().objective(y, clean)
 
-    bullet = BulletAdversary(PGD(ThreatModel(epsilon=EPSILON)), Watched(), CONFIG)
-    bullet.reference = 0.4
-    counts = bullet(model, x, y, noise).counts
+    attack = PGD(ThreatModel(epsilon=EPSILON))
+    counts = attack_batch(model, x, y, noise, attack=attack, loss=Watched(), effort=middle(CONFIG)).counts
     logits = model.calls[0][1]
     kinds = kinds_of(logits, y, 0.4)
     assert counts == {kind: kinds.count(kind) for kind in counts}

@@ -1,0 +1,18 @@
+"""What components may require of each other: the words for it, which their `requires` and `provides` are made of.
+
+A component from outside may use words of its own; they go together where both sides use the same.
+"""
+
+from __future__ import annotations
+
+STEPS_TO_VARY = "attack steps to vary"
+"""A method attacks each example as hard as the run's effort plans."""
+
+CLEAN_VIEW, ADVERSARIAL_VIEW = "a clean view", "an adversarial view"
+"""A method gives the loss the images as they are, or what the attack made of them."""
+
+VALIDATION_IMAGES = "validation images"
+"""Some of the training set are held out."""
+
+VIEWS = {"clean": CLEAN_VIEW, "adversarial": ADVERSARIAL_VIEW}
+"""The name of a loss's view to what it requires."""

@@ -1,0 +1,109 @@
+"""Methods that go around another one: the step that they lend it is the loop's, but for what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, ClassVar
+
+from pydantic import SerializeAsAny
+from torch import Tensor, nn
+
+from robustcords.config.schema import Names
+from robustcords.engine.modes import Model
+from robustcords.losses.context import Moment
+from robustcords.methods.base import Batch, Method, MethodConfig, Step, StepReport
+
+
+class WrapperConfig(MethodConfig):
+    """Options that every wrapper has.
+
+    Attributes:
+        inner: the method that it goes around, as ``[method]`` names one; left out, adversarial training.
+    """
+
+    inner: Annotated[SerializeAsAny[MethodConfig], Names("method")]
+
+
+class Wrapper(Method):
+    """A method that goes around another one. Subclasses write `around`, or `step` itself.
+
+    It provides and requires what the inner method does.
+
+    Args:
+        inner: the method that it goes around; loss, attack and effort are those of this.
+        options: the fields of the wrapper's ``Config``, without ``inner``.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = WrapperConfig
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, inner: Method, **options: Any) -> None:
+        super().__init__(inner.loss, inner.attack, inner.effort, inner=inner.config, **options)
+        self.inner = inner
+
+    def step(self, step: Step, batch: Batch) -> StepReport:
+        """Has the inner method train on the batch, with the step that `around` returns."""
+        return self.inner.step(self.around(step), batch)
+
+    def around(self, step: Step) -> Step:
+        """Returns what the inner method is lent in place of the loop's step, usually a subclass of `StepAround`."""
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what the inner method keeps. A wrapper with a state of its own puts it beside this."""
+        return {"inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.inner.load_state_dict(state["inner"])
+
+
+class StepAround(Step):
+    """A step that does what another one does. Subclasses change some of it.
+
+    Args:
+        step: that other one.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    @property
+    def moment(self) -> Moment:  # type: ignore[override]
+        """Where training is."""
+        return self.step.moment
+
+    @property
+    def model(self) -> nn.Module:  # type: ignore[override]
+        """In train mode, not wrapped."""
+        return self.step.model
+
+    @property
+    def inference(self) -> Model:  # type: ignore[override]
+        """The same model as attacks run it."""
+        return self.step.inference
+
+    def attacking(self) -> AbstractContextManager[None]:
+        """Returns a block for attacks."""
+        return self.step.attacking()
+
+    def micro_batches(self, batch: Batch) -> Iterator[slice]:
+        """Yields the rows of each micro-batch in turn."""
+        yield from self.step.micro_batches(batch)
+
+    def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
+        """Returns the loss (b,) of some rows of a batch."""
+        return self.step.losses(views, batch, rows)
+
+    def backward(self, losses: Tensor, batch: Batch, rows: slice) -> None:
+        """Adds the gradient of the weighted mean to the parameters' ``.grad``."""
+        self.step.backward(losses, batch, rows)
+
+    def optimizer_step(self) -> None:
+        """Clips the gradients, takes a step along them and sets them to zero."""
+        self.step.optimizer_step()
+
+    def phase(self, name: str) -> None:
+        """Counts the time from here on as ``"attack"`` or ``"update"``."""
+        self.step.phase(name)

@@ -1,0 +1,68 @@
+"""Whether the components of a recipe go together: what each requires, another one has to provide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW, STEPS_TO_VARY, VALIDATION_IMAGES, VIEWS
+
+_WHY = {
+    STEPS_TO_VARY: ("method", 'attacks all images alike; set effort.name = "uniform"'),
+    CLEAN_VIEW: ("method", "has none"),
+    ADVERSARIAL_VIEW: ("method", "has none"),
+}
+"""What can be required of a kind of component, and what is so of one that does not provide it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component of a recipe.
+
+    Attributes:
+        kind: as the registry has it.
+        key: the dotted key that names it.
+        found: its class.
+        config: its table.
+    """
+
+    kind: str
+    key: str
+    found: Any
+    config: Any
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What it cannot do without; of a loss, its views too."""
+        views = getattr(self.found, "views", ()) if self.kind == "loss" else ()
+        return frozenset(getattr(self.found, "requires", ())) | {VIEWS[view] for view in views if view in VIEWS}
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What others may require."""
+        return frozenset(getattr(self.found, "provides", ()))
+
+
+def missing(parts: Sequence[Part], *, held_out: bool) -> tuple[str, ...] | None:
+    """Returns why two components do not go together, and the keys that disagree; None where all do.
+
+    Args:
+        parts: the components, those inside another one after it.
+        held_out: whether there is a validation split.
+    """
+    provided = frozenset[str]().union(*(part.provides for part in parts))
+    if held_out:
+        provided |= {VALIDATION_IMAGES}
+    for part in parts:
+        for word in sorted(part.requires - provided):
+            if word == VALIDATION_IMAGES:
+                return f"requires {word}, and [data] validation_fraction is 0", part.key, "data.validation_fraction"
+            if word not in _WHY:
+                return f"requires {word}, which nothing in the recipe provides", part.key
+            kind, why = _WHY[word]
+            # The innermost: wrappers provide what it does.
+            other = [each for each in parts if each.kind == kind][-1]
+            name = getattr(other.config, "name", kind)
+            return f'requires {word}, and {kind} "{name}" {why}', part.key, other.key
+    return None
