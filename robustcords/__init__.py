@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from robustcords.data.digits import Digits as Digits
     from robustcords.data.images import ImageSet as ImageSet
     from robustcords.data.split import stratified_split as stratified_split
-    from robustcords.evaluation.config import AutoAttackEvaluation as AutoAttackEvaluation
+    from robustcords.evaluation.attacks.autoattack import AutoAttackEvaluation as AutoAttackEvaluation
+    from robustcords.evaluation.attacks.base import EvaluationAttack as EvaluationAttack
+    from robustcords.evaluation.attacks.base import EvaluationAttackConfig as EvaluationAttackConfig
+    from robustcords.evaluation.attacks.base import Radii as Radii
+    from robustcords.evaluation.attacks.pgd import PGDEvaluation as PGDEvaluation
     from robustcords.evaluation.config import EvaluationConfig as EvaluationConfig
-    from robustcords.evaluation.config import PGDEvaluation as PGDEvaluation
     from robustcords.evaluation.evaluate import evaluate as evaluate
+    from robustcords.evaluation.results import Evaluation as Evaluation
+    from robustcords.evaluation.results import Measurement as Measurement
     from robustcords.experiments.run import run as run
     from robustcords.losses.base import Loss as Loss
     from robustcords.losses.base import LossConfig as LossConfig
@@ -89,7 +94,7 @@ _PUBLIC = {
     "AdversarialTraining": "methods.adversarial:AdversarialTraining",
     "Adversary": "methods.efforts.base:Adversary",
     "Attack": "attacks.base:Attack",
-    "AutoAttackEvaluation": "evaluation.config:AutoAttackEvaluation",
+    "AutoAttackEvaluation": "evaluation.attacks.autoattack:AutoAttackEvaluation",
     "Batch": "methods.base:Batch",
     "BulletAdversary": "methods.efforts.bullet:BulletAdversary",
     "BulletConfig": "methods.efforts.bullet:BulletConfig",
@@ -98,6 +103,9 @@ _PUBLIC = {
     "DataSource": "data.base:DataSource",
     "Digits": "data.digits:Digits",
     "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
+    "Evaluation": "evaluation.results:Evaluation",
+    "EvaluationAttack": "evaluation.attacks.base:EvaluationAttack",
+    "EvaluationAttackConfig": "evaluation.attacks.base:EvaluationAttackConfig",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
     "Gradients": "selection.gradients.factors:Gradients",
@@ -108,6 +116,7 @@ _PUBLIC = {
     "LossContext": "losses.context:LossContext",
     "LossStrategy": "selection.strategies.by_loss:LossStrategy",
     "MART": "losses.mart:MART",
+    "Measurement": "evaluation.results:Measurement",
     "Method": "methods.base:Method",
     "MethodConfig": "methods.base:MethodConfig",
     "ModelSource": "models.base:ModelSource",
@@ -115,7 +124,8 @@ _PUBLIC = {
     "Objective": "losses.objective:Objective",
     "Observer": "training.callbacks.base:Observer",
     "PGD": "attacks.pgd:PGD",
-    "PGDEvaluation": "evaluation.config:PGDEvaluation",
+    "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
+    "Radii": "evaluation.attacks.base:Radii",
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
     "ResNet": "models.resnet:ResNet",
@@ -167,6 +177,9 @@ __all__ = [
     "DataSource",
     "Digits",
     "EL2NStrategy",
+    "Evaluation",
+    "EvaluationAttack",
+    "EvaluationAttackConfig",
     "EvaluationConfig",
     "Gradients",
     "ImageSet",
@@ -175,6 +188,7 @@ __all__ = [
     "LossConfig",
     "LossContext",
     "LossStrategy",
+    "Measurement",
     "Method",
     "MethodConfig",
     "ModelSource",
@@ -182,6 +196,7 @@ __all__ = [
     "Objective",
     "Observer",
     "PGDEvaluation",
+    "Radii",
     "RandomSubset",
     "Recipe",
     "ResNet",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -13,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius
 from robustcords.errors import UserError, nearest
-from robustcords.evaluation.config import EvaluationConfig
+from robustcords.evaluation.config import EvaluationConfig, FurtherAttack
 from robustcords.recipe import layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.training.config import LoggingConfig, TrainConfig
@@ -38,7 +40,7 @@ DEFAULTS = {
 }
 """What is used where a recipe names nothing: standard adversarial training (Madry et al. 2018) on the full data."""
 
-TABLES = {
+TABLES: dict[tuple[str | int, ...], str] = {
     ("bullet",): "robustcords.methods.efforts.bullet:BulletConfig",
     ("train",): "robustcords.training.config:TrainConfig",
     ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
@@ -47,6 +49,9 @@ TABLES = {
     ("logging",): "robustcords.training.config:LoggingConfig",
 }
 """The tables that name no component, and the classes that check them, imported when a recipe is."""
+
+LISTS: dict[tuple[str | int, ...], str] = {("evaluation", "attacks"): "evaluation_attack"}
+"""The lists of tables that each name a component, and of which kind."""
 
 
 class Recipe(Table):
@@ -151,7 +156,8 @@ def find(kind: str, name: str) -> Any:
 
 def _conflict(reason: str, *keys: str) -> PydanticCustomError:
     """Returns the error that the first of some keys disagrees with the others."""
-    return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": [key.split(".") for key in keys]})
+    paths = [[int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", key)] for key in keys]
+    return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": paths})
 
 
 def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Recipe:
@@ -210,15 +216,18 @@ def _refuse_weak(recipe: Recipe) -> None:
             recipe.threat.check_radius(max(values))
         except ValueError as error:
             raise _conflict(str(error), key, "threat.norm") from None
-    if recipe.evaluation.pgd and (reason := recipe.evaluation.pgd.falls_short):
-        keys = ("step_size", "steps", "epsilons")
-        raise _conflict(reason, *(f"evaluation.pgd.{key}" for key in keys), "threat.epsilon")
+    for place, attack in recipe.evaluation.chosen.items():
+        if reason := attack.options.falls_short:
+            raise _conflict(reason, *(f"evaluation.{place}.{key}" for key in attack.options.blamed), "threat.epsilon")
 
 
 def _radii(table: Table, above: str) -> Iterator[tuple[str, list[float]]]:
     """Yields the dotted key and the values of everything in a table that is a radius or a step."""
     for key, field in type(table).model_fields.items():
         value = getattr(table, key)
+        further = value if isinstance(value, list) and value and isinstance(value[0], FurtherAttack) else []
+        for number, attack in enumerate(further):
+            yield from _radii(attack.options, f"{above}{key}[{number}].")
         if isinstance(value, Table):
             yield from _radii(value, f"{above}{key}.")
         elif value is not None and is_radius(field.annotation, field.metadata):
@@ -230,7 +239,8 @@ def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserE
     keys = problem.get("ctx", {}).get("keys") or [problem["loc"]]
     value: Any = checked[keys[0][0]]
     for key in keys[0][1:]:
-        value = getattr(value, key)
+        value = value[key] if isinstance(key, int) else getattr(value, key)
+        value = value.options if isinstance(value, FurtherAttack) else value
     reason = problem["msg"] if problem["type"] == "conflict" else f"must be {messages.allowed(Recipe, tuple(keys[0]))}"
     # What was written last is what made them disagree.
     origin = max((tree.at(key) for key in keys), key=lambda item: item.layer).origin
@@ -251,13 +261,13 @@ def _table(key: str, item: Written) -> Any:
     return _checked(registry.imported(TABLES[key,]), item, (key,))
 
 
-def _config(kind: str, table: dict[str, Written], origin: str) -> type[Table]:
-    """Returns the ``Config`` of the component that a table names."""
+def _config(kind: str, table: dict[str, Written], origin: str, path: tuple[str | int, ...] = ()) -> type[Table]:
+    """Returns the ``Config`` of the component that a table names, which lies at a path; left out, at its kind's."""
     key = registry.KINDS[kind].key
     if key not in table:
-        raise _problem(origin, f"[{kind}] {key} is missing")
+        raise _problem(origin, f"[{messages.dotted(path or [kind])}] {key} is missing")
     name = table[key]
-    where = f"[{kind}] {key} = {messages.show(name.plain())}"
+    where = f"{messages.place([*(path or [kind]), key])} = {messages.show(name.plain())}"
     if not isinstance(name.value, str):
         raise _problem(name.origin, f"{where}: must be a string")
     try:
@@ -313,17 +323,31 @@ def _origin(config: type[Table], key: str) -> type[Any]:
     return next(each for each in reversed(config.__mro__) if key in getattr(each, "model_fields", ()))
 
 
-def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table:
+def _checked(config: type[Table], item: Written, path: tuple[str | int, ...]) -> Table:
     """Checks one table, and first those tables in it that are checked by classes of their own."""
     values = item.plain()
     for key, below in (item.table or {}).items():
         if (*path, key) in TABLES and below.table is not None:
             values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
+        if (*path, key) in LISTS and isinstance(below.value, list):
+            kind, place = LISTS[*path, key], (*path, key)
+            values[key] = [_entry(kind, value, below, (*place, n)) for n, value in enumerate(below.value)]
     try:
         return config.model_validate(values)
     except ValidationError as error:
         blamed, text = messages.explain(error, config, values, path)
     raise _problem(item.at(blamed[len(path) :]).origin, text)
+
+
+def _entry(kind: str, value: Any, written: Written, path: tuple[str | int, ...]) -> Any:
+    """Returns a table of a list of components, its options checked; anything but a table as it is."""
+    if not isinstance(value, dict):
+        return value
+    name = registry.KINDS[kind].key
+    table = {key: Written(item, written.origin, written.layer, written.since) for key, item in value.items()}
+    config = _config(kind, table, written.origin, path)
+    options = {key: item for key, item in table.items() if key != name}
+    return {name: value[name], "options": _checked(config, replace(written, value=options), path)}
 
 
 def _problem(origin: str, text: str) -> UserError:
