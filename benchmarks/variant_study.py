@@ -12,7 +12,6 @@ weights are attacked, unless the study says otherwise, with PGD-20 on 2,000 test
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 import subprocess
@@ -21,6 +20,8 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+from robustcords.report.run_report import Report
 
 EVALUATION = ("autoattack=false", "limit=2000", "pgd.steps=20", "pgd.restarts=1")
 
@@ -43,12 +44,10 @@ def run(recipe: str, name: str, changes: list[str], output: Path) -> Outcome:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-    report = json.loads((output / "report.json").read_text())
-    last, seconds = report["evaluation"]["last"], report["training"]["seconds"]
-    pgd, autoattack = (
-        next(iter(last[attack].values())) if last.get(attack) else None for attack in ("pgd", "autoattack")
-    )
-    found = Outcome(last["clean"], pgd, autoattack, seconds["selection"], seconds["total"])
+    report = Report.read(output / "report.json")
+    last, training = report.evaluation["last"], report.training
+    pgd, autoattack = (next(iter(radii.values()), None) for radii in (last.pgd, last.autoattack))
+    found = Outcome(last.clean or 0.0, pgd, autoattack, training.phases["selection"], training.total)
     print(f"{output.name}: {found}", file=sys.stderr, flush=True)
     return found
 

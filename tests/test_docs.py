@@ -15,7 +15,8 @@ from robustcords.config import registry
 from robustcords.config.schema import Table
 from robustcords.data.parquet import ParquetConfig
 from robustcords.data.sets import FolderConfig
-from robustcords.evaluation.config import AutoAttackEvaluation, PGDEvaluation
+from robustcords.evaluation.attacks.autoattack import AutoAttackEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.experiments import reproduce, sweep
 from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
 from robustcords.models.external import ExternalModel

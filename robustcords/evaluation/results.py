@@ -218,7 +218,8 @@ class Evaluation(Record):
     @property
     def warnings(self) -> list[tuple[str, str]]:
         """What attacks warned of, each once: the attack's label, and a sentence."""
-        return list(dict.fromkeys((each.label, text) for each in self.measurements for text in each.warnings))
+        found = [("AutoAttack", text) for text in self.autoattack_warnings]
+        return list(dict.fromkeys([*found, *((each.label, text) for each in self.attacks for text in each.warnings)]))
 
     def under(self, title: str) -> list[Measurement]:
         """Returns the measurements of an attack, by what progress and the files of single images call it."""
