@@ -12,6 +12,7 @@ weights are attacked, unless the study says otherwise, with PGD-20 on 2,000 test
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 import subprocess

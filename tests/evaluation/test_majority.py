@@ -90,7 +90,12 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
     ],
 )
 def test_only_what_is_not_above_the_share_is_told(changes: dict[str, Any], named: list[str]):
-    result: dict[str, Any] = {"clean": 0.9, "pgd": {"8/255": 0.5}, "pgd_attack": "PGD-2-1", "autoattack": {"8/255": 0.45}}
+    result: dict[str, Any] = {
+        "clean": 0.9,
+        "pgd": {"8/255": 0.5},
+        "pgd_attack": "PGD-2-1",
+        "autoattack": {"8/255": 0.45},
+    }
     result |= {"largest_class": 0.4, "autoattack_largest_class": 0.4, "classes_right": 3, "examples": 10, **changes}
     text = warning(Evaluation(autoattack_version="standard", autoattack_examples=10, **result))
     assert (text is None) == (not named)

@@ -80,14 +80,17 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
 @pytest.mark.parametrize(
     ("attacks", "said"),
     [
-        ('[{name = "cw:CW", stepz = 6}]', '[evaluation.attacks[0]] unknown key "stepz"; did you mean \'steps\'?'),
+        ('[{name = "cw:CW", stepz = 6}]', "[evaluation.attacks[0]] unknown key \"stepz\"; did you mean 'steps'?"),
         ('[{name = "cw:CW", steps = "x"}]', '[evaluation] attacks[0].steps = "x": must be a whole number'),
-        ('[{name = "cw:CV"}]', "[evaluation] attacks[0].name = \"cw:CV\": evaluation_attack 'cw:CV': module 'cw' has no"),
+        (
+            '[{name = "cw:CV"}]',
+            "[evaluation] attacks[0].name = \"cw:CV\": evaluation_attack 'cw:CV': module 'cw' has no",
+        ),
         ('[{name = "pdg"}]', "attacks[0].name = \"pdg\": unknown evaluation_attack 'pdg'; did you mean 'pgd'?"),
         ("[{steps = 6}]", "[evaluation.attacks[0]] name is missing"),
         ('["cw:CW"]', '[evaluation] attacks[0] = "cw:CW": '),
         ('[{name = "robustcords.attacks.pgd:PGD"}]', "not of kind evaluation_attack"),
-        ('[{name = "cw:CW", epsilons = [8]}]', '[evaluation] attacks[0].epsilons = [8.0]: '),
+        ('[{name = "cw:CW", epsilons = [8]}]', "[evaluation] attacks[0].epsilons = [8.0]: "),
         ('[{name = "pgd", steps = 5, step_size = "1/255"}]', "[evaluation] attacks[0].step_size = 0.003"),
     ],
 )

@@ -85,6 +85,7 @@ def test_listing_describes_everything_that_has_a_name() -> None:
         "attack",
         "loss",
         "method",
+        "evaluation_attack",
         "selector",
         "optimizer",
         "schedule",

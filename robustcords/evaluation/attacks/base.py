@@ -167,7 +167,7 @@ class EvaluationAttack:
             evaluator: of the model and the images.
             clean: (count,) bool, which images are classified correctly as they are.
         """
-        options = {key: value for key, value in dict(self.config).items() if key not in {"epsilons", "limit"}}
+        options = self.config.model_dump(mode="json", exclude={"epsilons", "limit"})
         settings = {"by": contracts.title(self), "attack": options}
         found = []
         for epsilon in self.config.radii:
