@@ -36,12 +36,12 @@ KINDS = {
     "attack": Kind("robustcords.attacks:ATTACKS", "robustcords.attacks.base:Attack"),
     "loss": Kind("robustcords.losses:LOSSES", "robustcords.losses.base:Loss"),
     "method": Kind("robustcords.methods:METHODS", "robustcords.methods.base:Method"),
-    "evaluation_attack": Kind(
-        "robustcords.evaluation.attacks:EVALUATION_ATTACKS", "robustcords.evaluation.attacks.base:EvaluationAttack"
-    ),
     "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
     "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
     "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),
+    "evaluation_attack": Kind(
+        "robustcords.evaluation.attacks:EVALUATION_ATTACKS", "robustcords.evaluation.attacks.base:EvaluationAttack"
+    ),
 }
 """What a recipe names components of: a table each, but for ``evaluation.attacks``, which is a list of tables."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, model_serializer, model_validator
@@ -98,7 +99,12 @@ class EvaluationConfig(Table):
 
     def build(self, threat: ThreatModel) -> dict[str, EvaluationAttack]:
         """Returns the attacks in the order they run in, by the keys that they have in this table."""
-        return {key: attack.build(threat, SHORT_FORMS.get(key, "")) for key, attack in self.chosen.items()}
+        found = {key: attack.build(threat, SHORT_FORMS.get(key, "")) for key, attack in self.chosen.items()}
+        labels = Counter[str]()
+        for attack in found.values():
+            labels[attack.label] += 1
+            attack.number = labels[attack.label]
+        return found
 
     def with_options(self, changed: dict[str, EvaluationAttackConfig]) -> EvaluationConfig:
         """Returns the table with other options of attacks, by the keys of `chosen`."""
@@ -130,7 +136,7 @@ class EvaluationConfig(Table):
             ValueError: one is.
         """
         for attack in self.chosen.values():
-            threat.check_radius(max([0.0, *(value for values in attack.options.lengths.values() for value in values)]))
+            threat.check_radius(max(attack.options.lengths, default=0.0))
 
     def unmeasured(self, threat: ThreatModel) -> list[str]:
         """Returns a sentence where attacks are run, and none at the threat's own radius."""

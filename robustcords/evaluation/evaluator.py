@@ -174,7 +174,7 @@ class Evaluator:
             self.withstood[what] = flags
         return Measurement(
             attack=attack.name,
-            label=attack.label,
+            label=f"{attack.label}{attack.suffix}",
             what=what,
             radius=radius,
             accuracy=share(flags),

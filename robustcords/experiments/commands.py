@@ -159,6 +159,8 @@ def evaluate(
         report_output.check(output, directory)
     own = directory if directory and output and report_output.is_own(output, directory) else None
     files = _weights(directory, weights, config)
+    # Before anything is measured, as one of the files may be damaged.
+    of_run = (environment_of(directory), rows_of(directory), directory.selections()) if directory else None
     with session(loaded) as work:
         images = build.data(loaded.model_copy(update={"evaluation": config}))
         work.say_notes(images)
@@ -172,10 +174,8 @@ def evaluate(
                 build.load_weights(model, path)
                 store = _store(directory, name)
                 results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
-        if directory:
-            around, rows, selections = environment_of(directory), rows_of(directory), directory.selections()
-        else:
-            around, rows, selections = Environment(**environment(loaded, work.accelerator)), [], []
+        around = of_run[0] if of_run else Environment(**environment(loaded, work.accelerator))
+        rows, selections = of_run[1:] if of_run else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results, build.cautions(loaded))
         if own and collectives.is_main():
             report_output.add(own, loaded, config, results)

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from robustcords.config.schema import parse_radius
 from robustcords.evaluation.results import Evaluation, radius
 from robustcords.storage.files import read_object, write_json
 from robustcords.storage.records import Count, Record, Seconds, Share, Some, finite
@@ -36,6 +37,15 @@ def _weights(name: str) -> str:
 
 Weights = Annotated[str, AfterValidator(_weights)]
 """The name of some weights: a run's ``"best"`` or ``"last"``, or ``"weights"`` from elsewhere."""
+
+
+def _length(text: str | float) -> str | float:
+    """Checks the threat's radius, which may be 0.
+
+    Raises:
+        ValueError: it is no radius.
+    """
+    return text if parse_radius(text) == 0 else radius(text)
 
 
 class Component(Record):
@@ -60,7 +70,7 @@ class Threat(Record):
     """``[threat]``."""
 
     norm: str = "linf"
-    epsilon: Annotated[str | float, AfterValidator(radius)]
+    epsilon: Annotated[str | float, AfterValidator(_length)]
 
 
 class Train(Record):

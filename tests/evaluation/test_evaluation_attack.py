@@ -149,9 +149,14 @@ def test_one_without_a_radius_writes_run():
     assert Evaluation.model_validate(result.to_json()) == result
 
 
-def test_attacks_run_in_their_order():
-    result, _ = found({"name": "Distance"}, {"name": "Shift"}, {"name": "Distance"})
-    assert [each.label for each in result.attacks] == ["Distance", "Shift", "Distance"]
+def test_attacks_run_in_their_order_and_those_of_one_label_are_told_apart():
+    result, _ = found({"name": "Shift"}, {"name": "Distance"}, {"name": "Shift", "factor": 0.5})
+    told = [(each.label, each.what, each.accuracy) for each in result.attacks]
+    assert told == [
+        ("Shift", "Shift 0.1", expected(0.1)),
+        ("Distance", "Distance", expected(0.15)),
+        ("Shift (2)", "Shift (2) 0.1", expected(0.05)),
+    ]
 
 
 def test_what_an_attack_lacks_or_returns_is_one_line():

@@ -85,10 +85,10 @@ def test_listing_describes_everything_that_has_a_name() -> None:
         "attack",
         "loss",
         "method",
-        "evaluation_attack",
         "selector",
         "optimizer",
         "schedule",
+        "evaluation_attack",
         "recipe",
     ]
     for kind in registry.KINDS:

@@ -54,10 +54,11 @@ class EvaluationAttackConfig(Table):
         return "epsilons" in type(self).model_fields and not self.radii
 
     @property
-    def lengths(self) -> dict[str, list[float]]:
-        """The values of every option that is a radius or a step."""
-        fields = {key: getattr(self, key) for key, field in type(self).model_fields.items() if _is_length(field)}
-        return {key: value if isinstance(value, list) else [value] for key, value in fields.items() if value}
+    def lengths(self) -> list[float]:
+        """All radii and steps among the options."""
+        fields = type(self).model_fields.items()
+        values = [getattr(self, key) for key, field in fields if is_radius(field.annotation, field.metadata)]
+        return [each for value in values if value for each in (value if isinstance(value, list) else [value])]
 
     @property
     def falls_short(self) -> str | None:
@@ -84,10 +85,6 @@ class EvaluationAttackConfig(Table):
         """
         del threat
         return type(self)(**{**dict(self), "epsilons": list(radii)}) if "epsilons" in type(self).model_fields else self
-
-
-def _is_length(field: Any) -> bool:
-    return is_radius(field.annotation, field.metadata)
 
 
 class EvaluationAttack:
@@ -117,15 +114,26 @@ class EvaluationAttack:
         self.config: Any = self.Config(**options).resolved(threat)
         self.threat = threat
         self.name = name or contracts.title(self)
-        self.title = title or self.label
+        self.given_title = title
+        self.number = 1
 
     @property
     def label(self) -> str:
         """What a report calls the attack, with its effort, such as ``"PGD-50-10"``."""
         return type(self).__name__
 
+    @property
+    def suffix(self) -> str:
+        """Tells several attacks with the same label apart; `number` counts them, from 1."""
+        return f" ({self.number})" if self.number > 1 else ""
+
+    @property
+    def title(self) -> str:
+        """What progress and the files of single images call the attack."""
+        return f"{self.given_title or self.label}{self.suffix}"
+
     def what(self, radius: str | None) -> str:
-        """Returns what progress and the files of single images call the attack at a radius, as a report writes it."""
+        """Returns the title with a radius, as a report writes it."""
         return f"{self.title} {radius or ''}".strip()
 
     @property
