@@ -15,20 +15,20 @@ from pydantic_core import PydanticCustomError
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius
 from robustcords.errors import UserError, nearest
-from robustcords.evaluation.config import EvaluationConfig, FurtherAttack
 from robustcords.recipe import layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.training.config import LoggingConfig, TrainConfig
 
 if TYPE_CHECKING:
     from robustcords.data.base import DataConfig
+    from robustcords.evaluation.config import EvaluationConfig
     from robustcords.methods.efforts.bullet import BulletConfig
     from robustcords.selection.base import StrategyConfig
     from robustcords.threats.base import ThreatModel
 else:  # these modules import torch; a recipe imports them when it is checked, and help never does
-    BulletConfig = DataConfig = StrategyConfig = ThreatModel = Table
+    BulletConfig = DataConfig = EvaluationConfig = StrategyConfig = ThreatModel = Table
 
-__all__ = ["EvaluationConfig", "LoggingConfig", "Recipe", "TrainConfig", "dump", "load", "parse", "shipped"]
+__all__ = ["LoggingConfig", "Recipe", "TrainConfig", "dump", "load", "parse", "shipped"]
 
 DEFAULTS = {
     "attack": {"name": "pgd"},
@@ -178,7 +178,7 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     if "seed" in tables:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
-        checked["evaluation"] = EvaluationConfig(**{**dict(checked["evaluation"]), "checkpoints": ["last"]})
+        checked["evaluation"] = checked["evaluation"].model_copy(update={"checkpoints": ["last"]})
     threat = checked["threat"]
     checked["attack"] = find("attack", checked["attack"].name).resolved(checked["attack"], threat)
     checked["bullet"] = checked["bullet"] and checked["bullet"].resolved(threat)
@@ -225,9 +225,9 @@ def _radii(table: Table, above: str) -> Iterator[tuple[str, list[float]]]:
     """Yields the dotted key and the values of everything in a table that is a radius or a step."""
     for key, field in type(table).model_fields.items():
         value = getattr(table, key)
-        further = value if isinstance(value, list) and value and isinstance(value[0], FurtherAttack) else []
-        for number, attack in enumerate(further):
-            yield from _radii(attack.options, f"{above}{key}[{number}].")
+        if isinstance(value, list):
+            for number, entry in enumerate(value):
+                yield from _radii(_options(entry), f"{above}{key}[{number}].") if isinstance(entry, Table) else ()
         if isinstance(value, Table):
             yield from _radii(value, f"{above}{key}.")
         elif value is not None and is_radius(field.annotation, field.metadata):
@@ -240,7 +240,7 @@ def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserE
     value: Any = checked[keys[0][0]]
     for key in keys[0][1:]:
         value = value[key] if isinstance(key, int) else getattr(value, key)
-        value = value.options if isinstance(value, FurtherAttack) else value
+        value = _options(value)
     reason = problem["msg"] if problem["type"] == "conflict" else f"must be {messages.allowed(Recipe, tuple(keys[0]))}"
     # What was written last is what made them disagree.
     origin = max((tree.at(key) for key in keys), key=lambda item: item.layer).origin
@@ -348,6 +348,11 @@ def _entry(kind: str, value: Any, written: Written, path: tuple[str | int, ...])
     config = _config(kind, table, written.origin, path)
     options = {key: item for key, item in table.items() if key != name}
     return {name: value[name], "options": _checked(config, replace(written, value=options), path)}
+
+
+def _options(value: Any) -> Any:
+    """Returns the options of a table of a list of components; anything else as it is."""
+    return value.options if isinstance(getattr(value, "options", None), Table) else value
 
 
 def _problem(origin: str, text: str) -> UserError:
