@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from robustcords.config.schema import parse_radius
 from robustcords.data.images import Images
 from robustcords.engine.memory_format import lay_out
-from robustcords.evaluation.config import EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
+from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
 from robustcords.experiments import build
 from robustcords.recipe.recipe import load
@@ -89,7 +90,7 @@ def main() -> None:
     begin = time.perf_counter()
     report = evaluate(ours, data, EvaluationConfig(pgd=pgd, autoattack=None), Linf(), seed=SEED)
     seconds = time.perf_counter() - begin
-    found = next(iter(report["pgd"].values()))
+    found = next(iter(report.pgd.values()))
 
     begin = time.perf_counter()
     folded = evaluate(model, data, EvaluationConfig(pgd=pgd, autoattack=None), Linf(), seed=SEED)
@@ -101,11 +102,11 @@ def main() -> None:
     plain_seconds = time.perf_counter() - begin
 
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{options.run_dir}: {report['clean']:.1%} clean of {len(data)}\n")
+    print(f"{options.run_dir}: {report.clean:.1%} clean of {len(data)}\n")
     print("| loop | robust | images forward and backward | s |\n|:--|--:|--:|--:|")
     print(f"| all every time | {expected.double().mean():.2%} | {plain.attacked} | {plain_seconds:.1f} |")
     print(f"| those that resist | {found:.2%} | {ours.attacked} | {seconds:.1f} |")
-    print(f"| the same, folded | {next(iter(folded['pgd'].values())):.2%} | {ours.attacked} | {folded_seconds:.1f} |")
+    print(f"| the same, folded | {next(iter(folded.pgd.values())):.2%} | {ours.attacked} | {folded_seconds:.1f} |")
     print(f"| first to second | | {plain.attacked / ours.attacked:.2f} | {plain_seconds / seconds:.2f} |")
     print(f"| second to third | | 1 | {seconds / folded_seconds:.2f} |")
 

@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from robustcords.report.run_report import Report
+
 EVALUATION = ("autoattack=false", "limit=2000", "pgd.steps=20", "pgd.restarts=1")
 
 
@@ -43,12 +45,10 @@ def run(recipe: str, name: str, changes: list[str], output: Path) -> Outcome:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-    report = json.loads((output / "report.json").read_text())
-    last, seconds = report["evaluation"]["last"], report["training"]["seconds"]
-    pgd, autoattack = (
-        next(iter(last[attack].values())) if last.get(attack) else None for attack in ("pgd", "autoattack")
-    )
-    found = Outcome(last["clean"], pgd, autoattack, seconds["selection"], seconds["total"])
+    report = Report.read(output / "report.json")
+    last, training = report.evaluation["last"], report.training
+    pgd, autoattack = (next(iter(radii.values()), None) for radii in (last.pgd, last.autoattack))
+    found = Outcome(last.clean or 0.0, pgd, autoattack, training.phases["selection"], training.total)
     print(f"{output.name}: {found}", file=sys.stderr, flush=True)
     return found
 

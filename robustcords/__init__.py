@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from robustcords.data.images import Images as Images
     from robustcords.data.images import ImageSet as ImageSet
     from robustcords.data.split import stratified_split as stratified_split
-    from robustcords.evaluation.config import AutoAttackEvaluation as AutoAttackEvaluation
+    from robustcords.evaluation.attacks.autoattack import AutoAttackEvaluation as AutoAttackEvaluation
+    from robustcords.evaluation.attacks.base import EvaluationAttack as EvaluationAttack
+    from robustcords.evaluation.attacks.base import EvaluationAttackConfig as EvaluationAttackConfig
+    from robustcords.evaluation.attacks.base import Radii as Radii
+    from robustcords.evaluation.attacks.pgd import PGDEvaluation as PGDEvaluation
     from robustcords.evaluation.config import EvaluationConfig as EvaluationConfig
-    from robustcords.evaluation.config import PGDEvaluation as PGDEvaluation
     from robustcords.evaluation.evaluate import evaluate as evaluate
+    from robustcords.evaluation.results import Evaluation as Evaluation
+    from robustcords.evaluation.results import Measurement as Measurement
     from robustcords.experiments.run import run as run
     from robustcords.losses.base import Loss as Loss
     from robustcords.losses.base import LossConfig as LossConfig
@@ -100,7 +105,7 @@ _PUBLIC = {
     "AdversarialStrategy": "selection.gradient_based:AdversarialStrategy",
     "AdversarialTraining": "methods.adversarial:AdversarialTraining",
     "Attack": "attacks.base:Attack",
-    "AutoAttackEvaluation": "evaluation.config:AutoAttackEvaluation",
+    "AutoAttackEvaluation": "evaluation.attacks.autoattack:AutoAttackEvaluation",
     "Batch": "methods.base:Batch",
     "Bullet": "methods.efforts.bullet:Bullet",
     "CleanLogits": "attacks.base:CleanLogits",
@@ -111,6 +116,9 @@ _PUBLIC = {
     "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
     "Effort": "methods.efforts.base:Effort",
     "EffortConfig": "methods.efforts.base:EffortConfig",
+    "Evaluation": "evaluation.results:Evaluation",
+    "EvaluationAttack": "evaluation.attacks.base:EvaluationAttack",
+    "EvaluationAttackConfig": "evaluation.attacks.base:EvaluationAttackConfig",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
     "Gradients": "selection.gradients.factors:Gradients",
@@ -123,6 +131,7 @@ _PUBLIC = {
     "LossContext": "losses.context:LossContext",
     "LossStrategy": "selection.strategies.by_loss:LossStrategy",
     "MART": "losses.mart:MART",
+    "Measurement": "evaluation.results:Measurement",
     "Method": "methods.base:Method",
     "MethodConfig": "methods.base:MethodConfig",
     "ModelSource": "models.base:ModelSource",
@@ -131,8 +140,9 @@ _PUBLIC = {
     "Objective": "losses.objective:Objective",
     "Observer": "training.callbacks.base:Observer",
     "PGD": "attacks.pgd:PGD",
-    "PGDEvaluation": "evaluation.config:PGDEvaluation",
+    "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
     "Plan": "methods.efforts.base:Plan",
+    "Radii": "evaluation.attacks.base:Radii",
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
     "ResNet": "models.resnet:ResNet",
@@ -191,6 +201,9 @@ __all__ = [
     "EL2NStrategy",
     "Effort",
     "EffortConfig",
+    "Evaluation",
+    "EvaluationAttack",
+    "EvaluationAttackConfig",
     "EvaluationConfig",
     "Gradients",
     "ImageSet",
@@ -201,6 +214,7 @@ __all__ = [
     "LossConfig",
     "LossContext",
     "LossStrategy",
+    "Measurement",
     "Method",
     "MethodConfig",
     "ModelSource",
@@ -210,6 +224,7 @@ __all__ = [
     "Observer",
     "PGDEvaluation",
     "Plan",
+    "Radii",
     "RandomSubset",
     "Recipe",
     "ResNet",

@@ -15,7 +15,6 @@ from robustcords.config import registry
 from robustcords.config.schema import Table
 from robustcords.data.parquet import ParquetConfig
 from robustcords.data.sets import FolderConfig
-from robustcords.evaluation.config import AutoAttackEvaluation, PGDEvaluation
 from robustcords.experiments import reproduce, sweep
 from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
 from robustcords.models.external import ExternalModel
@@ -30,8 +29,10 @@ TABLES = {
     "[train]/[train.dynamics]": registry.imported(recipe.TABLES["train", "dynamics"]),
     "[effort]/Bullet-Train/[effort.steps]": BulletSteps,
     "[effort]/Bullet-Train/[effort.step_size]": BulletStepSizes,
-    "[evaluation]/[evaluation.pgd]": PGDEvaluation,
-    "[evaluation]/[evaluation.autoattack]": AutoAttackEvaluation,
+    **{
+        f"[evaluation]/[evaluation.{name}]": registry.config_of(recipe.find("evaluation_attack", name))
+        for name in registry.names("evaluation_attack")
+    },
 }
 UNLISTED = {
     ("data", "Parquet files and hub ids"): ParquetConfig,
@@ -69,7 +70,10 @@ def test_every_key_of_the_top_level_is_documented():
     assert plain == KEYS["Top level"].keys.keys()
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.KINDS for name in registry.names(kind)])
+NAMED = [(kind, name) for kind in registry.KINDS for name in registry.names(kind) if kind != "evaluation_attack"]
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_every_option_of_a_component_is_documented(kind, name):
     about = [section for title, section in KEYS.items() if title.startswith(f"[{kind}]/") and name in section.names]
     assert len(about) == 1
@@ -197,7 +201,7 @@ def test_worked_examples_of_other_parts_train_together(in_page):
     folder = in_page(DOCS / "extending.md")
     app.app(["run", "my_parts.toml", "--output", "out"], standalone_mode=False)
     assert (folder / "out/report.json").exists()
-    for kind in ("data", "model", "attack", "loss"):
+    for kind in ("data", "model", "attack", "loss", "margin"):
         assert f'name = "my_{kind}:' in (folder / "out/recipe.toml").read_text()
 
 

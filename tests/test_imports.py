@@ -120,6 +120,27 @@ def test_one_effort_is_known_by_name_to_its_short_form_and_to_reports_alone():
     assert own <= named <= own | worded
 
 
+def test_the_evaluation_and_reports_know_base_classes_and_types_only():
+    loop = ("evaluation.evaluate", "evaluation.evaluator", "evaluation.ledger", "evaluation.results")
+    named = {each for name in loop for each in INSIDE[name] if below(each, "evaluation.attacks")}
+    assert {each.rpartition(".")[0] for each in named} == {"evaluation.attacks.base"}
+    assert all(below(each, "config", "storage") for each in INSIDE["evaluation.results"])
+    assert not any(below(name, "report", "cli") for name in importers("evaluation.attacks", among=INSIDE))
+
+
+def test_reports_are_read_by_their_classes_alone():
+    keys = {"recipe", "environment", "training", "evaluation", "pgd", "autoattack", "sanity", "examples", "seconds"}
+    subscripts = {
+        (name_of(file), node.slice.value)
+        for file in FILES
+        if below(name_of(file), "report", "cli", "experiments.fleet", "experiments.compare", "experiments.reproduce")
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    }
+    assert ("report.charts", "xaxis") in subscripts, "the reader should find those that there are"
+    assert {(name, key) for name, key in subscripts if key in keys} == set()
+
+
 @pytest.mark.parametrize(
     ("package", "module"),
     [

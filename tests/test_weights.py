@@ -135,9 +135,9 @@ def test_autoattacks_undefended_network_is_accurate_and_not_robust(undefended: P
     chosen = recipe.load("cifar10_trades", [f"data.path={os.environ['ROBUSTCORDS_CIFAR10']}"])
     test = build.component("data", chosen.data).load().test
     model = resnet18(undefended)
-    clean = evaluate(model, test, EvaluationConfig(pgd=None, autoattack=None, limit=1000), ThreatModel(), seed=0)[
-        "clean"
-    ]
+    settings = EvaluationConfig(pgd=None, autoattack=None, limit=1000)
+    clean = evaluate(model, test, settings, ThreatModel(), seed=0).clean
+    assert clean is not None
     assert 0.93 < clean < 0.97
     attack = PGD(ThreatModel(epsilon=8 / 255), steps=10, step_size=2 / 255, random_start="uniform")
     _, robust = robust_accuracy(model, test.subset(torch.arange(100)), attack, seed=0)

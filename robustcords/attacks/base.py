@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -83,15 +83,21 @@ class Attack(Component, ABC):
 
     Subclasses write `search`. Calling an attack keeps these promises:
 
-    the result is inside the ball and inside [0, 1]; it carries no graph; the model's train and eval modes, its
-    BatchNorm buffers and its parameters' ``.grad`` and ``requires_grad`` are what they were, and no gradient of a
-    parameter is computed; the same noise gives the same result; at epsilon 0 and for an empty batch the result is the
-    input.
+    the result is inside the ball (unless ``contained`` is False) and inside [0, 1]; it carries no graph; the model's
+    train and eval modes, its BatchNorm buffers and its parameters' ``.grad`` and ``requires_grad`` are what they were,
+    and no gradient of a parameter is computed; the same noise gives the same result; at epsilon 0 and for an empty
+    batch the result is the input.
 
     Args:
         threat: the allowed perturbations.
         options: the fields of the attack's ``Config``.
+
+    Attributes:
+        contained: whether the result is projected onto the ball. An attack that trains with more, such as N-FGSM, says
+            False; evaluation refuses it.
     """
+
+    contained: ClassVar[bool] = True
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(**options)
@@ -110,7 +116,7 @@ class Attack(Component, ABC):
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
             found = contracts.candidates(self, self.search(model, x.detach(), objective, noise), x)
-            return self.threat.project(found, x).detach()
+            return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
 
     @classmethod
     def resolved(cls, config: Any, threat: ThreatModel) -> Any:

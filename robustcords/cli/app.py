@@ -71,7 +71,7 @@ def evaluate(
     recipe: Annotated[str | None, typer.Option(help="With --weights: the recipe that the weights belong to.")] = None,
     weights: Annotated[Path | None, typer.Option(help="With --recipe: a safetensors file.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="So many test images; 0 for all.")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="pgd or autoattack; may be repeated.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="pgd, autoattack or another; may be repeated.")] = None,
     epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
     sanity: Annotated[
         bool, typer.Option("--sanity", help="Check for masked gradients too, on 256 images or --limit.")

@@ -40,8 +40,11 @@ KINDS = {
     "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
     "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
     "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),
+    "evaluation_attack": Kind(
+        "robustcords.evaluation.attacks:EVALUATION_ATTACKS", "robustcords.evaluation.attacks.base:EvaluationAttack"
+    ),
 }
-"""The tables of a recipe that name a component."""
+"""What a recipe names components of: a table each, but for ``evaluation.attacks``, which is a list of tables."""
 
 ADAPTER = "robustcords.selection.cords.adapter"
 """The module that makes a selector of a CORDS strategy."""

@@ -1,4 +1,4 @@
-"""How accurate a model is on images as they are, under PGD, and under AutoAttack.
+"""How accurate a model is on images as they are, and under attacks.
 
 An example counts as robust only if the model classifies it correctly as it is and after every attack; one that is
 misclassified as it is counts as broken, and no attack is spent on it. Logits that are no numbers are a wrong answer.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
 from robustcords.data.images import Images
@@ -20,8 +19,16 @@ from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError
 from robustcords.evaluation import ledger
 from robustcords.evaluation.config import EvaluationConfig
-from robustcords.evaluation.evaluator import Evaluator, classified, share, withstands
+from robustcords.evaluation.evaluator import (
+    Evaluator,
+    classified,
+    cross_entropy_of,
+    refuse_uncontained,
+    share,
+    survivors,
+)
 from robustcords.evaluation.majority import classes_right, largest_share
+from robustcords.evaluation.results import Evaluation
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
@@ -37,7 +44,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     store: Path | None = None,
     on_progress: ledger.Progress | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measures clean accuracy, and robust accuracy under the attacks of ``config``, in float32.
 
     The work is cut into chunks that depend on the number of examples alone and shared out over the processes, so any
@@ -55,43 +62,31 @@ def evaluate(
         on_progress: called as ``on_progress(what, done, total)``, on every process alike.
 
     Returns:
-        JSON values; accuracies are fractions in [0, 1], radii are written as ``"8/255"``:
-        ``clean``, ``examples``, ``sample`` (how images were taken: ``"all"``, ``"first"`` or ``"stratified"``),
-        ``largest_class`` (the largest class's share of them), ``classes_right`` (the number of classes with an image
-        that is classified correctly); with PGD ``pgd`` (radius to accuracy), ``pgd_attack`` ("PGD-50-10"); with
-        AutoAttack ``autoattack`` (radius to accuracy), ``autoattack_examples``, ``autoattack_sample`` (of the images
-        that are evaluated), ``autoattack_largest_class``, ``autoattack_version`` (says what could not run),
-        ``autoattack_attacks``, ``autoattack_after`` (radius to the accuracy after each attack) and
-        ``autoattack_warnings``; and where AutoAttack has fewer images than PGD, ``same_images``, with ``clean`` and
-        ``pgd`` on those.
+        The accuracies, as fractions in [0, 1]; ``to_json()`` of it is what report.json has.
 
     Raises:
-        UserError: there is no image, or PGD's steps cannot reach a radius.
+        UserError: there is no image, or an attack's steps cannot reach a radius.
     """
     try:
         config = config.resolved(threat)
         config.refuse_beyond_range(threat)
     except ValueError as error:
         raise UserError(f"evaluation: {error}") from error
-    if config.pgd and config.pgd.falls_short:
-        raise UserError(f"evaluation: pgd.step_size: {config.pgd.falls_short}")
+    for key, chosen in config.chosen.items():
+        if reason := chosen.options.falls_short:
+            raise UserError(f"evaluation: {key}.{chosen.options.blamed[0]}: {reason}")
     evaluator = Evaluator.start(model, data, config.limit, threat, seed, device, store, on_progress)
     with evaluator.measuring():
-        clean, withstood = evaluator.clean(), {}
-        report: dict[str, Any] = {"clean": share(clean), "examples": evaluator.count, "sample": evaluator.kind}
-        report |= {"largest_class": largest_share(evaluator.labels)}
-        report |= {"classes_right": classes_right(evaluator.labels, clean)}
-        if config.pgd is not None:
-            withstood = evaluator.pgd(config.pgd, clean)
-            report["pgd"] = {radius: share(flags) for radius, flags in withstood.items()}
-            report["pgd_attack"] = f"PGD-{config.pgd.steps}-{config.pgd.restarts}"
-        if config.autoattack is not None:
-            report |= evaluator.autoattack(config.autoattack)
-            places, kind = evaluator.part(config.autoattack.limit)
-            if kind != "all":
-                pgd = {radius: share(flags[places]) for radius, flags in withstood.items()}
-                report["same_images"] = {"clean": share(clean[places]), "pgd": pgd}
-    return report
+        clean = evaluator.clean()
+        measured = {key: attack.run(evaluator, clean) for key, attack in config.build(threat).items()}
+    return Evaluation.of(
+        measured,
+        clean=share(clean),
+        examples=evaluator.count,
+        sample=evaluator.kind,
+        largest_class=largest_share(evaluator.labels),
+        classes_right=classes_right(evaluator.labels, clean),
+    )
 
 
 def robust_accuracy(
@@ -102,6 +97,7 @@ def robust_accuracy(
     seed: int,
     batch_size: int = 256,
     autocast: Autocast = nullcontext,
+    of_training: bool = False,
 ) -> tuple[float, float]:
     """Returns clean and robust accuracy under one attack on cross-entropy, for choosing among checkpoints.
 
@@ -114,16 +110,23 @@ def robust_accuracy(
         seed: of random starts, keyed by an example's number in ``data``. The same seed gives every checkpoint the same.
         batch_size: images a forward pass.
         autocast: makes the precision that the forwards run in.
+        of_training: the attack is looked at, not the model, and so may leave the ball.
 
     Raises:
-        UserError: there is no image.
+        UserError: there is no image, or the attack may leave the ball.
     """
     if len(data) == 0:
         raise UserError("validation: the validation set has no images")
+    if not of_training:
+        refuse_uncontained(attack)
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     inference = Inference(model, autocast, replay=False)  # a look is over before recordings of all its sizes pay
     clean = robust = 0
+
+    def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return attack(inference, x, cross_entropy_of(y), noise)
+
     with evaluation_mode(model), inference.frozen():
         for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):
             if number % collectives.world_size() == collectives.rank():
@@ -131,6 +134,6 @@ def robust_accuracy(
                 noise = Noise(derive(seed, "validation"), rows.to(device))
                 correct = classified(inference, x, y)
                 clean += int(correct.sum())
-                robust += int(withstands(inference, x, y, noise, correct, attack, restarts=1).sum())
+                robust += int(survivors(inference, x, y, noise, correct, attacked).sum())
     total = collectives.sum_over([clean, robust], device if collectives.world_size() > 1 else "cpu")
     return total[0] / len(data), total[1] / len(data)

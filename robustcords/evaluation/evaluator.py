@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,23 @@ from torch.nn.functional import cross_entropy
 
 from robustcords import __version__
 from robustcords.attacks.base import Attack
-from robustcords.attacks.pgd import PGD
-from robustcords.config.schema import Table, format_radius
 from robustcords.data.images import Images
 from robustcords.data.split import SampleKind, sample
+from robustcords.engine.contracts import title
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import Model, evaluation_mode
 from robustcords.engine.precision import exact_float32, full_precision
 from robustcords.errors import UserError
 from robustcords.evaluation import ledger
-from robustcords.evaluation.attacks import autoattack
-from robustcords.evaluation.config import AutoAttackEvaluation, PGDEvaluation
 from robustcords.evaluation.majority import largest_share
+from robustcords.evaluation.results import CLEAN, Measurement
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
+
+if TYPE_CHECKING:
+    from robustcords.evaluation.attacks.base import EvaluationAttack
 
 BATCH = 256
 """Images a forward pass."""
@@ -51,6 +52,7 @@ class Evaluator:
         store: folder for finished chunks, or None.
         identity: what tells this model and these images from others.
         on_progress: is told how far a measurement is.
+        withstood: of each measurement on all images (count,) bool, which were classified correctly.
     """
 
     model: Inference
@@ -63,6 +65,7 @@ class Evaluator:
     store: Path | None
     identity: dict[str, Any]
     on_progress: ledger.Progress | None
+    withstood: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -125,29 +128,8 @@ class Evaluator:
             parts = [classified(self.model, *self.batch(part)) for part in rows.split(BATCH)]
             return torch.cat(parts).long(), []
 
-        return self.run("clean", {}, self.count, work)[0] > 0
-
-    def pgd(self, config: PGDEvaluation, clean: Tensor) -> dict[str, Tensor]:
-        """Returns which images (count,) bool withstand PGD at each radius, by the radius as reports write it.
-
-        Args:
-            config: after `PGDEvaluation.resolved`.
-            clean: (count,) bool, which images are classified correctly as they are.
-        """
-        withstood = {}
-        for epsilon in config.epsilons or []:
-            radius = format_radius(epsilon)
-            threat = self.threat.with_epsilon(epsilon)
-            attack = PGD(threat, steps=config.steps, step_size=config.step_size, random_start="uniform")
-            settings = {"attack": _settings(config), "epsilon": radius}
-
-            def work(rows: Tensor, attack: PGD = attack) -> tuple[Tensor, list[str]]:
-                x, y = self.batch(rows)
-                alive, noise = clean[rows].to(self.device), self.noise("evaluation", rows)
-                return withstands(self.model, x, y, noise, alive, attack, config.restarts).long(), []
-
-            withstood[radius] = self.run(f"PGD {radius}", settings, self.count, work)[0] > 0
-        return withstood
+        self.withstood[CLEAN] = flags = self.run(CLEAN, {}, self.count, work)[0] > 0
+        return flags
 
     @property
     def labels(self) -> Tensor:
@@ -158,52 +140,49 @@ class Evaluator:
         """Returns places in `numbers` that are taken as the images of the whole evaluation were."""
         return sample(self.labels, limit)
 
-    def autoattack(self, config: AutoAttackEvaluation) -> dict[str, Any]:
-        """Returns the entries of AutoAttack at each radius.
+    def measure(
+        self,
+        attack: EvaluationAttack,
+        radius: str | None,
+        settings: dict[str, Any],
+        work: ledger.Work,
+        stages: Sequence[str] = (),
+    ) -> Measurement:
+        """Returns the accuracy under an attack, on as many images as it wants, and keeps which of them withstood it.
 
         Args:
-            config: after `AutoAttackEvaluation.resolved`.
+            attack: what the images are attacked with.
+            radius: as reports write it; None for an attack that has none.
+            settings: everything that the outcomes depend on beside radius, model, images, norm and seed.
+            work: rows (k,) of `numbers` to 1 for an image that withstands the attack and 0 for another, and warnings.
+            stages: of an attack that is a chain of several, these in order; then to how many of them it withstands.
         """
-        places, kind = self.part(config.limit)
-        x, _ = self.batch(torch.arange(1))
-        with torch.no_grad():
-            classes = self.model(x).shape[1]
-        variant = autoattack.variant(config.version, self.autoattack_norm, classes, min(x.shape[-2:]))
-        after, messages = {}, list[str]()
-        for epsilon in config.epsilons or []:
-            radius = format_radius(epsilon)
-            settings = {"attack": variant.name, "epsilon": radius}
-            if kind == "stratified":  # the first so many of other images have the same number, and are others
-                settings["places"] = kind
-
-            def work(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
-                return self._autoattack_chunk(places[rows], epsilon, config.version)
-
-            withstood, warnings = self.run(f"AutoAttack {radius}", settings, len(places), work)
-            after[radius] = {name: share(withstood > number) for number, name in enumerate(variant.attacks)}
-            messages += warnings + autoattack.square_warning(after[radius])
-        return {
-            "autoattack": {radius: accuracies[variant.attacks[-1]] for radius, accuracies in after.items()},
-            "autoattack_examples": len(places),
-            "autoattack_sample": kind,
-            "autoattack_largest_class": largest_share(self.labels[places]),
-            "autoattack_version": variant.name,
-            "autoattack_attacks": list(variant.attacks),
-            "autoattack_after": after,
-            "autoattack_warnings": list(dict.fromkeys(messages)),
+        places, kind = self.part(attack.limit)
+        what = attack.what(radius)
+        settings = {**settings, "epsilon": radius}
+        if kind == "stratified":  # the first so many of other images have the same number, and are others
+            settings["places"] = kind
+        outcomes, warnings = self.run(what, settings, len(places), lambda rows: work(places[rows]))
+        flags = outcomes >= max(1, len(stages))
+        details: dict[str, Any] = {
+            "stages": list(stages),
+            "after": {name: share(outcomes > number) for number, name in enumerate(stages)},
+            "same_images": {name: share(kept[places]) for name, kept in self.withstood.items() if kind != "all"},
+            "warnings": warnings,
         }
-
-    def _autoattack_chunk(self, rows: Tensor, epsilon: float, version: str) -> tuple[Tensor, list[str]]:
-        found, messages = [], list[str]()
-        for part in rows.split(BATCH):
-            x, y = self.batch(part)
-            seed = derive(self.seed, "autoattack", int(self.numbers[part[0]]))
-            withstood, warnings = autoattack.run(
-                self.model, x, y, norm=self.autoattack_norm, epsilon=epsilon, version=version, seed=seed
-            )
-            found.append(withstood)
-            messages += warnings
-        return torch.cat(found), messages
+        if kind == "all":
+            self.withstood[what] = flags
+        return Measurement(
+            attack=attack.name,
+            label=f"{attack.label}{attack.suffix}",
+            what=what,
+            radius=radius,
+            accuracy=share(flags),
+            examples=len(places),
+            sample=kind,
+            largest_class=largest_share(self.labels[places]),
+            **{key: value for key, value in details.items() if value},
+        )
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: ledger.Work) -> tuple[Tensor, list[str]]:
         """Returns what `chunks.run` does, with a ledger of its own for these settings.
@@ -247,15 +226,53 @@ def withstands(
         attack: what to attack with.
         restarts: random starts, at least 1.
         objective_of: labels (B,) to what the attack maximises.
+
+    Raises:
+        UserError: the attack may leave the ball.
+    """
+    refuse_uncontained(attack)
+
+    def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return attack(model, x, objective_of(y), noise)
+
+    for restart in range(restarts):
+        alive = survivors(model, x, y, noise.restart(restart), alive, attacked)
+    return alive
+
+
+def survivors(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    alive: Tensor,
+    attacked: Callable[[Tensor, Tensor, Noise], Tensor],
+) -> Tensor:
+    """Returns (B,) bool: which of the examples ``alive`` are classified correctly after an attack.
+
+    Args:
+        model: as `Model`.
+        x: (B, C, H, W) in [0, 1].
+        y: (B,) labels.
+        noise: for the attack.
+        alive: (B,) bool, which examples to attack; the others are False in the result.
+        attacked: images, labels and noise of a part of them to adversarial images.
     """
     alive = alive.clone()
-    for restart in range(restarts):
-        for rows in alive.nonzero().flatten().split(BATCH):
-            if len(rows) == 0:
-                return alive
-            x_adv = attack(model, x[rows], objective_of(y[rows]), noise.restart(restart)[rows])
-            alive[rows] = classified(model, x_adv, y[rows])
+    for rows in alive.nonzero().flatten().split(BATCH):
+        if len(rows):
+            alive[rows] = classified(model, attacked(x[rows], y[rows], noise[rows]), y[rows])
     return alive
+
+
+def refuse_uncontained(attack: Attack) -> None:
+    """Checks that an attack keeps to the ball, outside of which no accuracy means anything.
+
+    Raises:
+        UserError: it may leave it.
+    """
+    if not attack.contained:
+        raise UserError(f"attack {title(attack)} may leave the ball (contained = False): for training, not evaluation")
 
 
 def classified(model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -268,11 +285,6 @@ def classified(model: Model, x: Tensor, y: Tensor) -> Tensor:
 def share(flags: Tensor) -> float:
     """Returns the share of (n,) bool that is true; 0 of none."""
     return int(flags.sum()) / max(1, len(flags))
-
-
-def _settings(config: Table) -> dict[str, Any]:
-    """Returns an attack's options without the list of radii, which each have a file of their own."""
-    return {key: value for key, value in dict(config).items() if key != "epsilons"}
 
 
 def _identity(model: nn.Module, data: Images, numbers: Tensor) -> dict[str, Any]:

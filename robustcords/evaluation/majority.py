@@ -5,11 +5,12 @@ Such a model withstands every attack, so its robust accuracy is as high as its c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from robustcords.evaluation.results import Evaluation
 
 _ROUNDING = 1e-9
 
@@ -50,7 +51,7 @@ def validation_warning(clean: float, labels: Tensor) -> str | None:
     )
 
 
-def warning(result: Mapping[str, Any]) -> str | None:
+def warning(result: Evaluation) -> str | None:
     """Returns a line on the accuracies that are not above the largest class's share, or None.
 
     A robust accuracy below half of the share is no news: such a model says more than one class, and is not robust.
@@ -58,18 +59,14 @@ def warning(result: Mapping[str, Any]) -> str | None:
     Args:
         result: what `evaluate` returned, or a report's entry, which may lack the shares.
     """
-    share, other = result.get("largest_class"), result.get("autoattack_largest_class")
-    measured = [
-        ("clean", result.get("clean"), share),
-        *((f"{result['pgd_attack']} {radius}", value, share) for radius, value in result.get("pgd", {}).items()),
-        *((f"AutoAttack {radius}", value, other) for radius, value in result.get("autoattack", {}).items()),
-    ]
-    low = [
-        f"{name} {value:.2%} (share {limit:.2%})"
-        for name, value, limit in measured
-        if value is not None and limit is not None and at_most(value, limit) and (name == "clean" or value >= limit / 2)
-    ]
+    low = []
+    for each in result.measurements:
+        value, limit = each.accuracy, each.largest_class
+        if value is None or limit is None or not at_most(value, limit):
+            continue
+        if each.radius is None or value >= limit / 2:
+            low.append(f"{each.label}{f' {each.radius}' if each.radius else ''} {value:.2%} (share {limit:.2%})")
     if not low:
         return None
-    single = "; images of one class alone are classified correctly" if result.get("classes_right") == 1 else ""
+    single = "; images of one class alone are classified correctly" if result.classes_right == 1 else ""
     return f"not above the largest class's share, which always saying one class reaches: {', '.join(low)}{single}"

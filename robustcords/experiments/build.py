@@ -22,7 +22,6 @@ from robustcords.data.images import Images
 from robustcords.data.loading import loaded
 from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, nearest
-from robustcords.evaluation.config import ATTACKS
 from robustcords.losses.base import Loss
 from robustcords.methods.base import Method
 from robustcords.methods.efforts.base import Effort
@@ -112,8 +111,7 @@ def _refuse_larger_than_images(recipe: Recipe, images: Images) -> None:
         return
     diameter, own = recipe.threat.diameter(math.prod(images.shape)), recipe.threat.epsilon
     named = {"threat.epsilon": [own]}
-    for name in ATTACKS:
-        named[f"evaluation.{name}.epsilons"] = list(getattr(getattr(recipe.evaluation, name), "epsilons", None) or [])
+    named |= {f"evaluation.{key}.epsilons": each.options.radii for key, each in recipe.evaluation.chosen.items()}
     for key, radii in named.items():
         for radius in radii:
             if radius >= diameter and not (own < diameter and radius <= 2 * own * (1 + 1e-9)):

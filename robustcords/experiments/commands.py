@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from robustcords.config import registry
 from robustcords.config.schema import format_radius, parse_radius
 from robustcords.engine.inference import Inference
 from robustcords.errors import UserError, nearest
-from robustcords.evaluation.config import ATTACKS, AutoAttackEvaluation, EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
+from robustcords.evaluation.config import EvaluationConfig, FurtherAttack
+from robustcords.evaluation.results import SHORT_FORMS, Evaluation
 from robustcords.evaluation.sanity.checks import IMAGES, Sanity
 from robustcords.experiments import build, report_output
 from robustcords.experiments.environment import environment
 from robustcords.experiments.run import plain, session, test
 from robustcords.recipe.recipe import Recipe, load
+from robustcords.report.run_report import Environment, Report, summarise
+from robustcords.report.runs import environment_of, rows_of
 from robustcords.report.selection import SelectionSummary, summarise_selection
-from robustcords.report.summary import summarise
 from robustcords.runtime import collectives
 from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory
@@ -36,8 +40,8 @@ class Choice:
 
     Attributes:
         limit: so many test images, taken as by ``evaluation.limit``; None as the recipe says, 0 all.
-        attacks: of ``"pgd"`` and ``"autoattack"``; empty as the recipe says.
-        epsilons: radii for all of them; empty as the recipe says.
+        attacks: names of attacks, with the options that the recipe gives them; empty as the recipe says.
+        epsilons: radii for all of them that have any; empty as the recipe says.
         sanity: whether to check for masked gradients too.
     """
 
@@ -57,38 +61,47 @@ class Choice:
             threat: the recipe's.
 
         Raises:
-            UserError: an attack or a radius that there is not, or that PGD's steps do not reach.
+            UserError: an attack or a radius that there is not, or that an attack's steps do not reach.
         """
-        for name in self.attacks:
-            if name not in ATTACKS:
-                raise UserError(f"--attack {name}: unknown{nearest(name, ATTACKS)}")
-        chosen = dict(config)
         if self.limit is not None:
-            chosen["limit"] = self.limit
+            config = config.model_copy(update={"limit": self.limit})
         if self.attacks:
-            chosen["pgd"] = (config.pgd or PGDEvaluation()) if "pgd" in self.attacks else None
-            wanted = "autoattack" in self.attacks
-            chosen["autoattack"] = (config.autoattack or AutoAttackEvaluation()) if wanted else None
+            config = config.model_copy(update=self._named(config))
         try:
             if self.epsilons:
                 radii = [parse_radius(text) for text in self.epsilons]
                 threat.check_radius(max(radii))
-                for name in ATTACKS:
-                    if chosen[name]:
-                        options = {**dict(chosen[name]), "epsilons": radii}
-                        if name == "pgd" and options["step_size"] == _follows(chosen[name], threat):
-                            del options["step_size"]
-                        chosen[name] = type(chosen[name])(**options)
-            applied = EvaluationConfig(**chosen).resolved(threat)
-        except (ValidationError, ValueError) as error:
-            reason = (
-                error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
-            )
-            raise UserError(f"--epsilon {' '.join(self.epsilons)}: {reason}") from error
-        if applied.pgd and applied.pgd.falls_short:
-            text = f"evaluation.pgd.step_size = {format_radius(applied.pgd.step_size or 0)}: {applied.pgd.falls_short}"
-            raise UserError(f"{text}; change it by --set evaluation.pgd.step_size=...")
+                config = config.with_options({key: a.options.at(radii, threat) for key, a in config.chosen.items()})
+            applied = config.resolved(threat)
+        except ValueError as error:
+            raise UserError(f"--epsilon {' '.join(self.epsilons)}: {_reason(error)}") from error
+        for key, attack in applied.chosen.items():
+            if reason := attack.options.falls_short:
+                place, value = f"evaluation.{key}", getattr(attack.options, option := attack.options.blamed[0])
+                shown = format_radius(value) if isinstance(value, float) else value
+                change = f"{place}.{option}" if key in SHORT_FORMS else "evaluation.attacks"
+                raise UserError(f"{place}.{option} = {shown}: {reason}; change it by --set {change}=...")
         return applied
+
+    def _named(self, config: EvaluationConfig) -> dict[str, Any]:
+        """Returns the attacks of the table that are named, and those that are not in it with their own options.
+
+        Raises:
+            UserError: there is no such attack.
+        """
+        further = [attack for attack in config.attacks if attack.name in self.attacks]
+        known = {*registry.names("evaluation_attack"), *(attack.name for attack in config.attacks)}
+        for name in dict.fromkeys(self.attacks):
+            if name not in known and ":" not in name:
+                raise UserError(f"--attack {name}: unknown{nearest(name, sorted(known))}")
+            if name not in SHORT_FORMS and name not in {attack.name for attack in further}:
+                try:
+                    further.append(FurtherAttack.model_validate({"name": name}))
+                except (UserError, ValueError) as error:
+                    raise UserError(f"--attack {name}: {_reason(error)}") from error
+        defaults = EvaluationConfig()
+        short = {name: getattr(config, name) or getattr(defaults, name) for name in SHORT_FORMS if name in self.attacks}
+        return {**dict.fromkeys(SHORT_FORMS), **short, "attacks": further}
 
     def checks(self, recipe: Recipe, config: EvaluationConfig) -> Sanity | None:
         """Returns what to check for masked gradients, at the first radius given or else the recipe's; None for nothing.
@@ -120,7 +133,7 @@ def evaluate(
     overrides: Sequence[str],
     choice: Choice,
     output: Path | None,
-) -> dict[str, Any]:
+) -> Report:
     """Evaluates a run's weights, or a recipe with a weights file; returns a report and writes it where asked.
 
     Args:
@@ -146,6 +159,8 @@ def evaluate(
         report_output.check(output, directory)
     own = directory if directory and output and report_output.is_own(output, directory) else None
     files = _weights(directory, weights, config)
+    # Before anything is measured, as one of the files may be damaged.
+    of_run = (environment_of(directory), rows_of(directory), directory.selections()) if directory else None
     with session(loaded) as work:
         images = build.data(loaded.model_copy(update={"evaluation": config}))
         work.say_notes(images)
@@ -153,14 +168,14 @@ def evaluate(
         loaded = build.settled(loaded, layout)
         if own:
             report_output.check_addition(own, loaded, config, sanity, files, images.test)
-        results = {}
+        results: dict[str, Evaluation] = {}
         with work.interruption:
             for name, path in files.items():
                 build.load_weights(model, path)
                 store = _store(directory, name)
                 results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
-        around = directory.environment() if directory else environment(loaded, work.accelerator)
-        rows, selections = (directory.rows(), directory.selections()) if directory else ([], [])
+        around = of_run[0] if of_run else Environment(**environment(loaded, work.accelerator))
+        rows, selections = of_run[1:] if of_run else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results, build.cautions(loaded))
         if own and collectives.is_main():
             report_output.add(own, loaded, config, results)
@@ -169,9 +184,10 @@ def evaluate(
     return report
 
 
-def _follows(pgd: PGDEvaluation, threat: ThreatModel) -> float | None:
-    """Returns the step size that would follow from the threat model, were none given."""
-    return pgd.model_copy(update={"step_size": None}).resolved(threat).step_size
+def _reason(error: Exception) -> str:
+    """Returns what is wrong in a line."""
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return text.removeprefix("Value error, ")
 
 
 def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:

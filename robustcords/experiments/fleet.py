@@ -19,6 +19,7 @@ from rich.table import Table
 from robustcords.errors import UserError
 from robustcords.experiments.run import differences, finished
 from robustcords.recipe.recipe import Recipe, dump, load
+from robustcords.report.run_report import Report
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board, duration
 from robustcords.storage.files import write_atomic
@@ -276,11 +277,9 @@ def failures(jobs: Sequence[Job]) -> list[str]:
 
 def _result(path: Path) -> str:
     """Returns a finished run's accuracies in a few words."""
-    evaluation = RunDirectory(path).read_report()["evaluation"]
+    evaluation = Report.read(RunDirectory(path).report).evaluation
     if not evaluation:  # of "best" alone, without validation
         return "nothing evaluated"
     name, result = list(evaluation.items())[-1]
-    parts = [f"clean {result['clean']:.1%}"]
-    parts += [f"PGD {radius} {value:.1%}" for radius, value in result.get("pgd", {}).items()]
-    parts += [f"AutoAttack {radius} {value:.1%}" for radius, value in result.get("autoattack", {}).items()]
+    parts = [f"{each.what} {each.accuracy:.1%}" for each in result.measurements if each.accuracy is not None]
     return f"{name}: {', '.join(parts)}"

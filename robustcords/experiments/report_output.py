@@ -10,17 +10,16 @@ from robustcords.config.schema import format_radius
 from robustcords.data.images import Images
 from robustcords.data.split import sample
 from robustcords.errors import UserError, unwritable
-from robustcords.evaluation.config import ATTACKS, EvaluationConfig
+from robustcords.evaluation.config import EvaluationConfig
+from robustcords.evaluation.results import SHORT_FORMS, Evaluation
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments.run import CHANGEABLE, changed_keys, plain, write_report
 from robustcords.recipe.recipe import Recipe, load
+from robustcords.report.run_report import Report
 from robustcords.report.runs import load_run
 from robustcords.report.tables import MARK, markdown
-from robustcords.storage.files import check_writable, parse_json, write_atomic, write_json
+from robustcords.storage.files import check_writable, parse_json, write_atomic
 from robustcords.storage.run_directory import RunDirectory
-
-_TAKEN = {"pgd": ("examples", "sample"), "autoattack": ("autoattack_examples", "autoattack_sample")}
-"""Which entries of a report say of how many images an attack's figures are, and how those were taken."""
 
 _WHERE = {"epsilons", "limit"}
 """The keys of an attack that are not how it is run."""
@@ -99,66 +98,69 @@ def check_addition(
     if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
         refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
     report = load_run(directory.path).report
-    tables = _tables(recipe, config)
+    told, tables = report.recipe.tables.get("evaluation", {}), _tables(recipe, config)
     rows, kind = sample(test.labels, config.limit)
-    taken = {"pgd": (len(rows), kind)}
-    if config.autoattack:
-        part, kind = sample(test.labels.cpu()[rows], config.autoattack.limit)
-        taken["autoattack"] = (len(part), kind)
     for name in weights:
-        found = report["evaluation"].get(name, {})
-        for attack in ATTACKS:
-            table = getattr(config, attack)
-            if table is None or not (_radii(table) - found.get(attack, {}).keys()):
+        found = report.evaluation.get(name)
+        for key, attack in config.build(recipe.threat).items():
+            known = found.under(attack.title) if found else []
+            wanted = {attack.what(format_radius(radius)) for radius in attack.config.radii} or {attack.what(None)}
+            if not wanted - {each.what for each in known}:
                 continue  # nothing is added
-            limit, kind = taken[attack]
-            counted, known = _TAKEN[attack]
-            measured = found.get(counted) or limit
-            if limit != measured:
-                refuse(f"has {name} weights on {measured} images, not {limit}")
-            if kind == "stratified" and found.get(counted) and found.get(known) != kind:
-                refuse(f"has {name} weights on the first {measured} images, which are not all classes'")
-            told, asked = report["recipe"].get("evaluation", {}).get(attack), tables[attack]
-            if told and (other := [key for key in asked if key not in _WHERE and told.get(key) != asked[key]]):
-                refuse(f"has {attack} with other settings ({', '.join(other)})")
-        checked = (found.get("sanity") or {}).get("examples", 0)
+            limit, taken, measured = len(rows), kind, found.measurements[0] if found else None
+            if hasattr(attack.config, "limit"):  # then it need not be of all images that are evaluated
+                part, taken = sample(test.labels.cpu()[rows], attack.limit)
+                limit, measured = len(part), known[0] if known else None
+            if measured and measured.examples != limit:
+                refuse(f"has {name} weights on {measured.examples} images, not {limit}")
+            if measured and taken == "stratified" and measured.sample != taken:
+                refuse(f"has {name} weights on the first {measured.examples} images, which are not all classes'")
+            if other := _otherwise(told, tables, key, bool(known)):
+                refuse(f"has {attack.name} with other settings ({', '.join(other)})")
+        checked = found.sanity.examples if found and found.sanity else 0
         if sanity and checked > min(sanity.limit or len(test), len(test)):
             refuse(f"has {name} weights checked on {checked} images")
 
 
-def add(
-    directory: RunDirectory, recipe: Recipe, config: EvaluationConfig, results: Mapping[str, Mapping[str, Any]]
-) -> None:
+def _otherwise(told: Mapping[str, Any], tables: Mapping[str, Any], key: str, known: bool) -> list[str]:
+    """Returns the options in which an attack differs from how a report says that it was run; see `_entries`."""
+    own, asked = _entries(told), _entries(tables)[key]
+    if key in SHORT_FORMS:
+        alike = [own[key]] if key in own else []
+    else:
+        alike = [each for each in own.values() if known and each.get("name") == asked["name"]]
+    differing = [[k for k in asked if k not in _WHERE and each.get(k) != asked[k]] for each in alike]
+    return min(differing, key=len, default=[])
+
+
+def _entries(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the tables of the attacks in a recipe's evaluation, by their keys in it."""
+    short = {name: evaluation[name] for name in SHORT_FORMS if evaluation.get(name)}
+    return short | {f"attacks[{number}]": each for number, each in enumerate(evaluation.get("attacks", []))}
+
+
+def add(directory: RunDirectory, recipe: Recipe, config: EvaluationConfig, results: Mapping[str, Evaluation]) -> None:
     """Adds an evaluation to a run's own report: radii and attacks that it lacks, and checks for masked gradients.
 
     Args:
         directory: of the run, after `check_addition`.
         recipe: that of the run with ``--set``.
         config: what was measured.
-        results: weights to what `robustcords.evaluation.evaluate.evaluate` returned, and ``sanity``.
+        results: weights to what was measured of them.
     """
-    report = directory.read_report()
-    told, tables = report["recipe"].setdefault("evaluation", {}), _tables(recipe, config)
+    report = Report.read(directory.report)
+    told = dict(report.recipe.tables.get("evaluation", {}))
+    for key, table in _entries(tables := _tables(recipe, config)).items():
+        if key in SHORT_FORMS:
+            told[key] = told.get(key) or table
+        elif not told.get("attacks") or _otherwise(told, tables, key, known=True):
+            told["attacks"] = [*told.get("attacks", []), table]
+    evaluation = dict(report.evaluation)
     for name, result in results.items():
-        found = report["evaluation"].setdefault(name, dict(result))
-        for attack in ATTACKS:
-            added = {key: value for key, value in result.items() if key.startswith(attack)}
-            for key, value in added.items():
-                if isinstance(value, Mapping):
-                    found[key] = {**value, **found.get(key, {})}
-                elif key == "autoattack_warnings":
-                    found[key] = list(dict.fromkeys([*found.get(key, []), *value]))
-                else:
-                    found.setdefault(key, value)
-            if added and not told.get(attack):
-                told[attack] = tables[attack]
-        if "sanity" in result:
-            found["sanity"] = result["sanity"]
-    write_report(directory, report)
-
-
-def _radii(table: Any) -> set[str]:
-    return {format_radius(epsilon) for epsilon in table.epsilons}
+        evaluation[name] = evaluation[name].with_more(result) if name in evaluation else result
+    whole = {**report.to_json(), "evaluation": {name: entry.to_json() for name, entry in evaluation.items()}}
+    whole["recipe"] = {**report.recipe.tables, "evaluation": told}
+    write_report(directory, Report.from_json(whole, directory.report))
 
 
 def _tables(recipe: Recipe, config: EvaluationConfig) -> dict[str, Any]:
@@ -166,12 +168,12 @@ def _tables(recipe: Recipe, config: EvaluationConfig) -> dict[str, Any]:
     return dict(plain(recipe.model_copy(update={"evaluation": config}))["evaluation"])
 
 
-def write(output: Path, report: dict[str, Any]) -> None:
+def write(output: Path, report: Report) -> None:
     """Writes a report of its own as its name says: as Markdown or as JSON."""
     if output.suffix == ".md":
         write_atomic(output, markdown(report))
     else:
-        write_json(output, report)
+        report.write(output)
 
 
 def refuse_taken(output: Path) -> None:

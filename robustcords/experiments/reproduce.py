@@ -202,7 +202,7 @@ def _equal_time(made: Plan, row: Row, seed: int, workshop: Fleet) -> int | None:
     if (there := _machine(longest)) != (here := _machine(epoch)):
         what = f"{longest.path.name} was timed on {there}, an epoch of {row.id} on {here}"
         workshop.board.say(f"{made.name(row, seed)}: {what}: not the same time")
-    return max(1, round(_seconds(longest) / _seconds(epoch) * int(epoch.report["training"]["epochs"])))
+    return max(1, round(_seconds(longest) / _seconds(epoch) * epoch.report.training.epochs))
 
 
 def _sibling(made: Plan, row: Row, seed: int) -> Run | None:
@@ -220,8 +220,8 @@ def _sibling(made: Plan, row: Row, seed: int) -> Run | None:
 
 
 def _machine(run: Run) -> str:
-    place = run.report["environment"]
-    return f"{place['device']} ({place['world_size']} x {place['threads']} threads)"
+    place = run.report.environment
+    return f"{place.device} ({place.world_size} x {place.threads} threads)"
 
 
 def _timed(made: Plan, row: Row, seed: int, workshop: Fleet) -> Run:

@@ -16,15 +16,17 @@ from robustcords.config.schema import roles
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
-from robustcords.errors import Interrupted, RunError, UserError, one_line
+from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
+from robustcords.evaluation.results import Evaluation
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
 from robustcords.experiments.environment import environment
 from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.grouping import flat
-from robustcords.report.summary import summarise
+from robustcords.report.run_report import Report, summarise
+from robustcords.report.runs import environment_of, rows_of
 from robustcords.report.tables import markdown
 from robustcords.runtime import collectives
 from robustcords.runtime.interruption import Interruption
@@ -32,7 +34,7 @@ from robustcords.runtime.profiler import Profiler
 from robustcords.runtime.progress import Display
 from robustcords.runtime.watchdog import Watch
 from robustcords.storage import run_directory
-from robustcords.storage.files import write_atomic, write_json
+from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
@@ -107,7 +109,7 @@ def _reason(error: BaseException, watch: Watch, interruption: Interruption) -> E
 
 def run(
     recipe: Recipe, name: str, output: Path | None = None, resume: bool = False, profile: bool = False
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Report]:
     """Trains, evaluates and reports; returns the run directory and the report.
 
     Args:
@@ -132,7 +134,7 @@ def run(
         path = collectives.decide_together(lambda: _existing(recipe, name, output, resume))
         if path and finished(path, recipe):
             work.display.say(f"{path} is finished; nothing to do")
-            return path, _report(RunDirectory(path))
+            return path, Report.read(RunDirectory(path).report)
         if path:
             claim(path)
         with work.accelerator.main_process_first():
@@ -152,6 +154,7 @@ def run(
         collectives.barrier()
         directory.start(dump(recipe), environment(recipe, work.accelerator))
         collectives.barrier()
+        environment_of(directory)  # better now than when the report is made, after training
         trainer.run = directory
         if profile and directory.writes:
             trainer.profiler = Profiler(path / "profile", work.accelerator.device, work.display)
@@ -159,9 +162,7 @@ def run(
             return path, _run_in(directory, recipe, images, trainer, work)
 
 
-def _run_in(
-    directory: RunDirectory, recipe: Recipe, images: build.Data, trainer: Trainer, work: Session
-) -> dict[str, Any]:
+def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer: Trainer, work: Session) -> Report:
     """Trains, evaluates and reports in a directory that is ready for it; returns the report."""
     number = collectives.world_size()
     shared = f", {number} processes" if number > 1 else ""
@@ -177,26 +178,25 @@ def _run_in(
         )
     trainer.fit()
     collectives.barrier()
-    results: dict[str, Any] = {}
+    results: dict[str, Evaluation] = {}
     for which in recipe.evaluation.checkpoints:
         if which == "best" and trainer.progress.best is None:
             continue
         build.load_weights(trainer.model, directory.weights(which))
         store = directory.path / "evaluation" / which
         results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
-    report = summarise(
-        plain(recipe), directory.environment(), directory.rows(), directory.selections(), results, warnings
-    )
+    around, rows = environment_of(directory), rows_of(directory)
+    report = summarise(plain(recipe), around, rows, directory.selections(), results, warnings)
     if work.accelerator.is_main_process:
         write_report(directory, report)
     collectives.barrier()
     return report
 
 
-def write_report(directory: RunDirectory, report: dict[str, Any]) -> None:
+def write_report(directory: RunDirectory, report: Report) -> None:
     """Writes the report for people, then the one for programs, which makes the run a finished one."""
     write_atomic(directory.path / "report.md", markdown(report))
-    write_json(directory.report, report)
+    report.write(directory.report)
 
 
 def test(
@@ -208,11 +208,8 @@ def test(
     store: Path | None = None,
     label: str = "evaluation",
     sanity: Sanity | None = None,
-) -> dict[str, Any]:
-    """Returns clean, PGD and AutoAttack accuracy of a model on the test set, showing progress.
-
-    With ``sanity`` the result has its checks for masked gradients too, as ``sanity``.
-    """
+) -> Evaluation:
+    """Returns what a model reaches on the test set, showing progress; with ``sanity``, its checks too."""
     with work.display.task(label) as update:
 
         def on_progress(what: str, done: int, total: int) -> None:
@@ -230,7 +227,7 @@ def test(
         }
         result = evaluate(network, images.test, config, recipe.threat, **around)
         if sanity is not None:
-            result["sanity"] = sanity.check(network, images.test, **around)
+            result = result.model_copy(update={"sanity": sanity.check(network, images.test, **around)})
         return result
 
 
@@ -289,17 +286,3 @@ def differences(own: Recipe, recipe: Recipe) -> list[str]:
 def finished(path: Path, recipe: Recipe) -> bool:
     """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
     return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml", of_run=True).train.epochs
-
-
-def _report(directory: RunDirectory) -> dict[str, Any]:
-    """Returns the finished run's report.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    report = directory.read_report()
-    try:
-        markdown(report)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{directory.report}: damaged: not a report ({one_line(error)})") from error
-    return report

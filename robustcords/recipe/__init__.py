@@ -1,7 +1,6 @@
 """Recipes: TOML in, a checked `Recipe` out."""
 
 from robustcords.recipe.recipe import (
-    EvaluationConfig,
     LoggingConfig,
     Recipe,
     TrainConfig,
@@ -12,4 +11,4 @@ from robustcords.recipe.recipe import (
     shipped,
 )
 
-__all__ = ["EvaluationConfig", "LoggingConfig", "Recipe", "TrainConfig", "dump", "find", "load", "parse", "shipped"]
+__all__ = ["LoggingConfig", "Recipe", "TrainConfig", "dump", "find", "load", "parse", "shipped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from pydantic_core import PydanticCustomError
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
 from robustcords.errors import UserError, nearest
-from robustcords.evaluation.config import EvaluationConfig
 from robustcords.recipe import agreement, layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.recipe.short_forms import SHORT_FORMS
@@ -22,12 +22,13 @@ from robustcords.training.config import LoggingConfig, TrainConfig
 
 if TYPE_CHECKING:
     from robustcords.data.base import DataConfig
+    from robustcords.evaluation.config import EvaluationConfig
     from robustcords.selection.base import StrategyConfig
     from robustcords.threats.base import ThreatModel
 else:  # these modules import torch; a recipe imports them when it is checked, and help never does
-    DataConfig = StrategyConfig = ThreatModel = Table
+    DataConfig = EvaluationConfig = StrategyConfig = ThreatModel = Table
 
-__all__ = ["EvaluationConfig", "LoggingConfig", "Recipe", "TrainConfig", "dump", "load", "parse", "shipped"]
+__all__ = ["LoggingConfig", "Recipe", "TrainConfig", "dump", "load", "parse", "shipped"]
 
 DEFAULTS = {
     "attack": {"name": "pgd"},
@@ -40,7 +41,7 @@ DEFAULTS = {
 }
 """What is used where a recipe names nothing: standard adversarial training (Madry et al. 2018) on the full data."""
 
-TABLES = {
+TABLES: dict[tuple[str | int, ...], str] = {
     ("train",): "robustcords.training.config:TrainConfig",
     ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
     ("train", "dynamics"): "robustcords.training.callbacks.dynamics:DynamicsConfig",
@@ -48,6 +49,9 @@ TABLES = {
     ("logging",): "robustcords.training.config:LoggingConfig",
 }
 """The tables that name no component, and the classes that check them, imported when a recipe is."""
+
+LISTS: dict[tuple[str | int, ...], str] = {("evaluation", "attacks"): "evaluation_attack"}
+"""The lists of tables that each name a component, and of which kind."""
 
 
 class Recipe(Table):
@@ -160,7 +164,8 @@ def _components(table: Table, above: str = "") -> Iterator[agreement.Part]:
 
 def _conflict(reason: str, *keys: str) -> PydanticCustomError:
     """Returns the error that the first of some keys disagrees with the others."""
-    return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": [key.split(".") for key in keys]})
+    paths = [[int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", key)] for key in keys]
+    return PydanticCustomError("conflict", "{reason}", {"reason": reason, "keys": paths})
 
 
 def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Recipe:
@@ -181,7 +186,7 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     if "seed" in tables:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
-        checked["evaluation"] = EvaluationConfig(**{**dict(checked["evaluation"]), "checkpoints": ["last"]})
+        checked["evaluation"] = checked["evaluation"].model_copy(update={"checkpoints": ["last"]})
     threat = checked["threat"]
     for kind in ("attack", "effort"):
         checked[kind] = find(kind, checked[kind].name).resolved(checked[kind], threat)
@@ -219,15 +224,18 @@ def _refuse_weak(recipe: Recipe) -> None:
             recipe.threat.check_radius(max(values))
         except ValueError as error:
             raise _conflict(str(error), key, "threat.norm") from None
-    if recipe.evaluation.pgd and (reason := recipe.evaluation.pgd.falls_short):
-        keys = ("step_size", "steps", "epsilons")
-        raise _conflict(reason, *(f"evaluation.pgd.{key}" for key in keys), "threat.epsilon")
+    for place, attack in recipe.evaluation.chosen.items():
+        if reason := attack.options.falls_short:
+            raise _conflict(reason, *(f"evaluation.{place}.{key}" for key in attack.options.blamed), "threat.epsilon")
 
 
 def _radii(table: Table, above: str) -> Iterator[tuple[str, list[float]]]:
     """Yields the dotted key and the values of everything in a table that is a radius or a step."""
     for key, field in type(table).model_fields.items():
         value = getattr(table, key)
+        if isinstance(value, list):
+            for number, entry in enumerate(value):
+                yield from _radii(_options(entry), f"{above}{key}[{number}].") if isinstance(entry, Table) else ()
         if isinstance(value, Table):
             yield from _radii(value, f"{above}{key}.")
         elif value is not None and is_radius(field.annotation, field.metadata):
@@ -239,7 +247,8 @@ def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserE
     keys = problem.get("ctx", {}).get("keys") or [problem["loc"]]
     value: Any = checked[keys[0][0]]
     for key in keys[0][1:]:
-        value = getattr(value, key)
+        value = value[key] if isinstance(key, int) else getattr(value, key)
+        value = _options(value)
     reason = problem["msg"] if problem["type"] == "conflict" else f"must be {messages.allowed(Recipe, tuple(keys[0]))}"
     # What was written last is what made them disagree.
     origin = max((tree.at(key) for key in keys), key=lambda item: item.layer).origin
@@ -263,19 +272,19 @@ def _table(key: str, item: Written) -> Any:
     return _checked(registry.imported(TABLES[key,]), item, (key,))
 
 
-def _component(kind: str, item: Written, path: tuple[str, ...]) -> Table:
+def _component(kind: str, item: Written, path: tuple[str | int, ...]) -> Table:
     """Returns the checked table of a component, which is at a path."""
-    config = _config(kind, item, messages.dotted(path))
+    config = _config(kind, item, f"[{messages.dotted(path)}] ")
     return _checked(config, _known(kind, item, config), path)
 
 
 def _config(kind: str, item: Written, shown: str) -> type[Table]:
-    """Returns the ``Config`` of the component that a table, shown by this name, names."""
+    """Returns the ``Config`` of the component that a table names; what its keys are shown after begins messages."""
     key, table = registry.KINDS[kind].key, item.table or {}
     if key not in table:
-        raise _problem(item.origin, f"[{shown}] {key} is missing")
+        raise _problem(item.origin, f"{shown}{key} is missing")
     name = table[key]
-    where = f"[{shown}] {key} = {messages.show(name.plain())}"
+    where = f"{shown}{key} = {messages.show(name.plain())}"
     if not isinstance(name.value, str):
         raise _problem(name.origin, f"{where}: must be a string")
     try:
@@ -331,12 +340,15 @@ def _origin(config: type[Table], key: str) -> type[Any]:
     return next(each for each in reversed(config.__mro__) if key in getattr(each, "model_fields", ()))
 
 
-def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table:
+def _checked(config: type[Table], item: Written, path: tuple[str | int, ...]) -> Table:
     """Checks one table, and first those tables in it that are checked by classes of their own."""
     values, tables = item.plain(), item.table or {}
     for key, below in tables.items():
         if (*path, key) in TABLES and below.table is not None:
             values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
+        if (*path, key) in LISTS and isinstance(below.value, list):
+            entries, place = LISTS[*path, key], (*path, key)
+            values[key] = [_entry(entries, value, below, (*place, n)) for n, value in enumerate(below.value)]
     for key, kind in nested(config).items():
         usual = {name: Written(value, item.origin, 0, 0) for name, value in DEFAULTS.get(kind, {}).items()}
         below = tables.get(key, Written({}, item.origin, 0, 0))
@@ -347,6 +359,22 @@ def _checked(config: type[Table], item: Written, path: tuple[str, ...]) -> Table
     except ValidationError as error:
         blamed, text = messages.explain(error, config, values, path)
     raise _problem(item.at(blamed[len(path) :]).origin, text)
+
+
+def _entry(kind: str, value: Any, written: Written, path: tuple[str | int, ...]) -> Any:
+    """Returns a table of a list of components, its options checked; anything but a table as it is."""
+    if not isinstance(value, dict):
+        return value
+    name = registry.KINDS[kind].key
+    table = {key: Written(item, written.origin, written.layer, written.since) for key, item in value.items()}
+    config = _config(kind, replace(written, value=table), f"{messages.place(path)}.")
+    options = {key: item for key, item in table.items() if key != name}
+    return {name: value[name], "options": _checked(config, replace(written, value=options), path)}
+
+
+def _options(value: Any) -> Any:
+    """Returns the options of a table of a list of components; anything else as it is."""
+    return value.options if isinstance(getattr(value, "options", None), Table) else value
 
 
 def _problem(origin: str, text: str) -> UserError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from robustcords.evaluation.results import CLEAN
 from robustcords.paper.tables import COLUMNS, PaperTable, Row
 from robustcords.report.comparison import training_seconds
 from robustcords.report.comparison_tables import Block, Cell, Grid
@@ -46,7 +47,7 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         if not row.baseline:
             lines.append(["paper", *(_number(printed[column], column) for column in columns), ""])
         seeds = str(len(runs[row.id])) if runs[row.id] else "none"
-        early = any("best" in run.report["evaluation"] for run in runs[row.id])
+        early = any("best" in run.report.evaluation for run in runs[row.id])
         for which in ("last", "best") if early else ("last",):
             ours = {column: _measured(row, runs, column, which) for column in columns}
             name = f"ours, {which} weights" if early else "ours"
@@ -72,14 +73,14 @@ def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def _setting(run: Run) -> str:
     """Returns what makes a run's numbers others than the paper's, whatever the method."""
-    data, model, epochs = run.recipe["data"]["name"], run.recipe["model"]["name"], run.recipe["train"]["epochs"]
+    data, model, epochs = run.recipe.data.name, run.recipe.model.name, run.recipe.train.epochs
     parts = [f"{model} on {data}", f"{epochs} epoch{'s' if epochs != 1 else ''}"]
-    for entry in list(run.report["evaluation"].values())[:1]:
-        parts.append(f"{entry['examples']} test images")
-        if entry.get("pgd"):
-            parts.append(entry["pgd_attack"])
-        if entry.get("autoattack"):
-            parts.append(f"AutoAttack {entry['autoattack_version']} on {entry['autoattack_examples']}")
+    for entry in list(run.report.evaluation.values())[:1]:
+        parts.append(f"{entry.examples} test images")
+        if entry.pgd:
+            parts.append(entry.pgd_attack)
+        if entry.autoattack:
+            parts.append(f"AutoAttack {entry.autoattack_version} on {entry.autoattack_examples}")
     return ", ".join(parts)
 
 
@@ -125,10 +126,10 @@ def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str, which: s
 def _of_run(run: Run, column: str, which: str) -> float | None:
     if column == "seconds_per_epoch":
         seconds = training_seconds(run)
-        return seconds / run.report["training"]["epochs"] if seconds else None
-    entry = run.report["evaluation"].get(which, {})
+        return seconds / run.report.training.epochs if seconds else None
+    entry = run.report.evaluation.get(which)
     attack, _, radius = column.partition(" ")
-    share = entry.get("clean") if attack == "clean" else entry.get(attack, {}).get(radius or _RADIUS)
+    share = entry.accuracy(attack, None if attack == CLEAN else radius or _RADIUS) if entry else None
     return None if share is None else 100 * share
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from robustcords.report.run_report import Row
 from robustcords.report.runs import Run
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart, but for black, which a dark page
@@ -69,13 +70,13 @@ def style(number: int) -> Style:
     return Style(COLORS[number % len(COLORS)], SYMBOLS[number % len(SYMBOLS)], DASHES[number % len(DASHES)])
 
 
-def over_epochs(runs: Iterable[Run], value: Callable[[dict[str, Any]], float | None]) -> dict[int, float]:
+def over_epochs(runs: Iterable[Run], value: Callable[[Row], float | None]) -> dict[int, float]:
     """Returns the mean over runs of a figure of each epoch that has it."""
     found: dict[int, list[float]] = {}
     for run in runs:
         for row in run.rows:
             if (figure := value(row)) is not None:
-                found.setdefault(row["epoch"], []).append(figure)
+                found.setdefault(row.epoch, []).append(figure)
     return {epoch: float(np.mean(values)) for epoch, values in sorted(found.items())}
 
 

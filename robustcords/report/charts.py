@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
-from typing import Any
 
 from robustcords.config.schema import parse_radius
 from robustcords.report import chart
 from robustcords.report.chart import Chart, Section, style
-from robustcords.report.comparison import Comparison, Measure, Method
+from robustcords.report.comparison import Comparison, Measure, Method, accuracies_of
 from robustcords.report.intervals import wilson
+from robustcords.report.run_report import Row, Validation
 
 _LOG_FROM = 8
 """The ratio of the largest to the smallest time from which on the axis is logarithmic."""
@@ -25,7 +25,7 @@ def sections(comparison: Comparison) -> list[Section]:
 
 def deciding_measure(comparison: Comparison) -> Measure | None:
     """Returns AutoAttack at the training radius, else PGD at it, of the ``last`` weights where there are some."""
-    radii = {float(parse_radius(run.recipe["threat"]["epsilon"])) for run in comparison.runs}
+    radii = {float(parse_radius(run.recipe.threat.epsilon)) for run in comparison.runs}
 
     def rank(measure: Measure) -> tuple[bool, bool, bool, int]:
         trained = float(parse_radius(measure.radius)) in radii
@@ -89,9 +89,8 @@ def error_bar(method: Method, measure: Measure) -> tuple[float, float]:
     spread = method.accuracies[measure]
     if spread.std is not None:
         return spread.std * 100, spread.std * 100
-    entry = next(run for run in method.runs if run.seed in spread.values).report["evaluation"][measure.which]
-    count = entry["autoattack_examples"] if measure.what.startswith("AutoAttack") else entry["examples"]
-    low, high = wilson(spread.mean, count)
+    run = next(run for run in method.runs if run.seed in spread.values)
+    low, high = wilson(spread.mean, accuracies_of(run)[measure].examples)
     return (spread.mean - low) * 100, (high - spread.mean) * 100
 
 
@@ -106,10 +105,10 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def curves(comparison: Comparison) -> Section:
     """Returns training loss and validation accuracies over epochs."""
-    kinds = (
-        ("loss", "Training loss", "training loss", 1.0, lambda row: row["train_loss"]),
-        ("clean", "Validation accuracy, clean", "accuracy (%)", 100.0, lambda row: _validation(row, "clean")),
-        ("robust", "Validation accuracy under PGD-10", "accuracy (%)", 100.0, lambda row: _validation(row, "robust")),
+    kinds: tuple[tuple[str, str, str, float, Callable[[Row], float | None]], ...] = (
+        ("loss", "Training loss", "training loss", 1.0, lambda row: row.train_loss),
+        ("clean", "Validation accuracy, clean", "accuracy (%)", 100.0, lambda row: _validation(row).clean),
+        ("robust", "Validation accuracy under PGD-10", "accuracy (%)", 100.0, lambda row: _validation(row).robust),
     )
     captions = {
         "loss": "Mean over seeds. Losses of different names are different quantities.",
@@ -133,8 +132,8 @@ def curves(comparison: Comparison) -> Section:
     return Section("curves", "Learning curves", charts, notes if charts else ["No run has metrics.jsonl."])
 
 
-def _validation(row: Mapping[str, Any], key: str) -> float | None:
-    return (row.get("validation") or {}).get(key)
+def _validation(row: Row) -> Validation:
+    return row.validation or Validation()
 
 
 def fractions(comparison: Comparison) -> Section:

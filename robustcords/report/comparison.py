@@ -10,10 +10,11 @@ from typing import Any
 
 from robustcords.config.schema import parse_radius
 from robustcords.errors import UserError
+from robustcords.evaluation.results import CLEAN, SHORT_FORMS
 from robustcords.report import grouping
 from robustcords.report.cautions import cautions
 from robustcords.report.intervals import Accuracy, Estimate, Spread, difference, ratio
-from robustcords.report.runs import CLEAN, Run, load_run
+from robustcords.report.runs import Run, load_run
 from robustcords.runtime.stopwatch import TRAINING
 
 COSTS = (*TRAINING, "selection")
@@ -28,7 +29,7 @@ class Measure:
         which: the weights, ``"best"`` or ``"last"``.
         attack: ``"clean"``, ``"PGD-50-10"``, ``"AutoAttack standard"``, ...; under l2 ``"l2 PGD-50-10"``.
         radius: as a report writes it; empty for clean images.
-        what: what the evaluation calls it: ``"clean"``, ``"PGD 8/255"`` or ``"AutoAttack 8/255"``.
+        what: what the evaluation calls it: ``"clean"``, ``"PGD 8/255"``, ``"AutoAttack 8/255"``, ...
     """
 
     which: str
@@ -42,11 +43,12 @@ class Measure:
         return f"{self.attack} {self.radius}".strip()
 
     @property
-    def order(self) -> tuple[bool, int, float]:
-        """Sorts ``last`` before ``best``, clean before PGD before AutoAttack, and by radius."""
-        kinds = (CLEAN, "PGD", "AutoAttack")
+    def order(self) -> tuple[bool, int, str, float]:
+        """Sorts ``last`` before ``best``, clean before PGD before AutoAttack before others, and by radius."""
+        kinds = [CLEAN, *SHORT_FORMS.values()]
+        kind = self.what.split(maxsplit=1)[0]
         radius = float(parse_radius(self.radius)) if self.radius else 0.0
-        return self.which == "best", kinds.index(self.what.split(maxsplit=1)[0]), radius
+        return self.which == "best", *((kinds.index(kind), "") if kind in kinds else (len(kinds), self.attack)), radius
 
 
 class Kind(Enum):
@@ -196,7 +198,7 @@ def _unequal_subsets(methods: Sequence[Method]) -> list[str]:
 
 
 def _subset_sizes(method: Method) -> str:
-    sizes = {selection["size"] for run in method.runs for selection in run.report["training"]["selections"]}
+    sizes = {selection.size for run in method.runs for selection in run.report.training.selections}
     return ", ".join(map(str, sorted(sizes)))
 
 
@@ -220,40 +222,34 @@ def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], left_o
             left_out.append(f"{run.path}: left out: the same recipe and seed as {by_seed[run.seed].path}")
         by_seed.setdefault(run.seed, run)
     runs = [by_seed[seed] for seed in sorted(by_seed)]
-    measures = {measure for run in runs for measure in _accuracies(run)}
+    measures = {measure for run in runs for measure in accuracies_of(run)}
     accuracies = {}
     for measure in sorted(measures, key=lambda m: m.order):
-        values = {run.seed: _accuracies(run)[measure].value for run in runs if measure in _accuracies(run)}
+        values = {run.seed: accuracies_of(run)[measure].value for run in runs if measure in accuracies_of(run)}
         accuracies[measure] = Spread(values)
     seconds = {run.seed: found for run in runs if (found := training_seconds(run))}
-    each = {run.seed: seconds[run.seed] / run.report["training"]["epochs"] for run in runs if run.seed in seconds}
+    each = {run.seed: seconds[run.seed] / run.report.training.epochs for run in runs if run.seed in seconds}
     return Method(name, recipe, runs, accuracies, Spread(seconds) if seconds else None, Spread(each) if each else None)
 
 
 def training_seconds(run: Run) -> float | None:
     """Returns a run's training time, selection included; None where it is not known or 0."""
-    seconds = run.report["training"]["seconds"]
+    seconds = run.report.training.seconds
     return sum(seconds.get(phase) or 0.0 for phase in COSTS) or None
 
 
-def _accuracies(run: Run) -> dict[Measure, Accuracy]:
+def accuracies_of(run: Run) -> dict[Measure, Accuracy]:
     """Returns every accuracy that a run's report has."""
     found = {}
-    norm = run.recipe["threat"].get("norm", "linf")
-    prefix = "" if norm == "linf" else f"{norm} "
-    for which, entry in run.report["evaluation"].items():
-        values = [(CLEAN, "", CLEAN, entry["clean"], entry["examples"])]
-        for radius, value in entry.get("pgd", {}).items():
-            name = f"{prefix}{entry['pgd_attack']}"
-            values.append((name, radius, f"PGD {radius}", value, entry["examples"]))
-        for radius, value in entry.get("autoattack", {}).items():
-            name = f"{prefix}AutoAttack {entry['autoattack_version']}"
-            values.append((name, radius, f"AutoAttack {radius}", value, entry["autoattack_examples"]))
-        for attack, radius, what, value, examples in values:
-            if value is not None:
-                known = run.outcomes.get((which, what))
+    prefix = "" if run.recipe.threat.norm == "linf" else f"{run.recipe.threat.norm} "
+    for which, entry in run.report.evaluation.items():
+        for each in entry.measurements:
+            if each.accuracy is not None:
+                known = run.outcomes.get((which, each.what))
                 single = (known.right, known.images) if known else (None, "")
-                found[Measure(which, attack, radius, what)] = Accuracy(value, examples, *single)
+                name = each.name if each.attack == CLEAN else f"{prefix}{each.name}"
+                measure = Measure(which, name, each.radius or "", each.what)
+                found[measure] = Accuracy(each.accuracy, each.examples, *single)
     return found
 
 
@@ -279,5 +275,5 @@ def _differences(method: Method, other: Method) -> dict[Measure, Estimate]:
 
 
 def _by_seed(method: Method, measure: Measure) -> dict[int, Accuracy]:
-    found = {run.seed: _accuracies(run) for run in method.runs}
+    found = {run.seed: accuracies_of(run) for run in method.runs}
     return {seed: accuracies[measure] for seed, accuracies in found.items() if measure in accuracies}

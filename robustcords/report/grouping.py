@@ -40,7 +40,7 @@ def method_of(run: Run) -> dict[str, Any]:
     """Returns what makes a run's method: its recipe without seed, paths, records, evaluation and how it is computed."""
     return {
         key: value
-        for key, value in flat(run.recipe)
+        for key, value in flat(run.recipe.tables)
         if not any(key == name or key.startswith(f"{name}.") for name in _NOT_THE_METHOD)
     }
 
@@ -61,7 +61,7 @@ def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
 
 
 def _computed(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in flat(run.recipe) if _TRAIN.get(key) == "computation"}
+    return {key: value for key, value in flat(run.recipe.tables) if _TRAIN.get(key) == "computation"}
 
 
 def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], list[Run]]]:

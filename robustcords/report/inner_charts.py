@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from html import escape
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from robustcords.report import chart
 from robustcords.report.chart import COLORS, DASHES, PATTERNS, SYMBOLS, Chart, Section, Style, style
 from robustcords.report.comparison import Comparison, Method
+from robustcords.report.run_report import Row
 from robustcords.report.runs import Run
 
 KINDS = ("outlier", "boundary", "robust")
@@ -56,15 +56,16 @@ def dynamics(comparison: Comparison) -> Section:
     return Section("dynamics", title, charts, chart.not_shown(without, "these runs kept no count"))
 
 
-def _counted(source: str, row: Mapping[str, Any]) -> int:
+def _counted(source: str, row: Row) -> int:
     """Returns how many examples of these kinds an epoch counted; another effort's kinds are not shown."""
-    return sum((row.get(source) or {}).get(each, 0) for each in KINDS)
+    counts: dict[str, int] = getattr(row, source) or {}
+    return sum(counts.get(each, 0) for each in KINDS)
 
 
-def _share(source: str, kind: str, row: Mapping[str, Any]) -> float | None:
+def _share(source: str, kind: str, row: Row) -> float | None:
     """Returns a kind's share of what an epoch counted."""
     total = _counted(source, row)
-    return row[source].get(kind, 0) / total if total else None
+    return getattr(row, source).get(kind, 0) / total if total else None
 
 
 def times(comparison: Comparison) -> Section:
@@ -117,9 +118,8 @@ def _parts(runs: Sequence[Run]) -> dict[str, float]:
     """Returns the mean seconds of each part of a run."""
     found = dict.fromkeys(_PARTS, 0.0)
     for run in runs:
-        seconds = {phase: value or 0.0 for phase, value in run.report["training"]["seconds"].items()}
-        told = {phase: seconds.get(phase, 0.0) for phase in found if phase != "rest"}
-        rest = max(0.0, seconds.get("total", 0.0) - sum(told.values()))
+        told = {phase: run.report.training.phases.get(phase, 0.0) for phase in found if phase != "rest"}
+        rest = max(0.0, run.report.training.total - sum(told.values()))
         for phase, value in (*told.items(), ("rest", rest)):
             found[phase] += value / len(runs)
     return found
@@ -181,16 +181,15 @@ def overlaps(runs: Sequence[Run]) -> dict[int, float]:
 
 def _balance(number: int, method: Method) -> Chart | None:
     """Returns a map of classes and epochs; of several seeds the first."""
-    rows = [
-        row for run in method.runs[:1] for row in run.rows if any((row.get("selection") or {}).get("classes") or ())
-    ]
-    if len({len(row["selection"]["classes"]) for row in rows}) != 1:
+    selected = {row.epoch: row.selection.classes for row in method.runs[0].rows if row.selection}
+    balances = {epoch: classes for epoch, classes in selected.items() if classes and any(classes)}
+    if len({len(classes) for classes in balances.values()}) != 1:
         return None
-    counts = np.array([row["selection"]["classes"] for row in rows], dtype=float)
+    counts = np.array(list(balances.values()), dtype=float)
     shares = counts / counts.sum(axis=1, keepdims=True) * counts.shape[1]
     trace = {
         "type": "heatmap",
-        "x": [str(row["epoch"] + 1) for row in rows],
+        "x": [str(epoch + 1) for epoch in balances],
         "y": list(range(counts.shape[1])),
         "z": shares.T.tolist(),
         "customdata": counts.T.tolist(),

@@ -141,7 +141,9 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
         pictures=pictures or Pictures(notes=["No images were asked for."]),
         environments=_environments(comparison),
         differing=_differing(comparison),
-        recipes=[(method.name, tomli_w.dumps(_without_none(method.runs[0].recipe))) for method in comparison.methods],
+        recipes=[
+            (method.name, tomli_w.dumps(_without_none(method.runs[0].recipe.tables))) for method in comparison.methods
+        ],
         sanity=_sanity(comparison),
         symbols=_SYMBOLS,
         dashes=_DASHES,
@@ -160,15 +162,15 @@ def _environments(comparison: Comparison) -> Grid:
     rows = []
     for method in comparison.methods:
         for run in method.runs:
-            place = run.report["environment"]
-            versions = ", ".join(f"{name} {number}" for name, number in place["versions"].items())
-            commit, dirty, _ = (place.get("git_commit") or "").partition("-dirty")
+            place = run.report.environment
+            versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
+            commit, dirty, _ = (place.git_commit or "").partition("-dirty")
             cells = (
                 run.seed,
-                place["device"],
-                place["world_size"],
-                place["threads"],
-                run.recipe["train"].get("precision", ""),
+                place.device,
+                place.world_size,
+                place.threads,
+                run.recipe.train.precision or "",
                 commit[:12] + dirty,
                 versions,
                 run.path,
@@ -192,12 +194,12 @@ def _sanity(comparison: Comparison) -> list[Grid]:
         Grid(
             f"Masked gradients: {method.name}, seed {run.seed}, {which} weights",
             ("check", "result", "what was measured"),
-            [(check["name"], [Cell(check["status"]), Cell(check["finding"])]) for check in entry["sanity"]["checks"]],
+            [(check.name, [Cell(check.status), Cell(check.finding)]) for check in entry.sanity.checks],
         )
         for method in comparison.methods
         for run in method.runs
-        for which, entry in run.report["evaluation"].items()
-        if entry.get("sanity")
+        for which, entry in run.report.evaluation.items()
+        if entry.sanity
     ]
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from robustcords.config.schema import parse_radius
 from robustcords.errors import UserError, one_line
-from robustcords.recipe.short_forms import of_run, written_out
-from robustcords.storage.files import parse_json, read_object
+from robustcords.evaluation.results import Evaluation
+from robustcords.report.run_report import Environment, RecipeTables, Report, Row
+from robustcords.storage.files import parse_json
+from robustcords.storage.run_directory import RunDirectory
 from robustcords.storage.selections import Selection, load_selections
-
-CLEAN = "clean"
 
 
 @dataclass(frozen=True)
@@ -44,27 +40,45 @@ class Run:
         report: report.json.
         rows: the lines of metrics.jsonl; none where that is missing.
         selections: in order of their epochs; none without a selector, or where the folder is missing.
-        outcomes: (``"best"`` or ``"last"``, ``"clean"``, ``"PGD 8/255"`` or ``"AutoAttack 8/255"``) to what is known of
-            single images; none where the folder ``evaluation/`` is missing.
+        outcomes: (``"best"`` or ``"last"``, `Measurement.what`) to what is known of single images; none where the
+            folder ``evaluation/`` is missing.
         notes: what is missing, a line each.
     """
 
     path: Path
-    report: dict[str, Any]
-    rows: Sequence[dict[str, Any]]
+    report: Report
+    rows: Sequence[Row]
     selections: Sequence[Selection]
     outcomes: dict[tuple[str, str], Outcomes]
     notes: Sequence[str] = ()
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """The resolved recipe's tables, as this version writes them."""
-        return of_run(self.report["recipe"])
+    def recipe(self) -> RecipeTables:
+        """The resolved recipe's tables."""
+        return self.report.recipe
 
     @property
     def seed(self) -> int:
         """The recipe's seed."""
-        return int(self.report["recipe"]["seed"])
+        return self.recipe.seed
+
+
+def rows_of(directory: RunDirectory) -> list[Row]:
+    """Returns the epochs' metrics of a run that need not have finished; a last line that is cut short is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    return [Row.from_json(row, directory.metrics, number) for number, row in enumerate(directory.rows(), start=1)]
+
+
+def environment_of(directory: RunDirectory) -> Environment:
+    """Returns what a run was made with.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return Environment.from_json(directory.environment(), directory.path / "environment.json")
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
@@ -94,19 +108,21 @@ def load_run(path: Path) -> Run:
     Raises:
         UserError: the directory has no report, or a file in it is damaged.
     """
-    report = _checked(path / "report.json", read_object(path / "report.json"), _Report)
+    report = Report.read(path / "report.json")
+    if not report.training.epochs:
+        raise UserError(f"{path / 'report.json'}: damaged: training.epochs: input should be greater than 0")
     notes = []
     rows = _rows(path / "metrics.jsonl")
-    if len(rows) != report["training"]["epochs"]:
-        notes.append(f"metrics.jsonl has {len(rows)} of the {report['training']['epochs']} epochs")
+    if len(rows) != report.training.epochs:
+        notes.append(f"metrics.jsonl has {len(rows)} of the {report.training.epochs} epochs")
     selections = load_selections(path / "selections")
-    if not selections and report["training"]["selections"]:
+    if not selections and report.training.selections:
         notes.append("no selections/: overlap is not known")
     outcomes: dict[tuple[str, str], Outcomes] = {}
-    for which, entry in report["evaluation"].items():
-        found, wanted = _outcomes(path / "evaluation" / which, entry), _reported(entry)
+    for which, entry in report.evaluation.items():
+        found = _outcomes(path / "evaluation" / which, entry)
         outcomes |= {(which, what): outcome for what, outcome in found.items()}
-        if missing := [what for what in wanted if what not in found]:
+        if missing := [each.what for each in entry.measurements if each.what not in found]:
             notes.append(f"evaluation/{which}/ does not have the single images' outcomes of {', '.join(missing)}")
     return Run(path, report, rows, selections, outcomes, notes)
 
@@ -137,161 +153,7 @@ def _below(path: Path) -> Iterator[Path]:
         names[:] = sorted(name for name in names if name not in runs and not name.startswith("."))
 
 
-def _radius(text: str | float) -> str | float:
-    """Checks that a radius can be compared with others.
-
-    Raises:
-        ValueError: it is no positive number or fraction.
-    """
-    value = parse_radius(text)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{text!r} is not a radius")
-    return text
-
-
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0)]
-_Some = Annotated[int, Field(gt=0)]
-_Radius = Annotated[str, AfterValidator(_radius)]
-
-
-class _Part(BaseModel):
-    """The part of a file that comparing runs relies on; anything may stand beside it.
-
-    A number that was not finite is null.
-    """
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-
-class _Named(_Part):
-    name: str
-
-
-class _Selector(_Named):
-    fraction: Annotated[float, Field(gt=0, le=1)]
-
-
-class _Threat(_Part):
-    norm: str = "linf"
-    epsilon: Annotated[str | float, AfterValidator(_radius)]
-
-
-class _Train(_Part):
-    epochs: _Some
-
-
-class _Recipe(_Part):
-    seed: int
-    data: _Named
-    model: _Named
-    threat: _Threat
-    attack: _Named
-    loss: _Named
-    selector: _Selector | None = None
-    effort: _Named | None = None
-    train: _Train
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_short_forms(cls, values: Any) -> Any:
-        return written_out(values) if isinstance(values, dict) else values
-
-
-class _Environment(_Part):
-    device: str
-    world_size: int
-    threads: int
-    git_commit: str | None = None
-    versions: dict[str, str]
-
-
-class _Selected(_Part):
-    epoch: _Count
-    size: _Count
-
-
-class _Training(_Part):
-    epochs: _Some
-    seconds: dict[str, _Seconds | None]
-    selections: list[_Selected]
-    warnings: list[str] = []
-
-
-class _Check(_Part):
-    name: str
-    status: str
-    finding: str
-
-
-class _Sanity(_Part):
-    checks: list[_Check]
-
-
-class _Evaluation(_Part):
-    clean: _Share | None
-    largest_class: _Share | None = None
-    classes_right: _Count | None = None
-    examples: _Some
-    pgd: dict[_Radius, _Share | None] = {}
-    pgd_attack: str = ""
-    autoattack: dict[_Radius, _Share | None] = {}
-    autoattack_examples: _Some | None = None
-    autoattack_largest_class: _Share | None = None
-    autoattack_version: str = ""
-    autoattack_attacks: list[str] = []
-    autoattack_warnings: list[str] = []
-    sanity: _Sanity | None = None
-
-    @model_validator(mode="after")
-    def _attacks_are_named(self) -> Self:
-        if self.pgd and not self.pgd_attack:
-            raise ValueError("pgd without pgd_attack")
-        if self.autoattack and not (self.autoattack_version and self.autoattack_examples):
-            raise ValueError("autoattack without autoattack_version and autoattack_examples")
-        return self
-
-
-class _Report(_Part):
-    recipe: _Recipe
-    environment: _Environment
-    training: _Training
-    evaluation: dict[Literal["best", "last"], _Evaluation]
-
-
-class _Chosen(_Part):
-    classes: list[_Count] | None = None
-
-
-class _Row(_Part):
-    epoch: _Count
-    train_loss: float | None
-    seconds: dict[str, _Seconds]
-    counts: dict[str, _Count] | None = None
-    dynamics: dict[str, _Count] | None = None
-    validation: dict[str, _Share] | None = None
-    selection: _Chosen | None = None
-
-
-def _checked(path: Path, content: dict[str, Any], shape: type[_Part], line: int | None = None) -> dict[str, Any]:
-    """Returns the content if it has the shape.
-
-    Raises:
-        UserError: it has not; says where.
-    """
-    try:
-        shape.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        where = f"{path}:{line}" if line else str(path)
-        what = problem["msg"].lower().removeprefix("value error, ")
-        raise UserError(f"{where}: damaged: {key}: {what}") from error
-    return content
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[Row]:
     """Returns the lines of metrics.jsonl; none where there is no such file.
 
     Raises:
@@ -309,27 +171,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             row = dict(parse_json(line))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number}: damaged: not a JSON object ({error})") from error
-        rows.append(_checked(path, row, _Row, number))
+        rows.append(Row.from_json(row, path, number))
     return rows
 
 
-def _reported(entry: dict[str, Any]) -> dict[str, float | None]:
-    """Returns the accuracies of a report's entry, by what the evaluation calls them in its files."""
-    return {
-        CLEAN: entry["clean"],
-        **{f"PGD {radius}": value for radius, value in entry.get("pgd", {}).items()},
-        **{f"AutoAttack {radius}": value for radius, value in entry.get("autoattack", {}).items()},
-    }
-
-
-def _outcomes(folder: Path, entry: dict[str, Any]) -> dict[str, Outcomes]:
+def _outcomes(folder: Path, entry: Evaluation) -> dict[str, Outcomes]:
     """Returns what a folder knows of the single images behind a report's entry.
 
     The folder may hold evaluations with other settings or weights too; those whose accuracy is not the reported one
     are passed over, as are files that are damaged or not finished.
     """
     found = {}
-    reported = _reported(entry)
+    reported = {each.what: each for each in entry.measurements}
     for path in sorted(folder.glob("*.json")):
         try:
             content = parse_json(path.read_bytes())
@@ -337,11 +190,10 @@ def _outcomes(folder: Path, entry: dict[str, Any]) -> dict[str, Outcomes]:
             outcomes = np.array(content["outcomes"], dtype=np.int64)
         except (OSError, ValueError, TypeError, KeyError, OverflowError):
             continue
-        attacks = len(entry.get("autoattack_attacks", [])) if what.startswith("AutoAttack ") else 1
-        examples = entry.get("autoattack_examples") if what.startswith("AutoAttack ") else entry["examples"]
-        right = outcomes >= attacks
         known = reported.get(what)
-        whole = outcomes.shape == (examples,) and bool((outcomes >= 0).all())
-        if whole and known is not None and abs(float(right.mean()) - known) < 1e-12:
+        if known is None or known.accuracy is None or outcomes.shape != (known.examples,) or (outcomes < 0).any():
+            continue
+        right = outcomes >= max(1, len(known.stages))
+        if abs(float(right.mean()) - known.accuracy) < 1e-12:
             found[what] = Outcomes(right, images)
     return found

@@ -96,14 +96,6 @@ class RunDirectory:
                         path.rename(path.with_stem(f"report_after_{len(self.rows())}_epochs"))
             write_atomic(self.recipe, recipe)
 
-    def read_report(self) -> dict[str, Any]:
-        """Returns the finished run's report.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        return read_object(self.report)
-
     def environment(self) -> dict[str, Any]:
         """Returns what `start` was told.
 

@@ -86,13 +86,13 @@ def test_evaluation_under_autoattack_is_pyautoattacks_own(tmp_path: Path):
     report = evaluate(model, ImageSet(x, y, tuple("abcdefghij")), settings, ThreatModel(), seed=9, store=tmp_path)
     kept = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
     (outcomes,) = [each["outcomes"] for each in kept if each["fingerprint"]["what"].startswith("AutoAttack")]
-    assert report["autoattack_version"] == "standard"
+    assert report.autoattack_version == "standard"
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     with torch.random.fork_rng(devices=[]):
         direct = AutoAttack(model, norm="Linf", eps=epsilon, seed=derive(9, "autoattack", 0))
         _, predicted = direct.run_standard_evaluation(x, y, batch_size=COUNT)
-    robust = torch.tensor(outcomes) == len(report["autoattack_attacks"])
+    robust = torch.tensor(outcomes) == len(report.autoattack_attacks)
     assert torch.equal(robust, predicted == y)
-    assert list(report["autoattack"].values()) == [robust.double().mean().item()]
+    assert list(report.autoattack.values()) == [robust.double().mean().item()]
     assert 0 < robust.sum() < COUNT - 1, "the radius does not tell examples apart"

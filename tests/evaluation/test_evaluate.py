@@ -95,23 +95,23 @@ def test_dropping_broken_examples_gives_the_plain_loops_result():
     for restarts, accuracy in expected.items():
         table = pgd_table(steps=2, step_size=0.025, restarts=restarts, epsilons=[0.05])
         report = evaluate(model, data, config(pgd=table), LINF, seed=SEED)
-        assert report["pgd"] == {"0.05": accuracy}
-        assert report["pgd_attack"] == f"PGD-2-{restarts}"
+        assert report.pgd == {"0.05": accuracy}
+        assert report.pgd_attack == f"PGD-2-{restarts}"
 
 
 def test_less_is_computed_once_examples_are_broken():
     model, data = Counting(), image_set(1)
     table = pgd_table(steps=5, step_size=0.5, restarts=50, epsilons=[1.0])
-    assert evaluate(model, data, config(pgd=table), LINF, seed=SEED)["pgd"] == {"1.0": 0.0}
+    assert evaluate(model, data, config(pgd=table), LINF, seed=SEED).pgd == {"1.0": 0.0}
     # One clean pass, and a few restarts of five steps and a look at the result; all 50 would be 301.
     assert model.calls < 100
 
 
 def test_a_tiny_radius_is_clean_accuracy():
     report = evaluate(Counting(), image_set(200), config(pgd=pgd_table(epsilons=[1e-9])), LINF, seed=SEED)
-    assert report["pgd"] == {"1e-09": report["clean"]}
-    assert 0.7 < report["clean"] < 0.9
-    assert report["examples"] == 200
+    assert report.pgd == {"1e-09": report.clean}
+    assert 0.7 < report.clean < 0.9
+    assert report.examples == 200
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -132,8 +132,8 @@ def test_a_linear_model_is_as_robust_as_its_margins(norm: str):
     assert epsilon < 0.29, "the box would matter"
     table = pgd_table(steps=30, step_size=epsilon / 5, epsilons=[epsilon])
     report = evaluate(model, data, config(pgd=table), ThreatModel(norm=norm), seed=SEED)
-    assert report["clean"] == 1.0
-    (accuracy,) = report["pgd"].values()
+    assert report.clean == 1.0
+    (accuracy,) = report.pgd.values()
     assert accuracy == (distance > epsilon).double().mean().item()
 
 
@@ -213,17 +213,17 @@ def test_limits_and_autoattack(tmp_path: Path):
     assert all(module.training for module in model.modules())
     x, y = data.batch(torch.arange(20))
     correct = model.eval()(x).argmax(1) == y
-    assert report["examples"] == 20
-    assert report["clean"] == correct.double().mean().item()
-    assert "pgd" not in report
-    assert report["autoattack_examples"] == 8
-    assert report["autoattack_version"] == "standard (without square, 3 target classes)"
-    assert report["autoattack_attacks"] == ["apgd-ce", "apgd-t", "fab-t"]
-    assert report["autoattack"]["4.0"] == 0.0
-    assert 0 < report["autoattack"]["0.15"] < correct[:8].double().mean().item()
-    after = list(report["autoattack_after"]["0.15"].values())
+    assert report.examples == 20
+    assert report.clean == correct.double().mean().item()
+    assert report.pgd == {}
+    assert report.autoattack_examples == 8
+    assert report.autoattack_version == "standard (without square, 3 target classes)"
+    assert report.autoattack_attacks == ["apgd-ce", "apgd-t", "fab-t"]
+    assert report.autoattack["4.0"] == 0.0
+    assert 0 < report.autoattack["0.15"] < correct[:8].double().mean().item()
+    after = list(report.autoattack_after["0.15"].values())
     assert after == sorted(after, reverse=True)
-    assert after[-1] == report["autoattack"]["0.15"]
+    assert after[-1] == report.autoattack["0.15"]
     model.calls = 0
     assert evaluate(model, data, settings, L2, seed=SEED, store=tmp_path) == report
     assert model.calls == 1, "one pass counts the classes, the rest is in the store"
@@ -240,7 +240,7 @@ def test_logits_that_are_no_numbers_are_wrong():
     model = Counting()
     nn.init.constant_(model.net[5].bias, float("nan"))
     report = evaluate(model, image_set(10), config(pgd=pgd_table()), LINF, seed=0)
-    assert (report["clean"], report["pgd"]) == (0.0, {"0.03": 0.0})
+    assert (report.clean, report.pgd) == (0.0, {"0.03": 0.0})
 
 
 def test_robust_accuracy_counts_what_withstands_the_attack():
@@ -249,7 +249,7 @@ def test_robust_accuracy_counts_what_withstands_the_attack():
     clean, robust = robust_accuracy(model, data, attack, seed=2, batch_size=33)
     assert model.training
     report = evaluate(model, data, config(), LINF, seed=2)
-    assert clean == report["clean"]
+    assert clean == report.clean
     assert 0.1 < robust < clean - 0.1
     again = robust_accuracy(model, data, attack, seed=2, batch_size=100)
     assert again == (clean, robust)
@@ -292,7 +292,7 @@ def both_measures(folder: Path) -> list[Any]:
         on_progress=lambda *step: steps.append(step),
     )
     validation = robust_accuracy(Counting(), data, PGD(ThreatModel(), steps=3), seed=1, batch_size=64)
-    return [report, list(validation), collectives.world_size(), steps[-1]]
+    return [report.to_json(), list(validation), collectives.world_size(), steps[-1]]
 
 
 def worker(rank: int, world: int, folder: Path) -> None:

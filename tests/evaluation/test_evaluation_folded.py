@@ -64,7 +64,7 @@ def outcomes(model, data, folder):
 
 def test_the_same_images_withstand_and_no_batch_norm_runs(network, data, tmp_path, monkeypatch):
     report, plain = outcomes(AsItIs(network), data, tmp_path / "plain")
-    assert report["clean"] > report["pgd"][EPSILON] > 0, "the attack should break some"
+    assert report.clean > report.pgd[EPSILON] > 0, "the attack should break some"
 
     def refuse(*_):
         raise AssertionError("a BatchNorm ran")

@@ -83,7 +83,7 @@ def test_the_same_examples_withstand_and_only_they_are_attacked(data, tmp_path):
     outcomes = {each["fingerprint"]["what"]: torch.tensor(each["outcomes"]) > 0 for each in kept}
     assert torch.equal(outcomes["clean"], history[0])
     assert torch.equal(outcomes[f"PGD {EPSILON}"], history[-1])
-    assert report["pgd"] == {str(EPSILON): alive[-1] / COUNT}
+    assert report.pgd == {str(EPSILON): alive[-1] / COUNT}
     # Each restart takes its steps, and then looks, at those that withstood the ones before.
     assert model.attacked == STEPS * sum(alive[:-1])
     assert model.looked == COUNT + sum(alive[:-1])

@@ -43,18 +43,18 @@ class Always(nn.Module):
 def test_always_saying_one_class_is_right_for_a_third_of_any_sample(label: int):
     config = EvaluationConfig(pgd={"steps": 2, "restarts": 1}, autoattack={"limit": 6}, limit=30)
     found = evaluate(Always(label), by_class(), config, THREAT, seed=0)
-    assert (found["clean"], found["examples"], found["sample"]) == (1 / 3, 30, "stratified")
-    assert (found["autoattack"]["0.02"], found["autoattack_examples"]) == (1 / 3, 6)
-    assert found["autoattack_sample"] == "stratified"
-    assert found["same_images"]["clean"] == found["same_images"]["pgd"]["0.02"] == 1 / 3
-    assert Sanity(THREAT, 12).check(Always(label), by_class(), seed=0)["attacked"] == 4
+    assert (found.clean, found.examples, found.sample) == (1 / 3, 30, "stratified")
+    assert (found.autoattack["0.02"], found.autoattack_examples) == (1 / 3, 6)
+    assert found.autoattack_sample == "stratified"
+    assert found.same_images.clean == found.same_images.pgd["0.02"] == 1 / 3
+    assert Sanity(THREAT, 12).check(Always(label), by_class(), seed=0).attacked == 4
 
 
 def test_with_no_limit_of_its_own_autoattack_has_pgds_images():
     config = EvaluationConfig(pgd={"steps": 2, "restarts": 1}, limit=9)
     found = evaluate(Always(1), by_class(), config, THREAT, seed=0)
-    assert (found["examples"], found["autoattack_examples"], found["autoattack_sample"]) == (9, 9, "all")
-    assert "same_images" not in found
+    assert (found.examples, found.autoattack_examples, found.autoattack_sample) == (9, 9, "all")
+    assert found.same_images is None
 
 
 def folders(root: Path) -> None:

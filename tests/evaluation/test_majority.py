@@ -18,6 +18,7 @@ from robustcords.data.images import ImageSet
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.majority import classes_right, largest_share, warning
+from robustcords.evaluation.results import Evaluation
 from robustcords.losses.sat import SAT
 from robustcords.methods.adversarial import AdversarialTraining
 from robustcords.runtime.progress import Display
@@ -60,14 +61,14 @@ def test_shares_by_hand():
 
 def test_an_evaluation_says_what_one_class_alone_would_reach():
     result = evaluate(Always(1), image_set(3, 5, 2), EvaluationConfig(**CONFIG), ThreatModel(), seed=0)
-    assert (result["clean"], result["pgd"], result["largest_class"], result["classes_right"]) == (
+    assert (result.clean, result.pgd, result.largest_class, result.classes_right) == (
         0.5,
         {"0.1": 0.5},
         0.5,
         1,
     )
     # Of AutoAttack's four images, a sample by class, two are of the second.
-    assert (result["autoattack"], result["autoattack_largest_class"]) == ({"0.1": 0.5}, 0.5)
+    assert (result.autoattack, result.autoattack_largest_class) == ({"0.1": 0.5}, 0.5)
     assert warning(result) == (
         "not above the largest class's share, which always saying one class reaches: clean 50.00% (share 50.00%), "
         "PGD-1-1 0.1 50.00% (share 50.00%), AutoAttack 0.1 50.00% (share 50.00%); images of one class alone are "
@@ -88,16 +89,21 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
     ],
 )
 def test_only_what_is_not_above_the_share_is_told(changes: dict[str, Any], named: list[str]):
-    result = {"clean": 0.9, "pgd": {"8/255": 0.5}, "pgd_attack": "PGD-2-1", "autoattack": {"8/255": 0.45}}
-    result |= {"largest_class": 0.4, "autoattack_largest_class": 0.4, "classes_right": 3, **changes}
-    text = warning(result)
+    result: dict[str, Any] = {
+        "clean": 0.9,
+        "pgd": {"8/255": 0.5},
+        "pgd_attack": "PGD-2-1",
+        "autoattack": {"8/255": 0.45},
+    }
+    result |= {"largest_class": 0.4, "autoattack_largest_class": 0.4, "classes_right": 3, "examples": 10, **changes}
+    text = warning(Evaluation(autoattack_version="standard", autoattack_examples=10, **result))
     assert (text is None) == (not named)
     for name in ("clean", "PGD-2-1 8/255", "PGD-2-1 16/255", "AutoAttack 8/255"):
         assert (text is not None and name in text) == (name in named)
 
 
 def test_reports_without_the_shares_say_nothing():
-    assert warning({"clean": 0.1, "pgd": {"8/255": 0.0}, "pgd_attack": "PGD-50-10"}) is None
+    assert warning(Evaluation(clean=0.1, examples=10, pgd={"8/255": 0.0}, pgd_attack="PGD-50-10")) is None
 
 
 @pytest.mark.parametrize(("says", "told"), [(0, 1), (1, 1)])

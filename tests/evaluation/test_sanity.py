@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
 from robustcords.evaluation.evaluator import classified, cross_entropy_of
+from robustcords.evaluation.results import SanityChecks
 from robustcords.evaluation.sanity.checks import LEVEL, Sanity, p_value
 from robustcords.evaluation.sanity.probe import STEPS
 from robustcords.recipe.recipe import UserError
@@ -37,11 +38,11 @@ CHECKS = [
 THREAT = ThreatModel(epsilon=0.1)
 
 
-def statuses(found: dict[str, Any]) -> dict[str, str]:
-    return {check["name"]: check["status"] for check in found["checks"]}
+def statuses(found: SanityChecks) -> dict[str, str]:
+    return {check.name: check.status for check in found.checks}
 
 
-def check(kind: str, threat: ThreatModel = THREAT, limit: int = 100, **options: Any) -> dict[str, Any]:
+def check(kind: str, threat: ThreatModel = THREAT, limit: int = 100, **options: Any) -> SanityChecks:
     _, model, images = trained(kind)
     return Sanity(threat, limit).check(model, images, seed=0, **options)
 
@@ -50,8 +51,8 @@ def check(kind: str, threat: ThreatModel = THREAT, limit: int = 100, **options: 
 def test_an_honest_model_passes_everything(norm: str):
     found = check("honest", ThreatModel(norm=norm, epsilon=0.1 if norm == "linf" else 0.5))
     assert statuses(found) == dict.fromkeys(CHECKS, "pass")
-    assert (found["examples"], found["attacked"], found["norm"], found["level"]) == (100, 95, norm, 0.01)
-    assert json.loads(json.dumps(found)) == found
+    assert (found.examples, found.attacked, found.norm, found.level) == (100, 95, norm, 0.01)
+    assert SanityChecks.model_validate(json.loads(json.dumps(found.to_json()))) == found
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_an_honest_model_passes_everything(norm: str):
 def test_masked_gradients_are_noticed(kind: str, failing: set[str]):
     found = check(kind)
     assert {name for name, status in statuses(found).items() if status == "fail"} == failing
-    measured = {each["name"]: each["measured"] for each in found["checks"]}
-    assert measured["zero gradients"]["zero"] == (found["attacked"] if "zero gradients" in failing else 0)
+    measured = {each.name: each.measured for each in found.checks}
+    assert measured["zero gradients"]["zero"] == (found.attacked if "zero gradients" in failing else 0)
     if kind == "saturated":  # where cross-entropy alone is the matter, the margin says so
         values = measured["black-box"]["p_value"]
         assert values["cross-entropy"] < 1e-6
@@ -187,7 +188,7 @@ def worker(rank: int, world: int, folder: Path) -> None:
     file = f"file://{folder / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=world)
     found = check("honest", limit=200)
-    (folder / f"{rank}.json").write_text(json.dumps([found, collectives.world_size()]))
+    (folder / f"{rank}.json").write_text(json.dumps([found.to_json(), collectives.world_size()]))
     torch.distributed.destroy_process_group()
 
 
@@ -195,7 +196,7 @@ def test_two_processes_find_what_one_does(tmp_path: Path):
     together(worker, 2, 2, tmp_path)
     alone = check("honest", limit=200)
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [alone, 2]
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [alone.to_json(), 2]
 
 
 def test_the_command_line_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any):
@@ -205,7 +206,7 @@ def test_the_command_line_reports_them(tmp_path: Path, capsys: pytest.CaptureFix
     answer = call(capsys, *line, "--output", "report.json")
     assert answer.status == 0, answer.err
     found = json.loads(Path("report.json").read_text())["evaluation"]["last"]["sanity"]
-    assert found == check("saturated")
+    assert found == check("saturated").to_json()
     for each in found["checks"]:
         assert f"{each['status']}: {each['name']} (last): {each['finding']}" in answer.out.splitlines()
     assert call(capsys, *line, "--output", "beside.md").status == 0

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.evaluation.attacks import autoattack
-from robustcords.evaluation.config import EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
+from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise

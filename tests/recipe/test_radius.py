@@ -15,8 +15,10 @@ from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
-from robustcords.evaluation.config import EvaluationConfig, PGDEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
+from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
+from robustcords.evaluation.results import Check
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
 from robustcords.experiments.commands import Choice
@@ -195,22 +197,22 @@ def test_pgd_that_falls_short_is_refused_and_one_that_does_not_breaks_what_autoa
     with pytest.raises(UserError, match=r"10 steps of 2/255 move an image by 0\.0784 at most"):
         evaluate(model, images, weak, threat, seed=0)
     found = evaluate(model, images, EvaluationConfig(), threat, seed=0)
-    assert found["pgd"]["0.8"] == found["autoattack"]["0.8"] == 0.0
-    assert found["pgd"]["0.4"] > 0.9
+    assert found.pgd["0.8"] == found.autoattack["0.8"] == 0.0
+    assert found.pgd["0.4"] > 0.9
 
 
 def test_sanity_fails_where_pgd_is_far_above_autoattack():
     model, images = linear()
     threat = ThreatModel(norm="l2", epsilon=0.8)
 
-    def judged(pgd: PGDEvaluation) -> dict[str, Any]:
-        checks = Sanity(threat, 0, pgd).check(model, images, seed=0)["checks"]
-        return next(each for each in checks if each["name"] == "AutoAttack")
+    def judged(pgd: PGDEvaluation) -> Check:
+        checks = Sanity(threat, 0, pgd).check(model, images, seed=0).checks
+        return next(each for each in checks if each.name == "AutoAttack")
 
-    assert judged(PGDEvaluation())["status"] == "pass"
+    assert judged(PGDEvaluation()).status == "pass"
     weak = judged(PGDEvaluation(steps=2, restarts=1, step_size=0.001))
-    assert weak["status"] == "fail"
-    assert weak["measured"]["gap"] > 0.5
+    assert weak.status == "fail"
+    assert weak.measured["gap"] > 0.5
 
 
 def test_a_run_under_l2_says_so_and_reports_its_own_radius(tmp_path: Path, monkeypatch: Any, capsys: Any):

@@ -87,8 +87,8 @@ def test_page_shows_every_method_and_number(written: Path, study: Path):
     for name in ("mart, full data", "mart, random 30 %", "mart, random 60 %", "mart, adv-glister 30 %, Bullet"):
         assert name in text
     for name in ("random30", "glister"):
-        for entry in runs[name]["evaluation"].values():
-            assert all(f"{100 * value:.2f}" in text for value in (entry["clean"], *entry["pgd"].values()))
+        for entry in runs[name].evaluation.values():
+            assert all(f"{100 * value:.2f}" in text for value in (entry.clean, *entry.pgd.values()) if value)
     for file in (written.with_suffix(".md"), written.with_suffix(".csv")):
         assert "mart, adv-glister 30 %, Bullet" in file.read_text()
 
@@ -196,7 +196,7 @@ def test_overlap_and_class_balance_by_hand(study: Path):
     labels = (
         adversarial_pictures.build.data(adversarial_pictures.load(run.path / "recipe.toml")).source.load().train.labels
     )
-    told = [(row["selection"] or {}).get("classes") for row in run.rows]
+    told = [row.selection and row.selection.classes for row in run.rows]
     counted = [labels[torch.from_numpy(s.indices)].bincount(minlength=10).tolist() for s in run.selections]
     assert told == [None, *counted[1:]]
 

@@ -24,7 +24,9 @@ def test_a_run_is_read_whole(tmp_path: Path):
         np.savez(path / f"selections/epoch_{epoch:04d}.npz", indices=np.array(indices), weights=weights)
     run = load_run(path)
     assert (run.path, run.seed, len(run.rows), run.notes) == (path, 3, 4, [])
-    assert run.report == json.loads((path / "report.json").read_text())
+    written = json.loads((path / "report.json").read_text())
+    written["recipe"] = {"method": {"name": "adversarial"}, **written["recipe"]}
+    assert run.report.to_json() == {"version": 2, **written}
     assert [(s.epoch, s.indices.tolist(), s.weights.tolist()) for s in run.selections] == [
         (0, [1, 5], [1.0, 2.0]),
         (2, [5, 7], [1.0, 2.0]),
@@ -121,7 +123,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, text: str, messag
         ("training selections", [{"epoch": 0}], "training.selections.0.size: field required"),
         ("environment git_commit", 7, "environment.git_commit: input should be a valid string"),
         ("recipe threat norm", ["l2"], "recipe.threat.norm: input should be a valid string"),
-        ("evaluation foo", {}, "evaluation.foo.[key]: input should be 'best' or 'last'"),
+        ("evaluation foo", {}, "evaluation.foo.[key]: input should be 'best', 'last' or 'weights'"),
     ],
 )
 def test_a_wrong_number_deep_in_a_report_is_named(tmp_path: Path, keys: str, value: object, message: str):

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from robustcords.report.run_report import Report
 from robustcords.report.tables import MARK, accuracy_rows, markdown, print_report
 
 
 @pytest.fixture
-def report() -> dict[str, Any]:
+def content() -> dict[str, Any]:
     shared = {"examples": 1000, "pgd_attack": "PGD-50-10", "autoattack_examples": 200, "autoattack_version": "standard"}
     best = {"clean": 0.8125, "pgd": {"4/255": 0.7, "8/255": 0.51234}, "autoattack": {"8/255": 0.425}, **shared}
     last = {"clean": 1.0, "pgd": {"4/255": 0.6, "8/255": 0.0}, **shared, "autoattack_warnings": ["zero gradients [x]"]}
@@ -42,7 +43,12 @@ def report() -> dict[str, Any]:
     }
 
 
-def test_accuracies_are_percentages_with_two_decimals(report: dict[str, Any]):
+@pytest.fixture
+def report(content: dict[str, Any]) -> Report:
+    return Report.model_validate(content)
+
+
+def test_accuracies_are_percentages_with_two_decimals(report: Report):
     assert accuracy_rows(report) == [
         ["attack", "radius", "images", "best", "last"],
         ["none", "", "1000", "81.25", "100.00"],
@@ -52,7 +58,7 @@ def test_accuracies_are_percentages_with_two_decimals(report: dict[str, Any]):
     ]
 
 
-def test_markdown_tells_what_was_trained_and_how_well_it_did(report: dict[str, Any]):
+def test_markdown_tells_what_was_trained_and_how_well_it_did(report: Report):
     text = markdown(report)
     for line in (
         "# mart on cifar10, resnet18, adv-glister 30 %, Bullet",
@@ -70,25 +76,36 @@ def test_markdown_tells_what_was_trained_and_how_well_it_did(report: dict[str, A
         assert line in text.splitlines()
 
 
-def test_markdown_of_full_data_training_without_bullet(report: dict[str, Any]):
-    del report["recipe"]["bullet"], report["recipe"]["selector"]
-    report["training"]["selections"] = []
-    text = markdown(report)
+def test_markdown_of_full_data_training_without_bullet(content: dict[str, Any]):
+    del content["recipe"]["bullet"], content["recipe"]["selector"]
+    content["training"]["selections"] = []
+    text = markdown(Report.model_validate(content))
     assert text.startswith(f"{MARK}\n\n# mart on cifar10, resnet18\n")
     assert "- selector: none, full data" in text
     assert "- Bullet: none" in text
     assert "in 3:20.\n" in text
 
 
-def test_markdown_without_a_run(report: dict[str, Any]):
-    report |= {"environment": {}, "training": {"epochs": 0, "seconds": {}, "selections": []}}
-    text = markdown(report)
+def test_markdown_without_a_run(content: dict[str, Any]):
+    content["training"] = {"epochs": 0, "seconds": {}, "selections": []}
+    text = markdown(Report.model_validate(content))
     assert "## Training" not in text
-    assert "## Environment" not in text
     assert "| 81.25 |" in text
 
 
-def test_terminal_shows_every_number_on_80_columns(report: dict[str, Any]):
+def test_further_attacks_have_rows_of_their_own(content: dict[str, Any]):
+    figure = {"attack": "cw:CW", "label": "CW-20", "what": "CW-20 8/255", "radius": "8/255", "accuracy": 0.25}
+    distance = {"attack": "cw:Minimal", "label": "Minimal", "what": "Minimal", "accuracy": 0.5, "warnings": ["slow"]}
+    content["evaluation"]["last"]["attacks"] = [figure | {"examples": 50}, distance | {"examples": 1000}]
+    report = Report.model_validate(content)
+    assert accuracy_rows(report)[5:] == [
+        ["CW-20", "8/255", "50", "", "25.00"],
+        ["Minimal", "", "1000", "", "50.00"],
+    ]
+    assert "Minimal warns (last): slow" in markdown(report)
+
+
+def test_terminal_shows_every_number_on_80_columns(report: Report):
     stream = io.StringIO()
     print_report(report, Console(file=stream, width=80))
     text = stream.getvalue()

@@ -60,10 +60,8 @@ def test_what_a_crash_in_the_first_write_left_is_in_nobodys_way():
 def test_damaged_files_are_named_in_one_line(content: bytes):
     run = started()
     (run.path / "environment.json").write_bytes(content)
-    run.report.write_bytes(content)
-    reads = [run.environment, lambda: run.start("seed = 1\n", {}), RunDirectory(run.path, writes=False).read_report]
-    for read, name in zip(reads, ("environment", "environment", "report"), strict=True):
-        with pytest.raises(UserError, match=rf"^run/{name}\.json: damaged: not a JSON object \(.*\)$"):
+    for read in (run.environment, lambda: run.start("seed = 1\n", {})):
+        with pytest.raises(UserError, match=r"^run/environment\.json: damaged: not a JSON object \(.*\)$"):
             read()
     (run.path / "environment.json").unlink()
     with pytest.raises(UserError, match=r"^run/environment\.json: cannot be read \(No such file or directory\)$"):

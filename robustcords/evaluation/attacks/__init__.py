@@ -1,1 +1,6 @@
-"""Attacks that only evaluation makes."""
+"""Attacks that evaluation makes: they say which images a finished model withstands them on."""
+
+EVALUATION_ATTACKS = {
+    "autoattack": "robustcords.evaluation.attacks.autoattack:AutoAttack",
+    "pgd": "robustcords.evaluation.attacks.pgd:RestartedPGD",
+}

@@ -10,19 +10,87 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from robustcords.config.schema import format_radius
 from robustcords.engine.modes import evaluation_mode
+from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
+from robustcords.evaluation.evaluator import BATCH, Evaluator
+from robustcords.evaluation.results import Measurement
+from robustcords.rng import derive
+from robustcords.threats.base import ThreatModel
 
 _CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}  # DLR divides by z_1 - z_3, targeted DLR by z_1 - (z_3 + z_4) / 2
 _SQUARE_L2_TILES = 5  # Square starts under l2 from a grid of five by five tiles
 _SQUARE_MATTERS = 0.002  # the drop in accuracy that pyautoattack warns at
+
+
+class AutoAttackEvaluation(EvaluationAttackConfig):
+    """AutoAttack (Croce and Hein 2020).
+
+    Attributes:
+        version: which of AutoAttack's own sets of attacks: ``"standard"``, the longer ``"plus"``, or ``"rand"`` for
+            randomised models.
+        epsilons: the radii to report, in pixel space; left out, the threat's epsilon.
+        limit: attack so many of the evaluated images only, taken as by ``evaluation.limit``; 0 for all of them.
+    """
+
+    version: Literal["standard", "plus", "rand"] = "standard"
+    epsilons: Radii | None = None
+    limit: Annotated[int, Field(ge=0)] = 0
+
+    def resolved(self, threat: ThreatModel) -> Self:
+        """Returns the options with the radius of the threat model where none is given."""
+        if threat.autoattack_norm is None:
+            raise ValueError(f"AutoAttack has no attacks for threat.norm = {threat.norm!r}; set autoattack = false")
+        return super().resolved(threat)
+
+
+class AutoAttack(EvaluationAttack):
+    """AutoAttack's parameter-free attacks, one after the other, each on what withstood those before it."""
+
+    Config = AutoAttackEvaluation
+    config: AutoAttackEvaluation
+
+    @property
+    def limit(self) -> int:
+        """The option."""
+        return self.config.limit
+
+    def run(self, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:
+        """Returns the accuracy at each radius; which images are classified correctly it finds out itself."""
+        del clean
+        x, _ = evaluator.batch(torch.arange(1))
+        with torch.no_grad():
+            classes = evaluator.model(x).shape[1]
+        norm = evaluator.autoattack_norm
+        chosen = variant(self.config.version, norm, classes, min(x.shape[-2:]))
+        found = []
+        for epsilon in self.config.radii:
+
+            def chunk(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
+                outcomes, messages = [], list[str]()
+                for part in rows.split(BATCH):
+                    x, y = evaluator.batch(part)
+                    seed = derive(evaluator.seed, "autoattack", int(evaluator.numbers[part[0]]))
+                    options: Any = {"norm": norm, "epsilon": epsilon, "version": self.config.version, "seed": seed}
+                    withstood, warned = run(evaluator.model, x, y, **options)
+                    outcomes.append(withstood)
+                    messages += warned
+                return torch.cat(outcomes), messages
+
+            settings = {"attack": chosen.name}
+            measured = evaluator.measure(self, format_radius(epsilon), settings, chunk, chosen.attacks)
+            warned = [*measured.warnings, *square_warning(measured.after)]
+            found.append(measured.model_copy(update={"variant": chosen.name, "warnings": warned}))
+        return found
 
 
 @dataclass(frozen=True)
@@ -165,7 +233,7 @@ def _survivors(attacker: Any, attack: str, x: Tensor, y: Tensor, alive: Tensor) 
     return alive[prediction == y[alive]]
 
 
-def square_warning(accuracies: dict[str, float]) -> list[str]:
+def square_warning(accuracies: Mapping[str, float | None]) -> list[str]:
     """Returns a warning where Square, which uses no gradients, broke examples that all attacks before it had not.
 
     pyautoattack's own test, made on the whole set where `run` sees a part of it.
@@ -176,7 +244,7 @@ def square_warning(accuracies: dict[str, float]) -> list[str]:
     names = list(accuracies)
     if "square" not in names or names[0] == "square":
         return []
-    drop = accuracies[names[names.index("square") - 1]] - accuracies["square"]
+    drop = (accuracies[names[names.index("square") - 1]] or 0.0) - (accuracies["square"] or 0.0)
     if drop <= _SQUARE_MATTERS:
         return []
     return [f"Square Attack lowered the accuracy by {drop:.2%} more: the model may hide its gradients"]

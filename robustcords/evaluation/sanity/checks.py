@@ -28,8 +28,9 @@ from robustcords.config.schema import format_radius
 from robustcords.data.images import Images
 from robustcords.engine.modes import without_parameter_gradients
 from robustcords.evaluation import ledger
-from robustcords.evaluation.config import PGDEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.evaluation.evaluator import Evaluator, share
+from robustcords.evaluation.results import Check, SanityChecks
 from robustcords.evaluation.sanity.probe import STEPS, Probe, margin_of
 from robustcords.threats.base import ThreatModel
 
@@ -41,9 +42,6 @@ LEVEL = 0.01
 
 FAR = 0.1
 """The largest share of all images that may withstand an evaluation's PGD and not AutoAttack."""
-
-Finding = dict[str, Any]
-"""``name``, ``status`` (``"pass"``, ``"fail"`` or ``"not conclusive"``), ``finding`` (a sentence), ``measured``."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Sanity:
         device: torch.device | str = "cpu",
         store: Path | None = None,
         on_progress: ledger.Progress | None = None,
-    ) -> dict[str, Any]:
+    ) -> SanityChecks:
         """Runs all checks; shared out over processes and resumed as in `robustcords.evaluation.evaluate.evaluate`.
 
         Args:
@@ -79,10 +77,6 @@ class Sanity:
             device: where the model is.
             store: folder for finished chunks, or None.
             on_progress: called as ``on_progress(what, done, total)``.
-
-        Returns:
-            JSON values: ``examples``, ``sample`` (how they were taken), ``attacked`` (how many are classified correctly
-            as they are), ``norm``, ``epsilon``, ``level``, and ``checks``, a list of `Finding`.
 
         Raises:
             UserError: there is no image.
@@ -100,15 +94,15 @@ class Sanity:
                 _noise(probe.noise(), trajectory[STEPS[-1]]),
                 _autoattack(*probe.evaluated(self.pgd.resolved(self.threat)), square, evaluator.count),
             ]
-        return {
-            "examples": evaluator.count,
-            "sample": evaluator.kind,
-            "attacked": int(probe.clean.sum()),
-            "norm": self.threat.norm,
-            "epsilon": format_radius(self.threat.epsilon),
-            "level": LEVEL,
-            "checks": findings,
-        }
+        return SanityChecks(
+            examples=evaluator.count,
+            sample=evaluator.kind,
+            attacked=int(probe.clean.sum()),
+            norm=self.threat.norm,
+            epsilon=format_radius(self.threat.epsilon),
+            level=LEVEL,
+            checks=findings,
+        )
 
 
 def p_value(first: Tensor, second: Tensor) -> float:
@@ -126,24 +120,24 @@ def p_value(first: Tensor, second: Tensor) -> float:
     return float(binomtest(alone, alone + other, 0.5, alternative="greater").pvalue) if alone + other else 1.0
 
 
-def _gradients(whole: Tensor) -> Finding:
+def _gradients(whole: Tensor) -> Check:
     zero = int((~whole).sum())
     status = "fail" if zero else "pass"
     text = f"the gradient is zero, or no number, at {zero} of {len(whole)} images"
     return _finding("zero gradients", status if len(whole) else "not conclusive", text, {"zero": zero})
 
 
-def _more_steps(withstood: dict[int, Tensor]) -> Finding:
+def _more_steps(withstood: dict[int, Tensor]) -> Check:
     after = f"after {', '.join(map(str, withstood))} steps"
     return _ordered("more steps", after, {str(steps): found for steps, found in withstood.items()})
 
 
-def _larger_radius(withstood: dict[float, Tensor]) -> Finding:
+def _larger_radius(withstood: dict[float, Tensor]) -> Check:
     named = {format_radius(radius): found for radius, found in withstood.items()}
     return _ordered("larger radius", f"at {', '.join(named)}", named)
 
 
-def _ordered(name: str, where: str, withstood: dict[str, Tensor]) -> Finding:
+def _ordered(name: str, where: str, withstood: dict[str, Tensor]) -> Check:
     """Judges attacks in the order of their strength: none may be weaker than one before it."""
     flags = list(withstood.values())
     pairs = list(combinations(flags, 2))
@@ -155,7 +149,7 @@ def _ordered(name: str, where: str, withstood: dict[str, Tensor]) -> Finding:
     return _finding(name, status, text, {"withstood": shares, "p_value": smallest, "comparisons": len(pairs)})
 
 
-def _unbounded(withstood: Tensor) -> Finding:
+def _unbounded(withstood: Tensor) -> Check:
     left, count = int(withstood.sum()), len(withstood)
     measured: dict[str, Any] = {"withstood": left}
     text = f"{left} of {count} images withstand PGD of unbounded radius"
@@ -165,7 +159,7 @@ def _unbounded(withstood: Tensor) -> Finding:
     return _finding("unbounded radius", ("fail" if left else "pass") if count else "not conclusive", text, measured)
 
 
-def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Finding:
+def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Check:
     name = "black-box"
     if square is None:
         return _finding(name, "not conclusive", "Square cannot run under l2 on images of this size", {})
@@ -178,7 +172,7 @@ def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Finding:
     return _finding(name, status, text, {"withstood": shares, "p_value": values, "comparisons": len(white)})
 
 
-def _noise(noise: Tensor, attack: Tensor) -> Finding:
+def _noise(noise: Tensor, attack: Tensor) -> Check:
     stronger, weaker = p_value(noise, attack), p_value(attack, noise)
     status = "fail" if stronger <= LEVEL else "pass" if weaker <= LEVEL else "not conclusive"
     shares = {f"{STEPS[-1]} random points": share(noise), f"PGD of {STEPS[-1]} steps": share(attack)}
@@ -186,7 +180,7 @@ def _noise(noise: Tensor, attack: Tensor) -> Finding:
     return _finding("random noise", status, text, {"withstood": shares, "p_value": weaker, "reversed": stronger})
 
 
-def _autoattack(pgd: Tensor, both: Tensor, square: Tensor | None, examples: int) -> Finding:
+def _autoattack(pgd: Tensor, both: Tensor, square: Tensor | None, examples: int) -> Check:
     """Judges the evaluation's PGD by the images of all ``examples`` that withstand it and not AutoAttack.
 
     AutoAttack is the stronger one, so the question is by how much: an honest model's gap is some points.
@@ -220,8 +214,8 @@ def _judge(smallest: float, comparisons: int, flags: Sequence[Tensor]) -> str:
     return "not conclusive" if idle or 0.5 ** len(flags[0]) > level else "pass"
 
 
-def _finding(name: str, status: str, text: str, measured: dict[str, Any]) -> Finding:
-    return {"name": name, "status": status, "finding": text, "measured": measured}
+def _finding(name: str, status: str, text: str, measured: dict[str, Any]) -> Check:
+    return Check(name=name, status=status, finding=text, measured=measured)
 
 
 def _percent(shares: Any) -> str:

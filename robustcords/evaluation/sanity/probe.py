@@ -14,7 +14,7 @@ from robustcords.attacks.base import input_gradient
 from robustcords.attacks.pgd import PGD
 from robustcords.config.schema import format_radius
 from robustcords.evaluation.attacks import autoattack
-from robustcords.evaluation.config import PGDEvaluation
+from robustcords.evaluation.attacks.pgd import PGDEvaluation, RestartedPGD
 from robustcords.evaluation.evaluator import BATCH, Evaluator, classified, cross_entropy_of, withstands
 from robustcords.losses.objective import Objective, Start
 from robustcords.rng import Noise, derive
@@ -103,7 +103,8 @@ class Probe:
         """
         evaluator, epsilon = self.evaluator, self.threat.epsilon
         at_radius = config.model_copy(update={"epsilons": [epsilon]})
-        (withstood,) = evaluator.pgd(at_radius, self.clean).values()
+        (measured,) = RestartedPGD(self.threat, title="PGD", **dict(at_radius)).run(evaluator, self.clean)
+        withstood = evaluator.withstood[measured.what]
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             seed = derive(evaluator.seed, "sanity-apgd", int(noise.keys[0]))

@@ -56,7 +56,7 @@ class OverfittingProbe(Observer):
             RunError: overfitting, where that is to stop the run.
         """
         found = {
-            name: robust_accuracy(model, self.images, attack, seed=seed, autocast=autocast)[1]
+            name: robust_accuracy(model, self.images, attack, seed=seed, autocast=autocast, of_training=True)[1]
             for name, attack in (("training", self.training), ("pgd", self.pgd))
         }
         if found["pgd"] >= self.best:

@@ -1,0 +1,190 @@
+"""What every attack of the evaluation shares: its options, and how it is made on all images that are still standing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from robustcords.config.schema import Radius, Table, format_radius, is_radius
+from robustcords.engine import contracts
+from robustcords.engine.modes import Model, without_parameter_gradients
+from robustcords.errors import UserError
+from robustcords.evaluation.evaluator import Evaluator, survivors
+from robustcords.evaluation.results import Measurement
+from robustcords.rng import Noise
+from robustcords.threats.base import ThreatModel
+
+
+def _radii(values: list[float]) -> list[float]:
+    """Returns the radii unchanged if a report can tell them apart.
+
+    Raises:
+        ValueError: a radius is 0, or two are the same.
+    """
+    if any(value <= 0 for value in values):
+        raise ValueError("every radius must be greater than 0; clean accuracy is always reported")
+    names = [format_radius(value) for value in values]
+    twice = [name for row, name in enumerate(names) if name in names[:row]]
+    if twice:
+        raise ValueError(f"{twice[0]} stands there twice")
+    return values
+
+
+Radii = Annotated[list[Radius], Field(min_length=1), AfterValidator(_radii)]
+"""One or more different radii, each greater than 0."""
+
+
+class EvaluationAttackConfig(Table):
+    """Options of an attack of the evaluation. One that reports radii has a field ``epsilons: Radii | None = None``."""
+
+    blamed: ClassVar[tuple[str, ...]] = ("epsilons",)
+    """The keys to change where the attack falls short, the likeliest first."""
+
+    @property
+    def radii(self) -> list[float]:
+        """The radii to report; none for an attack that has no such option, or before `resolved`."""
+        return list(getattr(self, "epsilons", None) or [])
+
+    @property
+    def wants_radii(self) -> bool:
+        """Whether radii have to follow from the threat model, as none are given."""
+        return "epsilons" in type(self).model_fields and not self.radii
+
+    @property
+    def lengths(self) -> list[float]:
+        """All radii and steps among the options."""
+        fields = type(self).model_fields.items()
+        values = [getattr(self, key) for key, field in fields if is_radius(field.annotation, field.metadata)]
+        return [each for value in values if value for each in (value if isinstance(value, list) else [value])]
+
+    @property
+    def falls_short(self) -> str | None:
+        """One sentence where the attack, after `resolved`, cannot do what it is for; else None."""
+        return None
+
+    def resolved(self, threat: ThreatModel) -> Self:
+        """Returns the options with those that follow from the threat model where they are left out: its radius.
+
+        Raises:
+            ValueError: the attack cannot be made under this threat model.
+        """
+        return self.model_copy(update={"epsilons": [threat.epsilon]}) if self.wants_radii else self
+
+    def at(self, radii: Sequence[float], threat: ThreatModel) -> Self:
+        """Returns the options with these radii, where the attack has any, before `resolved`.
+
+        Args:
+            radii: to report.
+            threat: that options which are to follow from the radii now have followed from until here.
+
+        Raises:
+            pydantic.ValidationError: they cannot be.
+        """
+        del threat
+        return type(self)(**{**dict(self), "epsilons": list(radii)}) if "epsilons" in type(self).model_fields else self
+
+
+class EvaluationAttack:
+    """An attack that says which images a finished model withstands.
+
+    A subclass writes `attack_batch`, and names its options in a nested ``Config``. Chunks, processes, resuming, images
+    that are broken already and the ball are seen to here. One that has no radius, or makes no images, writes `run`.
+
+    Args:
+        threat: the norm, and the radius that options follow from where they are left out.
+        title: what progress and the files of single images call the attack; left out, its label.
+        name: as a recipe names it; left out, ``"module:Class"``.
+        options: the fields of ``Config``.
+
+    Example:
+        >>> class Noise255(EvaluationAttack):
+        ...     '''One random point of the ball.'''
+        ...     class Config(EvaluationAttackConfig):
+        ...         epsilons: Radii | None = None
+        ...     def attack_batch(self, model, x, y, noise, threat):
+        ...         return threat.uniform_start(x, noise)
+    """
+
+    Config: ClassVar[type[EvaluationAttackConfig]] = EvaluationAttackConfig
+
+    def __init__(self, threat: ThreatModel, *, title: str = "", name: str = "", **options: Any) -> None:
+        self.config: Any = self.Config(**options).resolved(threat)
+        self.threat = threat
+        self.name = name or contracts.title(self)
+        self.given_title = title
+        self.number = 1
+
+    @property
+    def label(self) -> str:
+        """What a report calls the attack, with its effort, such as ``"PGD-50-10"``."""
+        return type(self).__name__
+
+    @property
+    def suffix(self) -> str:
+        """Tells several attacks with the same label apart; `number` counts them, from 1."""
+        return f" ({self.number})" if self.number > 1 else ""
+
+    @property
+    def title(self) -> str:
+        """What progress and the files of single images call the attack."""
+        return f"{self.given_title or self.label}{self.suffix}"
+
+    def what(self, radius: str | None) -> str:
+        """Returns the title with a radius, as a report writes it."""
+        return f"{self.title} {radius or ''}".strip()
+
+    @property
+    def limit(self) -> int:
+        """On how many of the evaluated images the attack is made; 0 for all."""
+        return 0
+
+    def attack_batch(self, model: Model, x: Tensor, y: Tensor, noise: Noise, threat: ThreatModel) -> Tensor:
+        """Returns adversarial images (B, C, H, W) in the ball of ``threat``, onto which they are projected.
+
+        Args:
+            model: images in [0, 1] to logits, in eval mode.
+            x: (B, C, H, W) in [0, 1], each classified correctly.
+            y: (B,) labels.
+            noise: keyed by image.
+            threat: with the radius that is reported.
+        """
+        raise UserError(f"{contracts.title(self)}: writes neither attack_batch nor run")
+
+    def withstands(
+        self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        """Returns which of the images ``alive`` (B,) bool withstand the attack; the others are False.
+
+        The arguments are those of `attack_batch`, for any number of images.
+        """
+
+        def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+            made = contracts.candidates(self, self.attack_batch(model, x, y, noise, threat), x)
+            return threat.project(made.detach(), x)
+
+        with without_parameter_gradients(model):
+            return survivors(model, x, y, noise, alive, attacked)
+
+    def run(self, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:
+        """Returns the accuracy at each radius.
+
+        Args:
+            evaluator: of the model and the images.
+            clean: (count,) bool, which images are classified correctly as they are.
+        """
+        options = self.config.model_dump(mode="json", exclude={"epsilons", "limit"})
+        settings = {"by": contracts.title(self), "attack": options}
+        found = []
+        for epsilon in self.config.radii:
+            threat = self.threat.with_epsilon(epsilon)
+
+            def chunk(rows: Tensor, threat: ThreatModel = threat) -> tuple[Tensor, list[str]]:
+                x, y = evaluator.batch(rows)
+                alive, noise = clean[rows].to(evaluator.device), evaluator.noise("evaluation", rows)
+                return self.withstands(evaluator.model, x, y, noise, alive, threat).long(), []
+
+            found.append(evaluator.measure(self, format_radius(epsilon), settings, chunk))
+        return found

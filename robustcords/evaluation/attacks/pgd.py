@@ -1,0 +1,102 @@
+"""PGD with restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.pgd import PGD
+from robustcords.config.schema import Radius, format_radius, rounded_radius
+from robustcords.engine.modes import Model
+from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
+from robustcords.evaluation.evaluator import withstands
+from robustcords.rng import Noise
+from robustcords.threats.base import ThreatModel
+
+
+class PGDEvaluation(EvaluationAttackConfig):
+    """PGD-s-r: ``steps`` steps from each of ``restarts`` uniform random starts (Li et al. 2023, section 4).
+
+    Attributes:
+        steps: gradient steps of each restart, 1 to 10,000.
+        restarts: random starts, 1 to 1,000; an example is robust only if it withstands all of them.
+        step_size: length of a step in the threat's norm, in pixel space; left out, a quarter of the threat's epsilon
+            (of the smallest radius where one is not between half and twice epsilon), or what reaches the largest radius
+            where so many steps are too few.
+        epsilons: the radii to report, in pixel space; left out, half the threat's epsilon, epsilon and twice epsilon.
+    """
+
+    blamed: ClassVar[tuple[str, ...]] = ("step_size", "steps", "epsilons")
+
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 50
+    restarts: Annotated[int, Field(ge=1, le=1_000)] = 10
+    step_size: Annotated[Radius, Field(gt=0)] | None = None
+    epsilons: Radii | None = None
+
+    def resolved(self, threat: ThreatModel) -> Self:
+        """Returns the options with those that follow from the threat model where they are left out.
+
+        At 8/255 these are the paper's: steps of 2/255, and 4, 8 and 16/255.
+        """
+        radii = self.epsilons or _around(threat)
+        size = self.step_size or following_step(radii, threat.epsilon, self.steps)
+        return self.model_copy(update={"step_size": size, "epsilons": radii})
+
+    def at(self, radii: Sequence[float], threat: ThreatModel) -> Self:
+        """Returns the options with these radii; a step size that followed from others follows from them."""
+        own = self.model_copy(update={"step_size": None})
+        return super(PGDEvaluation, own if own.resolved(threat).step_size == self.step_size else self).at(radii, threat)
+
+    @property
+    def falls_short(self) -> str | None:
+        """One sentence where so many steps do not reach the largest radius, after `resolved`; else None."""
+        radii, size = self.radii, self.step_size or 0.0
+        if self.steps * size >= max(radii, default=0.0) * (1 - 1e-9):
+            return None
+        return (
+            f"{self.steps} steps of {format_radius(size)} move an image by {self.steps * size:.3g} at most, less than "
+            f"the radius {format_radius(max(radii))}; {format_radius(following_step(radii, max(radii), self.steps))} "
+            f"would do"
+        )
+
+
+def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
+    """Returns the evaluation's step size where none is given: one for all radii.
+
+    Args:
+        radii: that PGD is run at.
+        epsilon: the threat's.
+        steps: of each restart.
+    """
+    # Radii are rounded to the digits that people write, so that half of epsilon can be a little less than that.
+    near = all(epsilon / 2 <= radius * (1 + 1e-9) and radius <= 2 * epsilon * (1 + 1e-9) for radius in radii)
+    base = epsilon if near else min(radii)
+    return rounded_radius(max(base / 4, max(radii) / steps))
+
+
+def _around(threat: ThreatModel) -> list[float]:
+    """Returns half the radius, the radius and twice the radius, as far as there are such."""
+    radii = [rounded_radius(min(factor * threat.epsilon, threat.largest)) for factor in (0.5, 1.0, 2.0)]
+    return list(dict.fromkeys(radii))
+
+
+class RestartedPGD(EvaluationAttack):
+    """PGD on cross-entropy from several random starts; broken images are dropped between them."""
+
+    Config = PGDEvaluation
+    config: PGDEvaluation
+
+    @property
+    def label(self) -> str:
+        """``"PGD-50-10"``."""
+        return f"PGD-{self.config.steps}-{self.config.restarts}"
+
+    def withstands(
+        self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        """Returns which images withstand every restart."""
+        attack = PGD(threat, steps=self.config.steps, step_size=self.config.step_size, random_start="uniform")
+        return withstands(model, x, y, noise, alive, attack, self.config.restarts)

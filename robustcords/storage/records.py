@@ -1,0 +1,60 @@
+"""Typed parts of JSON files: what is written by a class is read, and checked, by the same class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustcords.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Some = Annotated[int, Field(gt=0)]
+
+
+class Record(BaseModel):
+    """A part of a file. Keys that a class does not know are kept, and written back after those that it does.
+
+    A number that is not finite, which JSON has no word for, is null.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    @classmethod
+    def from_json(cls, content: Any, path: Path, line: int | None = None) -> Self:
+        """Returns what JSON values of a file say.
+
+        Args:
+            content: the values.
+            path: the file, for the error.
+            line: the file's line that they are of; None for all of it.
+
+        Raises:
+            UserError: one of them is missing or wrong; says where.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"]))
+            where = f"{path}:{line}" if line else str(path)
+            what = problem["msg"].lower().removeprefix("value error, ")
+            raise UserError(f"{where}: damaged: {f'{key}: ' if key else ''}{what}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values: what was given or read, without defaults."""
+        return {key: finite(value) for key, value in self.model_dump(exclude_unset=True).items()}
+
+
+def finite(value: Any) -> Any:
+    """Returns a copy of JSON values with None for every NaN and infinity, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
