@@ -38,7 +38,7 @@ class Loss(Component, ABC):
         views: the images that an update makes forward passes of: ``"clean"``, ``"adversarial"``, or both.
         anchored: whether the `Objective` that `objective` gives is anchored. It is said here too, for what depends on
             it before there is a batch to ask for one: a recipe is refused whose attack would start at the image, where
-            such an objective has no gradient, and Bullet-Train computes the clean logits that it sorts by in float32.
+            such an objective has no gradient, and an effort that asks for clean logits gets them in float32.
             `robustcords.losses.check.check_loss` refuses a loss that says one thing here and another there.
         batchwise: whether the value has a term of the whole batch, such as a norm of all its logits. It comes in equal
             shares: every example's value has the term divided by B. Accumulation and several processes cut a batch into

@@ -94,7 +94,7 @@ class RecipeTables(Record):
     """The resolved recipe's tables, typed as far as a report reads them.
 
     Attributes:
-        tables: all of them, as they were written.
+        tables: all of them, as this version writes them; the report keeps what was written.
     """
 
     seed: int
@@ -112,12 +112,12 @@ class RecipeTables(Record):
 
     @property
     def tables(self) -> dict[str, Any]:  # noqa: D102 -- an attribute, said above
-        return self._tables
+        return of_run(self._tables)
 
     @model_validator(mode="wrap")
     @classmethod
     def _kept(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        found = handler(values)
+        found = handler(of_run(values) if isinstance(values, Mapping) else values)
         if isinstance(values, Mapping):
             found._tables = finite(values)
         return found
@@ -219,9 +219,7 @@ class Report(Record):
     def _upgraded(cls, content: Any) -> Any:
         """Returns a report of an earlier version as one of this: what it leaves out had one value."""
         if isinstance(content, dict) and content.get("version", 1) == 1:
-            recipe = content.get("recipe")
-            recipe = of_run(recipe) if isinstance(recipe, dict) else recipe
-            return {**content, "version": VERSION, **({"recipe": recipe} if "recipe" in content else {})}
+            return {**content, "version": VERSION}
         return content
 
     @classmethod

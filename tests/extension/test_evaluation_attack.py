@@ -87,7 +87,7 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
             "[evaluation] attacks[0].name = \"cw:CV\": evaluation_attack 'cw:CV': module 'cw' has no",
         ),
         ('[{name = "pdg"}]', "attacks[0].name = \"pdg\": unknown evaluation_attack 'pdg'; did you mean 'pgd'?"),
-        ("[{steps = 6}]", "[evaluation.attacks[0]] name is missing"),
+        ("[{steps = 6}]", "[evaluation] attacks[0].name is missing"),
         ('["cw:CW"]', '[evaluation] attacks[0] = "cw:CW": '),
         ('[{name = "robustcords.attacks.pgd:PGD"}]', "not of kind evaluation_attack"),
         ('[{name = "cw:CW", epsilons = [8]}]', "[evaluation] attacks[0].epsilons = [8.0]: "),

@@ -75,7 +75,8 @@ def test_a_report_of_the_first_version_is_read_as_one_of_this(tmp_path: Path):
     (tmp_path / "report.json").write_text(json.dumps({**earlier, "recipe": EARLIER}))
     report = Report.read(tmp_path / "report.json")
     assert (report.version, report.recipe.method.name) == (VERSION, "adversarial")
-    assert report.to_json() == whole
+    assert report.to_json() == {**whole, "recipe": EARLIER}
+    assert report.recipe.tables == {**whole["recipe"], "effort": {"name": "uniform"}}
 
 
 @pytest.mark.parametrize("version", [0, 3, "2", None])
@@ -95,7 +96,7 @@ def stored_reports() -> list[Path]:
 def test_every_stored_report_keeps_every_key_in_its_order(path: Path):
     stored = json.loads(path.read_text())
     written = Report.read(path).to_json()
-    assert (written.pop("version"), written["recipe"].pop("method")) == (2, {"name": "adversarial"})
+    assert written.pop("version") == 2
     assert json.dumps(written) == json.dumps(stored)
 
 
