@@ -68,7 +68,7 @@ def _problems(images: Images) -> Iterator[str]:
     if labels.dtype != torch.int64 or labels.shape != (len(images),) or labels.device.type != "cpu":
         given = f"{labels.dtype} of shape {tuple(labels.shape)} on {labels.device}"
         yield f"labels are {given}, expected torch.int64 of shape ({len(images)},) on cpu"
-    images.numbers = torch.arange(len(images))
+    images.numbers = torch.arange(len(images))  # what the checks below go by
     if not len(images):
         return
     classes, shape = images.classes, images.shape
@@ -93,7 +93,7 @@ def _problems_of_batches(images: Images) -> Iterator[str]:
     if not (x.min() >= 0 and x.max() <= 1):
         yield f"batch gives pixels from {float(x.min()):g} to {float(x.max()):g}, expected [0, 1]"
     if not isinstance(y, Tensor) or not torch.equal(y, labels[rows]):
-        yield f"batch gives labels {_short(y)}, expected {labels[rows]}"
+        yield f"batch gives labels {_short(y)}, expected {_short(labels[rows])}"
     if not torch.equal(images.batch(rows[1:], "cpu")[0], x[1:]):
         yield "batch gives another image for a row that it is asked for alone"
     if not torch.equal(images.subset(rows).numbers, rows):
@@ -101,5 +101,5 @@ def _problems_of_batches(images: Images) -> Iterator[str]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

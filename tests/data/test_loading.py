@@ -108,6 +108,10 @@ def test_a_source_that_fails():
             "batch gives labels tensor([0, 1]), expected tensor([1, 0])",
         ),
         (
+            {"batch": lambda rows, device="cpu": (PIXELS[rows], torch.zeros(30, 2))},
+            "batch gives labels tensor([[0., 0.], [0., 0.], [0., 0.], [0., 0.], [0., 0.],..., expected tensor([1, 0])",
+        ),
+        (
             {"batch": lambda rows, device="cpu": (PIXELS[: len(rows)], LABELS[rows])},
             "batch gives another image for a row that it is asked for alone",
         ),
