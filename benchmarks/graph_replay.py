@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
 from robustcords.attacks.pgd import PGD
+from robustcords.data.augmentation import CropFlip
 from robustcords.data.images import ImageSet
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import evaluation_mode
@@ -31,7 +32,6 @@ from robustcords.methods.adversarial import AdversarialTraining
 from robustcords.methods.efforts.base import Adversary
 from robustcords.methods.efforts.bullet import BulletAdversary
 from robustcords.rng import Noise, generator
-from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import everything
 from robustcords.threats.linf import Linf
 from robustcords.training.config import TrainConfig
@@ -50,8 +50,7 @@ def training(name: str, replay: bool, steps: int, adversary: type[Adversary]) ->
     model = network(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     method = AdversarialTraining(TRADES(), adversary(PGD(THREAT, steps=10), TRADES()))
-    accelerator = start(settings.precision)
-    trainer = Trainer(model, method, data, optimizer, settings, accelerator=accelerator, crop=4, flip=True)
+    trainer = Trainer(model, method, data, optimizer, settings, augmentation=CropFlip(4, flip=True))
     trainer.step.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
 
     def run() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustcords.attacks.fgsm import FGSM as FGSM
     from robustcords.attacks.pgd import PGD as PGD
     from robustcords.config.schema import ComponentConfig as ComponentConfig
+    from robustcords.data.augmentation import CropFlip as CropFlip
     from robustcords.data.base import DataConfig as DataConfig
     from robustcords.data.base import DataSource as DataSource
     from robustcords.data.base import Splits as Splits
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from robustcords.rng import Noise as Noise
     from robustcords.rng import derive as derive
     from robustcords.rng import generator as generator
+    from robustcords.runtime.session import Session as Session
     from robustcords.selection.base import SelectionContext as SelectionContext
     from robustcords.selection.base import Strategy as Strategy
     from robustcords.selection.base import StrategyConfig as StrategyConfig
@@ -70,7 +72,10 @@ if TYPE_CHECKING:
     from robustcords.selection.strategies.random import RandomSubset as RandomSubset
     from robustcords.storage.run_directory import RunDirectory as RunDirectory
     from robustcords.threats.base import ThreatModel as ThreatModel
-    from robustcords.training.callbacks.base import Observer as Observer
+    from robustcords.training.callbacks.base import Callback as Callback
+    from robustcords.training.callbacks.base import CallbackContext as CallbackContext
+    from robustcords.training.callbacks.base import EpochEnd as EpochEnd
+    from robustcords.training.callbacks.validation import Validation as Validation
     from robustcords.training.config import TrainConfig as TrainConfig
     from robustcords.training.trainer import Trainer as Trainer
 
@@ -94,11 +99,15 @@ _PUBLIC = {
     "Batch": "methods.base:Batch",
     "BulletAdversary": "methods.efforts.bullet:BulletAdversary",
     "BulletConfig": "methods.efforts.bullet:BulletConfig",
+    "Callback": "training.callbacks.base:Callback",
+    "CallbackContext": "training.callbacks.base:CallbackContext",
     "ComponentConfig": "config.schema:ComponentConfig",
+    "CropFlip": "data.augmentation:CropFlip",
     "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
     "Digits": "data.digits:Digits",
     "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
+    "EpochEnd": "training.callbacks.base:EpochEnd",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
     "Gradients": "selection.gradients.factors:Gradients",
@@ -115,7 +124,6 @@ _PUBLIC = {
     "ModelSource": "models.base:ModelSource",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
-    "Observer": "training.callbacks.base:Observer",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.config:PGDEvaluation",
     "RandomSubset": "selection.strategies.random:RandomSubset",
@@ -124,6 +132,7 @@ _PUBLIC = {
     "RunDirectory": "storage.run_directory:RunDirectory",
     "SAT": "losses.sat:SAT",
     "SelectionContext": "selection.base:SelectionContext",
+    "Session": "runtime.session:Session",
     "Splits": "data.base:Splits",
     "Standard": "losses.standard:Standard",
     "Step": "methods.base:Step",
@@ -136,6 +145,7 @@ _PUBLIC = {
     "ThreatModel": "threats.base:ThreatModel",
     "TrainConfig": "training.config:TrainConfig",
     "Trainer": "training.trainer:Trainer",
+    "Validation": "training.callbacks.validation:Validation",
     "derive": "rng:derive",
     "evaluate": "evaluation.evaluate:evaluate",
     "generator": "rng:generator",
@@ -164,11 +174,15 @@ __all__ = [
     "Batch",
     "BulletAdversary",
     "BulletConfig",
+    "Callback",
+    "CallbackContext",
     "ComponentConfig",
+    "CropFlip",
     "DataConfig",
     "DataSource",
     "Digits",
     "EL2NStrategy",
+    "EpochEnd",
     "EvaluationConfig",
     "Gradients",
     "ImageSet",
@@ -183,13 +197,13 @@ __all__ = [
     "ModelSource",
     "Noise",
     "Objective",
-    "Observer",
     "PGDEvaluation",
     "RandomSubset",
     "Recipe",
     "ResNet",
     "RunDirectory",
     "SelectionContext",
+    "Session",
     "Splits",
     "Standard",
     "Step",
@@ -201,6 +215,7 @@ __all__ = [
     "ThreatModel",
     "TrainConfig",
     "Trainer",
+    "Validation",
     "derive",
     "evaluate",
     "generator",

@@ -20,7 +20,7 @@ from robustcords.evaluation.config import ATTACKS, AutoAttackEvaluation, Evaluat
 from robustcords.evaluation.sanity.checks import IMAGES, Sanity
 from robustcords.experiments import build, report_output
 from robustcords.experiments.environment import environment
-from robustcords.experiments.run import plain, session, test
+from robustcords.experiments.run import load_images, plain, session, test
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.selection import SelectionSummary, summarise_selection
 from robustcords.report.summary import summarise
@@ -147,8 +147,7 @@ def evaluate(
     own = directory if directory and output and report_output.is_own(output, directory) else None
     files = _weights(directory, weights, config)
     with session(loaded) as work:
-        images = build.data(loaded.model_copy(update={"evaluation": config}))
-        work.say_notes(images)
+        images = load_images(loaded.model_copy(update={"evaluation": config}), work)
         model, layout = build.settled_model(loaded, images, work.accelerator.device)
         loaded = build.settled(loaded, layout)
         if own:
@@ -203,8 +202,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
     """
     report_output.refuse_taken(output)
     with session(recipe) as work:
-        images = build.data(recipe)
-        work.say_notes(images)
+        images = load_images(recipe, work)
         selector = build.selector(recipe, images)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")

@@ -19,7 +19,7 @@ def listing(kind: str | None = None) -> dict[str, dict[str, str]]:
     """Returns what a recipe can name: kind to name to a line that describes it.
 
     Args:
-        kind: data, model, threat, attack, loss, method, selector, optimizer, schedule or recipe; None for all of them.
+        kind: a kind of component, such as ``"loss"``, or ``"recipe"``; None for all of them.
 
     Raises:
         UserError: there is no such kind.

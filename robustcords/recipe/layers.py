@@ -19,10 +19,9 @@ MOST_DOTS = 100
 """On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
 SWITCHES: frozenset[Keys] = frozenset(
-    {("selector",), ("bullet",)}
-    | {("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging"), ("train", "dynamics")}
+    {("selector",), ("bullet",)} | {("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging")}
 )
-"""The tables that ``false`` switches off and ``true`` switches on with what they already hold."""
+"""The tables that ``false`` switches off and ``true`` switches on with what they already hold; callbacks' too."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ def _written(value: Any, origin: str, layer: int, path: Keys) -> Written:
         raise UserError(f"{origin}: tables are nested more than {DEEPEST_TABLE} deep")
     if not _fits(value):
         raise UserError(shortened(f"{origin}: {'.'.join(path)}: TOML's integers have 64 bits, and this one has more"))
-    if path in SWITCHES and value is True:
+    if (path in SWITCHES or path[:-1] == ("callbacks",)) and value is True:
         value = {}
     if isinstance(value, dict):
         value = {key: _written(item, origin, layer, (*path, key)) for key, item in value.items()}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.config import EvaluationConfig
-from robustcords.recipe import layers, messages
+from robustcords.recipe import earlier, layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.training.config import LoggingConfig, TrainConfig
 
@@ -30,6 +31,7 @@ __all__ = ["EvaluationConfig", "LoggingConfig", "Recipe", "TrainConfig", "dump",
 
 DEFAULTS = {
     "attack": {"name": "pgd"},
+    "callbacks": {"overfitting": {"action": "warn"}},
     "loss": {"name": "sat"},
     "method": {"name": "adversarial"},
     "optimizer": {"name": "sgd"},
@@ -42,7 +44,6 @@ TABLES = {
     ("bullet",): "robustcords.methods.efforts.bullet:BulletConfig",
     ("train",): "robustcords.training.config:TrainConfig",
     ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
-    ("train", "dynamics"): "robustcords.training.callbacks.dynamics:DynamicsConfig",
     ("evaluation",): "robustcords.evaluation.config:EvaluationConfig",
     ("logging",): "robustcords.training.config:LoggingConfig",
 }
@@ -65,6 +66,7 @@ class Recipe(Table):
         optimizer: how weights are updated.
         schedule: the learning rate over the run.
         train: epochs, batches, precision.
+        callbacks: what reacts to training, a table for each; ``false`` switches one off.
         evaluation: what the finished model is tested with.
         logging: where figures go besides the run directory.
     """
@@ -81,6 +83,7 @@ class Recipe(Table):
     optimizer: ComponentConfig
     schedule: ComponentConfig
     train: TrainConfig
+    callbacks: dict[str, SerializeAsAny[ComponentConfig] | None] = Field(default_factory=dict)
     evaluation: EvaluationConfig
     logging: LoggingConfig
 
@@ -160,6 +163,7 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     Raises:
         UserError: as `load`; ``origin`` is blamed for what no layer wrote.
     """
+    stack = [replace(layer, values=earlier.moved(layer.values)) for layer in stack]
     tree = layers.merge([Layer("default", DEFAULTS), *stack])
     tables = tree.table or {}
     for key, item in tables.items():
@@ -239,6 +243,8 @@ def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserE
 
 def _table(key: str, item: Written) -> Any:
     """Returns a checked table; None for one that is switched off."""
+    if key == "callbacks" and item.table is not None:
+        return {name: _callback(name, below) for name, below in item.table.items()}
     switch = (key,) in layers.SWITCHES
     if switch and (item.value is None or item.value is False):
         return None
@@ -249,6 +255,18 @@ def _table(key: str, item: Written) -> Any:
         config = _config(key, item.table, item.origin)
         return _checked(config, _known(key, item, config), (key,))
     return _checked(registry.imported(TABLES[key,]), item, (key,))
+
+
+def _callback(name: str, item: Written) -> Any:
+    """Returns a callback's checked table, which the key names; None where it is switched off."""
+    where = ("callbacks", name)
+    if item.value is None or item.value is False:
+        return None
+    if item.table is None:
+        raise _problem(item.origin, f"{messages.place(where)} = {messages.show(item.value)}: must be a table or false")
+    config = _config("callback", {"name": replace(item, value=name)}, item.origin)
+    table = {**item.table, "name": replace(item, value=name)}
+    return _checked(config, replace(item, value=table), where)
 
 
 def _config(kind: str, table: dict[str, Written], origin: str) -> type[Table]:
@@ -335,4 +353,11 @@ def _plain(table: Table) -> dict[str, Any]:
     written = table.model_dump()
     values = {key: getattr(table, key) for key in type(table).model_fields}
     plain = {key: _plain(value) if isinstance(value, Table) else written[key] for key, value in values.items()}
+    if isinstance(table, Recipe):
+        plain["callbacks"] = {name: _options(config) for name, config in table.callbacks.items()}
     return {key: value for key, value in plain.items() if value is not None}
+
+
+def _options(config: ComponentConfig | None) -> Any:
+    """Returns a callback's table without its name, which is the table's own; false for one that is switched off."""
+    return False if config is None else {key: value for key, value in _plain(config).items() if key != "name"}

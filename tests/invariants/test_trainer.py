@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import ATTACK, BATCH, COUNT, After, chooser, close, fitted, made_up, network, trainer, vector
+from small_run import BATCH, COUNT, After, chooser, close, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -188,7 +188,6 @@ def test_a_line_of_metrics_says_what_the_contract_promises(tmp_path: Path):
         adversary=BulletAdversary,
         selector=chooser("adv-glister"),
         validation=made_up(12, seed=1),
-        validation_attack=ATTACK,
         settings={"epochs": 3, "validate_every": 2, "averaging": AveragingConfig()},
         run=tmp_path / "run",
     )
@@ -263,7 +262,6 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
             "model": network(norm=True),
             "selector": chooser("adv-glister", loss="mart", select_first=True),
             "validation": made_up(12, seed=1),
-            "validation_attack": ATTACK,
             "crop": 1,
             "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
         }
