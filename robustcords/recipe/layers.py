@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ MOST_FILES = 64
 MOST_DOTS = 100
 """On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
+_PARTS = re.compile(r'((?:"[^"]*"|[^.])*)\.')
+"""The parts of a dotted key; one in quotes may have dots."""
 SWITCHES: frozenset[Keys] = frozenset(
     {("selector",), ("bullet",)} | {("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging")}
 )
@@ -194,7 +197,7 @@ def _override(option: str, together: bool) -> Layer:
     if any("\ud800" <= each <= "\udfff" for each in option):
         raise UserError(f"{origin}: not UTF-8 text")
     key, separator, text = option.partition("=")
-    parts = [part.strip() for part in key.split(".")]
+    parts = [part.strip().strip('"') for part in _PARTS.findall(f"{key}.")]
     if not separator:
         raise UserError(f"{origin}: expected KEY=VALUE, for example --set train.epochs=2")
     if not all(parts):

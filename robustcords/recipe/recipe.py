@@ -264,9 +264,9 @@ def _callback(name: str, item: Written) -> Any:
         return None
     if item.table is None:
         raise _problem(item.origin, f"{messages.place(where)} = {messages.show(item.value)}: must be a table or false")
-    config = _config("callback", {"name": replace(item, value=name)}, item.origin)
-    table = {**item.table, "name": replace(item, value=name)}
-    return _checked(config, replace(item, value=table), where)
+    named = replace(item, value=name)
+    config = _class("callback", named, messages.place(where))
+    return _checked(config, replace(item, value={**item.table, "name": named}), where)
 
 
 def _config(kind: str, table: dict[str, Written], origin: str) -> type[Table]:
@@ -278,6 +278,17 @@ def _config(kind: str, table: dict[str, Written], origin: str) -> type[Table]:
     where = f"[{kind}] {key} = {messages.show(name.plain())}"
     if not isinstance(name.value, str):
         raise _problem(name.origin, f"{where}: must be a string")
+    return _class(kind, name, where)
+
+
+def _class(kind: str, name: Written, where: str) -> type[Table]:
+    """Returns the ``Config`` of a component by its name.
+
+    Args:
+        kind: of the component.
+        name: a string.
+        where: what a message begins with.
+    """
     try:
         found = find(kind, name.value)
     except UserError as error:

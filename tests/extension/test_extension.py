@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from l1 import L1
+from safetensors.torch import load_file
 
 from robustcords import Noise
 
@@ -96,3 +97,14 @@ def test_where_a_threat_does_not_fit_is_one_line(command, tmp_path: Path):
     refused = command("run", "digits_mart", *SMALL, "--set", "threat.norm=lfin")
     assert refused.err.startswith("error: --set threat.norm=lfin: [threat] norm = \"lfin\": unknown threat 'lfin'")
     assert "linf" in refused.err
+
+
+def test_a_callback(trained, tmp_path: Path):
+    trained("weight_norm", train__epochs="2", **{'callbacks."weight_norm:WeightNorm"': "{every = 2}"})
+    recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
+    assert recipe["callbacks"]["weight_norm:WeightNorm"] == {"every": 2}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    weights = load_file(tmp_path / "run" / "weights" / "last.safetensors")
+    norm = sum(float(value.double().square().sum()) for name, value in weights.items() if "running" not in name) ** 0.5
+    assert "weightnorm" not in rows[0]
+    assert rows[1]["weightnorm"] == {"norm": pytest.approx(norm, rel=1e-5), "steps": 6}

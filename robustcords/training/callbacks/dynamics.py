@@ -44,7 +44,7 @@ class Dynamics(Callback):
     name = "dynamics"
     config: Dynamics.Config
 
-    def __init__(self, images: Images, threat: ThreatModel, **options: Any) -> None:
+    def __init__(self, images: Images, threat: ThreatModel, /, **options: Any) -> None:
         super().__init__(**options)
         self.images = images
         self.attack = PGD(threat, steps=STEPS, step_size=threat.epsilon / 2, random_start="uniform")
