@@ -27,12 +27,13 @@ KEYS = pages.sections(DOCS / "recipes.md")
 TABLES = {
     **{f"[{path[0]}]": registry.imported(target) for path, target in recipe.TABLES.items() if len(path) == 1},
     "[train]/[train.averaging]": registry.imported(recipe.TABLES["train", "averaging"]),
-    "[train]/[train.dynamics]": registry.imported(recipe.TABLES["train", "dynamics"]),
     "[bullet]/[bullet.steps]": BulletSteps,
     "[bullet]/[bullet.step_size]": BulletStepSizes,
     "[evaluation]/[evaluation.pgd]": PGDEvaluation,
     "[evaluation]/[evaluation.autoattack]": AutoAttackEvaluation,
 }
+SECTIONS = {"callback": "callbacks"}
+"""Where a kind's components are described, if not in a section of its name."""
 UNLISTED = {
     ("data", "Parquet files and hub ids"): ParquetConfig,
     ("data", "Class folders"): FolderConfig,
@@ -71,9 +72,10 @@ def test_every_key_of_the_top_level_is_documented():
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.KINDS for name in registry.names(kind)])
 def test_every_option_of_a_component_is_documented(kind, name):
-    about = [section for title, section in KEYS.items() if title.startswith(f"[{kind}]/") and name in section.names]
+    table = f"[{SECTIONS.get(kind, kind)}]"
+    about = [section for title, section in KEYS.items() if title.startswith(f"{table}/") and name in section.names]
     assert len(about) == 1
-    check_keys(registry.config_of(recipe.find(kind, name)), KEYS[f"[{kind}]"].keys | about[0].keys)
+    check_keys(registry.config_of(recipe.find(kind, name)), KEYS[table].keys | about[0].keys)
 
 
 @pytest.mark.parametrize(("kind", "title"), UNLISTED)

@@ -38,8 +38,8 @@ KINDS = {
     "method": Kind("robustcords.methods:METHODS", "robustcords.methods.base:Method"),
     "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
     "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
-    "callback": Kind("robustcords.training.callbacks:CALLBACKS", "robustcords.training.callbacks.base:Callback"),
     "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),
+    "callback": Kind("robustcords.training.callbacks:CALLBACKS", "robustcords.training.callbacks.base:Callback"),
 }
 """The tables of a recipe that name a component."""
 

@@ -88,6 +88,7 @@ def test_listing_describes_everything_that_has_a_name() -> None:
         "selector",
         "optimizer",
         "schedule",
+        "callback",
         "recipe",
     ]
     for kind in registry.KINDS:
