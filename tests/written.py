@@ -14,7 +14,8 @@ Write = Callable[..., str]
 BASE = 'data.name = "digits"\nmodel.name = "resnet8"\n'
 GLISTER = '[selector]\nname = "adv-glister"\nfraction = 0.3\nselect_every = 7\n'
 TABLES = (
-    "attack, bullet, data, evaluation, logging, loss, method, model, optimizer, schedule, seed, selector, threat, train"
+    "attack, bullet, callbacks, data, evaluation, logging, loss, method, model, optimizer, schedule, seed, selector, "
+    "threat, train"
 )
 
 

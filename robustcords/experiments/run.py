@@ -132,7 +132,7 @@ def run(
         collectives.barrier()
         trainer.run = directory
         if profile and directory.writes:
-            work.profiler = Profiler(path / "profile", work.accelerator.device, work.display)
+            work.profiler = Profiler(path / "profile", work.device, work.display)
         with work.interruption:
             return path, _run_in(directory, recipe, images, trainer, work)
 
@@ -161,7 +161,7 @@ def _run_in(
             continue
         build.load_weights(trainer.model, directory.weights(which))
         store = directory.path / "evaluation" / which
-        results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
+        results[which] = test(trainer.inference, images, recipe, recipe.evaluation, work, store, f"{which} weights")
     report = summarise(
         plain(recipe), directory.environment(), directory.rows(), directory.selections(), results, warnings
     )
@@ -199,18 +199,18 @@ def test(
 
     With ``sanity`` the result has its checks for masked gradients too, as ``sanity``.
     """
-    with work.display.task(label) as update:
+    network = model if isinstance(model, Inference) else Inference(model, replay=recipe.train.cuda_graphs)
+    lay_out(network.model, work.device, recipe.train.memory_format)
+    # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
+    with work.display.task(label) as update, network.under(work.interruption.watched(nullcontext)):
 
         def on_progress(what: str, done: int, total: int) -> None:
             update(done, total, what)
-            work.interruption.check_together(work.accelerator.device)
+            work.interruption.check_together(work.device)
 
-        model = lay_out(model, work.accelerator.device, recipe.train.memory_format)
-        # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
-        network = Inference(model, work.interruption.watched(nullcontext), replay=recipe.train.cuda_graphs)
         around: dict[str, Any] = {
             "seed": recipe.seed,
-            "device": work.accelerator.device,
+            "device": work.device,
             "store": store,
             "on_progress": on_progress,
         }

@@ -224,8 +224,8 @@ class Trainer:
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
-        with self.session.restartable("selection", self.write_checkpoint) as on_batch:
-            model = Inference(self.model, self.session.watched, replay=self.settings.cuda_graphs)
+        watched = self.inference.under(self.session.watched)
+        with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, begun=self.progress.step > 0)
             if selected:
                 self.run.save_selection(epoch, self.train.numbers[subset.indices], subset.weights)
