@@ -36,6 +36,7 @@ from robustcords.methods.efforts.bullet import KINDS, Bullet
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import derive, generator
+from robustcords.runtime.session import Session
 from robustcords.selection.selector import Subset, everything
 from robustcords.training.state import Progress
 from robustcords.training.trainer import Trainer
@@ -112,7 +113,7 @@ def part_of(images: Images, share: float) -> Images:
 
 def trainer_of(recipe: Recipe, images: build.Data, weights: Path | None) -> Trainer:
     """Returns a trainer, from the weights if there are any."""
-    trainer = build.trainer(recipe, images, build.accelerator(recipe))
+    trainer = build.trainer(recipe, images, Session(build.accelerator(recipe)))
     if weights:
         build.load_weights(trainer.model, weights)
     return trainer

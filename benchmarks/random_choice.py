@@ -35,7 +35,8 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
 from robustcords.errors import UserError
 from robustcords.experiments import build
-from robustcords.recipe.recipe import Recipe, find, load
+from robustcords.recipe.recipe import Recipe, load
+from robustcords.recipe.tables import find
 from robustcords.rng import generator
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.gradients.factors import LastLayerGradients

@@ -28,6 +28,7 @@ from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.experiments import build
 from robustcords.selection.gradient_based_config import FEW
 from robustcords.selection.selector import everything
+from robustcords.training.callbacks.validation import Validation
 from robustcords.training.trainer import Trainer
 
 EPOCHS, SELECT_EVERY, IMAGES, VALIDATION, FRACTION, STEPS = 100, 20, 50_000, 5_000, 0.3, 10
@@ -139,13 +140,12 @@ def selection_seconds(trainer: Trainer, attack_steps: int, number: int) -> float
         selector.config = selector.config.model_copy(update={"attack_steps": None})
     begin = time.perf_counter()
     selector.select(number, trainer.inference)
-    return (time.perf_counter() - begin) / (len(trainer.train) + len(trainer.validation or ()))
+    return (time.perf_counter() - begin) / (len(trainer.train) + len(selector.validation or ()))
 
 
 def look_seconds(trainer: Trainer, attack: Attack) -> tuple[float, float]:
     """Returns the seconds per image of a look at the validation images, and the share that is right unattacked."""
-    images = trainer.validation
-    assert images is not None
+    images = next(callback.images for callback in trainer.callbacks if isinstance(callback, Validation))
     begin = time.perf_counter()
     correct, _ = robust_accuracy(trainer.model, images, attack, seed=0, autocast=trainer.accelerator.autocast)
     return (time.perf_counter() - begin) / len(images), correct

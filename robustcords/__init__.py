@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustcords.attacks.fgsm import FGSM as FGSM
     from robustcords.attacks.pgd import PGD as PGD
     from robustcords.config.schema import ComponentConfig as ComponentConfig
+    from robustcords.data.augmentation import CropFlip as CropFlip
     from robustcords.data.base import DataConfig as DataConfig
     from robustcords.data.base import DataSource as DataSource
     from robustcords.data.base import Splits as Splits
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from robustcords.rng import Noise as Noise
     from robustcords.rng import derive as derive
     from robustcords.rng import generator as generator
+    from robustcords.runtime.session import Session as Session
     from robustcords.selection.base import SelectionContext as SelectionContext
     from robustcords.selection.base import Strategy as Strategy
     from robustcords.selection.base import StrategyConfig as StrategyConfig
@@ -85,7 +87,10 @@ if TYPE_CHECKING:
     from robustcords.selection.strategies.random import RandomSubset as RandomSubset
     from robustcords.storage.run_directory import RunDirectory as RunDirectory
     from robustcords.threats.base import ThreatModel as ThreatModel
-    from robustcords.training.callbacks.base import Observer as Observer
+    from robustcords.training.callbacks.base import Callback as Callback
+    from robustcords.training.callbacks.base import CallbackContext as CallbackContext
+    from robustcords.training.callbacks.base import EpochEnd as EpochEnd
+    from robustcords.training.callbacks.validation import Validation as Validation
     from robustcords.training.config import TrainConfig as TrainConfig
     from robustcords.training.trainer import Trainer as Trainer
 
@@ -108,14 +113,18 @@ _PUBLIC = {
     "AutoAttackEvaluation": "evaluation.attacks.autoattack:AutoAttackEvaluation",
     "Batch": "methods.base:Batch",
     "Bullet": "methods.efforts.bullet:Bullet",
+    "Callback": "training.callbacks.base:Callback",
+    "CallbackContext": "training.callbacks.base:CallbackContext",
     "CleanLogits": "attacks.base:CleanLogits",
     "ComponentConfig": "config.schema:ComponentConfig",
+    "CropFlip": "data.augmentation:CropFlip",
     "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
     "Digits": "data.digits:Digits",
     "EL2NStrategy": "selection.strategies.el2n:EL2NStrategy",
     "Effort": "methods.efforts.base:Effort",
     "EffortConfig": "methods.efforts.base:EffortConfig",
+    "EpochEnd": "training.callbacks.base:EpochEnd",
     "Evaluation": "evaluation.results:Evaluation",
     "EvaluationAttack": "evaluation.attacks.base:EvaluationAttack",
     "EvaluationAttackConfig": "evaluation.attacks.base:EvaluationAttackConfig",
@@ -138,7 +147,6 @@ _PUBLIC = {
     "Moment": "losses.context:Moment",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
-    "Observer": "training.callbacks.base:Observer",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
     "Plan": "methods.efforts.base:Plan",
@@ -149,6 +157,7 @@ _PUBLIC = {
     "RunDirectory": "storage.run_directory:RunDirectory",
     "SAT": "losses.sat:SAT",
     "SelectionContext": "selection.base:SelectionContext",
+    "Session": "runtime.session:Session",
     "Splits": "data.base:Splits",
     "Standard": "losses.standard:Standard",
     "Step": "methods.base:Step",
@@ -163,6 +172,7 @@ _PUBLIC = {
     "TrainConfig": "training.config:TrainConfig",
     "Trainer": "training.trainer:Trainer",
     "Uniform": "methods.efforts.uniform:Uniform",
+    "Validation": "training.callbacks.validation:Validation",
     "Wrapper": "methods.wrapper:Wrapper",
     "WrapperConfig": "methods.wrapper:WrapperConfig",
     "attack_batch": "methods.efforts.batch:attack_batch",
@@ -193,14 +203,18 @@ __all__ = [
     "AutoAttackEvaluation",
     "Batch",
     "Bullet",
+    "Callback",
+    "CallbackContext",
     "CleanLogits",
     "ComponentConfig",
+    "CropFlip",
     "DataConfig",
     "DataSource",
     "Digits",
     "EL2NStrategy",
     "Effort",
     "EffortConfig",
+    "EpochEnd",
     "Evaluation",
     "EvaluationAttack",
     "EvaluationAttackConfig",
@@ -221,7 +235,6 @@ __all__ = [
     "Moment",
     "Noise",
     "Objective",
-    "Observer",
     "PGDEvaluation",
     "Plan",
     "Radii",
@@ -230,6 +243,7 @@ __all__ = [
     "ResNet",
     "RunDirectory",
     "SelectionContext",
+    "Session",
     "Splits",
     "Standard",
     "Step",
@@ -243,6 +257,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "Uniform",
+    "Validation",
     "Wrapper",
     "WrapperConfig",
     "attack_batch",

@@ -18,22 +18,23 @@ from robustcords.data.sets import FolderConfig
 from robustcords.experiments import reproduce, sweep
 from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
 from robustcords.models.external import ExternalModel
-from robustcords.recipe import messages, recipe, scaffold
+from robustcords.recipe import messages, recipe, scaffold, tables
 
 DOCS = pages.ROOT / "docs"
 KEYS = pages.sections(DOCS / "recipes.md")
 
 TABLES = {
-    **{f"[{path[0]}]": registry.imported(target) for path, target in recipe.TABLES.items() if len(path) == 1},
-    "[train]/[train.averaging]": registry.imported(recipe.TABLES["train", "averaging"]),
-    "[train]/[train.dynamics]": registry.imported(recipe.TABLES["train", "dynamics"]),
+    **{f"[{path[0]}]": registry.imported(target) for path, target in tables.TABLES.items() if len(path) == 1},
+    "[train]/[train.averaging]": registry.imported(tables.TABLES["train", "averaging"]),
     "[effort]/Bullet-Train/[effort.steps]": BulletSteps,
     "[effort]/Bullet-Train/[effort.step_size]": BulletStepSizes,
     **{
-        f"[evaluation]/[evaluation.{name}]": registry.config_of(recipe.find("evaluation_attack", name))
+        f"[evaluation]/[evaluation.{name}]": registry.config_of(tables.find("evaluation_attack", name))
         for name in registry.names("evaluation_attack")
     },
 }
+SECTIONS = {"callback": "callbacks"}
+"""Where a kind's components are described, if not in a section of its name."""
 UNLISTED = {
     ("data", "Parquet files and hub ids"): ParquetConfig,
     ("data", "Class folders"): FolderConfig,
@@ -75,9 +76,10 @@ NAMED = [(kind, name) for kind in registry.KINDS for name in registry.names(kind
 
 @pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_every_option_of_a_component_is_documented(kind, name):
-    about = [section for title, section in KEYS.items() if title.startswith(f"[{kind}]/") and name in section.names]
+    table_name = f"[{SECTIONS.get(kind, kind)}]"
+    about = [section for title, section in KEYS.items() if title.startswith(f"{table_name}/") and name in section.names]
     assert len(about) == 1
-    check_keys(registry.config_of(recipe.find(kind, name)), KEYS[f"[{kind}]"].keys | about[0].keys)
+    check_keys(registry.config_of(tables.find(kind, name)), KEYS[table_name].keys | about[0].keys)
 
 
 @pytest.mark.parametrize(("kind", "title"), UNLISTED)

@@ -69,7 +69,7 @@ def importers(*packages: str, among: dict[str, set[str]] = IMPORTS) -> set[str]:
 
 
 def test_the_reader_finds_what_is_there():
-    assert {"attacks.base.Attack", "storage.run_directory.RunDirectory"} <= INSIDE["training.trainer"]
+    assert {"methods.base.Method", "storage.run_directory.RunDirectory"} <= INSIDE["training.trainer"]
     assert len(FILES) > 50
 
 

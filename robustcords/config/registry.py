@@ -40,6 +40,7 @@ KINDS = {
     "selector": Kind("robustcords.selection.strategies:STRATEGIES", "robustcords.selection.base:Strategy"),
     "optimizer": Kind("robustcords.training.optimizers:OPTIMIZERS", "robustcords.training.optimizers:Optimizer"),
     "schedule": Kind("robustcords.training.schedules:SCHEDULES", "robustcords.training.schedules:Schedule"),
+    "callback": Kind("robustcords.training.callbacks:CALLBACKS", "robustcords.training.callbacks.base:Callback"),
     "evaluation_attack": Kind(
         "robustcords.evaluation.attacks:EVALUATION_ATTACKS", "robustcords.evaluation.attacks.base:EvaluationAttack"
     ),

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from robustcords.rng import Noise
+
+Augmentation = Callable[[Tensor, Noise], Tensor]
+"""Changes images (B, C, H, W) at random, by noise that is keyed by example; shape and dtype stay."""
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Random crops and flips; see `augment`.
+
+    Attributes:
+        crop: pixels of padding, >= 0.
+        flip: whether images are mirrored.
+
+    Example:
+        >>> images = CropFlip(crop=4, flip=True)(x, Noise(derive(seed, "augment", epoch), numbers))
+    """
+
+    crop: int = 0
+    flip: bool = False
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Returns images (B, C, H, W) cropped and flipped."""
+        return augment(x, noise, self.crop, self.flip)
 
 
 def augment(x: Tensor, noise: Noise, crop: int, flip: bool) -> Tensor:

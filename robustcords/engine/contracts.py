@@ -142,8 +142,8 @@ def pair(source: str, value: Any) -> tuple[Any, Any]:
     return rows, weights
 
 
-def noted(observer: object, value: Any) -> dict[str, Any] | None:
-    """Returns what an observer notes in the metrics.
+def noted(callback: object, value: Any) -> dict[str, Any] | None:
+    """Returns what a callback notes in the metrics.
 
     Raises:
         UserError: it is neither None nor a dictionary that JSON can hold.
@@ -153,17 +153,17 @@ def noted(observer: object, value: Any) -> dict[str, Any] | None:
     try:
         json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"observer {title(observer)} noted what JSON cannot hold: {error}") from error
+        raise UserError(f"callback {title(callback)} noted what JSON cannot hold: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"observer {title(observer)} noted {kind_of(value)}, expected a dictionary or None")
+        raise UserError(f"callback {title(callback)} noted {kind_of(value)}, expected a dictionary or None")
     return value
 
 
 def distinct(names: Sequence[str], taken: Sequence[str]) -> None:
-    """Checks that observers can be told apart, in the metrics and in a checkpoint.
+    """Checks that callbacks can be told apart, in the metrics and in a checkpoint.
 
     Args:
-        names: of the observers.
+        names: of the callbacks.
         taken: names of other parts.
 
     Raises:
@@ -171,7 +171,7 @@ def distinct(names: Sequence[str], taken: Sequence[str]) -> None:
     """
     for row, name in enumerate(names):
         if name in taken or name in names[:row]:
-            raise UserError(f"observer {name!r}: that name is taken; each observer has a name of its own")
+            raise UserError(f"callback {name!r}: that name is taken; each callback has a name of its own")
 
 
 def numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,15 @@ class Inference(nn.Module):
         parameter = next(self.model.parameters(), None)
         plain = self._dtype() is not None or (parameter is not None and parameter.device.type != "cpu")
         return self.model if plain else self
+
+    @contextmanager
+    def under(self, autocast: Autocast) -> Iterator[Self]:
+        """Has forwards run in other contexts as long as the block lasts: what is folded and recorded is shared."""
+        own, self.autocast = self.autocast, autocast
+        try:
+            yield self
+        finally:
+            self.autocast = own
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
-from robustcords.data.augmentation import augment
+from robustcords.data.augmentation import Augmentation, CropFlip
 from robustcords.data.base import DataSource
 from robustcords.data.images import Images
 from robustcords.data.loading import loaded
@@ -27,17 +26,14 @@ from robustcords.methods.base import Method
 from robustcords.methods.efforts.base import Effort
 from robustcords.methods.wrapper import Wrapper
 from robustcords.models.last_layer import find_head
-from robustcords.recipe.recipe import Recipe, find
-from robustcords.rng import generator
+from robustcords.recipe.recipe import Recipe
+from robustcords.recipe.tables import find
 from robustcords.runtime.accelerator import start
-from robustcords.runtime.interruption import Interruption
-from robustcords.runtime.progress import Display
+from robustcords.runtime.session import Session
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.selector import SubsetSelector
-from robustcords.storage.run_directory import RunDirectory
-from robustcords.training.callbacks.base import Observer
-from robustcords.training.callbacks.dynamics import Dynamics
-from robustcords.training.callbacks.overfitting import FEW_PASSES, IMAGES, OverfittingProbe
+from robustcords.training.callbacks.base import Callback, CallbackContext
+from robustcords.training.callbacks.validation import Validation
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.trainer import Trainer
 
@@ -63,6 +59,11 @@ class Data:
     mean: Tensor
     std: Tensor
     notes: tuple[str, ...] = ()
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training changes images at random."""
+        return CropFlip(self.source.crop, self.source.flip)
 
 
 def component(kind: str, config: Any, *context: Any) -> Any:
@@ -189,13 +190,16 @@ def cautions(recipe: Recipe) -> list[str]:
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
 
-def selector(recipe: Recipe, images: Data, loss: Loss | None = None) -> SubsetSelector | None:
+def selector(
+    recipe: Recipe, images: Data, loss: Loss | None = None, trained_with: Attack | None = None
+) -> SubsetSelector | None:
     """Returns the subset selector, or None for full data.
 
     Args:
         recipe: with or without a selector.
         images: to select from.
         loss: the one that is trained with; None for one that the recipe says.
+        trained_with: the attack that is trained with; None for one that the recipe says.
     """
     if recipe.selector is None:
         return None
@@ -205,12 +209,12 @@ def selector(recipe: Recipe, images: Data, loss: Loss | None = None) -> SubsetSe
         images.train,
         images.validation,
         loss=loss or component("loss", recipe.loss),
-        attack=attack(recipe),
+        attack=trained_with or attack(recipe),
         epochs=recipe.train.epochs,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
-        augment=partial(augment, crop=images.source.crop, flip=images.source.flip),
+        augment=images.augmentation,
     )
 
 
@@ -253,28 +257,18 @@ def check_size(recipe: Recipe, network: nn.Module, images: Data) -> None:
     strategy.refuse_too_large(config, largest, outputs * (1 + width))
 
 
-def trainer(
-    recipe: Recipe,
-    images: Data,
-    started: Accelerator,
-    *,
-    run: RunDirectory | None = None,
-    display: Display | None = None,
-    interruption: Interruption | None = None,
-) -> Trainer:
-    """Returns a trainer that is ready to fit."""
+def trainer(recipe: Recipe, images: Data, session: Session) -> Trainer:
+    """Returns a trainer that is ready to fit, on one loss and one attack that its parts share."""
     loss: Loss = component("loss", recipe.loss)
     trained = method(recipe, loss, attack(recipe), effort(recipe))
-    network = model(recipe, images).to(started.device)
+    network = model(recipe, images).to(session.device)
     check_size(recipe, network, images)
     if images.validation is None and recipe.evaluation.checkpoints == ["best"]:
         raise UserError(
             f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds '
             'out no image to choose the best weights on; raise it, or evaluate "last"'
         )
-    images = replace(images, train=images.train.resident(started.device))
-    # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
-    strong = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
+    images = replace(images, train=images.train.resident(session.device))
     return Trainer(
         network,
         trained,
@@ -282,41 +276,27 @@ def trainer(
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
         schedule=component("schedule", recipe.schedule),
-        selector=selector(recipe, images, loss),
-        validation=images.validation,
-        validation_attack=strong,
-        observers=_observers(recipe, images, trained, strong, display or Display(visible=False)),
-        crop=images.source.crop,
-        flip=images.source.flip,
+        selector=selector(recipe, images, loss, trained.attack),
+        augmentation=images.augmentation,
+        callbacks=callbacks(recipe, images, trained),
         seed=recipe.seed,
-        accelerator=started,
-        run=run,
-        display=display,
-        interruption=interruption,
+        session=session,
     )
 
 
-def _observers(recipe: Recipe, images: Data, trained: Method, strong: Attack, display: Display) -> list[Observer]:
-    """Returns what looks at the model after every epoch.
-
-    Catastrophic overfitting is looked for where the training attack is of the kind that leads to it.
-    """
-    found: list[Observer] = []
-    action, dynamics = recipe.train.overfitting, recipe.train.dynamics
-    training = trained.effort.strongest(trained.attack)
-    if action and "adversarial" in trained.loss.views and 0 < training.passes <= FEW_PASSES:
-        part = _drawn(images.train, IMAGES, recipe.seed, "overfitting-probe")
-        found.append(OverfittingProbe(part, training, strong, action, display))
-    if dynamics:
-        part = _drawn(images.train, dynamics.images or len(images.train), recipe.seed, "dynamics")
-        found.append(Dynamics(part, recipe.threat, dynamics))
-    return found
-
-
-def _drawn(images: Images, count: int, seed: int, purpose: str) -> Images:
-    """Returns so many images at random, in their order; all where there are fewer."""
-    order = torch.randperm(len(images), generator=generator(seed, purpose))
-    return images.subset(order[:count].sort().values)
+def callbacks(recipe: Recipe, images: Data, trained: Method) -> list[Callback]:
+    """Returns what reacts to training: validation where there are images for it, and what ``[callbacks]`` names."""
+    # PGD-10 with steps of a quarter of the radius, whatever the training attack is.
+    monitor = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4)
+    strongest = trained.effort.strongest(trained.attack)
+    context = CallbackContext(images.train, strongest, monitor, trained.loss, recipe.seed)
+    built: list[Callback | None] = []
+    if images.validation:
+        built.append(Validation(images.validation, monitor, recipe.train.validate_every))
+    for name, config in recipe.callbacks.items():
+        if config is not None:
+            built.append(find("callback", name).from_context(config, context))
+    return [callback for callback in built if callback is not None]
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

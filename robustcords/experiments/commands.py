@@ -23,7 +23,7 @@ from robustcords.evaluation.results import SHORT_FORMS, Evaluation
 from robustcords.evaluation.sanity.checks import IMAGES, Sanity
 from robustcords.experiments import build, report_output
 from robustcords.experiments.environment import environment
-from robustcords.experiments.run import plain, session, test
+from robustcords.experiments.run import load_images, plain, session, test
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.run_report import Environment, Report, summarise
 from robustcords.report.runs import environment_of, rows_of
@@ -162,8 +162,7 @@ def evaluate(
     # Before anything is measured, as one of the files may be damaged.
     of_run = (environment_of(directory), rows_of(directory), directory.selections()) if directory else None
     with session(loaded) as work:
-        images = build.data(loaded.model_copy(update={"evaluation": config}))
-        work.say_notes(images)
+        images = load_images(loaded.model_copy(update={"evaluation": config}), work)
         model, layout = build.settled_model(loaded, images, work.accelerator.device)
         loaded = build.settled(loaded, layout)
         if own:
@@ -219,8 +218,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
     """
     report_output.refuse_taken(output)
     with session(recipe) as work:
-        images = build.data(recipe)
-        work.say_notes(images)
+        images = load_images(recipe, work)
         selector = build.selector(recipe, images)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")

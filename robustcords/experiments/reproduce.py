@@ -234,7 +234,7 @@ def _timed(made: Plan, row: Row, seed: int, workshop: Fleet) -> Run:
     same = _but_epochs(made.recipe(over, seed)) == _but_epochs(made.recipe(row, seed))
     measured = _sibling(made, over, seed) if same else None
     if measured is None:
-        options = ("train.epochs=1", "train.dynamics=false", "evaluation.pgd=false", "evaluation.autoattack=false")
+        options = ("train.epochs=1", "callbacks.dynamics=false", "evaluation.pgd=false", "evaluation.autoattack=false")
         recipe = made.recipe(row, seed, *options, 'evaluation.checkpoints=["last"]', "evaluation.limit=1")
         (job,) = workshop.run([Task(f"one-epoch,{made.name(row, seed)}", recipe)])
         if job.state == "failed":

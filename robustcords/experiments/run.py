@@ -5,11 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import nn
 
 from robustcords.config.schema import roles
@@ -32,6 +30,7 @@ from robustcords.runtime import collectives
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.profiler import Profiler
 from robustcords.runtime.progress import Display
+from robustcords.runtime.session import Session
 from robustcords.runtime.watchdog import Watch
 from robustcords.storage import run_directory
 from robustcords.storage.files import write_atomic
@@ -46,26 +45,6 @@ CHANGEABLE = frozenset(
 
 Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.
 """
-
-
-@dataclass(frozen=True)
-class Session:
-    """What every command works with.
-
-    Attributes:
-        accelerator: the processes, device and precision.
-        display: where progress goes.
-        interruption: whether a signal came, while its context lasts.
-    """
-
-    accelerator: Accelerator
-    display: Display
-    interruption: Interruption
-
-    def say_notes(self, images: build.Data) -> None:
-        """Says what a person should know of how the images were read."""
-        for note in images.notes:
-            self.display.say(f"note: {note}")
 
 
 @contextmanager
@@ -138,10 +117,9 @@ def run(
         if path:
             claim(path)
         with work.accelerator.main_process_first():
-            images = build.data(recipe)
-        work.say_notes(images)
+            images = load_images(recipe, work)
         # What cannot be built is said before there is a directory.
-        trainer = build.trainer(recipe, images, work.accelerator, display=work.display, interruption=work.interruption)
+        trainer = build.trainer(recipe, images, work)
         recipe = build.settled(recipe, trainer.settings.memory_format)
         if path is None:
             path = collectives.decide_together(lambda: run_directory.create(output, name))
@@ -157,7 +135,7 @@ def run(
         environment_of(directory)  # better now than when the report is made, after training
         trainer.run = directory
         if profile and directory.writes:
-            trainer.profiler = Profiler(path / "profile", work.accelerator.device, work.display)
+            work.profiler = Profiler(path / "profile", work.device, work.display)
         with work.interruption:
             return path, _run_in(directory, recipe, images, trainer, work)
 
@@ -180,17 +158,25 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
     collectives.barrier()
     results: dict[str, Evaluation] = {}
     for which in recipe.evaluation.checkpoints:
-        if which == "best" and trainer.progress.best is None:
+        if which == "best" and not directory.weights(which).exists():  # nothing was validated
             continue
         build.load_weights(trainer.model, directory.weights(which))
         store = directory.path / "evaluation" / which
-        results[which] = test(trainer.model, images, recipe, recipe.evaluation, work, store, f"{which} weights")
+        results[which] = test(trainer.inference, images, recipe, recipe.evaluation, work, store, f"{which} weights")
     around, rows = environment_of(directory), rows_of(directory)
     report = summarise(plain(recipe), around, rows, directory.selections(), results, warnings)
     if work.accelerator.is_main_process:
         write_report(directory, report)
     collectives.barrier()
     return report
+
+
+def load_images(recipe: Recipe, work: Session) -> build.Data:
+    """Returns a recipe's images, having said what a person should know of how they were read."""
+    images = build.data(recipe)
+    for note in images.notes:
+        work.display.say(f"note: {note}")
+    return images
 
 
 def write_report(directory: RunDirectory, report: Report) -> None:
@@ -210,18 +196,18 @@ def test(
     sanity: Sanity | None = None,
 ) -> Evaluation:
     """Returns what a model reaches on the test set, showing progress; with ``sanity``, its checks too."""
-    with work.display.task(label) as update:
+    network = model if isinstance(model, Inference) else Inference(model, replay=recipe.train.cuda_graphs)
+    lay_out(network.model, work.device, recipe.train.memory_format)
+    # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
+    with work.display.task(label) as update, network.under(work.interruption.watched(nullcontext)):
 
         def on_progress(what: str, done: int, total: int) -> None:
             update(done, total, what)
-            work.interruption.check_together(work.accelerator.device)
+            work.interruption.check_together(work.device)
 
-        model = lay_out(model, work.accelerator.device, recipe.train.memory_format)
-        # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
-        network = Inference(model, work.interruption.watched(nullcontext), replay=recipe.train.cuda_graphs)
         around: dict[str, Any] = {
             "seed": recipe.seed,
-            "device": work.accelerator.device,
+            "device": work.device,
             "store": store,
             "on_progress": on_progress,
         }

@@ -5,10 +5,10 @@ from robustcords.recipe.recipe import (
     Recipe,
     TrainConfig,
     dump,
-    find,
     load,
     parse,
     shipped,
 )
+from robustcords.recipe.tables import find
 
 __all__ = ["LoggingConfig", "Recipe", "TrainConfig", "dump", "find", "load", "parse", "shipped"]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from robustcords.config import registry
 from robustcords.errors import UserError, nearest
 from robustcords.recipe.layers import shipped
-from robustcords.recipe.recipe import find
+from robustcords.recipe.tables import find
 
 _ATTRIBUTE = re.compile(r" {4}(\w+): (.*)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,12 @@ MOST_FILES = 64
 MOST_DOTS = 100
 """On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
+_PARTS = re.compile(r'((?:"[^"]*"|[^.])*)\.')
+"""The parts of a dotted key; one in quotes may have dots."""
 SWITCHES: frozenset[Keys] = frozenset(
-    {("selector",), ("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging"), ("train", "dynamics")}
+    {("selector",), ("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging")}
 )
-"""The tables that ``false`` switches off and ``true`` switches on with what they already hold."""
+"""The tables that ``false`` switches off and ``true`` switches on with what they already hold; callbacks' too."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def _override(option: str, together: bool) -> Layer:
     if any("\ud800" <= each <= "\udfff" for each in option):
         raise UserError(f"{origin}: not UTF-8 text")
     key, separator, text = option.partition("=")
-    parts = [part.strip() for part in key.split(".")]
+    parts = [part.strip().strip('"') for part in _PARTS.findall(f"{key}.")]
     if not separator:
         raise UserError(f"{origin}: expected KEY=VALUE, for example --set train.epochs=2")
     if not all(parts):
@@ -231,7 +234,7 @@ def _written(value: Any, origin: str, layer: int, path: Keys) -> Written:
         raise UserError(f"{origin}: tables are nested more than {DEEPEST_TABLE} deep")
     if not _fits(value):
         raise UserError(shortened(f"{origin}: {'.'.join(path)}: TOML's integers have 64 bits, and this one has more"))
-    if path in SWITCHES and value is True:
+    if (path in SWITCHES or path[:-1] == ("callbacks",)) and value is True:
         value = {}
     if isinstance(value, dict):
         value = {key: _written(item, origin, layer, (*path, key)) for key, item in value.items()}

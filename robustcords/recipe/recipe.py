@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
 from robustcords.errors import UserError, nearest
-from robustcords.recipe import agreement, layers, messages
+from robustcords.recipe import agreement, earlier, layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.recipe.short_forms import SHORT_FORMS
+from robustcords.recipe.tables import DEFAULTS, check, find, options_of, problem
 from robustcords.training.config import LoggingConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -29,29 +30,6 @@ else:  # these modules import torch; a recipe imports them when it is checked, a
     DataConfig = EvaluationConfig = StrategyConfig = ThreatModel = Table
 
 __all__ = ["LoggingConfig", "Recipe", "TrainConfig", "dump", "load", "parse", "shipped"]
-
-DEFAULTS = {
-    "attack": {"name": "pgd"},
-    "effort": {"name": "uniform"},
-    "loss": {"name": "sat"},
-    "method": {"name": "adversarial"},
-    "optimizer": {"name": "sgd"},
-    "schedule": {"name": "step"},
-    "threat": {"norm": "linf"},
-}
-"""What is used where a recipe names nothing: standard adversarial training (Madry et al. 2018) on the full data."""
-
-TABLES: dict[tuple[str | int, ...], str] = {
-    ("train",): "robustcords.training.config:TrainConfig",
-    ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
-    ("train", "dynamics"): "robustcords.training.callbacks.dynamics:DynamicsConfig",
-    ("evaluation",): "robustcords.evaluation.config:EvaluationConfig",
-    ("logging",): "robustcords.training.config:LoggingConfig",
-}
-"""The tables that name no component, and the classes that check them, imported when a recipe is."""
-
-LISTS: dict[tuple[str | int, ...], str] = {("evaluation", "attacks"): "evaluation_attack"}
-"""The lists of tables that each name a component, and of which kind."""
 
 
 class Recipe(Table):
@@ -70,6 +48,7 @@ class Recipe(Table):
         optimizer: how weights are updated.
         schedule: the learning rate over the run.
         train: epochs, batches, precision.
+        callbacks: what reacts to training, a table for each; ``false`` switches one off.
         evaluation: what the finished model is tested with.
         logging: where figures go besides the run directory.
     """
@@ -86,6 +65,7 @@ class Recipe(Table):
     optimizer: ComponentConfig
     schedule: ComponentConfig
     train: TrainConfig
+    callbacks: dict[str, SerializeAsAny[ComponentConfig] | None] = Field(default_factory=dict)
     evaluation: EvaluationConfig
     logging: LoggingConfig
 
@@ -136,21 +116,6 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(_plain(recipe))
 
 
-def find(kind: str, name: str) -> Any:
-    """Returns the class of a component; data sets and models have names that no dictionary lists, such as paths.
-
-    Raises:
-        UserError: there is no such component, or its module cannot be imported.
-    """
-    try:
-        source = registry.KINDS[kind].source
-        return registry.imported(source)(name) if source else registry.find(kind, name)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # somebody's own module may fail in any way while it is imported
-        raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
-
-
 def _components(table: Table, above: str = "") -> Iterator[agreement.Part]:
     """Yields the components that a recipe names, and those that they name themselves."""
     fields = type(table).model_fields
@@ -174,15 +139,16 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     Raises:
         UserError: as `load`; ``origin`` is blamed for what no layer wrote.
     """
+    stack = [replace(layer, values=earlier.moved(layer.values)) for layer in stack]
     tree = layers.merge([Layer("default", DEFAULTS), *stack])
     tables = tree.table or {}
     for key, item in tables.items():
         if key not in Recipe.model_fields:
             what = f"table [{messages.dotted([key])}]" if item.table is not None else f"key {messages.show(key)}"
-            raise _problem(item.origin, f"unknown {what}{nearest(key, [*Recipe.model_fields, *SHORT_FORMS])}")
+            raise problem(item.origin, f"unknown {what}{nearest(key, [*Recipe.model_fields, *SHORT_FORMS])}")
     values = {key: tables.get(key, Written({}, origin, 0, 0)) for key in Recipe.model_fields if key != "seed"}
     values["selector"] = tables.get("selector", Written(None, origin, 0, 0))
-    checked = {key: _table(key, item) for key, item in values.items()}
+    checked = {key: check(key, item) for key, item in values.items()}
     if "seed" in tables:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
@@ -204,10 +170,10 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     except ValidationError as error:
         raise _disagreement(error.errors(include_url=False)[0], checked, tree) from None
     except PydanticCustomError as error:
-        problem = {"type": error.type, "msg": error.message(), "ctx": error.context}
-        raise _disagreement(problem, checked, tree) from None
+        conflict = {"type": error.type, "msg": error.message(), "ctx": error.context}
+        raise _disagreement(conflict, checked, tree) from None
     except ValueError as error:
-        raise _problem(tree.at(("threat", "epsilon")).origin, f"[evaluation] {error}") from None
+        raise problem(tree.at(("threat", "epsilon")).origin, f"[evaluation] {error}") from None
     return recipe
 
 
@@ -235,150 +201,27 @@ def _radii(table: Table, above: str) -> Iterator[tuple[str, list[float]]]:
         value = getattr(table, key)
         if isinstance(value, list):
             for number, entry in enumerate(value):
-                yield from _radii(_options(entry), f"{above}{key}[{number}].") if isinstance(entry, Table) else ()
+                yield from _radii(options_of(entry), f"{above}{key}[{number}].") if isinstance(entry, Table) else ()
         if isinstance(value, Table):
             yield from _radii(value, f"{above}{key}.")
         elif value is not None and is_radius(field.annotation, field.metadata):
             yield f"{above}{key}", value if isinstance(value, list) else [value]
 
 
-def _disagreement(problem: Any, checked: dict[str, Any], tree: Written) -> UserError:
+def _disagreement(found: Any, checked: dict[str, Any], tree: Written) -> UserError:
     """Returns the error for a value of the shell's own, or for tables that disagree with each other."""
-    keys = problem.get("ctx", {}).get("keys") or [problem["loc"]]
+    keys = found.get("ctx", {}).get("keys") or [found["loc"]]
     value: Any = checked[keys[0][0]]
     for key in keys[0][1:]:
         value = value[key] if isinstance(key, int) else getattr(value, key)
-        value = _options(value)
-    reason = problem["msg"] if problem["type"] == "conflict" else f"must be {messages.allowed(Recipe, tuple(keys[0]))}"
+        value = options_of(value)
+    reason = found["msg"] if found["type"] == "conflict" else f"must be {messages.allowed(Recipe, tuple(keys[0]))}"
     # What was written last is what made them disagree.
     origin = max((tree.at(key) for key in keys), key=lambda item: item.layer).origin
     table, *path = keys[0]
     short = tree.at([table]).spelled if path != ["name"] else ""  # which names its component itself
     place = messages.place([short or table, *path])
-    return _problem(origin, f"{place} = {messages.show(value)}: {reason}")
-
-
-def _table(key: str, item: Written) -> Any:
-    """Returns a checked table; None for one that is switched off."""
-    switch = (key,) in layers.SWITCHES
-    if switch and (item.value is None or item.value is False):
-        return None
-    if item.table is None:
-        or_off = " or false" if switch or item.spelled else ""
-        shown = f"{messages.place([item.spelled or key])} = {messages.show(item.value)}"
-        raise _problem(item.origin, f"{shown}: must be a table{or_off}")
-    if key in registry.KINDS:
-        return _component(key, item, (item.spelled or key,))
-    return _checked(registry.imported(TABLES[key,]), item, (key,))
-
-
-def _component(kind: str, item: Written, path: tuple[str | int, ...]) -> Table:
-    """Returns the checked table of a component, which is at a path."""
-    config = _config(kind, item, f"[{messages.dotted(path)}] ")
-    return _checked(config, _known(kind, item, config), path)
-
-
-def _config(kind: str, item: Written, shown: str) -> type[Table]:
-    """Returns the ``Config`` of the component that a table names; what its keys are shown after begins messages."""
-    key, table = registry.KINDS[kind].key, item.table or {}
-    if key not in table:
-        raise _problem(item.origin, f"{shown}{key} is missing")
-    name = table[key]
-    where = f"{shown}{key} = {messages.show(name.plain())}"
-    if not isinstance(name.value, str):
-        raise _problem(name.origin, f"{where}: must be a string")
-    try:
-        found = find(kind, name.value)
-    except UserError as error:
-        raise _problem(name.origin, f"{where}: {error}") from error
-    if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise _problem(name.origin, f"{where}: {found.__name__} lacks {' and '.join(missing)}")
-    config = registry.config_of(found)
-    base = registry.imported(registry.KINDS[kind].base)
-    fits = any(isinstance(each, type) and issubclass(each, base) for each in (found, config))
-    if not (fits and isinstance(config, type) and issubclass(config, Table)):
-        raise _problem(
-            name.origin, f"{where}: not of kind {kind}; it needs a nested Config, and {base.__name__} as its base"
-        )
-    return config
-
-
-def _known(kind: str, item: Written, config: type[Table]) -> Written:
-    """Drops what was written for the component that a later layer replaced by another one.
-
-    Options that both have from a common base stay, such as a selector's fraction. Others may have the same name and
-    mean something else: PGD's step size is none for FGSM, and TRADES' beta none for MART.
-    """
-    table = item.table or {}
-    name = table[registry.KINDS[kind].key]
-    everybodys = registry.config_of(registry.imported(registry.KINDS[kind].base))
-
-    def stays(key: str) -> bool:
-        if key not in config.model_fields:
-            return False
-        origin = _origin(config, key)
-        # The old component is asked last, as that imports it, and with it perhaps packages that the recipe needs not.
-        return (
-            name.before is None or issubclass(everybodys, origin) or issubclass(_config_of(kind, name.before), origin)
-        )
-
-    kept = {key: value for key, value in table.items() if value.layer >= name.since or stays(key)}
-    return Written(kept, item.origin, item.layer, item.since)
-
-
-def _config_of(kind: str, name: Any) -> type[Any]:
-    """Returns the ``Config`` of a component that is no longer wanted; ``object`` where that cannot be told."""
-    try:
-        config = registry.config_of(find(kind, name))
-    except (UserError, TypeError, AttributeError):
-        return object
-    return config if isinstance(config, type) else object
-
-
-def _origin(config: type[Table], key: str) -> type[Any]:
-    """Returns the base class that a field comes from."""
-    return next(each for each in reversed(config.__mro__) if key in getattr(each, "model_fields", ()))
-
-
-def _checked(config: type[Table], item: Written, path: tuple[str | int, ...]) -> Table:
-    """Checks one table, and first those tables in it that are checked by classes of their own."""
-    values, tables = item.plain(), item.table or {}
-    for key, below in tables.items():
-        if (*path, key) in TABLES and below.table is not None:
-            values[key] = _checked(registry.imported(TABLES[*path, key]), below, (*path, key))
-        if (*path, key) in LISTS and isinstance(below.value, list):
-            entries, place = LISTS[*path, key], (*path, key)
-            values[key] = [_entry(entries, value, below, (*place, n)) for n, value in enumerate(below.value)]
-    for key, kind in nested(config).items():
-        usual = {name: Written(value, item.origin, 0, 0) for name, value in DEFAULTS.get(kind, {}).items()}
-        below = tables.get(key, Written({}, item.origin, 0, 0))
-        if below.table is not None:
-            values[key] = _component(kind, replace(below, value=usual | below.table), (*path, key))
-    try:
-        return config.model_validate(values)
-    except ValidationError as error:
-        blamed, text = messages.explain(error, config, values, path)
-    raise _problem(item.at(blamed[len(path) :]).origin, text)
-
-
-def _entry(kind: str, value: Any, written: Written, path: tuple[str | int, ...]) -> Any:
-    """Returns a table of a list of components, its options checked; anything but a table as it is."""
-    if not isinstance(value, dict):
-        return value
-    name = registry.KINDS[kind].key
-    table = {key: Written(item, written.origin, written.layer, written.since) for key, item in value.items()}
-    config = _config(kind, replace(written, value=table), f"{messages.place(path)}.")
-    options = {key: item for key, item in table.items() if key != name}
-    return {name: value[name], "options": _checked(config, replace(written, value=options), path)}
-
-
-def _options(value: Any) -> Any:
-    """Returns the options of a table of a list of components; anything else as it is."""
-    return value.options if isinstance(getattr(value, "options", None), Table) else value
-
-
-def _problem(origin: str, text: str) -> UserError:
-    return UserError(f"{origin}: {layers.shortened(text, longest=2000)}")
+    return problem(origin, f"{place} = {messages.show(value)}: {reason}")
 
 
 def _plain(table: Table) -> dict[str, Any]:
@@ -386,4 +229,11 @@ def _plain(table: Table) -> dict[str, Any]:
     written = table.model_dump()
     values = {key: getattr(table, key) for key in type(table).model_fields}
     plain = {key: _plain(value) if isinstance(value, Table) else written[key] for key, value in values.items()}
+    if isinstance(table, Recipe):
+        plain["callbacks"] = {name: _without_name(config) for name, config in table.callbacks.items()}
     return {key: value for key, value in plain.items() if value is not None}
+
+
+def _without_name(config: ComponentConfig | None) -> Any:
+    """Returns a callback's table without its name, which is the table's own; false for one that is switched off."""
+    return False if config is None else {key: value for key, value in _plain(config).items() if key != "name"}

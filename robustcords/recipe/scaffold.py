@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def _lines(table: Table, path: tuple[str, ...]) -> list[str]:
     lines, tables = [], []
     for key in type(table).model_fields:
         value, meaning = getattr(table, key), _sentence(meanings.get(key, ""))
-        if len(path) == 1 and path[0] in KINDS and key == KINDS[path[0]].key:
+        if isinstance(value, dict):
+            tables += _callbacks(value, meaning)
+        elif len(path) == 1 and path[0] in KINDS and key == KINDS[path[0]].key:
             lines += [f"# One of `robustcords list {path[0]}`, or package.module:Class.", f"{key} = {_toml(value)}"]
         elif isinstance(value, Table):
             tables += ["", f"# {meaning}", f"[{'.'.join((*path, key))}]", *_lines(value, (*path, key))]
@@ -105,6 +108,15 @@ def _lines(table: Table, path: tuple[str, ...]) -> list[str]:
             comment = f"# {meaning} {_allowed(table, key)}{_default(table, key)}.".replace("#  ", "# ")
             lines += [comment, f"{key} = {_toml(written[key])}"]
     return [*lines, *tables]
+
+
+def _callbacks(callbacks: Mapping[str, Table | None], meaning: str) -> list[str]:
+    """Returns the ``[callbacks]`` table, with a line that says what there is."""
+    lines = ["", f"# {meaning}", "[callbacks]", "# Any of `robustcords list callback`, or package.module:Class."]
+    for name, config in callbacks.items():
+        options = False if config is None else config.model_dump(exclude={"name"})
+        lines.append(f"{messages.dotted([name])} = {_toml(options)}")
+    return lines
 
 
 def _sentence(text: str) -> str:

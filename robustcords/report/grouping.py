@@ -17,6 +17,9 @@ _TRAIN = {f"train.{key}": role.of for key, role in roles(TrainConfig).items()}
 _NOT_THE_METHOD = (
     "seed",
     "data.path",
+    "callbacks",
+    "train.overfitting",  # these two are what 0.1 called callbacks
+    "train.dynamics",
     "evaluation",
     "logging",
     *(key for key, role in _TRAIN.items() if role != "method"),

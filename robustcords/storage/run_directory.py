@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class RunDirectory:
         self.path = path
         self.writes = writes
         self.checkpoints = Checkpoints(path / "checkpoints", keep_checkpoints)
+
+    @classmethod
+    def nowhere(cls) -> RunDirectory:
+        """Returns a directory in which nothing is, and to which nothing is written."""
+        return cls(Path(os.devnull) / "run", writes=False)
 
     @property
     def recipe(self) -> Path:
@@ -65,6 +70,16 @@ class RunDirectory:
             # Copies, so that parameters that share memory are written one by one.
             copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
             write_atomic(self.weights(which), serialise_tensors(copies))
+
+    def save_checkpoint(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            step: optimiser steps taken so far.
+            state: returns what to keep; not called in a process that does not write.
+        """
+        if self.writes:
+            self.checkpoints.save(step, state())
 
     def start(self, recipe: str, environment: dict[str, Any]) -> None:
         """Writes the resolved recipe and the environment; of a run that goes on, only what a crash kept it from.

@@ -11,9 +11,8 @@ from robustcords.errors import nearest
 
 if TYPE_CHECKING:
     from robustcords.training.averaging import AveragingConfig
-    from robustcords.training.callbacks.dynamics import DynamicsConfig
 else:  # importing them imports torch; `recipe.assemble` hands over instances
-    AveragingConfig = DynamicsConfig = Table
+    AveragingConfig = Table
 
 _COMPUTATION, _RECORD = Role("computation", changeable=True), Role("record", changeable=True)
 
@@ -46,16 +45,12 @@ class TrainConfig(Table):
             memory for the activations of one more batch.
         memory_format: layout of images and convolutions in memory; ``"auto"`` is channels_last where the model runs so,
             else contiguous, and the run's own recipe.toml says which.
-        validate_every: epochs between looks at the validation set, on which ``best`` is chosen.
+        validate_every: epochs from one validation to the next, on which ``best`` is chosen.
         checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
             There is always one after the last epoch.
         keep_checkpoints: how many of the newest checkpoints to keep.
         time_limit: from the start of the command, such as ``"23.5 h"``: after this the run ends with a checkpoint, as
             after a signal; left out or ``false``, none.
-        overfitting: look for catastrophic overfitting after every epoch where the training attack has at most three
-            passes, and ``"warn"`` or ``"stop"``; ``false`` does not look.
-        dynamics: table of tracking how many training images are outliers, on the boundary, or robust; left out or
-            ``false``, none.
         clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
         averaging: table of weight averaging; left out or ``false``, none.
     """
@@ -71,8 +66,6 @@ class TrainConfig(Table):
     checkpoint_every: Annotated[Annotated[int, Field(ge=1)] | Duration, _RECORD] = 1
     keep_checkpoints: Annotated[int, Field(ge=1), _RECORD] = 2
     time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
-    overfitting: Annotated[Literal["warn", "stop"] | None, BeforeValidator(_off)] = "warn"
-    dynamics: Annotated[SerializeAsAny[DynamicsConfig] | None, BeforeValidator(_off), Role("record")] = None
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
     averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustcords.data.augmentation import augment
+from robustcords.data.augmentation import Augmentation
 from robustcords.data.images import Images
 from robustcords.engine.memory_format import MEMORY_FORMATS
 from robustcords.errors import UserError
@@ -18,13 +18,12 @@ from robustcords.selection.selector import Subset
 
 
 class BatchLoader:
-    """Cuts epochs into batches.
+    """Cuts epochs into batches. The images are in memory, so no worker processes are needed.
 
     Args:
-        train: the training split; its `numbers` key all noise.
+        train: the training split; its rows' numbers in the full training set key all noise.
         batch_size: of the global batch: all processes and accumulation steps together.
-        crop: pixels of padding for random crops.
-        flip: whether to flip at random.
+        augmentation: of each batch's images; None leaves them as they are.
         seed: the run's seed.
         device: where batches are wanted.
 
@@ -35,15 +34,14 @@ class BatchLoader:
     def __init__(
         self,
         train: Images,
-        *,
         batch_size: int,
-        crop: int,
-        flip: bool,
+        augmentation: Augmentation | None = None,
+        *,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.train, self.batch_size = train, batch_size
-        self.crop, self.flip, self.seed, self.device = crop, flip, seed, device
+        self.train, self.batch_size, self.augmentation = train, batch_size, augmentation
+        self.seed, self.device = seed, device
         self.memory_format = "contiguous"
 
     def order(self, epoch: int, size: int) -> list[Tensor]:
@@ -64,7 +62,8 @@ class BatchLoader:
         rows = subset.indices[mine]
         x, y = self.train.batch(rows, self.device)
         numbers = self.train.numbers[rows].to(self.device)
-        x = augment(x, Noise(derive(self.seed, "augment", epoch), numbers), self.crop, self.flip)
+        if self.augmentation:
+            x = self.augmentation(x, Noise(derive(self.seed, "augment", epoch), numbers))
         return Batch(
             x.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]),
             y,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +25,6 @@ class Progress:
         weight: sum of the epoch's weights.
         skipped: the epoch's steps that were not taken, as gradients in float16 had overflown.
         counts: the epoch's examples by kind, where the effort tells them apart.
-        best: the highest validation PGD accuracy so far, or None.
     """
 
     epoch: int = 0
@@ -33,7 +34,25 @@ class Progress:
     weight: float = 0.0
     skipped: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    best: float | None = None
+
+    def add(self, loss: float, weight: float, counts: Mapping[str, float], *, skipped: bool) -> None:
+        """Adds a step.
+
+        Args:
+            loss: the weighted mean over the global batch.
+            weight: sum of its weights.
+            counts: how many of its examples were of each kind.
+            skipped: whether the step was not taken, as gradients in float16 had overflown.
+        """
+        if skipped:
+            self.skipped += 1
+        else:
+            self.loss += loss * weight
+            self.weight += weight
+        for kind, count in counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + int(count)
+        self.step += 1
+        self.steps += 1
 
     @property
     def place(self) -> str:
@@ -46,7 +65,7 @@ class Progress:
         return self.loss / self.weight if self.weight else math.nan
 
 
-def check_weights(model: nn.Module, where: str, run: RunDirectory | None) -> None:
+def check_weights(model: nn.Module, where: str, run: RunDirectory) -> None:
     """Checks what a checkpoint is about to keep.
 
     Raises:
@@ -56,8 +75,16 @@ def check_weights(model: nn.Module, where: str, run: RunDirectory | None) -> Non
         raise not_finite("the weights are", where, run)
 
 
-def not_finite(what: str, where: str, run: RunDirectory | None) -> RunError:
+def not_finite(what: str, where: str, run: RunDirectory) -> RunError:
     """Returns the error for numbers that are NaN or infinite: where they came up, and what is left."""
-    kept = run.checkpoints.paths() if run else []
+    kept = run.checkpoints.paths()
     good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
     return RunError(f"{what} not finite {where}; {good}; lower optimizer.lr or set train.clip_gradient")
+
+
+def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a checkpoint's state as this version writes it; earlier ones had other names for two parts of it."""
+    progress = dict(state["progress"])
+    best = progress.pop("best", None)
+    earlier = {"validation": {"best": best}, **({"method": state["adversary"]} if "adversary" in state else {})}
+    return {**earlier, **state, "progress": progress}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,10 +15,9 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.modes import modes_kept
 from robustcords.losses.base import Loss
 from robustcords.losses.context import LossContext, Moment
-from robustcords.methods.base import Batch, Step
+from robustcords.methods.base import Batch, Method, Step
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
-from robustcords.runtime.stopwatch import Stopwatch
 from robustcords.training.config import TrainConfig
 
 
@@ -47,13 +45,12 @@ class LoopStep(Step):
 
     Args:
         model: what is trained, before it is wrapped.
-        loss: of the method.
+        method: whose loss is minimised, and whose attack's threat model that loss may know.
         optimizer: of the model's parameters.
-        accelerator: wraps both.
+        accelerator: wraps model and optimizer.
         settings: accumulation and clipping.
-        threat: for the loss to know; None where nobody has said.
         inference: the model as attacks run it.
-        stopwatch: of the loop.
+        phase: counts the time from its call on, by a phase's name.
         seed: of the run.
 
     Attributes:
@@ -67,19 +64,18 @@ class LoopStep(Step):
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        method: Method,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
         settings: TrainConfig,
         *,
-        threat: Any,
         inference: Inference,
-        stopwatch: Stopwatch,
+        phase: Callable[[str], None],
         seed: int,
     ) -> None:
         self.model, self.inference, self.accelerator, self.settings = model, inference, accelerator, settings
-        self.threat, self.stopwatch, self.seed = threat, stopwatch, seed
-        self.passes, self.optimizer = accelerator.prepare(LossPass(model, loss), optimizer)
+        self.threat, self._phase, self.seed = method.attack.threat, phase, seed
+        self.passes, self.optimizer = accelerator.prepare(LossPass(model, method.loss), optimizer)
         self.begin(Moment(0, 0, 0.0))
 
     def begin(self, moment: Moment) -> None:
@@ -95,7 +91,7 @@ class LoopStep(Step):
 
     def phase(self, name: str) -> None:
         """Counts the time from here on."""
-        self.stopwatch.begin(name)
+        self._phase(name)
 
     @contextmanager
     def attacking(self) -> Iterator[None]:

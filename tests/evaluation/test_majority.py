@@ -21,8 +21,11 @@ from robustcords.evaluation.majority import classes_right, largest_share, warnin
 from robustcords.evaluation.results import Evaluation
 from robustcords.losses.sat import SAT
 from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.runtime.accelerator import start
 from robustcords.runtime.progress import Display
+from robustcords.runtime.session import Session
 from robustcords.threats.base import ThreatModel
+from robustcords.training.callbacks.validation import Validation
 from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
@@ -117,9 +120,8 @@ def test_training_warns_once_when_best_is_chosen_on_it(says: int, told: int):
         image_set(4, 4, 4),
         torch.optim.SGD(model.parameters(), lr=0.0),
         TrainConfig(epochs=3, batch_size=6, precision="fp32", validate_every=1),
-        validation=image_set(2, 1, 1),
-        validation_attack=attack,
-        display=Display(console=Console(file=said, width=300)),
+        callbacks=[Validation(image_set(2, 1, 1), attack)],
+        session=Session(start("fp32"), Display(console=Console(file=said, width=300))),
     )
     trainer.fit()
     share = {0: "50.0%", 1: "25.0%"}[says]

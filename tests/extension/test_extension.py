@@ -278,3 +278,16 @@ def test_a_data_set_in_files_trains_the_weights_that_the_same_in_memory_trains(c
     assert reports[0]["evaluation"]["last"]["pgd"] == reports[1]["evaluation"]["last"]["pgd"]
     (epoch,) = (json.loads(line) for line in (in_files / "metrics.jsonl").read_text().splitlines())
     assert 200 < epoch["subset_size"] <= 400  # two steps
+
+
+def test_a_callback(trained, tmp_path: Path):
+    trained("weight_norm", train__epochs="2", **{'callbacks."weight_norm:WeightNorm"': "{every = 2}"})
+    recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
+    assert recipe["callbacks"]["weight_norm:WeightNorm"] == {"every": 2}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    weights = load_file(tmp_path / "run" / "weights" / "last.safetensors")
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "mean", "std")
+    learnt = [value.double() for name, value in weights.items() if name.rpartition(".")[2] not in buffers]
+    norm = sum(float(value.square().sum()) for value in learnt) ** 0.5
+    assert "weightnorm" not in rows[0]
+    assert rows[1]["weightnorm"] == {"norm": pytest.approx(norm, rel=1e-5), "steps": 4}

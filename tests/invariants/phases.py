@@ -43,6 +43,7 @@ def show(file: Path) -> None:
     from robustcords.selection.selector import SubsetSelector
     from robustcords.storage.checkpoint import Checkpoints
     from robustcords.storage.run_directory import RunDirectory
+    from robustcords.training.callbacks.validation import Validation
     from robustcords.training.trainer import Trainer
 
     shared = page(file)
@@ -52,7 +53,7 @@ def show(file: Path) -> None:
         ("attack", Bullet, "plan"),
         ("selection", SubsetSelector, "select"),
         ("selection file", RunDirectory, "save_selection"),
-        ("validation", Trainer, "validate"),
+        ("validation", Validation, "after_epoch"),
         ("weights file", Trainer, "save_weights"),
         ("metrics line", RunDirectory, "add_row"),
         ("checkpoint", Checkpoints, "save"),

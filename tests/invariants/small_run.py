@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
@@ -18,10 +21,15 @@ from robustcords.methods.adversarial import AdversarialTraining
 from robustcords.methods.efforts.base import Effort
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.runtime import collectives
+from robustcords.runtime.accelerator import start
 from robustcords.runtime.interruption import Interruption
+from robustcords.runtime.progress import Display
+from robustcords.runtime.session import Session
 from robustcords.selection.selector import SubsetSelector
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.threats.base import ThreatModel
+from robustcords.training.callbacks.base import Callback, EpochEnd
+from robustcords.training.callbacks.validation import Validation
 from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
@@ -70,9 +78,19 @@ def trainer(
     lr: float = 0.1,
     run: Path | None = None,
     settings: dict[str, Any] | None = None,
+    validation: ImageSet | None = None,
+    callbacks: Sequence[Callback] = (),
+    accelerator: Accelerator | None = None,
+    interruption: Interruption | None = None,
     **options: Any,
 ) -> Trainer:
     model = model or network()
+    config = TrainConfig(
+        **{"epochs": 2, "batch_size": BATCH, "memory_format": "contiguous", "precision": "fp32", **(settings or {})}
+    )
+    validated = [Validation(validation, ATTACK, config.validate_every)] if validation else []
+    session = Session(accelerator or start(config.precision, config.accumulation))
+    session.interruption = interruption or session.interruption
     directory = None
     if run:
         run.mkdir(exist_ok=True)
@@ -83,12 +101,18 @@ def trainer(
         AdversarialTraining(find("loss", loss)(), attack, effort()),
         options.pop("train", made_up()),
         torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
-        TrainConfig(
-            **{"epochs": 2, "batch_size": BATCH, "memory_format": "contiguous", "precision": "fp32", **(settings or {})}
-        ),
+        config,
+        callbacks=[*validated, *callbacks],
         run=directory,
+        session=session,
         **options,
     )
+
+
+def epoch_end(model: nn.Module, epoch: int = 0, *, seed: int = 0, display: Display | None = None) -> EpochEnd:
+    """The end of an epoch of a run with this model that is neither averaged nor in mixed precision."""
+    quiet = display or Display(visible=False)
+    return EpochEnd(epoch, False, model, model, seed, nullcontext, save_weights=lambda _: None, display=quiet)
 
 
 def fitted(**options: Any) -> Trainer:

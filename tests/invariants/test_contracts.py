@@ -25,7 +25,7 @@ from robustcords.rng import Noise
 from robustcords.selection.gradients.factors import logit_gradients
 from robustcords.selection.strategies.random import RandomSubset
 from robustcords.threats.base import ThreatModel
-from robustcords.training.callbacks.base import Observer
+from robustcords.training.callbacks.base import Callback, EpochEnd
 from robustcords.training.optimizers import trainable
 
 LOGITS, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
@@ -168,26 +168,27 @@ def test_an_attack_that_leaves_the_range_is_named_itself(effort: type[Effort]):
         made.fit()
 
 
-class Notes(Observer):
+class Notes(Callback):
     """Notes what it is told."""
 
     name = "notes"
 
     def __init__(self, value: Any, name: str = "notes") -> None:
+        super().__init__()
         self.value, self.name = value, name  # type: ignore[misc]
 
-    def look(self, model: nn.Module, epoch: int, **options: Any) -> Any:
+    def after_epoch(self, end: EpochEnd) -> Any:
         return self.value
 
 
-def test_observers_note_what_json_holds_under_a_name_of_their_own():
+def test_callbacks_note_what_json_holds_under_a_name_of_their_own():
     for value, message in ((torch.ones(1), "JSON cannot hold"), ([1], "a list, expected a dictionary or None")):
-        with pytest.raises(UserError, match=f"^observer test_contracts:Notes noted .*{message}"):
-            fitted(observers=[Notes(value)])
+        with pytest.raises(UserError, match=f"^callback test_contracts:Notes noted .*{message}"):
+            fitted(callbacks=[Notes(value)])
     for names in (["model"], ["selector"], ["notes", "notes"]):
-        with pytest.raises(UserError, match=rf"^observer '{names[-1]}': that name is taken"):
-            trainer(observers=[Notes(None, name) for name in names])
-    fitted(observers=[Notes({"a": 1}), Notes(None, "other")])
+        with pytest.raises(UserError, match=rf"^callback '{names[-1]}': that name is taken"):
+            trainer(callbacks=[Notes(None, name) for name in names])
+    fitted(callbacks=[Notes({"a": 1}), Notes(None, "other")])
 
 
 def test_an_optimizer_is_that_of_the_model():
@@ -256,8 +257,8 @@ class LeavesEval(PGD):
 class Uses(Notes):
     """Does what it is told with the model."""
 
-    def look(self, model: nn.Module, epoch: int, **options: Any) -> None:
-        self.value(model)
+    def after_epoch(self, end: EpochEnd) -> None:
+        self.value(end.model)
 
 
 def lent(use: Any) -> Any:
@@ -271,14 +272,14 @@ def test_a_mode_that_is_left_behind_does_not_freeze_batchnorm():
     for options in (
         {"selector": lent(lambda model: model.eval())},
         {"selector": chooser("random"), "attack": LeavesEval(**dict(ATTACK.config), threat=ATTACK.threat)},
-        {"selector": chooser("random"), "observers": [Uses(lambda model: model.eval())]},
+        {"selector": chooser("random"), "callbacks": [Uses(lambda model: model.eval())]},
     ):
         model = fitted(model=network(norm=True), **options).model
         for name, value in expected.state_dict().items():
             assert torch.equal(value, model.state_dict()[name]), name
 
 
-def test_weights_that_a_strategy_or_an_observer_changes_are_refused():
+def test_weights_that_a_strategy_or_a_callback_changes_are_refused():
     def halve(model: nn.Module) -> None:
         with torch.no_grad():
             next(model.parameters()).mul_(0.5)
@@ -287,8 +288,8 @@ def test_weights_that_a_strategy_or_an_observer_changes_are_refused():
         UserError, match=r"^strategy test_contracts:Lent changed the model it was lent: 'model\.1\.weight'"
     ):
         fitted(selector=lent(halve))
-    with pytest.raises(UserError, match=r"^observer test_contracts:Uses changed the model it was lent: '1\.weight'"):
-        fitted(observers=[Uses(halve)])
+    with pytest.raises(UserError, match=r"^callback test_contracts:Uses changed the model it was lent: '1\.weight'"):
+        fitted(callbacks=[Uses(halve)])
 
 
 def test_the_command_line_names_the_class_and_shows_the_traceback_where_it_is_wanted(command: Command, tmp_path: Any):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import ATTACK, chooser, fitted, made_up, network, trainer
+from small_run import chooser, fitted, made_up, network, trainer
 
 from robustcords.errors import Interrupted, RunError
 from robustcords.methods.efforts.bullet import Bullet
@@ -93,7 +93,6 @@ def options(**settings: Any) -> dict[str, Any]:
         "model": network(norm=True),
         "selector": chooser("adv-glister", loss="mart", select_first=True),
         "validation": made_up(12, seed=1),
-        "validation_attack": ATTACK,
         "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1, **settings},
     }
 

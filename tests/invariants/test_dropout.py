@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import ATTACK, COUNT, chooser, fitted, made_up, network, trainer, vector
+from small_run import COUNT, chooser, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +50,7 @@ def test_dropout_is_keyed_by_step_and_leaves_the_global_generator_as_it_was(accu
     before = torch.get_rng_state()
     settings = {"accumulation": accumulation}
     chosen = chooser("adv-glister", loss="trades", select_first=True)
-    validated = {"validation": made_up(12, seed=1), "validation_attack": ATTACK}
+    validated = {"validation": made_up(12, seed=1)}
     made = trainer(model=model, loss="trades", seed=7, settings=settings, selector=chosen, **validated)
     assert torch.equal(torch.get_rng_state(), before)
     rows = made.loader.order(0, 31)[0]
@@ -67,7 +67,7 @@ def test_dropout_is_keyed_by_step_and_leaves_the_global_generator_as_it_was(accu
         assert all(map(torch.equal, masks, expected))
     made.progress.steps = made.progress.step = 0
     made.fit()
-    assert made.progress.best is not None
+    assert made.callbacks[0].best is not None
     assert torch.equal(torch.get_rng_state(), before)
 
 

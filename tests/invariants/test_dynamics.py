@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from command_line import call, settings
-from small_run import THREAT, fitted, made_up, vector
+from small_run import THREAT, epoch_end, fitted, made_up, vector
 from torch.nn.functional import cross_entropy
 
-from robustcords.engine.inference import Inference
 from robustcords.rng import Noise, derive
-from robustcords.training.callbacks.dynamics import Dynamics, DynamicsConfig
+from robustcords.training.callbacks.dynamics import Dynamics
 
 
 def by_hand(model: torch.nn.Module) -> dict[str, int]:
@@ -37,22 +36,19 @@ def by_hand(model: torch.nn.Module) -> dict[str, int]:
 def test_the_counts_are_those_of_the_definition():
     model = fitted(lr=0.02).model.eval()
     before = vector(model)
-    looked = Dynamics(made_up(), THREAT, DynamicsConfig(images=0)).look(
-        model, 0, seed=3, autocast=Inference(model).autocast
-    )
+    counts = Dynamics(made_up(), THREAT, images=0).after_epoch(epoch_end(model, seed=3))
     expected = by_hand(model)
-    assert looked == expected
+    assert counts == expected
     assert all(count > 0 for count in expected.values()), "a case with all three kinds"
     assert torch.equal(vector(model), before)
 
 
-def test_looks_come_every_so_many_epochs_and_change_nothing(tmp_path: Path):
-    observer = Dynamics(made_up(20), THREAT, DynamicsConfig(every=2))
-    watched = fitted(observers=[observer], run=tmp_path / "run", settings={"epochs": 5})
+def test_counts_come_every_so_many_epochs_and_change_nothing(tmp_path: Path):
+    tracked = fitted(callbacks=[Dynamics(made_up(20), THREAT, every=2)], run=tmp_path / "run", settings={"epochs": 5})
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert ["dynamics" in row for row in rows] == [False, True, False, True, False]
     assert all(sum(row["dynamics"].values()) == 20 for row in rows if "dynamics" in row)
-    assert torch.equal(vector(watched), vector(fitted(settings={"epochs": 5})))
+    assert torch.equal(vector(tracked), vector(fitted(settings={"epochs": 5})))
 
 
 @pytest.mark.parametrize(("value", "count"), [("true", 1000), ("{images = 7}", 7), ("{images = 0}", 1347)])
@@ -60,7 +56,7 @@ def test_a_recipe_switches_it_on(value: str, count: int, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     off = {"evaluation__pgd": "false", "evaluation__autoattack": "false", "selector": "false", "bullet": "false"}
     options = settings(
-        model__width=2, attack__steps=1, train__epochs=1, train__dynamics=value, data__validation_fraction=0, **off
+        model__width=2, attack__steps=1, train__epochs=1, callbacks__dynamics=value, data__validation_fraction=0, **off
     )
     assert call(capsys, "run", "digits_mart", *options, "--output", "run").status == 0
     (row,) = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

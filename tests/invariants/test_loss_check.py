@@ -19,7 +19,7 @@ from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
 from robustcords.methods.adversarial import AdversarialTraining
-from robustcords.recipe.recipe import find
+from robustcords.recipe.tables import find
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import ATTACK, BATCH, chooser, made_up, trainer
+from small_run import BATCH, chooser, made_up, trainer
 
 from robustcords.methods import adversarial
 from robustcords.runtime import collectives, stopwatch
 from robustcords.runtime.stopwatch import PHASES, Stopwatch
-from robustcords.training import trainer as training
 from robustcords.training.averaging import AveragingConfig
+from robustcords.training.callbacks import validation
 
 
 class Clock:
@@ -79,7 +79,6 @@ def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock
     made = trainer(
         selector=chooser("adv-glister", select_every=2, epochs=4),
         validation=made_up(12, seed=1),
-        validation_attack=ATTACK,
         settings={"epochs": 4, "validate_every": 4, "averaging": AveragingConfig(), "accumulation": 2},
         run=tmp_path / "run",
     )
@@ -92,7 +91,7 @@ def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock
     clock.slow(monkeypatch, collectives, "share_buffers", slow.communication)
     clock.slow(monkeypatch, made.averaging, "update", slow.averaging)
     clock.slow(monkeypatch, made.selector, "subset", slow.selection)
-    clock.slow(monkeypatch, training, "robust_accuracy", slow.validation)
+    clock.slow(monkeypatch, validation, "robust_accuracy", slow.validation)
     clock.slow(monkeypatch, made.run.checkpoints, "save", 128)
     clock.slow(monkeypatch, made.run, "add_row", 256)
     clock.slow(monkeypatch, made.loader, "order", 512)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from several import SERVER, together
-from small_run import ATTACK, After, chooser, fitted, made_up, network, trainer
+from small_run import After, chooser, fitted, made_up, network, trainer
 from stateful import KeepsNumbers, LeastUsed
 
 from robustcords.errors import Interrupted, UserError
@@ -31,7 +31,6 @@ def options(run: Path | None, strategy: str = "LeastUsed", **changes: Any) -> di
             f"stateful:{strategy}", loss="mart", epochs=EPOCHS, select_first=True, fraction=0.3, granularity=granularity
         ),
         "validation": made_up(12, seed=1),
-        "validation_attack": ATTACK,
         "settings": {"epochs": EPOCHS, "validate_every": 1, "batch_size": 6, "precision": "fp32"},
         "run": run,
         **changes,

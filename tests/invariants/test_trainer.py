@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import ATTACK, BATCH, COUNT, After, chooser, close, fitted, made_up, network, trainer, vector
+from small_run import BATCH, COUNT, After, chooser, close, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.config.registry import names
+from robustcords.data.augmentation import CropFlip
 from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.methods.efforts.base import Effort, Plan
@@ -112,7 +113,7 @@ def test_the_settings_decide_the_precision_where_no_accelerator_is_given(
 
 
 def test_the_seed_decides_everything():
-    options: dict[str, Any] = {"crop": 1, "flip": True, "loss": "trades"}
+    options: dict[str, Any] = {"augmentation": CropFlip(1, flip=True), "loss": "trades"}
     first = fitted(**options, seed=5, selector=chooser())
     torch.manual_seed(123)
     assert torch.equal(vector(first), vector(fitted(**options, seed=5, selector=chooser())))
@@ -187,7 +188,6 @@ def test_a_line_of_metrics_says_what_the_contract_promises(tmp_path: Path):
         effort=Bullet,
         selector=chooser("adv-glister"),
         validation=made_up(12, seed=1),
-        validation_attack=ATTACK,
         settings={"epochs": 3, "validate_every": 2, "averaging": AveragingConfig()},
         run=tmp_path / "run",
     )
@@ -262,8 +262,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
             "model": network(norm=True),
             "selector": chooser("adv-glister", loss="mart", select_first=True),
             "validation": made_up(12, seed=1),
-            "validation_attack": ATTACK,
-            "crop": 1,
+            "augmentation": CropFlip(1),
             "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
         }
 

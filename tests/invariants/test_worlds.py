@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from several import together
-from small_run import ATTACK, After, chooser, fitted, made_up
+from small_run import After, chooser, fitted, made_up
 
 from robustcords.errors import Interrupted
 from robustcords.methods.efforts.bullet import Bullet
@@ -33,7 +33,6 @@ def options(run: Path) -> dict[str, Any]:
         "effort": Bullet,
         "selector": chooser("adv-glister", loss="mart", select_first=True),
         "validation": made_up(12, seed=1),
-        "validation_attack": ATTACK,
         "settings": {"batch_size": 12, "accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
         "run": run,
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from robustcords.config import registry
-from robustcords.recipe import recipe
+from robustcords.recipe import recipe, tables
 
 PACKAGE = Path(recipe.__file__).parents[1]
 
@@ -27,11 +27,11 @@ def read(tree: ast.AST) -> Iterator[str]:
 
 READ = {name for file in PACKAGE.rglob("*.py") for name in read(ast.parse(file.read_text(encoding="utf-8")))}
 COMPONENTS = {
-    f"{kind} {name}": registry.config_of(recipe.find(kind, name))
+    f"{kind} {name}": registry.config_of(tables.find(kind, name))
     for kind in registry.KINDS
     for name in registry.names(kind)
 }
-TABLES = {".".join(path): registry.imported(target) for path, target in recipe.TABLES.items()}
+TABLES = {".".join(path): registry.imported(target) for path, target in tables.TABLES.items()}
 
 
 @pytest.mark.parametrize("where", [*COMPONENTS, *TABLES])

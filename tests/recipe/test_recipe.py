@@ -104,8 +104,8 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
         ("logging.trackers = ['wandbb']", "[logging] trackers[0] = \"wandbb\": unknown tracker; did you mean 'wandb'? "
          "(one of: aim, clearml, comet_ml, dvclive, mlflow, swanlab, tensorboard, trackio, wandb)"),
         ("train.'two\\nlines' = 1", "[train] unknown key \"two\\\\nlines\" (one of: accumulation, averaging, "
-         "batch_size, checkpoint_every, clip_gradient, compile, cuda_graphs, dynamics, epochs, keep_checkpoints, "
-         "memory_format, overfitting, precision, time_limit, validate_every)"),
+         "batch_size, checkpoint_every, clip_gradient, compile, cuda_graphs, epochs, keep_checkpoints, memory_format, "
+         "precision, time_limit, validate_every)"),
         ("a.b.c.d.e.f.g.h.i = 1", "tables are nested more than 8 deep"),
     ],
 )  # fmt: skip

@@ -89,6 +89,7 @@ def test_listing_describes_everything_that_has_a_name() -> None:
         "selector",
         "optimizer",
         "schedule",
+        "callback",
         "evaluation_attack",
         "recipe",
     ]

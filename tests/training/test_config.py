@@ -26,13 +26,11 @@ OTHER = {
     "checkpoint_every": "10 min",
     "keep_checkpoints": 7,
     "time_limit": "1 h",
-    "overfitting": "stop",
-    "dynamics": True,
     "clip_gradient": 1.0,
     "averaging": True,
 }
 """Another value of every key."""
-METHOD = {"epochs", "batch_size", "accumulation", "validate_every", "overfitting", "clip_gradient", "averaging"}
+METHOD = {"epochs", "batch_size", "accumulation", "validate_every", "clip_gradient", "averaging"}
 COMPUTATION = {"precision", "compile", "cuda_graphs", "memory_format"}
 RESUMED_WITH = {"checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit"}
 
@@ -70,3 +68,9 @@ def test_a_key_that_says_nothing_is_of_the_method_for_good():
         added: Any = None
 
     assert roles(Wider) == {**roles(TrainConfig), "added": Role("method", changeable=False)}
+
+
+@pytest.mark.parametrize("change", ["callbacks.dynamics=true", "callbacks.overfitting=false"])
+def test_callbacks_are_no_part_of_the_method_but_of_the_run(change: str):
+    assert method_of(run()) == method_of(run(change))
+    assert differences(load("digits_mart"), load("digits_mart", [change]))[0].startswith("callbacks.")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from command_line import call, settings
 from rich.console import Console
+from small_run import epoch_end
 from torch import nn
 
 from robustcords.errors import RunError
@@ -23,13 +24,13 @@ RISES = [(0.3, 0.2), (0.5, 0.3), (0.6, 0.4)]
 def probe(monkeypatch: pytest.MonkeyPatch, action: Any) -> tuple[OverfittingProbe, Any, io.StringIO]:
     """Returns a probe, a function that lets it look at given accuracies, and what it says."""
     said = io.StringIO()
-    made = OverfittingProbe(range(128), "training", "pgd", action, Display(console=Console(file=said, width=200)))  # type: ignore[arg-type]
+    made = OverfittingProbe(range(128), "training", "pgd", action=action)  # type: ignore[arg-type]
     found: dict[str, float] = {}
     monkeypatch.setattr(overfitting, "robust_accuracy", lambda model, images, attack, **_: (1.0, found[attack]))
 
     def look(epoch: int, training: float, pgd: float) -> dict[str, float]:
         found.update(training=training, pgd=pgd)
-        return made.look(nn.Identity(), epoch, seed=0, autocast=None)  # type: ignore[arg-type]
+        return made.after_epoch(epoch_end(nn.Identity(), epoch, display=Display(console=Console(file=said, width=200))))
 
     return made, look, said
 
@@ -84,7 +85,7 @@ def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
     for name, change in {
         "weak": "attack.name=fgsm",
         "strong": "attack.steps=10",
-        "off": "train.overfitting=false",
+        "off": "callbacks.overfitting=false",
         "weakened": "bullet={steps = {boundary = 2, robust = 1}}",
     }.items():
         more = ["--set", change] + (["--set", "attack.name=fgsm"] if name == "off" else [])
@@ -98,7 +99,9 @@ def test_a_run_that_overfits_is_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     attack = {"attack__name": "fgsm", "attack__random_start": "none", "attack__step_size": 0.0375}
     attack["threat__epsilon"] = 0.25
-    whole = settings(**attack, loss__name="sat", bullet="false", selector="false", train__overfitting="stop")
+    whole = settings(
+        **attack, loss__name="sat", bullet="false", selector="false", callbacks__overfitting__action="stop"
+    )
     answer = call(capsys, "run", "digits_mart", *whole, *settings(train__precision="fp32"), "--output", "run")
     assert answer.status == 1
     assert "catastrophic overfitting in epoch " in answer.err.splitlines()[-1]

@@ -1,1 +1,6 @@
-"""What looks on after every epoch."""
+"""What reacts to training after steps and epochs."""
+
+CALLBACKS = {
+    "dynamics": "robustcords.training.callbacks.dynamics:Dynamics",
+    "overfitting": "robustcords.training.callbacks.overfitting:OverfittingProbe",
+}

@@ -1,65 +1,164 @@
-"""What looks at a model after every epoch, and notes something in the epoch's line of metrics."""
+"""Callbacks: what reacts to training without being a part of it."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from abc import ABC
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
+from robustcords.attacks.base import Attack
+from robustcords.config.schema import Component, ComponentConfig
+from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.inference import Autocast
 from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
-from robustcords.rng import derive
+from robustcords.losses.base import Loss
+from robustcords.rng import derive, generator
+from robustcords.runtime.progress import Display
 
 
-class Observer(ABC):
-    """Looks at the model after every epoch; the trainer knows nothing else of it.
+@dataclass(frozen=True)
+class CallbackContext:
+    """The parts of a run that a callback may be built from.
 
     Attributes:
-        name: the key of what it notes in ``metrics.jsonl``, and of its state in a checkpoint.
+        train: the training split, not augmented.
+        attack: the training attack, as hard as any example is attacked.
+        monitor: a strong attack at the training radius, whatever the training attack is.
+        loss: what is minimised.
+        seed: of the run.
     """
 
-    name: ClassVar[str]
+    train: Images
+    attack: Attack
+    monitor: Attack
+    loss: Loss
+    seed: int
 
-    @abstractmethod
-    def look(self, model: nn.Module, epoch: int, *, seed: int, autocast: Autocast) -> dict[str, Any] | None:
-        """Returns what is to be noted, as JSON values, or None. Called by all processes alike.
+    def drawn(self, count: int, purpose: str) -> Images:
+        """Returns so many training images, drawn for the run, in their order; all for 0, or where there are fewer."""
+        order = torch.randperm(len(self.train), generator=generator(self.seed, purpose))
+        return self.train.subset(order[: count or None].sort().values)
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch that has ended.
+
+    Attributes:
+        epoch: its number, from 0.
+        last: whether it is the run's last one.
+        model: in training, not wrapped.
+        result: the model whose weights are the result: the averaged one where there is averaging, else ``model``.
+        seed: of the run.
+        autocast: makes the precision that training runs in; asks first whether to stop.
+        save_weights: writes the result's weights under a name, such as ``"best"``.
+        display: where lines for a person go.
+    """
+
+    epoch: int
+    last: bool
+    model: nn.Module
+    result: nn.Module
+    seed: int
+    autocast: Autocast
+    save_weights: Callable[[str], None]
+    display: Display
+
+
+class Callback(Component, ABC):
+    """Is called while a model is trained, by all processes alike; the trainer knows nothing else of it.
+
+    Subclasses write what they react to. ``[callbacks]`` of a recipe names them, each with its options.
+
+    Attributes:
+        name: the key of what it notes in ``metrics.jsonl``, and of its state in a checkpoint; left out, the class's
+            name in lower case.
+        phase: what its time is counted as.
+
+    Example:
+        >>> class WeightNorm(Callback):
+        ...     def after_epoch(self, end):
+        ...         return {"norm": sum(float(p.norm() ** 2) for p in end.model.parameters()) ** 0.5}
+    """
+
+    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    name: ClassVar[str] = ""
+    phase: ClassVar[str] = "validation"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Names a class that has no name of its own."""
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
+
+    @classmethod
+    def from_context(cls, config: Any, context: CallbackContext) -> Self | None:
+        """Returns the callback with a recipe's options, or None where it has nothing to do in such a run.
 
         Args:
-            model: in training, not wrapped; left as it is.
-            epoch: the one that has ended, from 0.
-            seed: of the run.
-            autocast: makes the precision that training runs in.
+            config: the callback's ``Config``.
+            context: parts of the run, for a callback whose constructor needs some.
+        """
+        del context
+        return cls(name=config.name, **config.options())
 
-        Raises:
-            RunError: the run must not go on.
+    def after_step(self, loss: float, model: nn.Module) -> None:
+        """Is called after each optimiser step.
+
+        Args:
+            loss: the weighted mean over the global batch.
+            model: in training, not wrapped; must be left as it is.
         """
 
+    def after_epoch(self, end: EpochEnd) -> dict[str, Any] | None:
+        """Returns what the epoch's line of metrics is to hold under `name`, as JSON values, or None.
+
+        Args:
+            end: the models in it are left as they are.
+
+        Raises:
+            RunError: the run must not continue.
+        """
+        del end
+        return None
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns what later looks depend on."""
+        """Returns what later calls depend on."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 -- most have no state
-        """Goes on from a `state_dict`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
 
 
-def notes(
-    observers: Sequence[Observer], model: nn.Module, epoch: int, *, seed: int, autocast: Autocast
-) -> dict[str, Any]:
-    """Returns what observers note, by their names; the arguments are those of `Observer.look`.
+def after_epoch(callbacks: Sequence[Callback], end: EpochEnd, phase: Callable[[str], None]) -> dict[str, Any]:
+    """Returns what callbacks note of an epoch, by their names.
+
+    Args:
+        callbacks: called in this order.
+        end: handed to each.
+        phase: called with each one's phase.
 
     Raises:
-        UserError: one changed the model, or noted what JSON cannot hold.
+        UserError: one changed a model, or noted what JSON cannot hold.
     """
     noted = {}
-    for observer in observers:
-        device = next((parameter.device for parameter in model.parameters()), None)
-        drawn = seeded(derive(seed, f"observer {observer.name}", epoch), device)
-        with left_alone(model, f"observer {contracts.title(observer)}"), drawn:
-            look = observer.look(model, epoch, seed=seed, autocast=autocast)
-        if (checked := contracts.noted(observer, look)) is not None:
-            noted[observer.name] = checked
+    for callback in callbacks:
+        phase(callback.phase)
+        source = f"callback {contracts.title(callback)}"
+        device = next((parameter.device for parameter in end.model.parameters()), None)
+        drawn = seeded(derive(end.seed, f"callback {callback.name}", end.epoch), device)
+        with ExitStack() as lent:
+            for model in {id(model): model for model in (end.model, end.result)}.values():
+                lent.enter_context(left_alone(model, source))
+            lent.enter_context(drawn)
+            entry = callback.after_epoch(end)
+        if (checked := contracts.noted(callback, entry)) is not None:
+            noted[callback.name] = checked
     return noted

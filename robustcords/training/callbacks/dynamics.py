@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import Field
-from torch import nn
 
 from robustcords.attacks.pgd import PGD
-from robustcords.config.schema import Table
+from robustcords.config.schema import ComponentConfig
 from robustcords.data.images import Images
-from robustcords.engine.inference import Autocast
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.threats.base import ThreatModel
-from robustcords.training.callbacks.base import Observer
+from robustcords.training.callbacks.base import Callback, CallbackContext, EpochEnd
 
 STEPS = 5
 """The paper tracks with PGD-5-1: five steps, one restart."""
 
 
-class DynamicsConfig(Table):
-    """Options of tracking.
-
-    Attributes:
-        images: how many training images, drawn once for the run; 0 for all.
-        every: epochs between looks; the first look is after so many epochs.
-    """
-
-    images: Annotated[int, Field(ge=0)] = 1000
-    every: Annotated[int, Field(ge=1)] = 1
-
-
-class Dynamics(Observer):
+class Dynamics(Callback):
     """Counts, under PGD-5-1 at the training radius, how many training images are of each kind.
 
     An *outlier* is misclassified as it is, a *boundary* example only under the attack, a *robust* one not at all. The
@@ -40,20 +26,41 @@ class Dynamics(Observer):
     Args:
         images: a part of the training split, as it is, not augmented.
         threat: norm and radius.
-        config: how often.
+        options: the fields of `Config`.
     """
 
-    name = "dynamics"
+    class Config(ComponentConfig):
+        """Options of tracking.
 
-    def __init__(self, images: Images, threat: ThreatModel, config: DynamicsConfig) -> None:
-        self.images, self.config = images, config
+        Attributes:
+            images: how many training images, drawn once for the run; 0 for all.
+            every: epochs from one count to the next; the first is after so many epochs.
+        """
+
+        name: str = "dynamics"
+        images: Annotated[int, Field(ge=0)] = 1000
+        every: Annotated[int, Field(ge=1)] = 1
+
+    name = "dynamics"
+    config: Dynamics.Config
+
+    def __init__(self, images: Images, threat: ThreatModel, /, **options: Any) -> None:
+        super().__init__(**options)
+        self.images = images
         self.attack = PGD(threat, steps=STEPS, step_size=threat.epsilon / 2, random_start="uniform")
 
-    def look(self, model: nn.Module, epoch: int, *, seed: int, autocast: Autocast) -> dict[str, int] | None:
+    @classmethod
+    def from_context(cls, config: Any, context: CallbackContext) -> Self:
+        """Returns the callback on as many images as the recipe says, drawn for the run."""
+        return cls(
+            context.drawn(config.images, "dynamics"), context.attack.threat, name=config.name, **config.options()
+        )
+
+    def after_epoch(self, end: EpochEnd) -> dict[str, int] | None:
         """Returns the counts of ``outlier``, ``boundary`` and ``robust`` images, which add up to all that it has."""
-        if (epoch + 1) % self.config.every:
+        if (end.epoch + 1) % self.config.every:
             return None
         count = len(self.images)
-        accuracies = robust_accuracy(model, self.images, self.attack, seed=seed, autocast=autocast)
+        accuracies = robust_accuracy(end.model, self.images, self.attack, seed=end.seed, autocast=end.autocast)
         clean, robust = (round(share * count) for share in accuracies)
         return {"outlier": count - clean, "boundary": clean - robust, "robust": robust}

@@ -25,7 +25,7 @@ from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
 from robustcords.losses.standard import Standard
 from robustcords.models.last_layer import CordsModel
-from robustcords.recipe import recipe
+from robustcords.recipe import recipe, tables
 from robustcords.selection.cords._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
 from robustcords.threats.base import ThreatModel
 
@@ -127,7 +127,7 @@ def table(name, **options):
 
 
 def select(name, problem, budget=20, context=None, **options):
-    strategy = recipe.find("selector", name).from_context(table(name, **options), problem.context(**(context or {})))
+    strategy = tables.find("selector", name).from_context(table(name, **options), problem.context(**(context or {})))
     return strategy.select(budget, problem.model.state_dict())
 
 
@@ -275,7 +275,7 @@ def test_the_hook_attacks_with_the_training_loss(module):
     torch.testing.assert_close(weights, plain[1])
 
     context = problem.context()
-    adapter = recipe.find("selector", f"{module}:Hooked")
+    adapter = tables.find("selector", f"{module}:Hooked")
     # The steps of the context's own attack; a recipe has those that follow from its own.
     options = {"power": 1.0, "attack_steps": 2, "attack_step_size": 0.03}
     built = adapter.from_context(table(f"{module}:Hooked", **options), context)

@@ -14,7 +14,6 @@ from torch import nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.losses.sat import SAT
-from robustcords.recipe import recipe
 from robustcords.selection.cords._cords import DataSelectionStrategy
 from robustcords.selection.cords.instance_state import changed, put, taken
 from robustcords.selection.selector import SubsetSelector
@@ -78,9 +77,9 @@ class Tracker:
 
 def selector(name: str, **options: Any) -> SubsetSelector:
     table = {"name": name, "fraction": 0.25, "select_every": 1, "model_mode": "eval", **options}
-    config = recipe.find("selector", name).Config(**table)
+    config = tables.find("selector", name).Config(**table)
     attack = PGD(ThreatModel(epsilon=0.1), steps=1, step_size=0.1)
-    found = recipe.find("selector", name)
+    found = tables.find("selector", name)
     return SubsetSelector(found, config, images(SIZES), images(SIZES, seed=1), loss=SAT(), attack=attack, epochs=9)
 
 

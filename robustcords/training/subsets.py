@@ -1,0 +1,55 @@
+"""What each epoch trains on: all the data, or what a selector chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from robustcords.selection.selector import Subset, SubsetSelector, everything
+
+
+class EpochSubsets:
+    """Each epoch's examples, in a run that may have been interrupted within an epoch.
+
+    Args:
+        selector: chooses subsets; None trains every epoch on all examples.
+        count: of the training split's examples.
+    """
+
+    def __init__(self, selector: SubsetSelector | None, count: int) -> None:
+        self.selector, self.count = selector, count
+
+    def sizes(self) -> list[int]:
+        """Returns how many examples an epoch may have."""
+        if self.selector is None:
+            return [self.count]
+        return [self.selector.budget, *([self.count] if self.selector.full_until else [])]
+
+    def skips(self, epoch: int) -> bool:
+        """Returns whether an epoch is left out, its time spent by a warm start on full data."""
+        return self.selector is not None and self.selector.skips(epoch)
+
+    def check(self, model: nn.Module) -> None:
+        """Checks that the selector can select by this model; see `SubsetSelector.check`."""
+        if self.selector:
+            self.selector.check(model)
+
+    def of(
+        self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None], *, begun: bool
+    ) -> tuple[Subset, bool]:
+        """Returns an epoch's subset, and whether it was selected just now.
+
+        Args:
+            epoch: from 0.
+            model: as the selector takes it.
+            on_batch: called with (done, total) batches of a selection.
+            begun: the epoch has been begun already, and continues with what it had.
+        """
+        if self.selector is None:
+            return everything(self.count), False
+        before = self.selector.current
+        if begun and epoch >= self.selector.full_until:
+            return before or everything(self.count), False
+        subset = self.selector.subset(epoch, model, on_batch)
+        return subset, self.selector.current is not before
