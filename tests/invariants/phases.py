@@ -39,7 +39,7 @@ def show(file: Path) -> None:
     from robustcords.evaluation.attacks import autoattack
     from robustcords.evaluation.ledger import Ledger
     from robustcords.experiments import run as experiment
-    from robustcords.methods.efforts.bullet import Bullet
+    from robustcords.methods import adversarial
     from robustcords.selection.selector import SubsetSelector
     from robustcords.storage.checkpoint import Checkpoints
     from robustcords.storage.run_directory import RunDirectory
@@ -50,7 +50,7 @@ def show(file: Path) -> None:
     for phase, owner, name in (
         ("resuming", Trainer, "restore"),
         ("step", Trainer, "train_step"),
-        ("attack", Bullet, "plan"),
+        ("attack", adversarial, "attack_batch"),
         ("selection", SubsetSelector, "select"),
         ("selection file", RunDirectory, "save_selection"),
         ("validation", Validation, "after_epoch"),
