@@ -70,7 +70,7 @@ def test_selections_are_numbered_in_the_whole_training_set(run: Path):
 
 def test_the_report_says_what_the_contract_promises(run: Path):
     report = json.loads((run / "report.json").read_text())
-    assert report.keys() == {"recipe", "environment", "training", "evaluation"}
+    assert report.keys() == {"version", "recipe", "environment", "training", "evaluation"}
     assert report["recipe"] == tomllib.loads((run / "recipe.toml").read_text())
     assert report["training"]["epochs"] == 2
     assert report["training"]["selections"] == [{"epoch": 0, "size": 364}, {"epoch": 1, "size": 364}]
@@ -150,7 +150,7 @@ def test_evaluate_adds_to_a_runs_own_report_and_changes_nothing_in_it(copied: Pa
     sanity = ("--sanity", "--limit", "4", "--set", AUTOATTACK)
     assert command("evaluate", copied, *sanity, "--output", copied / "report.json").status == 0
     after = json.loads((copied / "report.json").read_text())
-    assert find_runs([copied])[0].report == after
+    assert find_runs([copied])[0].report.to_json() == after
     assert after["recipe"]["evaluation"].pop("autoattack") == {"version": "standard", "epsilons": [0.15], "limit": 4}
     assert before["recipe"]["evaluation"].pop("autoattack") is False
     assert {key: after[key] for key in before if key != "evaluation"} == {

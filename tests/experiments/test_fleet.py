@@ -17,13 +17,14 @@ from rich.console import Console
 from robustcords.errors import Interrupted, UserError
 from robustcords.experiments import fleet
 from robustcords.experiments.fleet import Fleet, Task
+from robustcords.experiments.run import plain
 from robustcords.recipe.recipe import load
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board
 
 # Does what a run does to its directory, without importing torch.
 PRETENDS = """
-import json, os, pathlib, shutil, signal, sys, time
+import json, os, pathlib, shutil, signal, sys, time, tomllib
 recipe, output, behaviour = sys.argv[1:]
 path = pathlib.Path(output)
 path.mkdir(exist_ok=True)
@@ -37,7 +38,13 @@ if behaviour == "fails" and path.name.endswith("1"):
     print("epoch 18/24, says a run that outlived its sweep", file=sys.stderr)
     sys.exit(1)
 (path / "metrics.jsonl").write_text("{}\\n{}\\n")
-(path / "report.json").write_text(json.dumps({"evaluation": {"last": {"clean": 0.5, "pgd": {"8/255": 0.25}}}}))
+report = {
+    "recipe": tomllib.loads(pathlib.Path(recipe).read_text()),
+    "environment": {"versions": {}, "device": "none", "world_size": 1, "threads": 1},
+    "training": {"epochs": 2, "seconds": {}, "selections": []},
+    "evaluation": {"last": {"clean": 0.5, "examples": 4, "pgd": {"8/255": 0.25}, "pgd_attack": "PGD-1-1"}},
+}
+(path / "report.json").write_text(json.dumps(report))
 (path / "ended").write_text(str(time.monotonic()))
 """
 
@@ -134,7 +141,10 @@ def test_an_error_of_its_own_leaves_no_run_behind(tmp_path: Path, monkeypatch: p
 
 
 def test_a_run_may_have_evaluated_nothing(tmp_path: Path):
-    (tmp_path / "report.json").write_text('{"evaluation": {}}')
+    environment = {"versions": {}, "device": "none", "world_size": 1, "threads": 1}
+    parts = {"recipe": plain(load("digits_mart")), "environment": environment, "evaluation": {}}
+    training = {"epochs": 1, "seconds": {}, "selections": []}
+    (tmp_path / "report.json").write_text(json.dumps({**parts, "training": training}))
     assert fleet._result(tmp_path) == "nothing evaluated"
 
 

@@ -211,7 +211,7 @@ def test_rows_of_equal_time_keep_the_length_that_they_were_given(tmp_path: Path,
     made = reproduce.plan("table1", "small", rows=rows, seeds=[0, 1], folder=tmp_path)
     reproduce.run(made)
     runs, others = made.runs()
-    assert [run.recipe["train"]["epochs"] for run in runs["cifar10_fgsm_rs_equal_time"]] == [round(45 / 2)] * 2
+    assert [run.recipe.train.epochs for run in runs["cifar10_fgsm_rs_equal_time"]] == [round(45 / 2)] * 2
     assert others == []
     later = reproduce.plan("table1", "small", rows=rows, seeds=[2], folder=tmp_path)
     reproduce.run(dataclasses.replace(later, rows=later.rows[:2]))

@@ -38,7 +38,8 @@ USUAL = ("train.epochs=30", "train.precision=fp32", "train.memory_format=channel
 
 
 def run(*changes: str) -> Run:
-    return cast("Run", SimpleNamespace(recipe=plain(load("digits_mart", [*USUAL, *changes])), seed=0))
+    tables = plain(load("digits_mart", [*USUAL, *changes]))
+    return cast("Run", SimpleNamespace(recipe=SimpleNamespace(tables=tables), seed=0))
 
 
 def test_the_tables_name_every_key():
