@@ -12,6 +12,7 @@ from robustcords.errors import UserError
 from robustcords.experiments import build
 from robustcords.models.last_layer import find_head
 from robustcords.recipe import recipe
+from robustcords.runtime.session import Session
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -100,14 +101,14 @@ class Headless(nn.Module):
 def test_a_model_that_a_selector_cannot_work_with_is_refused_before_training(selector: str):
     name = f"model.name={__name__}:Headless"
     loaded = recipe.load("digits_mart", [name, f"selector.name={selector}", "train.precision=fp32"])
-    images, started = stand_in(loaded), build.accelerator(loaded)
+    images, work = stand_in(loaded), Session(build.accelerator(loaded))
     if selector == "random":
-        made = build.trainer(loaded, images, started)
+        made = build.trainer(loaded, images, work)
         assert made.selector is not None
         assert made.selector.loss is made.method.loss, "one for all, which is looked at once"
     else:
         with pytest.raises(UserError, match=r"Linear"):
-            build.trainer(loaded, images, started)
+            build.trainer(loaded, images, work)
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
