@@ -35,6 +35,7 @@ from robustcords.runtime.watchdog import Watch
 from robustcords.storage import run_directory
 from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.callbacks.validation import Validation
 from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
@@ -157,8 +158,9 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
     trainer.fit()
     collectives.barrier()
     results: dict[str, Evaluation] = {}
+    validated = any(isinstance(callback, Validation) and callback.best is not None for callback in trainer.callbacks)
     for which in recipe.evaluation.checkpoints:
-        if which == "best" and not directory.weights(which).exists():  # nothing was validated
+        if which == "best" and not validated:
             continue
         build.load_weights(trainer.model, directory.weights(which))
         store = directory.path / "evaluation" / which

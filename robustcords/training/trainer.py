@@ -341,10 +341,11 @@ class Trainer:
         if latest is None:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
             return
-        path, state = latest[0], upgraded(latest[1])
+        path, state = latest
         if state.get("data", data := self.train.fingerprint()) != data:
             raise UserError(f"{path} was trained on other data: their labels are not those of data.path")
         with belonging(path):
+            state = upgraded(state)
             self.progress = Progress(**state["progress"])
             restore_parts(self.parts(), state)
             self.stopwatch.add(state["seconds"])

@@ -58,10 +58,9 @@ def test_efforts_are_told_of_validations():
     made = trainer(
         effort=Told,
         validation=made_up(12, seed=1),
-        validation_attack=ATTACK,
         settings={"epochs": 4, "validate_every": 2},
     )
     made.method = Plain(made.method)
     made.fit()
     assert [set(each) for each in told] == [{"clean", "robust"}] * 2
-    assert made.progress.best == max(each["robust"] for each in told)
+    assert made.callbacks[0].best == max(each["robust"] for each in told)

@@ -59,7 +59,7 @@ class Spread(TRADES):
 def test_a_term_of_the_batch_is_differentiated_batch_by_batch():
     problem, loss = Problem([20, 13], batch=8), Spread()
     model, attack = problem.model.eval(), problem.context().attack
-    found = adversarial_pass(model, problem.train_loader, loss, attack, seed=7, num_classes=2, device="cpu")
+    found = adversarial_pass(model, *read(problem.train_loader), loss, attack, seed=7, num_classes=2, device="cpu")
     head = [model[-1].bias, model[-1].weight]
     for rows in torch.arange(33).split(8):
         x, y = problem.train.images[rows], problem.train.labels[rows]
