@@ -100,9 +100,9 @@ class EvaluationConfig(Table):
     def build(self, threat: ThreatModel) -> dict[str, EvaluationAttack]:
         """Returns the attacks in the order they run in, by the keys that they have in this table."""
         found = {key: attack.build(threat, SHORT_FORMS.get(key, "")) for key, attack in self.chosen.items()}
-        labels = Counter[str]()
-        for attack in found.values():
-            labels[attack.label] += 1
+        labels = Counter(SHORT_FORMS.values())  # these are the short forms' own, on or off
+        for key, attack in found.items():
+            labels[attack.label] += attack.label != SHORT_FORMS.get(key)
             attack.number = labels[attack.label]
         return found
 

@@ -223,7 +223,7 @@ class Evaluation(Record):
 
     def under(self, title: str) -> list[Measurement]:
         """Returns the measurements of an attack, by what progress and the files of single images call it."""
-        return [each for each in self.measurements if each.what == title or each.what.startswith(f"{title} ")]
+        return [each for each in self.measurements if each.what == f"{title} {each.radius or ''}".strip()]
 
     def accuracy(self, attack: str, radius: str | None = None) -> float | None:
         """Returns the accuracy under an attack, named as a recipe does, at a radius; None where it was not measured."""

@@ -115,22 +115,33 @@ def check_addition(
                 refuse(f"has {name} weights on {measured.examples} images, not {limit}")
             if measured and taken == "stratified" and measured.sample != taken:
                 refuse(f"has {name} weights on the first {measured.examples} images, which are not all classes'")
-            if other := _otherwise(told, tables, key, bool(known)):
+            if other := _otherwise(told, tables, key, measured=bool(known)):
                 refuse(f"has {attack.name} with other settings ({', '.join(other)})")
         checked = found.sanity.examples if found and found.sanity else 0
         if sanity and checked > min(sanity.limit or len(test), len(test)):
             refuse(f"has {name} weights checked on {checked} images")
 
 
-def _otherwise(told: Mapping[str, Any], tables: Mapping[str, Any], key: str, known: bool) -> list[str]:
-    """Returns the options in which an attack differs from how a report says that it was run; see `_entries`."""
+def _otherwise(told: Mapping[str, Any], tables: Mapping[str, Any], key: str, *, measured: bool) -> list[str]:
+    """Returns the options in which an attack differs from how a report says that it was run.
+
+    Args:
+        told: the report's evaluation tables.
+        tables: those of the evaluation that is to be added.
+        key: of the attack in these, see `_entries`.
+        measured: whether the report has figures under the same label.
+    """
     own, asked = _entries(told), _entries(tables)[key]
     if key in SHORT_FORMS:
         alike = [own[key]] if key in own else []
     else:
-        alike = [each for each in own.values() if known and each.get("name") == asked["name"]]
-    differing = [[k for k in asked if k not in _WHERE and each.get(k) != asked[k]] for each in alike]
-    return min(differing, key=len, default=[])
+        alike = [each for each in own.values() if measured and each.get("name") == asked["name"]]
+    return min((_differing(each, asked) for each in alike), key=len, default=[])
+
+
+def _differing(told: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Returns the options, name included, in which an attack is not run as a table says."""
+    return [key for key, value in asked.items() if key not in _WHERE and told.get(key) != value]
 
 
 def _entries(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -150,10 +161,10 @@ def add(directory: RunDirectory, recipe: Recipe, config: EvaluationConfig, resul
     """
     report = Report.read(directory.report)
     told = dict(report.recipe.tables.get("evaluation", {}))
-    for key, table in _entries(tables := _tables(recipe, config)).items():
+    for key, table in _entries(_tables(recipe, config)).items():
         if key in SHORT_FORMS:
             told[key] = told.get(key) or table
-        elif not told.get("attacks") or _otherwise(told, tables, key, known=True):
+        elif all(_differing(each, table) for each in told.get("attacks", [])):
             told["attacks"] = [*told.get("attacks", []), table]
     evaluation = dict(report.evaluation)
     for name, result in results.items():

@@ -19,6 +19,7 @@ from forked_run import begin, finish, log, statuses, wait_for
 
 from robustcords.errors import RunError
 from robustcords.experiments import run as experiment
+from robustcords.report.run_report import Report
 from robustcords.storage.checkpoint import Checkpoints
 from robustcords.storage.run_directory import RunDirectory
 
@@ -70,7 +71,7 @@ def test_no_room_for_the_report(name: str, made: tuple[str, ...], tmp_path: Path
     directory = RunDirectory(tmp_path)
     file = "report.json" if made else "report.md"
     with pytest.raises(RunError, match=rf"^{tmp_path}/{file}: cannot be written \(No space left on device\)$"):
-        experiment.write_report(directory, {})
+        experiment.write_report(directory, Report.model_construct())
     assert not directory.finished
     assert tuple(path.name for path in tmp_path.iterdir()) == made
 

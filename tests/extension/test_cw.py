@@ -76,6 +76,15 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
     assert found["0.06"] <= entry["attacks"][2]["accuracy"] <= found["0.02"]
     assert list(entry["pgd"]) == ["0.075", "0.15", "0.3"]
 
+    table = 'evaluation.attacks=[{name = "pgd", steps = 5, restarts = 1, epsilons = [0.06], step_size = SIZE}]'
+    second = ("evaluate", "run", "--attack", "pgd", "--output", "run/report.json", "--set")
+    assert command(*second, table.replace("SIZE", "0.02")).status == 0
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert [each["label"] for each in report["evaluation"]["last"]["attacks"]] == ["CW-6", "CW-6", "CW-6", "PGD-5-1"]
+    assert [each["name"] for each in report["recipe"]["evaluation"]["attacks"]] == ["cw:CW", "pgd"]
+    refused = command(*second, table.replace("SIZE", "0.03").replace("0.06", "0.07"))
+    assert refused.err.endswith("has pgd with other settings (step_size); name another file\n")
+
 
 @pytest.mark.parametrize(
     ("attacks", "said"),
