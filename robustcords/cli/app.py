@@ -82,11 +82,11 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Evaluate the weights of a run, or a recipe with a weights file."""
-    from robustcords.experiments import commands
+    from robustcords.experiments import evaluation
     from robustcords.report.tables import print_report
 
-    choice = commands.Choice(limit, attack or (), epsilon or (), sanity)
-    report = commands.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
+    choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
+    report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
     if _is_main():
         print_report(report)
 
@@ -99,11 +99,11 @@ def select(
     set_: Set = None,
 ) -> None:
     """Select one subset with given weights, write its indices and weights, and say what was selected."""
-    from robustcords.experiments import commands
+    from robustcords.experiments import selection
     from robustcords.recipe import recipe as recipes
     from robustcords.report.selection import print_selection
 
-    summary = commands.select(recipes.load(recipe, set_ or []), weights, output)
+    summary = selection.select(recipes.load(recipe, set_ or []), weights, output)
     if _is_main():
         print_selection(summary)
 

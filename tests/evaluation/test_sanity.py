@@ -220,7 +220,7 @@ def test_the_command_line_reports_them(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_by_default_a_few_hundred_images_at_the_recipes_radius():
-    from robustcords.experiments.commands import Choice
+    from robustcords.experiments.evaluation import Choice
 
     recipe, _, _ = trained("honest")
     assert Choice(sanity=True).checks(recipe, recipe.evaluation).limit == recipe.evaluation.limit == 150  # type: ignore[union-attr]

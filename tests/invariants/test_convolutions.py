@@ -104,7 +104,7 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from small_run import trainer
-from robustcords.data.base import ImageSet
+from robustcords.data.images import ImageSet
 from robustcords.models.resnet import ResNetNetwork
 
 images = ImageSet(torch.randint(256, (18, 3, 128, 128), dtype=torch.uint8), torch.arange(18) % 3, ("a", "b", "c"))
@@ -116,7 +116,7 @@ print("trained")
 
 def test_a_narrow_network_trains_on_larger_images(tmp_path: Path):
     """Torch's operators write past their memory here, so it has a process of its own."""
-    process = start("-c", LARGE, Path(__file__).parent, folder=tmp_path)
+    process = start("-c", LARGE, Path(__file__).parents[1], folder=tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out == "trained\n"

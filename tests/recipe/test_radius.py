@@ -21,7 +21,7 @@ from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.results import Check
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
-from robustcords.experiments.commands import Choice
+from robustcords.experiments.evaluation import Choice
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.recipe import recipe
 from robustcords.selection.gradient_based_config import AdversarialConfig

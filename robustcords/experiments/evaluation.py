@@ -1,21 +1,17 @@
-"""What the ``evaluate`` and ``select`` commands do."""
+"""What ``robustcords evaluate`` does: finished weights, tested as a recipe says or otherwise."""
 
 from __future__ import annotations
 
-import io
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from robustcords.config import registry
 from robustcords.config.schema import format_radius, parse_radius
-from robustcords.engine.inference import Inference
 from robustcords.errors import UserError, nearest
 from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.evaluation.config import EvaluationConfig, FurtherAttack
@@ -27,9 +23,7 @@ from robustcords.experiments.run import load_images, plain, session, test
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.run_report import Environment, Report, summarise
 from robustcords.report.runs import environment_of, rows_of
-from robustcords.report.selection import SelectionSummary, summarise_selection
 from robustcords.runtime import collectives
-from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.threats.base import ThreatModel
 
@@ -205,41 +199,3 @@ def _store(directory: RunDirectory | None, name: str) -> Path | None:
     if directory is None or not os.access(directory.path, os.W_OK):
         return None
     return directory.path / "evaluation" / name
-
-
-def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
-    """Selects one subset with given weights, writes it, and returns what there is to say of it.
-
-    The file holds ``indices`` (k,) int64 in the full training set's numbering and ``weights`` (k,) float32.
-
-    Raises:
-        UserError: the recipe has no selector, the weights do not fit its model, or the file exists or cannot be
-            written.
-    """
-    report_output.refuse_taken(output)
-    with session(recipe) as work:
-        images = load_images(recipe, work)
-        selector = build.selector(recipe, images)
-        if selector is None:
-            raise UserError("the recipe has no [selector] table, so there is nothing to select")
-        model, _ = build.settled_model(recipe, images, work.accelerator.device)
-        build.load_weights(model, weights)
-        build.check_size(recipe, model, images)
-        for text in build.cautions(recipe):
-            work.display.say(f"warning: {text}")
-        start = time.perf_counter()
-        with work.display.task("selection") as update, work.interruption:
-
-            def on_batch(done: int, total: int) -> None:
-                update(done, total)
-                work.interruption.check()
-
-            autocast = work.interruption.watched(work.accelerator.autocast)
-            network = Inference(model, autocast, replay=recipe.train.cuda_graphs)
-            subset = selector.select(0, network, on_batch, measure=True)
-        seconds = time.perf_counter() - start
-        if collectives.is_main():
-            content = io.BytesIO()
-            np.savez(content, indices=images.train.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
-            write_atomic(output, content.getvalue())
-    return summarise_selection(selector.config.name, subset, images.train, selector.report, seconds, output)

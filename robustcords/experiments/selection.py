@@ -1,0 +1,56 @@
+"""What ``robustcords select`` does: one subset, chosen with given weights, and a file of it."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+
+from robustcords.engine.inference import Inference
+from robustcords.errors import UserError
+from robustcords.experiments import build, report_output
+from robustcords.experiments.run import load_images, session
+from robustcords.recipe.recipe import Recipe
+from robustcords.report.selection import SelectionSummary, summarise_selection
+from robustcords.runtime import collectives
+from robustcords.storage.files import write_atomic
+
+
+def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
+    """Selects one subset with given weights, writes it, and returns what there is to say of it.
+
+    The file holds ``indices`` (k,) int64 in the full training set's numbering and ``weights`` (k,) float32.
+
+    Raises:
+        UserError: the recipe has no selector, the weights do not fit its model, or the file exists or cannot be
+            written.
+    """
+    report_output.refuse_taken(output)
+    with session(recipe) as work:
+        images = load_images(recipe, work)
+        selector = build.selector(recipe, images)
+        if selector is None:
+            raise UserError("the recipe has no [selector] table, so there is nothing to select")
+        model, _ = build.settled_model(recipe, images, work.accelerator.device)
+        build.load_weights(model, weights)
+        build.check_size(recipe, model, images)
+        for text in build.cautions(recipe):
+            work.display.say(f"warning: {text}")
+        start = time.perf_counter()
+        with work.display.task("selection") as update, work.interruption:
+
+            def on_batch(done: int, total: int) -> None:
+                update(done, total)
+                work.interruption.check()
+
+            autocast = work.interruption.watched(work.accelerator.autocast)
+            network = Inference(model, autocast, replay=recipe.train.cuda_graphs)
+            subset = selector.select(0, network, on_batch, measure=True)
+        seconds = time.perf_counter() - start
+        if collectives.is_main():
+            content = io.BytesIO()
+            np.savez(content, indices=images.train.numbers[subset.indices].numpy(), weights=subset.weights.numpy())
+            write_atomic(output, content.getvalue())
+    return summarise_selection(selector.config.name, subset, images.train, selector.report, seconds, output)
