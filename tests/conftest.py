@@ -12,7 +12,18 @@ import torch
 from command_line import call
 from written import Write
 
-LONG = ("tests/invariants/", "tests/experiments/", "tests/evaluation/test_sanity")
+TOGETHER = (
+    "tests/cli/test_app.py",
+    "tests/evaluation/test_agreement.py",
+    "tests/experiments/test_select.py",
+    "tests/invariants/test_hostile_files.py",
+    "tests/invariants/test_resume.py",
+    "tests/invariants/test_signals.py",
+    "tests/invariants/test_state.py",
+    "tests/report/test_page.py",
+)
+"""Files whose tests share a run that takes seconds: each is for one process alone."""
+LONG = ("tests/invariants/", "tests/experiments/", "tests/evaluation/", "tests/extension/")
 
 
 def pytest_configure():
@@ -32,7 +43,10 @@ def pytest_collection_modifyitems(items):
     That has no wheels for every Python. Tests are shared out among processes: one that is long ends late if it begins
     late.
     """
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    for item in items:
+        if item.nodeid.startswith(TOGETHER):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: (not item.nodeid.startswith(TOGETHER), not item.nodeid.startswith(LONG)))
     if find_spec("submodlib"):
         return
     for item in items:
