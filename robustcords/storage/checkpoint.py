@@ -139,6 +139,8 @@ def refuse_unkeepable(source: str, part: Any) -> None:
         part.load_state_dict(kept)
     except NotImplementedError as error:
         raise UserError(f"{source}: {error}: a state that is kept takes both") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{source}: load_state_dict refuses what state_dict returned: {one_line(error)}") from error
 
 
 class Checkpoints:

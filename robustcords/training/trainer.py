@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from robustcords.runtime.progress import epoch_line
 from robustcords.runtime.session import Session
 from robustcords.runtime.stopwatch import TRAINING, Stopwatch
 from robustcords.selection.selector import Subset, SubsetSelector
-from robustcords.storage.checkpoint import belonging, refuse_unkeepable, restore_parts
+from robustcords.storage.checkpoint import as_kept, belonging, refuse_unkeepable, restore_parts
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import Averaging
 from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch, after_step
@@ -287,7 +287,8 @@ class Trainer:
             save_weights=save_weights,
             display=self.session.display,
         )
-        with self.session.interruption.begun_again(self.write_checkpoint):
+        before = {callback.name: as_kept(callback.state_dict()) for callback in self.callbacks}
+        with self.session.interruption.begun_again(lambda: self.write_checkpoint(before)):
             return after_epoch(self.callbacks, end, self.stopwatch.begin)
 
     @property
@@ -305,10 +306,14 @@ class Trainer:
         collectives.barrier()
         self.saved = time.monotonic()
 
-    def write_checkpoint(self) -> None:
-        """Writes everything that the rest of the run depends on."""
+    def write_checkpoint(self, before: Mapping[str, Any] | None = None) -> None:
+        """Writes everything that the rest of the run depends on.
+
+        Args:
+            before: states that parts had before work that a resumed run begins again; None for those they have now.
+        """
         self.stopwatch.begin("checkpoint")
-        self.run.save_checkpoint(self.progress.steps, self.state_dict)
+        self.run.save_checkpoint(self.progress.steps, lambda: self.state_dict() | (before or {}))
 
     def checkpoint_is_due(self) -> bool:
         """Returns whether it is time for a checkpoint within the epoch."""

@@ -18,7 +18,7 @@ from robustcords.errors import UserError
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.methods.adversarial import AdversarialTraining
-from robustcords.methods.base import Batch, Step
+from robustcords.methods.base import Batch, Method, Step, StepReport
 from robustcords.methods.efforts.base import Effort, Kinds, Plan
 from robustcords.methods.efforts.batch import attack_batch
 from robustcords.methods.efforts.bullet import Bullet
@@ -228,6 +228,20 @@ def test_what_cannot_be_kept_is_said_before_training(state: Any, message: str):
         trainer(effort=kind)
     with pytest.raises(UserError, match=r"^callback test_contracts:KeepsAlone: .*load_state_dict is not"):
         trainer(callbacks=[KeepsAlone()])
+    other = type("Other", (Keeps,), {"state": {"other": 1}, "__module__": __name__})
+    with pytest.raises(UserError, match=r"^method .*: load_state_dict refuses what state_dict returned: .*'reference'"):
+        trainer(effort=other)
+
+
+def test_what_an_effort_keeps_is_kept_with_any_method_that_says_nothing_else():
+    class Plain(Method):
+        def step(self, step: Step, batch: Batch) -> StepReport:
+            return StepReport()
+
+    method, again = (Plain(SAT(), ATTACK, Bullet()) for _ in range(2))
+    method.effort.reference = 0.25  # type: ignore[attr-defined]
+    again.load_state_dict(method.state_dict())
+    assert again.effort.reference == 0.25  # type: ignore[attr-defined]
 
 
 def test_a_method_reports_its_step_and_a_wrapper_lends_one():
