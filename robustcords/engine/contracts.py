@@ -174,6 +174,17 @@ def distinct(names: Sequence[str], taken: Collection[str]) -> None:
             raise UserError(f"callback {name!r}: that name is taken; each callback has a name of its own")
 
 
+def counts(source: str, value: Any) -> dict[str, int]:
+    """Returns how many examples a method counted, by their kind.
+
+    Raises:
+        UserError: it is no dictionary of whole numbers.
+    """
+    if not isinstance(value, dict) or not all(isinstance(count, int) for count in value.values()):
+        raise UserError(f"{source} counted {value!r}, expected a dictionary of whole numbers")
+    return value
+
+
 def instance(source: str, value: Any, kind: type[Any]) -> Any:
     """Returns a value that is an object of some class.
 

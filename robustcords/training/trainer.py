@@ -215,7 +215,7 @@ class Trainer:
         with torch_seeded(derive(self.seed, "dropout", self.progress.steps, collectives.rank()), self.device):
             report = self.method.step(self.step, batch)
         source = f"method {contracts.title(self.method)}: step"
-        counts: dict[str, int] = contracts.instance(source, report, StepReport).counts
+        counts = contracts.counts(source, contracts.instance(source, report, StepReport).counts)
         share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
         reasons = self.session.interruption.reasons()

@@ -249,6 +249,18 @@ def test_a_method_reports_its_step_and_a_wrapper_lends_one():
         def step(self, step: Step, batch: Batch) -> Any:
             super().step(step, batch)
 
+    class Miscounts(AdversarialTraining):
+        def step(self, step: Step, batch: Batch) -> StepReport:
+            return StepReport({"all": "some"})  # type: ignore[dict-item]
+
+    class Viewless(AdversarialTraining):
+        def views(self, step: Step, batch: Batch) -> Any:
+            return {"clean": batch.x}, {}
+
+    class Short(AdversarialTraining):
+        def views(self, step: Step, batch: Batch) -> Any:
+            return {"adversarial": batch.x[:3]}, {}
+
     class Lendless(Wrapper):
         def around(self, step: Step) -> Any:
             return None
@@ -258,8 +270,11 @@ def test_a_method_reports_its_step_and_a_wrapper_lends_one():
     for method, message in (
         (Silent(plain.loss, plain.attack), "step returned a NoneType, expected a StepReport"),
         (Lendless(plain), "around returned a NoneType, expected a Step"),
+        (Miscounts(plain.loss, plain.attack), "step counted {'all': 'some'}, expected"),
+        (Viewless(plain.loss, plain.attack), r"the view 'adversarial' of \d+ images, .* is missing"),
+        (Short(plain.loss, plain.attack), r"the view 'adversarial' of \d+ images, .* is of 3 images"),
     ):
-        made.method = method
+        made.method = made.step.method = method
         with pytest.raises(UserError, match=f"^method test_contracts:.*: {message}"):
             made.fit()
 
