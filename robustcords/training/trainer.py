@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -306,7 +306,7 @@ class Trainer:
         collectives.barrier()
         self.saved = time.monotonic()
 
-    def write_checkpoint(self, before: Mapping[str, Any] | None = None) -> None:
+    def write_checkpoint(self, before: dict[str, Any] | None = None) -> None:
         """Writes everything that the rest of the run depends on.
 
         Args:
