@@ -143,7 +143,7 @@ def robust_accuracy(
         refuse_uncontained(attack)
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    inference = Inference(model, autocast, replay=False)  # a look is over before recordings of all its sizes pay
+    inference = Inference(model, autocast, replay=False)  # it is over before recordings of all its sizes pay
     clean = robust = 0
 
     def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
