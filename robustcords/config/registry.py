@@ -93,6 +93,26 @@ def find(kind: str, name: str) -> Any:
     return importlib.import_module(ADAPTER).adapted(found) if outside else found
 
 
+def constructed(kind: str, found: Any, *parts: Any, **options: Any) -> Any:
+    """Returns an object of a component's class.
+
+    Args:
+        kind: one of `KINDS`.
+        found: the class.
+        parts: what components of this kind are given of a run.
+        options: those of the recipe's table, with the name.
+
+    Raises:
+        UserError: its constructor does not take these.
+    """
+    try:
+        return found(*parts, **options)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call, and nothing in it
+            raise UserError(f"{kind} {found.__module__}:{found.__qualname__} cannot be built: {error}") from error
+        raise
+
+
 def config_of(found: Any) -> Any:
     """Returns the class that checks a component's table: its ``Config``; a threat model is its own."""
     return getattr(found, "Config", found)

@@ -7,7 +7,7 @@ Shapes cost nothing to compare, so each call is looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,19 +159,41 @@ def noted(callback: object, value: Any) -> dict[str, Any] | None:
     return value
 
 
-def distinct(names: Sequence[str], taken: Sequence[str]) -> None:
+def distinct(names: Sequence[str], taken: Collection[str]) -> None:
     """Checks that callbacks can be told apart, in the metrics and in a checkpoint.
 
     Args:
         names: of the callbacks.
-        taken: names of other parts.
+        taken: what else has a name there.
 
     Raises:
-        UserError: two have the same name, or one has that of another part.
+        UserError: two have the same name, or one has a name that is taken.
     """
     for row, name in enumerate(names):
         if name in taken or name in names[:row]:
             raise UserError(f"callback {name!r}: that name is taken; each callback has a name of its own")
+
+
+def counts(source: str, value: Any) -> dict[str, int]:
+    """Returns how many examples a method counted, by their kind.
+
+    Raises:
+        UserError: it is no dictionary of whole numbers.
+    """
+    if not isinstance(value, dict) or not all(isinstance(count, int) for count in value.values()):
+        raise UserError(f"{source} counted {value!r}, expected a dictionary of whole numbers")
+    return value
+
+
+def instance(source: str, value: Any, kind: type[Any]) -> Any:
+    """Returns a value that is an object of some class.
+
+    Raises:
+        UserError: it is of another.
+    """
+    if not isinstance(value, kind):
+        raise UserError(f"{source} returned {kind_of(value)}, expected a {kind.__name__}")
+    return value
 
 
 def numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:

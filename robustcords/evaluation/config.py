@@ -51,7 +51,11 @@ class FurtherAttack(Table):
 
     def build(self, threat: ThreatModel, title: str = "") -> EvaluationAttack:
         """Returns the attack under a threat model; see `EvaluationAttack`."""
-        return attack_class(self.name)(threat, title=title, name=self.name, **dict(self.options))
+        found = attack_class(self.name)
+        built: EvaluationAttack = registry.constructed(
+            "evaluation_attack", found, threat, title=title, name=self.name, **dict(self.options)
+        )
+        return built
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
 from robustcords.data.images import Images
+from robustcords.engine import contracts
 from robustcords.engine.inference import Autocast, Inference
+from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import evaluation_mode
-from robustcords.errors import UserError
+from robustcords.errors import UserError, kind_of
 from robustcords.evaluation import ledger
+from robustcords.evaluation.attacks.base import EvaluationAttack
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluator import (
     Evaluator,
@@ -28,7 +31,7 @@ from robustcords.evaluation.evaluator import (
     survivors,
 )
 from robustcords.evaluation.majority import classes_right, largest_share
-from robustcords.evaluation.results import Evaluation
+from robustcords.evaluation.results import Evaluation, Measurement
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
@@ -65,7 +68,7 @@ def evaluate(
         The accuracies, as fractions in [0, 1]; ``to_json()`` of it is what report.json has.
 
     Raises:
-        UserError: there is no image, or an attack's steps cannot reach a radius.
+        UserError: there is no image, an attack's steps cannot reach a radius, or an attack changed the model.
     """
     try:
         config = config.resolved(threat)
@@ -78,7 +81,7 @@ def evaluate(
     evaluator = Evaluator.start(model, data, config.limit, threat, seed, device, store, on_progress)
     with evaluator.measuring():
         clean = evaluator.clean()
-        measured = {key: attack.run(evaluator, clean) for key, attack in config.build(threat).items()}
+        measured = {key: measured_by(attack, evaluator, clean) for key, attack in config.build(threat).items()}
     return Evaluation.of(
         measured,
         clean=share(clean),
@@ -87,6 +90,25 @@ def evaluate(
         largest_class=largest_share(evaluator.labels),
         classes_right=classes_right(evaluator.labels, clean),
     )
+
+
+def measured_by(attack: EvaluationAttack, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:
+    """Returns what an attack measured of a model, which it has to leave as it is for those after it.
+
+    Args:
+        attack: any.
+        evaluator: of the model and the images.
+        clean: (count,) bool, which images are classified correctly as they are.
+
+    Raises:
+        UserError: it changed the model, or returned no measurements.
+    """
+    source = f"attack {contracts.title(attack)}"
+    with left_alone(evaluator.model.model, source):
+        found = attack.run(evaluator, clean)
+    if not isinstance(found, list) or not all(isinstance(each, Measurement) for each in found):
+        raise UserError(f"{source}: run returned {kind_of(found)}, expected a list of Measurement")
+    return found
 
 
 def robust_accuracy(
@@ -121,7 +143,7 @@ def robust_accuracy(
         refuse_uncontained(attack)
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    inference = Inference(model, autocast, replay=False)  # a look is over before recordings of all its sizes pay
+    inference = Inference(model, autocast, replay=False)  # it is over before recordings of all its sizes pay
     clean = robust = 0
 
     def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:

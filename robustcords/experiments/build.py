@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
+from robustcords.config.registry import constructed
 from robustcords.data.augmentation import Augmentation, CropFlip
 from robustcords.data.base import DataSource
 from robustcords.data.images import Images
 from robustcords.data.loading import loaded
 from robustcords.data.split import stratified_split
+from robustcords.engine import contracts
 from robustcords.errors import UserError, nearest
 from robustcords.losses.base import Loss
 from robustcords.methods.base import Method
@@ -68,7 +70,7 @@ class Data:
 
 def component(kind: str, config: Any, *context: Any) -> Any:
     """Returns the component that a recipe's table names, built from its options."""
-    return find(kind, config.name)(*context, name=config.name, **config.options())
+    return constructed(kind, find(kind, config.name), *context, name=config.name, **config.options())
 
 
 def accelerator(recipe: Recipe) -> Accelerator:
@@ -165,8 +167,10 @@ def method(recipe: Recipe, loss: Loss, attack: Attack, effort: Effort) -> Method
         kind: type[Method] = find("method", config.name)
         options = {"name": config.name, **config.options()}
         if issubclass(kind, Wrapper):
-            return kind(built(options.pop("inner")), **options)
-        return kind(loss, attack, effort, **options)
+            wrapper: Method = constructed("method", kind, built(options.pop("inner")), **options)
+            return wrapper
+        innermost: Method = constructed("method", kind, loss, attack, effort, **options)
+        return innermost
 
     return built(recipe.method)
 
@@ -295,7 +299,8 @@ def callbacks(recipe: Recipe, images: Data, trained: Method) -> list[Callback]:
         built.append(Validation(images.validation, monitor, recipe.train.validate_every))
     for name, config in recipe.callbacks.items():
         if config is not None:
-            built.append(find("callback", name).from_context(config, context))
+            found = find("callback", name).from_context(config, context)
+            built.append(found and contracts.instance(f"callback {name}: from_context", found, Callback))
     return [callback for callback in built if callback is not None]
 
 

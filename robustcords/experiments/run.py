@@ -121,6 +121,7 @@ def run(
             images = load_images(recipe, work)
         # What cannot be built is said before there is a directory.
         trainer = build.trainer(recipe, images, work)
+        recipe.evaluation.build(recipe.threat)
         recipe = build.settled(recipe, trainer.settings.memory_format)
         if path is None:
             path = collectives.decide_together(lambda: run_directory.create(output, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -52,11 +52,3 @@ class AdversarialTraining(Method):
                 moment=step.moment,
             )
         return {"clean": batch.x, "adversarial": made.images}, made.counts
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what the effort keeps."""
-        return self.effort.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.effort.load_state_dict(state)

@@ -137,10 +137,12 @@ class Method(Component, ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists."""
-        return {}
+        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists.
+
+        Here that is what the effort keeps; a method with a state of its own puts it beside this.
+        """
+        return self.effort.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        if state:
-            raise NotImplementedError("state_dict is written, and load_state_dict is not")
+        self.effort.load_state_dict(state)

@@ -10,6 +10,7 @@ from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
 from robustcords.config.schema import Names
+from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.losses.context import Moment
 from robustcords.methods.base import Batch, Method, MethodConfig, Step, StepReport
@@ -44,7 +45,8 @@ class Wrapper(Method):
 
     def step(self, step: Step, batch: Batch) -> StepReport:
         """Has the inner method train on the batch, with the step that `around` returns."""
-        return self.inner.step(self.around(step), batch)
+        lent: Step = contracts.instance(f"method {contracts.title(self)}: around", self.around(step), Step)
+        return self.inner.step(lent, batch)
 
     def around(self, step: Step) -> Step:
         """Returns what the inner method is lent in place of the loop's step, usually a subclass of `StepAround`."""

@@ -36,12 +36,17 @@ class Part:
     def requires(self) -> frozenset[str]:
         """What it cannot do without; of a loss, its views too."""
         views = getattr(self.found, "views", ()) if self.kind == "loss" else ()
-        return frozenset(getattr(self.found, "requires", ())) | {VIEWS[view] for view in views if view in VIEWS}
+        return self._words("requires") | {VIEWS[view] for view in views if view in VIEWS}
 
     @property
     def provides(self) -> frozenset[str]:
         """What others may require."""
-        return frozenset(getattr(self.found, "provides", ()))
+        return self._words("provides")
+
+    def _words(self, name: str) -> frozenset[str]:
+        """Returns what an attribute of the class has, which may be one word alone."""
+        words = getattr(self.found, name, ())
+        return frozenset({words} if isinstance(words, str) else words)
 
 
 def missing(parts: Sequence[Part], *, held_out: bool) -> tuple[str, ...] | None:

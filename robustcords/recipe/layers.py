@@ -130,7 +130,7 @@ def merge(layers: Sequence[Layer]) -> Written:
             values = written_out(layer.values, now)
         except ValueError as error:
             raise UserError(f"{layer.origin}: {error}") from None
-        new = _written(values, layer.origin, number, ())
+        new = written(values, layer.origin, number, ())
         for short, kind in SHORT_FORMS.items():
             if short in layer.values and kind in values and kind not in layer.values:
                 new.value[kind] = replace(new.value[kind], spelled=short)
@@ -229,7 +229,18 @@ def _override(option: str, together: bool) -> Layer:
     return Layer(origin, value, together)
 
 
-def _written(value: Any, origin: str, layer: int, path: Keys) -> Written:
+def written(value: Any, origin: str, layer: int, path: Keys) -> Written:
+    """Returns a value that one layer has, with all that is in it.
+
+    Args:
+        value: as TOML gives it.
+        origin: who wrote it.
+        layer: its number.
+        path: the keys that it is below.
+
+    Raises:
+        UserError: tables are nested too deep, or an integer is too long.
+    """
     if len(path) > DEEPEST_TABLE:
         raise UserError(f"{origin}: tables are nested more than {DEEPEST_TABLE} deep")
     if not _fits(value):
@@ -237,7 +248,7 @@ def _written(value: Any, origin: str, layer: int, path: Keys) -> Written:
     if (path in SWITCHES or path[:-1] == ("callbacks",)) and value is True:
         value = {}
     if isinstance(value, dict):
-        value = {key: _written(item, origin, layer, (*path, key)) for key, item in value.items()}
+        value = {key: written(item, origin, layer, (*path, key)) for key, item in value.items()}
     return Written(value, origin, layer, layer)
 
 

@@ -180,15 +180,14 @@ def _checked(config: type[Table], item: Written, path: tuple[str | int, ...]) ->
     raise problem(item.at(blamed[len(path) :]).origin, text)
 
 
-def _entry(kind: str, value: Any, written: Written, path: tuple[str | int, ...]) -> Any:
+def _entry(kind: str, value: Any, around: Written, path: tuple[str | int, ...]) -> Any:
     """Returns a table of a list of components, its options checked; anything but a table as it is."""
     if not isinstance(value, dict):
         return value
-    name = registry.KINDS[kind].key
-    table = {key: Written(item, written.origin, written.layer, written.since) for key, item in value.items()}
-    config = _config(kind, replace(written, value=table), f"{messages.place(path)}.")
-    options = {key: item for key, item in table.items() if key != name}
-    return {name: value[name], "options": _checked(config, replace(written, value=options), path)}
+    name, entry = registry.KINDS[kind].key, layers.written(value, around.origin, around.layer, tuple(map(str, path)))
+    config = _config(kind, entry, f"{messages.place(path)}.")
+    options = {key: item for key, item in (entry.table or {}).items() if key != name}
+    return {name: value[name], "options": _checked(config, replace(entry, value=options), path)}
 
 
 def options_of(value: Any) -> Any:

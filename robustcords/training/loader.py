@@ -18,7 +18,7 @@ from robustcords.selection.selector import Subset
 
 
 class BatchLoader:
-    """Cuts epochs into batches. The images are in memory, so no worker processes are needed.
+    """Cuts epochs into batches, which the images give themselves, from memory or from wherever they are.
 
     Args:
         train: the training split; its rows' numbers in the full training set key all noise.

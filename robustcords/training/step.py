@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcords.engine import contracts
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import modes_kept
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.context import LossContext, Moment
 from robustcords.methods.base import Batch, Method, Step
@@ -74,7 +75,7 @@ class LoopStep(Step):
         seed: int,
     ) -> None:
         self.model, self.inference, self.accelerator, self.settings = model, inference, accelerator, settings
-        self.threat, self._phase, self.seed = method.attack.threat, phase, seed
+        self.method, self._phase, self.seed = method, phase, seed
         self.passes, self.optimizer = accelerator.prepare(LossPass(model, method.loss), optimizer)
         self.begin(Moment(0, 0, 0.0))
 
@@ -107,10 +108,21 @@ class LoopStep(Step):
                 yield rows
 
     def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
-        """Returns the loss (b,) of some rows."""
-        moment = self.moment
+        """Returns the loss (b,) of some rows.
+
+        Raises:
+            UserError: a view that the loss needs is not there, or is not of the batch.
+        """
+        loss, moment = self.method.loss, self.moment
+        for name in loss.views:
+            if name not in views or len(views[name]) != len(batch.y):
+                found = f"of {len(views[name])} images" if name in views else "missing"
+                raise UserError(
+                    f"method {contracts.title(self.method)}: the view {name!r} of {len(batch.y)} images, which loss "
+                    f"{contracts.title(loss)} needs, is {found}"
+                )
         noise = Noise(derive(self.seed, "loss", moment.epoch, moment.step), batch.noise.keys[rows])
-        context = LossContext(self.threat, moment, noise)
+        context = LossContext(self.method.attack.threat, moment, noise)
         values: Tensor = self.passes({name: x[rows] for name, x in views.items()}, batch.y[rows], context)
         return values
 

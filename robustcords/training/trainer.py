@@ -22,7 +22,7 @@ from robustcords.engine.modes import torch_seeded
 from robustcords.errors import Interrupted, UserError
 from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.losses.context import Moment
-from robustcords.methods.base import Batch, Method
+from robustcords.methods.base import Batch, Method, StepReport
 from robustcords.rng import derive
 from robustcords.runtime import collectives
 from robustcords.runtime.accelerator import compile_model, start
@@ -30,10 +30,10 @@ from robustcords.runtime.progress import epoch_line
 from robustcords.runtime.session import Session
 from robustcords.runtime.stopwatch import TRAINING, Stopwatch
 from robustcords.selection.selector import Subset, SubsetSelector
-from robustcords.storage.checkpoint import belonging, restore_parts
+from robustcords.storage.checkpoint import as_kept, belonging, refuse_unkeepable, restore_parts
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import Averaging
-from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch
+from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch, after_step
 from robustcords.training.config import TrainConfig
 from robustcords.training.loader import BatchLoader
 from robustcords.training.optimizers import trainable
@@ -45,6 +45,12 @@ from robustcords.training.subsets import EpochSubsets
 
 PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "method")
 """What a checkpoint calls the trainer's own parts."""
+
+TAKEN = frozenset(
+    {*PARTS, "adversary", "progress", "data", "seconds"}
+    | {"epoch", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second", "counts", "selection"}
+)
+"""The other keys of a checkpoint and of a line of metrics, which no callback may write over."""
 
 
 class Trainer:
@@ -105,7 +111,9 @@ class Trainer:
         for size in self.subsets.sizes():
             self.loader.check(size, settings.accumulation)
         trainable(model, optimizer)
-        contracts.distinct([callback.name for callback in callbacks], (*PARTS, "adversary"))
+        contracts.distinct([callback.name for callback in callbacks], TAKEN)
+        for kind, part in (("method", method), *(("callback", callback) for callback in callbacks)):
+            refuse_unkeepable(f"{kind} {contracts.title(part)}", part)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
         self.model = lay_out(model, self.device, "contiguous")
         self.settings = self.rehearsed(settings)
@@ -205,7 +213,9 @@ class Trainer:
         """
         self.step.begin(moment)
         with torch_seeded(derive(self.seed, "dropout", self.progress.steps, collectives.rank()), self.device):
-            counts = self.method.step(self.step, batch).counts
+            report = self.method.step(self.step, batch)
+        source = f"method {contracts.title(self.method)}: step"
+        counts = contracts.counts(source, contracts.instance(source, report, StepReport).counts)
         share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
         reasons = self.session.interruption.reasons()
@@ -217,8 +227,7 @@ class Trainer:
             where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers})"
             raise not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where, self.run)
         self.progress.add(loss, batch.total, dict(zip(counts, totals, strict=True)), skipped=self.step.skipped)
-        for callback in self.callbacks:
-            callback.after_step(loss, self.model)
+        after_step(self.callbacks, loss, self.model, thorough=moment.step == 0)
         self.stopping = self.session.interruption.verdict((signalled, overdue))
         self.saving = due > 0
 
@@ -278,7 +287,8 @@ class Trainer:
             save_weights=save_weights,
             display=self.session.display,
         )
-        with self.session.interruption.begun_again(self.write_checkpoint):
+        before = {callback.name: as_kept(callback.state_dict()) for callback in self.callbacks}
+        with self.session.interruption.begun_again(lambda: self.write_checkpoint(before)):
             return after_epoch(self.callbacks, end, self.stopwatch.begin)
 
     @property
@@ -296,10 +306,14 @@ class Trainer:
         collectives.barrier()
         self.saved = time.monotonic()
 
-    def write_checkpoint(self) -> None:
-        """Writes everything that the rest of the run depends on."""
+    def write_checkpoint(self, before: dict[str, Any] | None = None) -> None:
+        """Writes everything that the rest of the run depends on.
+
+        Args:
+            before: states that parts had before work that a resumed run begins again; None for those they have now.
+        """
         self.stopwatch.begin("checkpoint")
-        self.run.save_checkpoint(self.progress.steps, self.state_dict)
+        self.run.save_checkpoint(self.progress.steps, lambda: self.state_dict() | (before or {}))
 
     def checkpoint_is_due(self) -> bool:
         """Returns whether it is time for a checkpoint within the epoch."""

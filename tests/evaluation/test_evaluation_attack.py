@@ -162,9 +162,11 @@ def test_attacks_run_in_their_order_and_those_of_one_label_are_told_apart():
 def test_what_an_attack_lacks_or_returns_is_one_line():
     with pytest.raises(UserError, match=r"attack .*:Flat returned .*expected .*4, 4"):
         found({"name": "Flat"})
-    silent = Silent(THREAT)
-    with pytest.raises(UserError, match=r":Silent: writes neither attack_batch nor run"):
-        silent.attack_batch(Edge(), *images().batch(torch.arange(2)), Noise(0, torch.arange(2)), THREAT)
+    with pytest.raises(UserError, match=r"^attack .*:Silent writes neither attack_batch nor run"):
+        Silent(THREAT)
+    without = type("Without", (Flat,), {"Config": EvaluationAttackConfig})
+    with pytest.raises(UserError, match=r"^attack .*:Without writes no run, and has no radii to report"):
+        without(THREAT)
 
 
 class NFGSM(Attack):
@@ -196,3 +198,62 @@ def test_training_may_leave_the_ball_and_evaluation_refuses_to():
     with pytest.raises(UserError, match=line):
         robust_accuracy(Edge(), images(), attack, seed=0)
     assert 0 < robust_accuracy(Edge(), images(), attack, seed=0, of_training=True)[1] < 1
+
+
+def bent(bend: Any) -> type[EvaluationAttack]:
+    """Returns an attack that does something with the model and the images of a batch, and returns what comes of it."""
+
+    class Bent(EvaluationAttack):
+        class Config(EvaluationAttackConfig):
+            epsilons: Radii | None = None
+
+        def attack_batch(self, model: Model, x: Tensor, y: Tensor, noise: Noise, threat: ThreatModel) -> Any:
+            return bend(model, x)
+
+    return Bent
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, kind: type[EvaluationAttack], model: nn.Module) -> Evaluation:
+    monkeypatch.setitem(globals(), "Chosen", kind)
+    config = EvaluationConfig(pgd=None, autoattack=None, attacks=[{"name": f"{__name__}:Chosen"}])
+    return evaluate(model, images(), config, THREAT, seed=0)
+
+
+def test_an_attack_leaves_the_model_and_the_images_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    def halve(model: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            next(model.parameters()).mul_(0.5)
+        return x
+
+    def train(model: Any, x: Tensor) -> Tensor:
+        model.train()
+        return x
+
+    with pytest.raises(UserError, match=r"^attack .*Bent changed the model it was lent: 'weight'"):
+        measured(monkeypatch, bent(halve), Edge())
+    nothing = measured(monkeypatch, bent(lambda model, x: x), Edge())
+    assert nothing.attacks[0].accuracy == nothing.clean
+    # Over images that are written to, the ball would be that of other ones.
+    zeroed = measured(monkeypatch, bent(lambda model, x: x.zero_()), Edge())
+    assert zeroed.attacks[0].accuracy == measured(monkeypatch, bent(lambda model, x: x * 0), Edge()).attacks[0].accuracy
+    dropout = nn.Sequential(nn.Dropout(0.9), Edge())
+    assert measured(monkeypatch, bent(train), dropout).attacks[0].accuracy == nothing.clean
+
+
+def test_what_an_attack_returns_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match="Bent returned pixels that are not finite"):
+        measured(monkeypatch, bent(lambda model, x: x * torch.nan), Edge())
+
+    class Number(EvaluationAttack):
+        def run(self, evaluator: Evaluator, clean: Tensor) -> Any:
+            return 0.5
+
+    with pytest.raises(UserError, match="Number: run returned a float, expected a list of Measurement"):
+        measured(monkeypatch, Number, Edge())
+
+    class Narrow(Shift):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(UserError, match=r"Narrow cannot be built: .*unexpected keyword argument"):
+        measured(monkeypatch, Narrow, Edge())

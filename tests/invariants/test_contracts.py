@@ -17,10 +17,13 @@ from robustcords.attacks.pgd import PGD
 from robustcords.errors import UserError
 from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
+from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.methods.base import Batch, Method, Step, StepReport
 from robustcords.methods.efforts.base import Effort, Kinds, Plan
 from robustcords.methods.efforts.batch import attack_batch
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.efforts.uniform import Uniform
+from robustcords.methods.wrapper import Wrapper
 from robustcords.rng import Noise
 from robustcords.selection.gradients.factors import logit_gradients
 from robustcords.selection.strategies.random import RandomSubset
@@ -133,6 +136,10 @@ class Plans(Uniform):
             lambda count: Plan(torch.ones(count).long(), None, Kinds(("a", "b"), torch.arange(count))),
             " kinds from 0 to .*, expected whole numbers >= 0 and < 2",
         ),
+        (
+            lambda count: Plan(torch.full((count,), 10**6)),
+            r" steps = 1000000 for attack robustcords\.attacks\.pgd:PGD: input should be less than or equal to 10000",
+        ),
     ],
 )
 def test_an_effort_plans_steps_for_every_example(planned: Any, message: str):
@@ -185,10 +192,91 @@ def test_callbacks_note_what_json_holds_under_a_name_of_their_own():
     for value, message in ((torch.ones(1), "JSON cannot hold"), ([1], "a list, expected a dictionary or None")):
         with pytest.raises(UserError, match=f"^callback test_contracts:Notes noted .*{message}"):
             fitted(callbacks=[Notes(value)])
-    for names in (["model"], ["selector"], ["notes", "notes"]):
+    for names in (["model"], ["selector"], ["data"], ["seconds"], ["epoch"], ["train_loss"], ["notes", "notes"]):
         with pytest.raises(UserError, match=rf"^callback '{names[-1]}': that name is taken"):
             trainer(callbacks=[Notes(None, name) for name in names])
     fitted(callbacks=[Notes({"a": 1}), Notes(None, "other")])
+
+
+class Keeps(Bullet):
+    """Says that its state is what it is told."""
+
+    state: Any = None
+
+    def state_dict(self) -> Any:
+        return self.state
+
+
+class KeepsAlone(Callback):
+    """Returns a state and does not take it back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": 1}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"reference": object()}, "/reference: a checkpoint cannot keep an object; tensors, numbers"),
+        ({"reference": {1, 2}}, "/reference: a checkpoint cannot keep a set"),
+        ([1], "returned a list, not a dict"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_before_training(state: Any, message: str):
+    kind = type("Made", (Keeps,), {"state": state, "__module__": __name__})
+    with pytest.raises(UserError, match=f"^method .*AdversarialTraining: state_dict:? ?{message}"):
+        trainer(effort=kind)
+    with pytest.raises(UserError, match=r"^callback test_contracts:KeepsAlone: .*load_state_dict is not"):
+        trainer(callbacks=[KeepsAlone()])
+    other = type("Other", (Keeps,), {"state": {"other": 1}, "__module__": __name__})
+    with pytest.raises(UserError, match=r"^method .*: load_state_dict refuses what state_dict returned: .*'reference'"):
+        trainer(effort=other)
+
+
+def test_what_an_effort_keeps_is_kept_with_any_method_that_says_nothing_else():
+    class Plain(Method):
+        def step(self, step: Step, batch: Batch) -> StepReport:
+            return StepReport()
+
+    method, again = (Plain(SAT(), ATTACK, Bullet()) for _ in range(2))
+    method.effort.reference = 0.25  # type: ignore[attr-defined]
+    again.load_state_dict(method.state_dict())
+    assert again.effort.reference == 0.25  # type: ignore[attr-defined]
+
+
+def test_a_method_reports_its_step_and_a_wrapper_lends_one():
+    class Silent(AdversarialTraining):
+        def step(self, step: Step, batch: Batch) -> Any:
+            super().step(step, batch)
+
+    class Miscounts(AdversarialTraining):
+        def step(self, step: Step, batch: Batch) -> StepReport:
+            return StepReport({"all": "some"})  # type: ignore[dict-item]
+
+    class Viewless(AdversarialTraining):
+        def views(self, step: Step, batch: Batch) -> Any:
+            return {"clean": batch.x}, {}
+
+    class Short(AdversarialTraining):
+        def views(self, step: Step, batch: Batch) -> Any:
+            return {"adversarial": batch.x[:3]}, {}
+
+    class Lendless(Wrapper):
+        def around(self, step: Step) -> Any:
+            return None
+
+    made = trainer()
+    plain = made.method
+    for method, message in (
+        (Silent(plain.loss, plain.attack), "step returned a NoneType, expected a StepReport"),
+        (Lendless(plain), "around returned a NoneType, expected a Step"),
+        (Miscounts(plain.loss, plain.attack), "step counted {'all': 'some'}, expected"),
+        (Viewless(plain.loss, plain.attack), r"the view 'adversarial' of \d+ images, .* is missing"),
+        (Short(plain.loss, plain.attack), r"the view 'adversarial' of \d+ images, .* is of 3 images"),
+    ):
+        made.method = made.step.method = method
+        with pytest.raises(UserError, match=f"^method test_contracts:.*: {message}"):
+            made.fit()
 
 
 def test_an_optimizer_is_that_of_the_model():
@@ -261,6 +349,15 @@ class Uses(Notes):
         self.value(end.model)
 
 
+class UsesAtOnce(Notes):
+    """Does what it is told with the model after each step."""
+
+    def after_epoch(self, end: EpochEnd) -> None: ...
+
+    def after_step(self, loss: float, model: nn.Module) -> None:
+        self.value(model)
+
+
 def lent(use: Any) -> Any:
     selector = chooser("random")
     selector.strategy = type("Lent", (Lends,), {"use": staticmethod(use), "__module__": __name__})
@@ -273,6 +370,7 @@ def test_a_mode_that_is_left_behind_does_not_freeze_batchnorm():
         {"selector": lent(lambda model: model.eval())},
         {"selector": chooser("random"), "attack": LeavesEval(**dict(ATTACK.config), threat=ATTACK.threat)},
         {"selector": chooser("random"), "callbacks": [Uses(lambda model: model.eval())]},
+        {"selector": chooser("random"), "callbacks": [UsesAtOnce(lambda model: model.eval())]},
     ):
         model = fitted(model=network(norm=True), **options).model
         for name, value in expected.state_dict().items():
@@ -288,8 +386,11 @@ def test_weights_that_a_strategy_or_a_callback_changes_are_refused():
         UserError, match=r"^strategy test_contracts:Lent changed the model it was lent: 'model\.1\.weight'"
     ):
         fitted(selector=lent(halve))
-    with pytest.raises(UserError, match=r"^callback test_contracts:Uses changed the model it was lent: '1\.weight'"):
-        fitted(callbacks=[Uses(halve)])
+    for kind in (Uses, UsesAtOnce):
+        with pytest.raises(
+            UserError, match=rf"^callback test_contracts:{kind.__name__} changed the model it was lent: '1\.weight'"
+        ):
+            fitted(callbacks=[kind(halve)])
 
 
 def test_the_command_line_names_the_class_and_shows_the_traceback_where_it_is_wanted(command: Command, tmp_path: Any):

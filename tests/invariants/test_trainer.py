@@ -23,11 +23,13 @@ from robustcords.methods.efforts.base import Effort, Plan
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.runtime import accelerator
+from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.stopwatch import PHASES
 from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
 from robustcords.storage.checkpoint import read
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import AveragingConfig
+from robustcords.training.callbacks.base import Callback, EpochEnd
 from robustcords.training.trainer import Trainer
 
 
@@ -282,6 +284,47 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
     assert len(files) == 4
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+
+
+class Told(Callback):
+    """Counts the epochs that it is told of."""
+
+    count = 0
+
+    def after_epoch(self, end: EpochEnd) -> dict[str, int]:
+        self.count += 1
+        return {"count": self.count}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
+class Stops(Callback):
+    """Is where a signal comes, in the second epoch."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        super().__init__()
+        self.interruption = interruption
+
+    def after_epoch(self, end: EpochEnd) -> None:
+        if end.epoch == 1:
+            self.interruption.requested = signal.SIGTERM
+            self.interruption.check()
+
+
+def test_a_callback_is_told_again_of_an_epoch_after_which_a_run_was_stopped(tmp_path: Path):
+    for asked in (Interruption(), None):
+        callbacks = [Told(), *([Stops(asked)] if asked else [])]
+        made = trainer(callbacks=callbacks, run=tmp_path / "run", settings={"epochs": 3}, interruption=asked)
+        if asked:
+            with pytest.raises(Interrupted):
+                made.fit()
+            assert [row["told"] for row in made.run.rows()] == [{"count": 1}]
+    made.fit()
+    assert [row["told"] for row in made.run.rows()] == [{"count": 1}, {"count": 2}, {"count": 3}]
 
 
 def test_bf16_learns_and_a_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path):

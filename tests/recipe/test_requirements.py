@@ -28,7 +28,7 @@ class Around(Wrapper):
 
 
 class Features(SAT):
-    requires = frozenset({"features"})
+    requires = "features"
 
 
 class WithFeatures(PGD):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcords.config.schema import Radius, Table, format_radius, is_radius
 from robustcords.engine import contracts
-from robustcords.engine.modes import Model, without_parameter_gradients
+from robustcords.engine.modes import Model, modes_kept, without_parameter_gradients
 from robustcords.errors import UserError
 from robustcords.evaluation.evaluator import Evaluator, survivors
 from robustcords.evaluation.results import Measurement
@@ -99,6 +99,9 @@ class EvaluationAttack:
         name: as a recipe names it; left out, ``"module:Class"``.
         options: the fields of ``Config``.
 
+    Raises:
+        UserError: the class writes neither `attack_batch` nor `run`, or has no radii and writes no `run`.
+
     Example:
         >>> class Noise255(EvaluationAttack):
         ...     '''One random point of the ball.'''
@@ -116,6 +119,24 @@ class EvaluationAttack:
         self.name = name or contracts.title(self)
         self.given_title = title
         self.number = 1
+        self._check_written()
+
+    def _check_written(self) -> None:
+        """Checks that there is something to measure.
+
+        Raises:
+            UserError: there is not.
+        """
+        kind, base = type(self), EvaluationAttack
+        if kind.run is not base.run:
+            return
+        if (kind.attack_batch, kind.withstands) == (base.attack_batch, base.withstands):
+            raise UserError(f"attack {contracts.title(self)} writes neither attack_batch nor run")
+        if "epsilons" not in self.Config.model_fields:
+            raise UserError(
+                f"attack {contracts.title(self)} writes no run, and has no radii to report: "
+                "its Config needs epsilons: Radii | None = None"
+            )
 
     @property
     def label(self) -> str:
@@ -151,7 +172,7 @@ class EvaluationAttack:
             noise: keyed by image.
             threat: with the radius that is reported.
         """
-        raise UserError(f"{contracts.title(self)}: writes neither attack_batch nor run")
+        raise NotImplementedError
 
     def withstands(
         self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
@@ -162,8 +183,12 @@ class EvaluationAttack:
         """
 
         def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            made = contracts.candidates(self, self.attack_batch(model, x, y, noise, threat), x)
-            return threat.project(made.detach(), x)
+            with modes_kept(model):
+                found = self.attack_batch(model, x.clone(), y, noise, threat)  # which may write over its images
+            made = threat.project(contracts.candidates(self, found, x).detach(), x)
+            if not bool(made.isfinite().all()):  # nothing that is no number is in the ball
+                raise UserError(f"attack {contracts.title(self)} returned pixels that are not finite")
+            return made
 
         with without_parameter_gradients(model):
             return survivors(model, x, y, noise, alive, attacked)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from robustcords.attacks.base import Attack, CleanLogits, clean_logits
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.check import objective
 from robustcords.losses.context import Moment
@@ -64,7 +66,15 @@ def attack_batch(
     clean = CleanLogits(model, x, exact=loss.anchored)
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
     plan = contracts.plan(effort, effort.plan(attack, clean, y, moment, generator), len(y))
-    images, rows = attack_by_plan(model, x, y, noise, plan, attack=attack, loss=loss, clean=clean)
+    try:
+        images, rows = attack_by_plan(model, x, y, noise, plan, attack=attack, loss=loss, clean=clean)
+    except ValidationError as error:  # of the attack's own options
+        problem = error.errors(include_url=False)[0]
+        name, value = ".".join(map(str, problem["loc"])), problem["input"]
+        raise UserError(
+            f"effort {contracts.title(effort)} planned {name} = {value} for attack {contracts.title(attack)}: "
+            f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        ) from error
     if moment.step == 0:  # an accelerator has to be waited for
         contracts.in_range(attack, images)
     if effort.observes:

@@ -17,7 +17,7 @@ from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.inference import Autocast
 from robustcords.engine.left_alone import left_alone
-from robustcords.engine.modes import seeded
+from robustcords.engine.modes import modes_kept, seeded
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
 from robustcords.runtime.progress import Display
@@ -135,6 +135,27 @@ class Callback(Component, ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
+        if state:
+            raise NotImplementedError("state_dict is written, and load_state_dict is not")
+
+
+def after_step(callbacks: Sequence[Callback], loss: float, model: nn.Module, *, thorough: bool) -> None:
+    """Tells callbacks of a step; whatever mode one leaves the model in, training goes on in its own.
+
+    Args:
+        callbacks: called in this order.
+        loss: the weighted mean over the global batch.
+        model: in training.
+        thorough: look too whether it was left as it was, for which its weights are copied.
+
+    Raises:
+        UserError: one changed the model.
+    """
+    for callback in callbacks:
+        if type(callback).after_step is not Callback.after_step:
+            source = f"callback {contracts.title(callback)}"
+            with left_alone(model, source) if thorough else modes_kept(model):
+                callback.after_step(loss, model)
 
 
 def after_epoch(callbacks: Sequence[Callback], end: EpochEnd, phase: Callable[[str], None]) -> dict[str, Any]:
