@@ -139,10 +139,15 @@ class Method(Component, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists.
 
-        Here that is what the effort keeps; a method with a state of its own puts it beside this.
+        The effort, and a method that this one goes around, keep theirs themselves.
         """
-        return self.effort.state_dict()
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        self.effort.load_state_dict(state)
+        if state:
+            raise NotImplementedError("state_dict is written, and load_state_dict is not")
+
+    def parts(self) -> dict[str, Any]:
+        """Returns everything of it with a state of its own, by its name in a checkpoint."""
+        return {"method": self, "effort": self.effort}

@@ -52,13 +52,10 @@ class Wrapper(Method):
         """Returns what the inner method is lent in place of the loop's step, usually a subclass of `StepAround`."""
         return step
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what the inner method keeps. A wrapper with a state of its own puts it beside this."""
-        return {"inner": self.inner.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.inner.load_state_dict(state["inner"])
+    def parts(self) -> dict[str, Any]:
+        """Returns the wrapper, and under ``"method.inner"`` and so on the methods inside."""
+        inner = {name.replace("method", "method.inner", 1): part for name, part in self.inner.parts().items()}
+        return {"method": self, **inner}
 
 
 class StepAround(Step):

@@ -139,7 +139,7 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     Raises:
         UserError: as `load`; ``origin`` is blamed for what no layer wrote.
     """
-    stack = [replace(layer, values=earlier.moved(layer.values)) for layer in stack]
+    stack = [_moved(layer) for layer in stack]
     tree = layers.merge([Layer("default", DEFAULTS), *stack])
     tables = tree.table or {}
     for key, item in tables.items():
@@ -175,6 +175,14 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     except ValueError as error:
         raise problem(tree.at(("threat", "epsilon")).origin, f"[evaluation] {error}") from None
     return recipe
+
+
+def _moved(layer: Layer) -> Layer:
+    """Returns a layer with every key where this version has it."""
+    try:
+        return replace(layer, values=earlier.moved(layer.values))
+    except ValueError as error:
+        raise problem(layer.origin, str(error)) from None
 
 
 def _refuse_weak(recipe: Recipe) -> None:

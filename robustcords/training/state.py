@@ -83,8 +83,11 @@ def not_finite(what: str, where: str, run: RunDirectory) -> RunError:
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a checkpoint's state as this version writes it; earlier ones had other names for two parts of it."""
+    """Returns a checkpoint's state as this version writes it; earlier ones kept some of it elsewhere."""
     progress = dict(state["progress"])
     best = progress.pop("best", None)
-    earlier = {"validation": {"best": best}, **({"method": state["adversary"]} if "adversary" in state else {})}
+    earlier = {"validation": {"best": best}}
+    if "effort" not in state:  # what 0.1 called the adversary, whose state was Bullet-Train's
+        earlier |= {"effort": state.get("adversary", state.get("method")), "method": {}}
+        state = {name: part for name, part in state.items() if name != "method"}
     return {**earlier, **state, "progress": progress}

@@ -43,11 +43,11 @@ from robustcords.training.state import Progress, check_weights, not_finite, upgr
 from robustcords.training.step import LoopStep
 from robustcords.training.subsets import EpochSubsets
 
-PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "method")
+PARTS = ("model", "optimizer", "scaler", "averaging", "selector")
 """What a checkpoint calls the trainer's own parts."""
 
 TAKEN = frozenset(
-    {*PARTS, "adversary", "progress", "data", "seconds"}
+    {*PARTS, "method", "effort", "adversary", "progress", "data", "seconds"}
     | {"epoch", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second", "counts", "selection"}
 )
 """The other keys of a checkpoint and of a line of metrics, which no callback may write over."""
@@ -112,7 +112,7 @@ class Trainer:
             self.loader.check(size, settings.accumulation)
         trainable(model, optimizer)
         contracts.distinct([callback.name for callback in callbacks], TAKEN)
-        for kind, part in (("method", method), *(("callback", callback) for callback in callbacks)):
+        for kind, part in (*method.parts().items(), *(("callback", callback) for callback in callbacks)):
             refuse_unkeepable(f"{kind} {contracts.title(part)}", part)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
         self.model = lay_out(model, self.device, "contiguous")
@@ -334,10 +334,9 @@ class Trainer:
 
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
-        own = (self.model, self.optimizer.optimizer, self.accelerator.scaler)
-        others = (self.averaging, self.selector, self.method)
-        parts = dict(zip(PARTS, own + others, strict=True)) | {each.name: each for each in self.callbacks}
-        return {name: part for name, part in parts.items() if part is not None}
+        own = (self.model, self.optimizer.optimizer, self.accelerator.scaler, self.averaging, self.selector)
+        parts = {name: part for name, part in zip(PARTS, own, strict=True) if part is not None}
+        return parts | self.method.parts() | {callback.name: callback for callback in self.callbacks}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, as `checkpoint.pack` takes it."""

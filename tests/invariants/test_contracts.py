@@ -224,12 +224,12 @@ class KeepsAlone(Callback):
 )
 def test_what_cannot_be_kept_is_said_before_training(state: Any, message: str):
     kind = type("Made", (Keeps,), {"state": state, "__module__": __name__})
-    with pytest.raises(UserError, match=f"^method .*AdversarialTraining: state_dict:? ?{message}"):
+    with pytest.raises(UserError, match=f"^effort test_contracts:Made: state_dict:? ?{message}"):
         trainer(effort=kind)
     with pytest.raises(UserError, match=r"^callback test_contracts:KeepsAlone: .*load_state_dict is not"):
         trainer(callbacks=[KeepsAlone()])
     other = type("Other", (Keeps,), {"state": {"other": 1}, "__module__": __name__})
-    with pytest.raises(UserError, match=r"^method .*: load_state_dict refuses what state_dict returned: .*'reference'"):
+    with pytest.raises(UserError, match=r"^effort .*: load_state_dict refuses what state_dict returned: .*'reference'"):
         trainer(effort=other)
 
 
@@ -240,7 +240,8 @@ def test_what_an_effort_keeps_is_kept_with_any_method_that_says_nothing_else():
 
     method, again = (Plain(SAT(), ATTACK, Bullet()) for _ in range(2))
     method.effort.reference = 0.25  # type: ignore[attr-defined]
-    again.load_state_dict(method.state_dict())
+    for name, part in again.parts().items():
+        part.load_state_dict(method.parts()[name].state_dict())
     assert again.effort.reference == 0.25  # type: ignore[attr-defined]
 
 

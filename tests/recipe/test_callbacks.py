@@ -68,3 +68,10 @@ def test_what_is_wrong_is_said_in_one_line(change: str):
     with pytest.raises(UserError) as error:
         load("digits_mart", [change])
     assert str(error.value).startswith(f"--set {change}: {PROBLEMS[change]}")
+
+
+def test_a_callback_in_its_earlier_place_too_is_refused(tmp_path: Path):
+    path = tmp_path / "both.toml"
+    path.write_text('extends = "digits_mart"\n[train]\noverfitting = "stop"\n[callbacks]\noverfitting = false\n')
+    with pytest.raises(UserError, match=r"both\.toml: train\.overfitting is callbacks\.overfitting now; write one of"):
+        load(path)
