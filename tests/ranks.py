@@ -94,7 +94,7 @@ def start(
         silence: seconds after which a silent host is lost, and two later whoever waits for it; 0 for the usual ones.
     """
     folder.mkdir(exist_ok=True)
-    meeting = {"MASTER_ADDR": address, "MASTER_PORT": _free_port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    meeting = {"MASTER_ADDR": address, "MASTER_PORT": free_port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     started = []
     for rank in range(world):
         environment = {**meeting, "RANK": str(rank), "LOCAL_RANK": "0" if hosts else str(rank)}
@@ -104,7 +104,7 @@ def start(
     return started
 
 
-def _free_port() -> str:
+def free_port() -> str:
     """Returns a port that nothing listens at, below those that the system gives out itself.
 
     Tests that run at the same time have ranges of their own: a port is taken only seconds from here.

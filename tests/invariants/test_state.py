@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import free_port
 from several import SERVER, together
 from small_run import After, chooser, fitted, made_up, network, trainer
 from stateful import KeepsNumbers, LeastUsed
@@ -129,10 +130,10 @@ def test_a_selection_that_is_broken_off_is_begun_again_from_the_state_before_it(
     assert (first.weights.min(), again.weights.max()) == (2, 7), "picks are counted over classes and selections"
 
 
-def part(rank: int, world: int, folder: Path, looks: int) -> None:
+def part(rank: int, world: int, port: str, folder: Path, looks: int) -> None:
     """Goes on with the run for so many steps, or to its end."""
     torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_650 + world)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     accelerator = start("fp32")
     assert accelerator.num_processes == world
@@ -151,7 +152,7 @@ class AfterSteps(After):
 @pytest.mark.parametrize("parts", [[(2, 5), (3, 3)], [(1, 5), (2, 4)]])
 def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path, parts: list[tuple[int, int]]):
     for world, looks in parts:
-        together(part, world, world, tmp_path, looks)
+        together(part, world, world, free_port(), tmp_path, looks)
     fitted(**options(tmp_path / "run"))
     for epoch in range(EPOCHS):
         file = f"selections/epoch_{epoch:04d}.npz"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import free_port
 from safetensors.torch import load_file
 from several import together
 from small_run import After, chooser, fitted, made_up
@@ -38,10 +39,10 @@ def options(run: Path) -> dict[str, Any]:
     }
 
 
-def part(rank: int, world: int, folder: Path, looks: int) -> None:
+def part(rank: int, world: int, port: str, folder: Path, looks: int) -> None:
     """Goes on with the run until it has gone on after so many steps."""
     torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_600 + world)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     accelerator = start("fp32")  # torchrun does not say that there is no GPU
     assert accelerator.num_processes == world
@@ -55,7 +56,7 @@ def test_a_run_goes_on_with_other_processes(parts: list[tuple[int, int]], tmp_pa
     (tmp_path / "parts").mkdir()
     steps = []
     for world, looks in parts:
-        together(part, world, world, tmp_path, looks)
+        together(part, world, world, free_port(), tmp_path, looks)
         steps.append(RunDirectory(tmp_path / "parts").checkpoints.latest()[1]["progress"]["steps"])
     fitted(**options(tmp_path / "parts"))
     whole = fitted(**options(tmp_path / "whole"))
