@@ -93,7 +93,7 @@ def find(kind: str, name: str) -> Any:
     return importlib.import_module(ADAPTER).adapted(found) if outside else found
 
 
-def constructed(kind: str, found: Any, *parts: Any, **options: Any) -> Any:
+def constructed(kind: str, found: Any, /, *parts: Any, **options: Any) -> Any:
     """Returns an object of a component's class.
 
     Args:

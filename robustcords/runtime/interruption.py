@@ -44,7 +44,11 @@ class Interruption:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the earlier handlers back."""
+        """Puts the earlier handlers back: after a signal only for the next one, as copies of it may be on their way."""
+        if not self.requested:
+            self._put_back()
+
+    def _put_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before.clear()
@@ -54,7 +58,7 @@ class Interruption:
         if not self.requested:
             self.requested, self._since = number, now
         elif now - self._since > signals.SAME_S:
-            self.__exit__()
+            self._put_back()
             signal.raise_signal(number)
 
     def follow(self, other: Interrupted) -> None:

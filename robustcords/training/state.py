@@ -87,7 +87,7 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     progress = dict(state["progress"])
     best = progress.pop("best", None)
     earlier = {"validation": {"best": best}}
-    if "effort" not in state:  # what 0.1 called the adversary, whose state was Bullet-Train's
+    if "effort" not in state:  # 0.1 called the method the adversary; all that it kept was the effort's
         earlier |= {"effort": state.get("adversary", state.get("method")), "method": {}}
         state = {name: part for name, part in state.items() if name != "method"}
     return {**earlier, **state, "progress": progress}

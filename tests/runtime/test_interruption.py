@@ -39,7 +39,18 @@ def test_a_signal_is_noted_and_raised_where_it_is_asked_for(clock: list[float]):
             with pytest.raises(Interrupted) as stopped:
                 check()
             assert stopped.value.status == 128 + signal.SIGINT
+    signal.raise_signal(signal.SIGTERM)  # a copy that was on its way
+    clock[0] += 10
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_signal_the_earlier_handlers_are_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interruption():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_later_second_one_ends_at_once(clock: list[float]):
