@@ -125,7 +125,9 @@ def test_two_hosts_do_what_one_process_does(
     (tmp_path / "tinynet.py").write_text(TINY)
     (main, out, err), (other, nothing, silence) = answers(launch(hosts, tmp_path, *RUN, "--output", "two"), 240)
     assert (main, other) == (0, 0), (err, silence)
-    assert (nothing, silence) == ("", "")
+    # The launcher's own barrier at the end is a race: the host that keeps its store may be gone first.
+    ours = [line for line in silence.splitlines() if "torch/distributed/elastic/agent/server/api.py" not in line]
+    assert (nothing, ours) == ("", [])
     lines = err.splitlines()
     assert lines[0] == "two: 1212 training images, 450 test images, 2 processes"
     assert [line.partition("  ")[0] for line in lines[1:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
