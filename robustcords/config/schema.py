@@ -157,6 +157,24 @@ class ComponentConfig(Table):
         return {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
 
 
+class Stateful:
+    """What a checkpoint keeps the state of. One that has a state writes both methods."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave.
+
+        Args:
+            state: a copy as a checkpoint gives it back: tensors on the CPU, lists in place of tuples, Python's numbers
+                in place of NumPy's.
+        """
+        if state:
+            raise NotImplementedError("state_dict is written, and load_state_dict is not")
+
+
 class Component:
     """A part that a recipe names. Its nested ``Config`` owns the options, their ranges and their defaults.
 

@@ -33,20 +33,14 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
         selector = build.selector(recipe, images)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")
-        model, _ = build.settled_model(recipe, images, work.accelerator.device)
+        model, _ = build.settled_model(recipe, images, work.device)
         build.load_weights(model, weights)
         build.check_size(recipe, model, images)
         for text in build.cautions(recipe):
             work.display.say(f"warning: {text}")
         start = time.perf_counter()
-        with work.display.task("selection") as update, work.interruption:
-
-            def on_batch(done: int, total: int) -> None:
-                update(done, total)
-                work.interruption.check()
-
-            autocast = work.interruption.watched(work.accelerator.autocast)
-            network = Inference(model, autocast, replay=recipe.train.cuda_graphs)
+        with work.reported("selection") as on_batch, work.interruption:
+            network = Inference(model, work.watched, replay=recipe.train.cuda_graphs)
             subset = selector.select(0, network, on_batch, measure=True)
         seconds = time.perf_counter() - start
         if collectives.is_main():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW
-from robustcords.config.schema import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.engine.modes import Model
 from robustcords.losses.base import Loss
 from robustcords.losses.context import Moment
@@ -106,8 +106,10 @@ class MethodConfig(ComponentConfig):
     """Options that every method has: none but its name."""
 
 
-class Method(Component, ABC):
+class Method(Component, Stateful, ABC):
     """What one training step does with a batch. Subclasses write `step`.
+
+    Its state is its own alone: the effort, and a method that this one goes around, keep theirs themselves.
 
     Args:
         loss: what is minimised.
@@ -135,18 +137,6 @@ class Method(Component, ABC):
             step: what the loop lends.
             batch: this process's share of a global batch.
         """
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists.
-
-        The effort, and a method that this one goes around, keep theirs themselves.
-        """
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
-        if state:
-            raise NotImplementedError("state_dict is written, and load_state_dict is not")
 
     def parts(self) -> dict[str, Any]:
         """Returns everything of it with a state of its own, by its name in a checkpoint."""

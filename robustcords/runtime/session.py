@@ -59,7 +59,20 @@ class Session:
         Raises:
             Interrupted: a signal came, or the time is over; asked at every report.
         """
-        with self.display.task(label) as update, self.interruption.begun_again(save):
+        with self.reported(label) as report, self.interruption.begun_again(save):
+            yield report
+
+    @contextmanager
+    def reported(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Is a piece of work; gives what reports (done, total) of it, and asks at every report whether to stop.
+
+        Args:
+            label: of the work, for the display.
+
+        Raises:
+            Interrupted: a signal came, or the time is over.
+        """
+        with self.display.task(label) as update:
 
             def report(done: int, total: int) -> None:
                 update(done, total)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack
-from robustcords.config.schema import ComponentConfig
+from robustcords.config.schema import ComponentConfig, Stateful
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
 from robustcords.selection.gradients.loaded import images_of
@@ -118,13 +118,14 @@ class SelectionReport:
     random_matching_error: float | None = None
 
 
-class Strategy(ABC):
+class Strategy(Stateful, ABC):
     """Chooses examples and their weights. Built anew for every selection.
 
     A selection depends on its context and on nothing that an earlier one has left, unless the strategy writes
     `state_dict` and `load_state_dict`: what the first returns after a selection, the second is given before the next
     one. The selector and the run's checkpoints keep it, so that a resumed run selects what an uninterrupted one does.
-    Class attributes and globals are kept by nobody.
+    Class attributes and globals are kept by nobody. The state is asked for in all processes before the first selection,
+    to see whether it can be kept, and in the main one after each, whose answer all processes get.
 
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
@@ -152,7 +153,7 @@ class Strategy(ABC):
         """
         del config, candidates, entries
 
-    @classmethod  # noqa: B027 -- most have nothing to find out
+    @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:
         """Finds out, before there is anything to lose, whether selections can be made; here nothing is looked at.
 
@@ -188,27 +189,6 @@ class Strategy(ABC):
         Raises:
             UserError: for a budget that there are too few examples for.
         """
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what the next selection needs to know of this one; here nothing.
-
-        It is asked for in all processes before the first selection, to see whether it can be kept, and in the main one
-        after each, whose answer all processes get.
-
-        Returns:
-            Tensors, numbers, strings and None, in dicts and lists.
-        """
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` returned after the last selection; not called before the first one.
-
-        Args:
-            state: a copy as a checkpoint gives it back: tensors on the CPU, lists in place of tuples, Python's numbers
-                in place of NumPy's.
-        """
-        if state:
-            raise NotImplementedError("state_dict is written, and load_state_dict is not")
 
     @classmethod
     def stateful(cls) -> bool:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import free_port
 from several import SERVER
 from torch import distributed
 
@@ -88,10 +88,8 @@ accelerator.start("auto")
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_processes_that_do_not_meet_end_with_one_line(rank: str, tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    port = free_port()
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
     environment = {**os.environ, **place, "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "FATAL"}
     ended = subprocess.run(  # noqa: PLW1510 -- looked at below
         [sys.executable, "-c", LATE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50

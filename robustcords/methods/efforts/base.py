@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import STEPS_TO_VARY
-from robustcords.config.schema import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.losses.context import Moment
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
@@ -58,7 +58,7 @@ class EffortConfig(ComponentConfig):
     """Options that every effort has: none but its name."""
 
 
-class Effort(Component, ABC):
+class Effort(Component, Stateful, ABC):
     """Decides how hard each example of a batch is attacked. Subclasses write `plan`.
 
     Several processes each plan for their share of a batch. What they decide on together, they exchange with
@@ -110,12 +110,3 @@ class Effort(Component, ABC):
     def strongest(self, attack: Attack) -> Attack:
         """Returns the attack of the examples that most effort is spent on."""
         return max(self.attacks(attack).values(), key=lambda each: each.passes)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
-        if state:
-            raise NotImplementedError("state_dict is written, and load_state_dict is not")

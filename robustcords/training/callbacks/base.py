@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robustcords.attacks.base import Attack
-from robustcords.config.schema import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.inference import Autocast
@@ -72,7 +72,7 @@ class EpochEnd:
     display: Display
 
 
-class Callback(Component, ABC):
+class Callback(Component, Stateful, ABC):
     """Is called while a model is trained, by all processes alike; the trainer knows nothing else of it.
 
     Subclasses write what they react to. ``[callbacks]`` of a recipe names them, each with its options.
@@ -128,15 +128,6 @@ class Callback(Component, ABC):
         """
         del end
         return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what later calls depend on."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
-        if state:
-            raise NotImplementedError("state_dict is written, and load_state_dict is not")
 
 
 def after_step(callbacks: Sequence[Callback], loss: float, model: nn.Module, *, thorough: bool) -> None:
