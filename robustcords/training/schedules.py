@@ -15,6 +15,7 @@ from robustcords.config.schema import Component, ComponentConfig
 SCHEDULES = {
     "constant": "robustcords.training.schedules:Constant",
     "cosine": "robustcords.training.schedules:Cosine",
+    "cyclic": "robustcords.training.schedules:Cyclic",
     "one-cycle": "robustcords.training.schedules:OneCycle",
     "step": "robustcords.training.schedules:Step",
 }
@@ -164,6 +165,36 @@ class OneCycle(Schedule):
         if progress < peak:
             return _anneal(self.config.start_factor, 1.0, progress / peak)
         return _anneal(1.0, self.config.final_factor, (progress - peak) / (1 - peak))
+
+
+class Cyclic(Schedule):
+    """A straight line up to the optimiser's learning rate and another one down (Smith 2017), as in Wong et al. 2020.
+
+    That is one cycle of ``torch.optim.lr_scheduler.CyclicLR``; fast adversarial training is mostly published with it.
+    """
+
+    class Config(ScheduleConfig):
+        """Options of cyclic.
+
+        Attributes:
+            peak: share of the run at which the learning rate is highest, in (0, 1).
+            start_factor: where it starts, in [0, 1].
+            final_factor: where it ends, in [0, 1].
+        """
+
+        name: str = "cyclic"
+        peak: Annotated[float, Field(gt=0, lt=1)] = 0.5
+        start_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+        final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    config: Cyclic.Config
+
+    def shape(self, epoch: float, epochs: int) -> float:
+        """Returns the line's height."""
+        progress, peak = epoch / epochs, self.config.peak
+        if progress < peak:
+            return 1 - (1 - self.config.start_factor) * (1 - progress / peak)
+        return 1 - (1 - self.config.final_factor) * (progress - peak) / (1 - peak)
 
 
 def _anneal(start: float, end: float, progress: float) -> float:

@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 
 from robustcords.config.registry import find
 from robustcords.training.optimizers import OPTIMIZERS, SGD, AdamW
-from robustcords.training.schedules import SCHEDULES, Constant, Cosine, OneCycle, Schedule, Step
+from robustcords.training.schedules import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, Schedule, Step
 
 
 @pytest.fixture
@@ -92,6 +92,8 @@ def test_impossible_optimisers(name: str, options: dict[str, Any]) -> None:
         ("one-cycle", {"peak": 0.0}),
         ("one-cycle", {"peak": 1.0}),
         ("one-cycle", {"start_factor": 0.0}),
+        ("cyclic", {"peak": 1.0}),
+        ("cyclic", {"final_factor": -0.1}),
     ],
 )
 def test_impossible_schedules(name: str, options: dict[str, Any]) -> None:
@@ -162,6 +164,21 @@ def test_one_cycle_defaults_are_torchs() -> None:
     assert [schedule.factor(epoch, 10) for epoch in (0, 3, 10)] == pytest.approx([1 / 25, 1, 1 / 25 / 1e4])
 
 
+@pytest.mark.parametrize(("share", "start"), [(0.5, 0.0), (0.4, 0.0), (0.4, 0.1)])
+def test_cyclic_is_one_of_torchs_cycles(share: float, start: float) -> None:
+    epochs, total = 4, 40
+    expected = torchs_rates(
+        lambda optimizer: lr_scheduler.CyclicLR(
+            optimizer, start, 1.0, share * total, (1 - share) * total, cycle_momentum=False
+        ),
+        total,
+    )
+    schedule = Cyclic(peak=share, start_factor=start, final_factor=start)
+    factors = [schedule.factor(epochs * step / total, epochs) for step in range(total)]
+    assert factors == pytest.approx(expected, abs=1e-12)
+    assert schedule.factor(epochs, epochs) == pytest.approx(start)
+
+
 @pytest.mark.parametrize("schedule", [Constant(warmup=2.5), Cosine(warmup=2.5), Step(warmup=2.5, milestones=[0.1])])
 def test_warm_up_multiplies_by_a_straight_line(schedule: Schedule) -> None:
     plain = type(schedule)(**{**schedule.config.options(), "warmup": 0.0})
@@ -176,4 +193,4 @@ def test_warm_up_multiplies_by_a_straight_line(schedule: Schedule) -> None:
 def test_factors_stay_in_range(name: str, warmup: float) -> None:
     schedule = find("schedule", name)(name=name, warmup=warmup)
     factors = [schedule.factor(step / 17, 9) for step in range(9 * 17)]
-    assert all(0 < factor <= 1 for factor in factors)
+    assert all(0 < factor <= 1 for factor in factors[name == "cyclic" :]), "whose cycle begins at 0"
