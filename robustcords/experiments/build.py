@@ -141,9 +141,9 @@ def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
 
 def model(recipe: Recipe, images: Data) -> nn.Module:
     """Returns the network with its initial weights, normalisation in front."""
-    channels, _, width = images.train.shape
+    channels, height, width = images.train.shape
     network: nn.Module = component("model", recipe.model).build(
-        channels, width, len(images.train.classes), images.mean, images.std, seed=recipe.seed
+        channels, (height, width), len(images.train.classes), images.mean, images.std, seed=recipe.seed
     )
     return network
 

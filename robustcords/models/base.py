@@ -18,6 +18,9 @@ from robustcords.errors import UserError
 Statistics = Sequence[float] | Tensor
 """One number per channel, (C,)."""
 
+ImageSize = tuple[int, int]
+"""Height and width of the images in pixels."""
+
 
 class Normalize(nn.Module):
     """``(x - mean) / std`` per channel: the first layer of every model, so that attacks see pixels in [0, 1].
@@ -88,7 +91,13 @@ class ModelSource(Component, ABC):
     config: ModelConfig
 
     def build(
-        self, channels: int, image_size: int, num_classes: int, mean: Statistics, std: Statistics, seed: int
+        self,
+        channels: int,
+        image_size: int | ImageSize,
+        num_classes: int,
+        mean: Statistics,
+        std: Statistics,
+        seed: int,
     ) -> Classifier:
         """Returns the model on the CPU, in train mode. The same seed gives the same weights.
 
@@ -96,7 +105,7 @@ class ModelSource(Component, ABC):
 
         Args:
             channels: of the images, >= 1.
-            image_size: height and width of the images in pixels.
+            image_size: (height, width) of the images in pixels; one number for square ones.
             num_classes: number of logits, >= 2.
             mean: (channels,) mean of the training pixels.
             std: (channels,) standard deviation of the training pixels, > 0.
@@ -106,23 +115,30 @@ class ModelSource(Component, ABC):
             UserError: the model cannot be built for such images.
             ValueError: ``mean`` does not have one number per channel.
         """
-        self.refuse_too_large(channels, image_size, num_classes)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.refuse_too_large(channels, size, num_classes)
         # The default generator alone is seeded: torch.manual_seed would reseed the accelerators' as well.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(rng.derive(seed, "weights"))
-            network = self.network(channels, image_size, num_classes)
+            network = self.network(channels, size, num_classes)
             normalize = Normalize(*self.statistics(network, mean, std))
         if len(normalize.mean) != channels:
             raise ValueError(f"mean and std have {len(normalize.mean)} numbers for images of {channels} channels")
         return Classifier(normalize, network, self.config.name)
 
-    def refuse_too_large(self, channels: int, image_size: int, num_classes: int) -> None:
+    def refuse_too_large(self, channels: int, image_size: ImageSize, num_classes: int) -> None:
         """Checks that the weights fit into this machine's memory, where that can be told without making them."""
         del channels, image_size, num_classes
 
     @abstractmethod
-    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
-        """Returns the module from normalised images (B, C, H, W) to logits (B, classes), freshly initialised."""
+    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
+        """Returns the module from normalised images (B, C, H, W) to logits (B, classes), freshly initialised.
+
+        Args:
+            channels: C, >= 1.
+            image_size: (H, W) in pixels.
+            num_classes: >= 2.
+        """
 
     def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
         """Returns the mean and standard deviation to normalise with: the data's.
@@ -136,7 +152,7 @@ class ModelSource(Component, ABC):
 class OwnModel(ModelSource):
     """A model whose network is written here, of which nothing but torch has to make the weights."""
 
-    def refuse_too_large(self, channels: int, image_size: int, num_classes: int) -> None:
+    def refuse_too_large(self, channels: int, image_size: ImageSize, num_classes: int) -> None:
         """Checks the weights' size on torch's meta device, which takes no memory.
 
         Raises:
@@ -174,29 +190,12 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def probe(name: str, network: nn.Module, channels: int, image_size: int, num_classes: int) -> None:
-    """Passes one black image through a network of unknown making, in eval mode.
-
-    Raises:
-        UserError: the network cannot take such images, or its output is not a logits tensor (1, num_classes).
-    """
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = network(torch.zeros(1, channels, image_size, image_size))
-    except Exception as error:
-        images = f"images of {channels} x {image_size} x {image_size}"
-        raise UserError(f"model {name!r} cannot take {images}: {reason(error)}") from error
-    finally:
-        for module in training:
-            module.training = True
-    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
-        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise UserError(f"model {name!r} returns {what} for one image; it must return logits (1, {num_classes})")
-
-
 def reason(error: BaseException) -> str:
     """Returns an exception's type and the first line of its message, for an error of one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def described(channels: int, image_size: ImageSize) -> str:
+    """Returns what messages call the images, such as ``"images of 3 x 32 x 64"``."""
+    return f"images of {channels} x {image_size[0]} x {image_size[1]}"

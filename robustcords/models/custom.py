@@ -10,7 +10,8 @@ from pydantic import create_model
 from torch import nn
 
 from robustcords.errors import UserError
-from robustcords.models.base import ModelConfig, ModelSource, probe, reason
+from robustcords.models.base import ImageSize, ModelConfig, ModelSource, reason
+from robustcords.models.outputs import as_classifier
 
 _PLAIN = (bool, int, float, str)
 
@@ -24,8 +25,8 @@ class CustomModel(ModelSource):
 
     factory: ClassVar[Callable[..., Any]]
 
-    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
-        """Returns what the factory returns.
+    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
+        """Returns what the factory returns, reduced to logits.
 
         Raises:
             UserError: it raises, returns no module, or its module does not turn these images into logits.
@@ -37,8 +38,7 @@ class CustomModel(ModelSource):
             raise UserError(f"model {name!r} cannot be built: {reason(error)}") from error
         if not isinstance(network, nn.Module):
             raise UserError(f"model {name!r} returns a {type(network).__name__}; it must return an nn.Module")
-        probe(name, network, channels, image_size, num_classes)
-        return network
+        return as_classifier(name, network, channels, image_size, num_classes)
 
 
 def wrap(name: str, factory: Any) -> type[ModelSource]:

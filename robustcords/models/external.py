@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from robustcords.errors import UserError
-from robustcords.models.base import ModelConfig, ModelSource, Statistics, probe, reason
+from robustcords.models.base import ImageSize, ModelConfig, ModelSource, Statistics, described, reason
 from robustcords.models.last_layer import find_head
+from robustcords.models.outputs import as_classifier
 
 
 class ExternalModel(ModelSource):
@@ -84,10 +85,10 @@ class ExternalModel(ModelSource):
         return name in cls.available()
 
     @abstractmethod
-    def create(self, name: str, channels: int, image_size: int, num_classes: int) -> nn.Module:
+    def create(self, name: str, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns the library's model; what it raises becomes one line."""
 
-    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
+    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns the library's model for these images.
 
         Raises:
@@ -100,17 +101,17 @@ class ExternalModel(ModelSource):
             raise
         except Exception as error:
             what = "cannot be built with pretrained = true" if self.config.pretrained else "cannot be built"
-            images = f"images of {channels} x {image_size} x {image_size}"
+            images = described(channels, image_size)
             raise UserError(f"model {name!r} {what} for {images}: {reason(error)}") from error
-        probe(name, network, channels, image_size, num_classes)
-        return network
+        return as_classifier(name, network, channels, image_size, num_classes)
 
 
 class TorchvisionModel(ExternalModel):
     """``torchvision:NAME``: a classifier of torchvision.
 
     Auxiliary heads (GoogLeNet, Inception) are left out, so that the output is plain logits in train mode too. Where
-    images do not have 3 channels the first convolution is replaced.
+    images do not have 3 channels the first convolution is replaced. A vision transformer's published weights are used
+    for images of another size with interpolated position embeddings.
     """
 
     prefix = "torchvision:"
@@ -124,24 +125,36 @@ class TorchvisionModel(ExternalModel):
         names: list[str] = models.list_models(module=models)
         return names
 
-    def create(self, name: str, channels: int, image_size: int, num_classes: int) -> nn.Module:
+    def create(self, name: str, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns torchvision's model with its first and last layer made for these images and classes."""
         models, pretrained = self.library().models, self.config.pretrained
         options: dict[str, Any] = {}
-        if name in {"googlenet", "inception_v3"}:
-            options = {"aux_logits": False, "init_weights": not pretrained}
+        if name in _AUXILIARY and not pretrained:
+            options = {"aux_logits": False, "init_weights": True}
         elif name.startswith("vit_"):
-            options = {"image_size": image_size}
+            if image_size[0] != image_size[1]:
+                raise UserError(f"model {self.config.name!r} takes square images; timm:vit_... takes others too")
+            options = {"image_size": image_size[0]}
         elif name.startswith("maxvit"):
-            options = {"input_size": (image_size, image_size)}
+            options = {"input_size": image_size}
         if not pretrained:
-            network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+            network: Any = models.get_model(name, weights=None, num_classes=num_classes, **options)
+        elif name.startswith("vit_"):
+            network = models.get_model(name, weights=None, **options)
+            published = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
+            fitted = models.vision_transformer.interpolate_embeddings(image_size[0], network.patch_size, published)
+            network.load_state_dict(fitted)
         else:
             network = models.get_model(name, weights="DEFAULT", **options)
+        if pretrained:
+            drop_auxiliary_heads(network)
             replace_head(network, num_classes)
         if channels != 3:
             replace_stem(network, channels, pretrained)
-        return network
+            if hasattr(network, "transform_input"):
+                network.transform_input = False  # which would read the colours of images that have none
+        built: nn.Module = network
+        return built
 
     def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
         """Returns the data's, or for pretrained weights on images of 3 channels what those were trained with."""
@@ -171,7 +184,7 @@ class TimmModel(ExternalModel):
         known: bool = cls.library().is_model(name)
         return known
 
-    def create(self, name: str, channels: int, image_size: int, num_classes: int) -> nn.Module:
+    def create(self, name: str, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns timm's model for these channels, classes and, where it matters to the model, image size."""
         options = {"pretrained": self.config.pretrained, "in_chans": channels, "num_classes": num_classes}
         try:
@@ -191,12 +204,33 @@ class TimmModel(ExternalModel):
         return trained["mean"], trained["std"]
 
 
+_AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+"""torchvision's networks that have classifiers on the way, and what these are called."""
+
+
+def drop_auxiliary_heads(network: Any) -> None:
+    """Leaves out the classifiers on the way that a network of torchvision's was published with, if it has such."""
+    for names in _AUXILIARY.values():
+        for name in names:
+            if getattr(network, name, None) is not None:
+                setattr(network, name, None)
+                network.aux_logits = False
+
+
 def replace_head(network: nn.Module, num_classes: int) -> None:
-    """Puts a new linear layer in place of the last one, unless it has this number of classes already.
+    """Puts a new last layer in place of the old one, unless it has this number of classes already.
+
+    That is the last linear layer that the network registers, and in one without (SqueezeNet) the last convolution.
 
     Raises:
-        UserError: the network has no linear layer.
+        UserError: the network has neither.
     """
+    if not any(isinstance(module, nn.Linear) for module in network.modules()):
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        if convolutions and convolutions[-1].out_channels != num_classes:
+            _replace(network, convolutions[-1], _like(convolutions[-1], convolutions[-1].in_channels, num_classes))
+        if convolutions:
+            return
     head = find_head(network)
     if head.out_features != num_classes:
         _replace(network, head, nn.Linear(head.in_features, num_classes, bias=head.bias is not None))
@@ -217,8 +251,7 @@ def replace_stem(network: nn.Module, channels: int, keep: bool) -> None:
     old = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if old is None:
         raise UserError(f"{type(network).__name__} has no convolution to adapt to {channels} channels; use timm:NAME")
-    shape: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-    new = nn.Conv2d(channels, old.out_channels, **shape, bias=old.bias is not None)
+    new = _like(old, channels, old.out_channels)
     with torch.no_grad():
         if keep:
             new.weight.copy_(old.weight.sum(dim=1, keepdim=True) / channels)
@@ -227,6 +260,12 @@ def replace_stem(network: nn.Module, channels: int, keep: bool) -> None:
         if new.bias is not None and old.bias is not None:
             new.bias.copy_(old.bias)
     _replace(network, old, new)
+
+
+def _like(old: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
+    """Returns a new convolution of the same shape between other numbers of channels."""
+    shape: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+    return nn.Conv2d(inputs, outputs, **shape, bias=old.bias is not None)
 
 
 def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords.models.base import ModelConfig, OwnModel, convolution, initialise
+from robustcords.models.base import ImageSize, ModelConfig, OwnModel, convolution, initialise
 from robustcords.models.resnet import Depths, Width, fill, stages
 
 PRESETS: dict[str, dict[str, Any]] = {"preactresnet18": {"width": 64, "depths": (2, 2, 2, 2)}}
@@ -43,7 +43,7 @@ class PreActResNet(OwnModel):
 
     config: PreActResNet.Config
 
-    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
+    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns the network; it takes images of any size."""
         del image_size
         widths = [self.config.width * 2**stage for stage in range(len(self.config.depths))]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from robustcords.models.base import ModelConfig, OwnModel
+from robustcords.models.base import ImageSize, ModelConfig, OwnModel
 from robustcords.models.preact_resnet import PreActNetwork
 from robustcords.models.resnet import fill
 
@@ -54,7 +54,7 @@ class WideResNet(OwnModel):
 
     config: WideResNet.Config
 
-    def network(self, channels: int, image_size: int, num_classes: int) -> nn.Module:
+    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns the network; it takes images of any size."""
         del image_size
         blocks = (self.config.depth - 4) // 6

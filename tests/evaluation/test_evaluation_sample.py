@@ -104,5 +104,5 @@ class Linear(ModelSource):
         name: str = "linear"
 
     def network(self, channels, image_size, num_classes):
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size**2, num_classes))
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
 """

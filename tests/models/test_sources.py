@@ -19,6 +19,7 @@ from robustcords.models.resnet import ResNet
 
 OWN = """
 from __future__ import annotations
+import dataclasses
 import torch
 from torch import nn
 from robustcords.models.base import ModelConfig, ModelSource
@@ -41,7 +42,7 @@ class Source(ModelSource):
     class Config(ModelConfig):
         share: float = 1.0
     def network(self, channels, image_size, num_classes):
-        inputs = channels * image_size**2
+        inputs = channels * image_size[0] * image_size[1]
         return nn.Sequential(nn.Flatten(), nn.Dropout(self.config.share), nn.Linear(inputs, num_classes))
 
 class NoClasses(nn.Module):
@@ -49,6 +50,26 @@ class NoClasses(nn.Module):
 
 class Wrong:
     def __init__(self, num_classes): pass
+
+class Net2(nn.Module):
+    def __init__(self, num_classes, kind="tuple"):
+        super().__init__()
+        self.norm, self.kind = nn.BatchNorm2d(1), kind
+        self.head, self.aux = nn.LazyLinear(num_classes), nn.LazyLinear(num_classes)
+    def forward(self, x):
+        x = self.norm(x).flatten(1)
+        logits, other = self.head(x), self.aux(x)
+        if not self.training:
+            return logits
+        return {
+            "features": (x, logits), "named": {"other": other, "logits": logits}, "field": Output(other, logits),
+            "auxiliary": (logits, other), "text": "logits", "transposed": logits.T,
+        }[self.kind]
+
+@dataclasses.dataclass
+class Output:
+    other: object
+    logits: object
 
 def not_a_module(num_classes): return 3
 def broken(num_classes): raise RuntimeError("first line\\nsecond line")
@@ -68,7 +89,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     sys.modules.pop(name, None)
 
 
-def build(name: str, channels: int = 1, size: int = 8, classes: int = 4, seed: int = 0, **options: Any) -> Classifier:
+def build(
+    name: str, channels: int = 1, size: int | tuple[int, int] = 8, classes: int = 4, seed: int = 0, **options: Any
+) -> Classifier:
     return source(name)(name=name, **options).build(channels, size, classes, [0.4] * channels, [0.2] * channels, seed)
 
 
@@ -119,14 +142,19 @@ def test_a_bad_name_is_an_error_without_source_as_well(component: type, name: st
         ("timm:test_vit", 3, 32),
         ("timm:test_vit", 1, 48),
         ("timm:test_resnet", 1, 16),
+        ("torchvision:swin_t", 3, (32, 64)),
+        ("timm:test_vit", 3, (32, 64)),
         ("timm:test_resnet.r160_in1k", 4, 32),
     ],
 )
-def test_other_libraries_models_take_any_channels_size_and_classes(name: str, channels: int, size: int) -> None:
+def test_other_libraries_models_take_any_channels_size_and_classes(
+    name: str, channels: int, size: int | tuple[int, int]
+) -> None:
     model = build(name, channels, size, classes=7)
     assert isinstance(next(model.children()), Normalize)
     assert all(module.training for module in model.modules())
-    logits = model(torch.rand(2, channels, size, size))  # train mode, in which GoogLeNet would return three tensors
+    height, width = (size, size) if isinstance(size, int) else size
+    logits = model(torch.rand(2, channels, height, width))  # train mode, in which GoogLeNet would return three tensors
     assert isinstance(logits, torch.Tensor)
     assert logits.shape == (2, 7)
 
@@ -145,9 +173,13 @@ def test_other_libraries_weights_depend_on_the_seed_alone(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "part"),
-    [("torchvision:alexnet", 8, "images of 3 x 8 x 8"), ("torchvision:maxvit_t", 30, "images of 3 x 30 x 30")],
+    [
+        ("torchvision:alexnet", 8, "images of 3 x 8 x 8"),
+        ("torchvision:maxvit_t", (30, 20), "images of 3 x 30 x 20"),
+        ("torchvision:vit_b_32", (32, 64), "takes square images"),
+    ],
 )
-def test_images_that_a_model_cannot_take(name: str, size: int, part: str) -> None:
+def test_images_that_a_model_cannot_take(name: str, size: int | tuple[int, int], part: str) -> None:
     with pytest.raises(UserError) as error:
         build(name, 3, size)
     assert_one_line(error, name, part)
@@ -183,6 +215,74 @@ def test_pretrained_weights_come_with_their_normalisation(monkeypatch: pytest.Mo
     x = torch.rand(2, 1, 32, 32)
     expected = published.features[0][0](x.expand(-1, 3, -1, -1))
     torch.testing.assert_close(grey.network.features[0][0](x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["features", "named", "field"])
+def test_logits_are_taken_from_what_a_network_returns_in_train_mode(own: str, kind: str) -> None:
+    model = build(f"{own}:Net2", kind=kind)
+    x, network = torch.rand(3, 1, 8, 8), model.network.network
+    assert model.training and network.norm.num_batches_tracked == 0
+    assert torch.equal(network.norm.running_mean, torch.zeros(1))
+    expected = nn.functional.batch_norm(model.normalize(x), None, None, training=True).flatten(1)
+    torch.testing.assert_close(model(x), network.head(expected), rtol=1e-4, atol=1e-5)
+    assert model.eval()(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "summary"),
+    [
+        ("auxiliary", "a tuple of tensors (2, 4), (2, 4)"),
+        ("text", "a str"),
+        ("transposed", "a tensor (4, 2)"),
+    ],
+)
+def test_an_output_whose_logits_are_not_clear(own: str, kind: str, summary: str) -> None:
+    with pytest.raises(UserError) as error:
+        build(f"{own}:Net2", kind=kind)
+    assert_one_line(error, "Net2", f"returns {summary} for two images in train mode", "logits (2, 4)")
+
+
+def published(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> nn.Module:
+    """Puts new weights where torchvision expects its download; returns the network that has them."""
+    import torchvision
+
+    network: nn.Module = torchvision.models.get_model(name, **options)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    (folder / "hub/checkpoints").mkdir(parents=True)
+    torch.save(network.state_dict(), folder / "hub/checkpoints" / weights.url.rpartition("/")[2])
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("googlenet", {"aux_logits": True, "init_weights": False}, 64),
+        ("inception_v3", {"aux_logits": True, "init_weights": False}, 80),
+        ("squeezenet1_1", {}, 32),
+    ],
+)
+def test_pretrained_networks_with_other_heads(
+    name: str, options: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source_network = published(name, monkeypatch, tmp_path, **options)
+    for channels in (3, 1):
+        model = build(f"torchvision:{name}", channels, size, pretrained=True)
+        assert model(torch.rand(2, channels, size, size)).shape == (2, 4)
+    features = dict(source_network.named_parameters())
+    kept = [key for key, value in model.network.named_parameters() if value.shape == features[key].shape]
+    assert len(kept) >= len(list(model.network.parameters())) - 3  # the stem and the head are new
+    assert all(torch.equal(model.network.get_parameter(key), features[key]) for key in kept)
+
+
+def test_a_pretrained_vision_transformer_takes_other_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    transformer = published("vit_b_32", monkeypatch, tmp_path)
+    model = build("torchvision:vit_b_32", 3, 64, pretrained=True)
+    embedding = model.network.encoder.pos_embedding
+    assert embedding.shape == (1, 1 + 2 * 2, 768)
+    grid = transformer.encoder.pos_embedding[:, 1:].reshape(1, 7, 7, 768).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(grid, size=2, mode="bicubic", align_corners=True)
+    torch.testing.assert_close(embedding[:, 1:], expected.flatten(2).transpose(1, 2))
 
 
 def test_a_head_of_the_right_size_is_kept() -> None:
@@ -287,4 +387,4 @@ def test_own_modules_that_do_not_fit(own: str, attribute: str, part: str) -> Non
 def test_output_that_is_no_logits(own: str) -> None:
     with pytest.raises(UserError) as error:
         build(f"{own}:factory", depth=3)
-    assert_one_line(error, "returns a tensor (1, 6)", "logits (1, 4)")
+    assert_one_line(error, "returns a tensor (2, 6)", "logits (2, 4)")
