@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from robustcords.attacks.pgd import PGD
-from robustcords.data.augmentation import CropFlip
+from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.images import ImageSet
 from robustcords.engine.allocator import keep_freed_memory
 from robustcords.engine.inference import Inference
@@ -203,7 +203,7 @@ def from_workers(images: Tensor, labels: Tensor, batch: int, workers: int) -> It
 
 def from_memory(train: ImageSet, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches as the package loads them, but contiguous and with no generators kept by."""
-    loader = BatchLoader(train, batch, CropFlip(4, flip=True), seed=0, device=torch.device("cpu"))
+    loader = BatchLoader(train, batch, CropFlip(crop=4, flip=True), seed=0, device=torch.device("cpu"))
     for epoch in itertools.count():
         for positions in loader.order(epoch, len(train)):
             loaded = loader.load(positions, everything(len(train)), epoch)
@@ -350,7 +350,7 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
         train,
         torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4),
         TrainConfig(batch_size=batch),
-        augmentation=CropFlip(4, flip=True),
+        augmentation=CropFlip(crop=4, flip=True),
     )
     batches = (
         (epoch, positions) for epoch in itertools.count() for positions in trainer.loader.order(epoch, len(train))

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
 from robustcords.attacks.pgd import PGD
-from robustcords.data.augmentation import CropFlip
+from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.images import ImageSet
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import evaluation_mode
@@ -51,7 +51,7 @@ def training(name: str, replay: bool, steps: int, effort: Effort) -> Callable[[]
     model = network(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     method = AdversarialTraining(TRADES(), PGD(THREAT, steps=10), effort)
-    trainer = Trainer(model, method, data, optimizer, settings, augmentation=CropFlip(4, flip=True))
+    trainer = Trainer(model, method, data, optimizer, settings, augmentation=CropFlip(crop=4, flip=True))
     trainer.step.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
 
     def run() -> None:

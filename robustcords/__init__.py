@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from robustcords.attacks.fgsm import FGSM as FGSM
     from robustcords.attacks.pgd import PGD as PGD
     from robustcords.config.schema import ComponentConfig as ComponentConfig
-    from robustcords.data.augmentation import CropFlip as CropFlip
+    from robustcords.data.augmentations.base import Augmentation as Augmentation
+    from robustcords.data.augmentations.base import AugmentationConfig as AugmentationConfig
+    from robustcords.data.augmentations.crop_flip import CropFlip as CropFlip
+    from robustcords.data.augmentations.geometry import Geometry as Geometry
     from robustcords.data.base import DataConfig as DataConfig
     from robustcords.data.base import DataSource as DataSource
     from robustcords.data.base import Splits as Splits
@@ -110,6 +113,8 @@ _PUBLIC = {
     "AdversarialStrategy": "selection.gradient_based:AdversarialStrategy",
     "AdversarialTraining": "methods.adversarial:AdversarialTraining",
     "Attack": "attacks.base:Attack",
+    "Augmentation": "data.augmentations.base:Augmentation",
+    "AugmentationConfig": "data.augmentations.base:AugmentationConfig",
     "AutoAttackEvaluation": "evaluation.attacks.autoattack:AutoAttackEvaluation",
     "Batch": "methods.base:Batch",
     "Bullet": "methods.efforts.bullet:Bullet",
@@ -117,7 +122,7 @@ _PUBLIC = {
     "CallbackContext": "training.callbacks.base:CallbackContext",
     "CleanLogits": "attacks.base:CleanLogits",
     "ComponentConfig": "config.schema:ComponentConfig",
-    "CropFlip": "data.augmentation:CropFlip",
+    "CropFlip": "data.augmentations.crop_flip:CropFlip",
     "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
     "Digits": "data.digits:Digits",
@@ -130,6 +135,7 @@ _PUBLIC = {
     "EvaluationAttackConfig": "evaluation.attacks.base:EvaluationAttackConfig",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
+    "Geometry": "data.augmentations.geometry:Geometry",
     "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
     "Images": "data.images:Images",
@@ -200,6 +206,8 @@ __all__ = [
     "AdversarialStrategy",
     "AdversarialTraining",
     "Attack",
+    "Augmentation",
+    "AugmentationConfig",
     "AutoAttackEvaluation",
     "Batch",
     "Bullet",
@@ -219,6 +227,7 @@ __all__ = [
     "EvaluationAttack",
     "EvaluationAttackConfig",
     "EvaluationConfig",
+    "Geometry",
     "Gradients",
     "ImageSet",
     "Images",

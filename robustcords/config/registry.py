@@ -29,6 +29,9 @@ class Kind:
 
 KINDS = {
     "data": Kind("robustcords.data:DATA", "robustcords.data.base:DataSource", source="robustcords.data:source"),
+    "augmentation": Kind(
+        "robustcords.data.augmentations:AUGMENTATIONS", "robustcords.data.augmentations.base:Augmentation"
+    ),
     "model": Kind(
         "robustcords.models:MODELS", "robustcords.models.base:ModelSource", source="robustcords.models:source"
     ),

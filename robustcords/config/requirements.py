@@ -11,6 +11,9 @@ STEPS_TO_VARY = "attack steps to vary"
 CLEAN_VIEW, ADVERSARIAL_VIEW = "a clean view", "an adversarial view"
 """A method gives the loss the images as they are, or what the attack made of them."""
 
+GEOMETRY = "crops and flips that can be undone"
+"""An augmentation does nothing but move pixels, and says where to: `robustcords.data.augmentations.geometry`."""
+
 VALIDATION_IMAGES = "validation images"
 """Some of the training set are held out."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustcords.attacks.base import Attack
 from robustcords.attacks.pgd import PGD
 from robustcords.config.registry import constructed
-from robustcords.data.augmentation import Augmentation, CropFlip
+from robustcords.data.augmentations.base import Augmentation
 from robustcords.data.base import DataSource
 from robustcords.data.images import Images
 from robustcords.data.loading import loaded
@@ -45,7 +45,7 @@ class Data:
     """The images of a run.
 
     Attributes:
-        source: where they come from, and how they are augmented.
+        source: where they come from.
         train: the training split, with its rows' `numbers` in the full training set.
         validation: the validation split, or None.
         test: the test set.
@@ -61,11 +61,6 @@ class Data:
     mean: Tensor
     std: Tensor
     notes: tuple[str, ...] = ()
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How training changes images at random."""
-        return CropFlip(self.source.crop, self.source.flip)
 
 
 def component(kind: str, config: Any, *context: Any) -> Any:
@@ -137,6 +132,13 @@ def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     std = (square / count - mean.square()).clamp(min=0).sqrt()
     # A channel that never changes carries nothing; dividing it by 1 leaves it at zero.
     return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+
+
+def augmentation(recipe: Recipe, images: Data) -> Augmentation:
+    """Returns how training changes images at random."""
+    config = recipe.augmentation
+    built: Augmentation = component("augmentation", find("augmentation", config.name).resolved(config, images.source))
+    return built
 
 
 def model(recipe: Recipe, images: Data) -> nn.Module:
@@ -218,7 +220,7 @@ def selector(
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
-        augment=images.augmentation,
+        augment=augmentation(recipe, images),
     )
 
 
@@ -281,7 +283,7 @@ def trainer(recipe: Recipe, images: Data, session: Session) -> Trainer:
         recipe.train,
         schedule=component("schedule", recipe.schedule),
         selector=selector(recipe, images, loss, trained.attack),
-        augmentation=images.augmentation,
+        augmentation=augmentation(recipe, images),
         callbacks=callbacks(recipe, images, trained),
         seed=recipe.seed,
         session=session,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW
 from robustcords.config.schema import Component, ComponentConfig, Stateful
+from robustcords.data.augmentations.geometry import Geometry
 from robustcords.engine.modes import Model
 from robustcords.losses.base import Loss
 from robustcords.losses.context import Moment
@@ -32,6 +33,8 @@ class Batch:
         weights: (b,) of the loss.
         noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
         total: sum of the weights of the whole global batch.
+        geometry: how the images were cropped and flipped, to move what belongs to their pixels alike; None where the
+            augmentation does anything else.
     """
 
     x: Tensor
@@ -39,6 +42,7 @@ class Batch:
     weights: Tensor
     noise: Noise
     total: float
+    geometry: Geometry | None = None
 
     def parts(self, count: int) -> Iterator[slice]:
         """Yields the rows of each of so many micro-batches."""

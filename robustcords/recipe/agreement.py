@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW, STEPS_TO_VARY, VALIDATION_IMAGES, VIEWS
+from robustcords.config.requirements import (
+    ADVERSARIAL_VIEW,
+    CLEAN_VIEW,
+    GEOMETRY,
+    STEPS_TO_VARY,
+    VALIDATION_IMAGES,
+    VIEWS,
+)
 
 _WHY = {
     STEPS_TO_VARY: ("method", 'attacks all images alike; set effort.name = "uniform"'),
     CLEAN_VIEW: ("method", "has none"),
     ADVERSARIAL_VIEW: ("method", "has none"),
+    GEOMETRY: ("augmentation", 'does more; set augmentation.name = "crop_flip" or "none"'),
 }
 """What can be required of a kind of component, and what is so of one that does not provide it."""
 

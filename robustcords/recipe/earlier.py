@@ -6,11 +6,34 @@ from typing import Any
 
 
 def moved(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a recipe file or ``--set`` says, with ``train.overfitting`` and ``train.dynamics`` as callbacks.
+    """Returns what a recipe file or ``--set`` says, with every key where this version has it.
+
+    ``train.overfitting`` and ``train.dynamics`` are callbacks, ``data.crop`` and ``data.flip`` options of the
+    augmentation.
 
     Raises:
         ValueError: one of them stands in both places.
     """
+    return augmentation_moved(_callbacks(values))
+
+
+def augmentation_moved(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a recipe says, with ``data.crop`` and ``data.flip`` as options of the augmentation.
+
+    Raises:
+        ValueError: one of them stands in both places.
+    """
+    data, table = values.get("data"), values.get("augmentation", {})
+    if not isinstance(data, dict) or not isinstance(table, dict) or not {"crop", "flip"} & data.keys():
+        return values
+    earlier = {key: data[key] for key in ("crop", "flip") if key in data}
+    if twice := sorted(earlier.keys() & table.keys()):
+        raise ValueError(f"data.{twice[0]} is augmentation.{twice[0]} now; write one of the two")
+    kept = {key: value for key, value in data.items() if key not in earlier}
+    return {**values, "data": kept, "augmentation": {**earlier, **table}}
+
+
+def _callbacks(values: dict[str, Any]) -> dict[str, Any]:
     train = values.get("train")
     if not isinstance(train, dict) or not {"overfitting", "dynamics"} & train.keys():
         return values

@@ -38,6 +38,7 @@ class Recipe(Table):
     Attributes:
         seed: what every random number of the run is derived from.
         data: the images. As for the others below, a component's ``Config``.
+        augmentation: how training changes images at random.
         model: the classifier.
         threat: what the adversary may do, in training and in evaluation.
         attack: finds adversarial examples to train on.
@@ -55,6 +56,7 @@ class Recipe(Table):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: DataConfig
+    augmentation: ComponentConfig
     model: ComponentConfig
     threat: ThreatModel
     attack: ComponentConfig

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from robustcords.recipe.earlier import augmentation_moved
+
 SHORT_FORMS = {"bullet": "effort"}
 """A table, called as the component is, to the kind of that component."""
 
@@ -48,4 +50,7 @@ def of_run(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: as `written_out`.
     """
-    return {"method": {"name": "adversarial"}, "effort": {"name": "uniform"}} | written_out(recipe)
+    tables = augmentation_moved(dict(recipe))
+    augmentation = {"name": "crop_flip"} | tables.get("augmentation", {})
+    usual = {"method": {"name": "adversarial"}, "effort": {"name": "uniform"}}
+    return usual | written_out(tables) | {"augmentation": augmentation}

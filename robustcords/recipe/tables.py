@@ -15,6 +15,7 @@ from robustcords.recipe.layers import Written
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "attack": {"name": "pgd"},
+    "augmentation": {"name": "crop_flip"},
     "callbacks": {"overfitting": {"action": "warn"}},
     "effort": {"name": "uniform"},
     "loss": {"name": "sat"},

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from robustcords.data.augmentation import Augmentation
+from robustcords.data.augmentations.base import Augmentation
+from robustcords.data.augmentations.none import NoAugmentation
 from robustcords.data.images import Images
+from robustcords.engine import contracts
 from robustcords.engine.memory_format import MEMORY_FORMATS
 from robustcords.errors import UserError
 from robustcords.methods.base import Batch
@@ -40,7 +42,8 @@ class BatchLoader:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.train, self.batch_size, self.augmentation = train, batch_size, augmentation
+        self.train, self.batch_size = train, batch_size
+        self.augmentation = augmentation or NoAugmentation()
         self.seed, self.device = seed, device
         self.memory_format = "contiguous"
 
@@ -62,8 +65,9 @@ class BatchLoader:
         rows = subset.indices[mine]
         x, y = self.train.batch(rows, self.device)
         numbers = self.train.numbers[rows].to(self.device)
-        if self.augmentation:
-            x = self.augmentation(x, Noise(derive(self.seed, "augment", epoch), numbers))
+        noise = Noise(derive(self.seed, "augment", epoch), numbers)
+        source = f"augmentation {contracts.title(self.augmentation)}"
+        x = contracts.numbers(source, self.augmentation(x, noise), x.shape, x.dtype)
         return Batch(
             x.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]),
             y,
@@ -71,6 +75,7 @@ class BatchLoader:
             Noise(derive(self.seed, "attack", epoch), numbers),
             # A batch of nothing but weight 0 has no gradient; the floor keeps 0 / 0 out of it.
             max(float(subset.weights[positions].sum()), 1e-12),
+            self.augmentation.geometry(noise),
         )
 
     def micro_batches(self, size: int, accumulation: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcords.data.augmentation import Augmentation
+from robustcords.data.augmentations.base import Augmentation
 from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions

@@ -204,10 +204,6 @@ def test_grey_and_image_size(tmp_path):
 def test_augmentation_is_off_unless_asked_for(plain):
     source = data.source(str(plain))
     assert (source(name=str(plain)).crop, source(name=str(plain)).flip) == (0, False)
-    assert (source(name=str(plain), crop=2, flip=True).crop, source(name=str(plain), crop=2, flip=True).flip) == (
-        2,
-        True,
-    )
 
 
 GOOD = encoded(np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8))

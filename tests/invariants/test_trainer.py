@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.config.registry import names
-from robustcords.data.augmentation import CropFlip
+from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.images import ImageSet
 from robustcords.errors import Interrupted, RunError, UserError
 from robustcords.methods.efforts.base import Effort, Plan
@@ -115,7 +115,7 @@ def test_the_settings_decide_the_precision_where_no_accelerator_is_given(
 
 
 def test_the_seed_decides_everything():
-    options: dict[str, Any] = {"augmentation": CropFlip(1, flip=True), "loss": "trades"}
+    options: dict[str, Any] = {"augmentation": CropFlip(crop=1, flip=True), "loss": "trades"}
     first = fitted(**options, seed=5, selector=chooser())
     torch.manual_seed(123)
     assert torch.equal(vector(first), vector(fitted(**options, seed=5, selector=chooser())))
@@ -264,7 +264,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
             "model": network(norm=True),
             "selector": chooser("adv-glister", loss="mart", select_first=True),
             "validation": made_up(12, seed=1),
-            "augmentation": CropFlip(1),
+            "augmentation": CropFlip(crop=1),
             "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
         }
 

@@ -80,6 +80,7 @@ def test_listing_describes_everything_that_has_a_name() -> None:
     found = listing()
     assert list(found) == [
         "data",
+        "augmentation",
         "model",
         "threat",
         "attack",

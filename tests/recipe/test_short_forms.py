@@ -88,6 +88,7 @@ def test_off_leaves_another_effort_as_it_is(write: Write):
 def test_a_runs_recipe_has_one_form():
     old = {"seed": 1, "bullet": {"momentum": 0.5}}
     new = {"seed": 1, "method": {"name": "adversarial"}, "effort": {"name": "bullet", "momentum": 0.5}}
+    new["augmentation"] = {"name": "crop_flip"}
     assert of_run(old) == of_run(new) == new
     assert of_run({"seed": 1}) == of_run({"seed": 1, "effort": {"name": "uniform"}})
     assert old == {"seed": 1, "bullet": {"momentum": 0.5}}, "what is given stays as it is"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from small_problem import Problem, factors, read
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from robustcords.data.augmentation import augment
+from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.split import apportion
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
@@ -78,7 +77,7 @@ def test_a_batch_of_one_image_is_one_line():
 
 def test_augmented_images_are_those_that_are_attacked():
     problem = Problem(SIZES)
-    crops = partial(augment, crop=2, flip=True)
+    crops = CropFlip(crop=2, flip=True)
     arguments = {"seed": 3, "num_classes": 3, "device": "cpu"}
     attack = problem.context().attack
     found = adversarial_pass(problem.model, *read(problem.train_loader), TRADES(), attack, augment=crops, **arguments)
@@ -97,7 +96,7 @@ def test_who_asks_for_augmented_images_says_how():
     config = AdvGLISTERStrategy.Config(augment=True)
     with pytest.raises(UserError, match=r"^selector.augment = true needs to be told how"):
         AdvGLISTERStrategy.from_context(config, problem.context())
-    context = problem.context(augment=partial(augment, crop=1, flip=True))
+    context = problem.context(augment=CropFlip(crop=1, flip=True))
     chosen, _ = AdvGLISTERStrategy.from_context(config, context).select(12, problem.model.state_dict())
     plain, _ = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(), context).select(
         12, problem.model.state_dict()
