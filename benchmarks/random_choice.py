@@ -87,7 +87,7 @@ class Judge:
             device=torch.device("cpu"),
             seed=7,  # none of the selections' own
         )
-        strategy = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(granularity="full"), context)
+        strategy = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(granularity="full", eta=0.0), context)
         strategy.compute_gradients(valid=True)
         self.gradients: LastLayerGradients = replace(strategy.gradients, logits=())
         self.beside = strategy.validation_gradients

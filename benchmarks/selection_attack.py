@@ -73,6 +73,7 @@ def context_of(run: Path, images: int, seed: int, overrides: Sequence[str]) -> t
         num_classes=len(data.train.classes),
         device=torch.device("cpu"),
         seed=seed,
+        lr=getattr(recipe.optimizer, "lr", None),
     )
 
 

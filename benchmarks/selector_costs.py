@@ -54,7 +54,7 @@ def context(labels: Tensor, classes: int, device: torch.device) -> SelectionCont
     images = ImageSet(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels, names)
     loader = DataLoader(images, batch_size=128)
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, classes))
-    return SelectionContext(loader, loader, model, MART(), None, classes, device)
+    return SelectionContext(loader, loader, model, MART(), None, classes, device, lr=0.1)
 
 
 def strategies(given: SelectionContext) -> Iterator[tuple[str, AdversarialStrategy]]:

@@ -70,6 +70,7 @@ class Problem:
             "num_classes": self.num_classes,
             "device": torch.device("cpu"),
             "seed": 5,
+            "lr": 0.05,
         }
         return SelectionContext(**{**given, **changes})
 

@@ -66,6 +66,7 @@ def chooser(name: str = "random", images: ImageSet | None = None, loss: str = "s
         attack=ATTACK,
         epochs=epochs,
         batch_size=BATCH,
+        lr=0.1,
     )
 
 

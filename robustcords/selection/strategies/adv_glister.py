@@ -26,9 +26,9 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
     at adversarial examples of the validation split, whose perturbations stay fixed within a selection. Weights are 1.
 
     `robustcords.selection.solvers.greedy.TaylorGreedy` picks. The constructor is CORDS' own, so the class can take
-    ``GLISTERStrategy``'s place. One thing differs: CORDS' eta multiplies the *sum* of the chosen gradients, so its step
-    grows with the budget; here the sum is divided by the (group's) budget, and eta is the learning rate of one step on
-    the subset's mean loss. The two are the same with ``eta = eta_cords * budget``.
+    ``GLISTERStrategy``'s place. One thing differs where eta is a number: CORDS multiplies the *sum* of the chosen
+    gradients by it, so its step grows with the budget; here the sum is divided by the (group's) budget, and eta is the
+    learning rate of one step on the subset's mean loss. The two are the same with ``eta = eta_cords * budget``.
 
     Args:
         args: those of CORDS' ``GLISTERStrategy``. The model gives logits of images in [0, 1] and ends in a linear
@@ -42,17 +42,19 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """Options of Adv-GLISTER.
 
         Attributes:
-            eta: learning rate of the one step on the subset's mean loss that the gain looks ahead. ``"lr"`` is CORDS'
-                scale: the optimizer's peak rate, on the sum of the chosen gradients.
-            greedy: ``"RGreedy"`` (r rounds), ``"Stochastic"`` or ``"Naive"`` (one example at a time).
+            eta: how far the gain looks ahead. ``"lr"`` is CORDS' scale: the optimizer's peak rate, on the sum of the
+                chosen gradients. A number is the learning rate of one step on the subset's mean loss; with a short one
+                the choice is of the hardest examples, and training on those fails (docs/selection.md).
+            greedy: ``"Stochastic"`` (the best of a random sample each time), ``"Naive"`` (one example at a time), or
+                ``"RGreedy"`` (r rounds).
             r: rounds of RGreedy; the validation gradient is found anew after each.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
             class_shares: with ``granularity = "full"``, take no more of a class than its share of the budget.
         """
 
         name: str = "adv-glister"
-        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["lr"] = 0.1
-        greedy: Method = "RGreedy"
+        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["lr"] = "lr"
+        greedy: Method = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = True
         class_shares: bool = False
@@ -96,7 +98,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         if config.eta != "lr":
             return config.eta
         if context.lr is None:
-            raise UserError('selector.eta = "lr" needs an optimizer with a learning rate; give a number')
+            raise UserError('selector.eta = "lr" needs the optimizer\'s learning rate, lr; give it, or a number as eta')
         return context.lr
 
     @property

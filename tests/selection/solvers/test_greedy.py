@@ -58,7 +58,7 @@ def test_picks_what_cords_picks(greedy, selection_type, linear_layer):
 def test_eta_is_normalised_by_the_budget():
     problem = Problem(SIZES)
     _, same, state = pair(problem, "RGreedy", "Supervised", True, eta=0.05)
-    arguments = AdvGLISTERStrategy.Config(eta=0.05 * 36, granularity="full", r=3)
+    arguments = AdvGLISTERStrategy.Config(eta=0.05 * 36, greedy="RGreedy", granularity="full", r=3)
     ours = AdvGLISTERStrategy.from_context(
         arguments, problem.context(attack=None, loss=nn.CrossEntropyLoss(reduction="none"))
     )
@@ -67,7 +67,7 @@ def test_eta_is_normalised_by_the_budget():
 
 def test_stochastic_is_reproducible_and_depends_on_the_seed():
     problem = Problem(SIZES)
-    config = AdvGLISTERStrategy.Config(greedy="Stochastic")
+    config = AdvGLISTERStrategy.Config()
 
     def select(seed):
         strategy = AdvGLISTERStrategy.from_context(config, problem.context(seed=seed))
@@ -149,7 +149,7 @@ def test_following_the_logits_picks_what_computing_them_anew_does(terms):
 @pytest.mark.parametrize("granularity", ["full", "per_class"])
 def test_eta_lr_is_cords_scale(granularity, linear_layer):
     problem = Problem(SIZES)
-    config = {"granularity": granularity, "r": 3, "linear_layer": linear_layer}
+    config = {"granularity": granularity, "greedy": "RGreedy", "r": 3, "linear_layer": linear_layer}
     kinds = {"full": "Supervised", "per_class": "PerClass"}
     _, same, state = pair(problem, "RGreedy", kinds[granularity], linear_layer, eta=0.05)
     ours = AdvGLISTERStrategy.from_context(
@@ -158,7 +158,7 @@ def test_eta_lr_is_cords_scale(granularity, linear_layer):
     )
     assert ours.select(36, problem.model.state_dict())[0] == same.select(36, state)[0]
     with pytest.raises(UserError, match='eta = "lr" needs'):
-        AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(eta="lr"), problem.context())
+        AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(), problem.context(lr=None))
 
 
 @pytest.mark.parametrize("granularity", ["full", "per_class", "per_batch"])
