@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Iterable
@@ -80,9 +81,9 @@ def kind_of(value: object) -> str:
 
 
 def continuation() -> str:
-    """Returns how to go on with a command that was stopped, as the end of a message."""
-    again = dict.fromkeys(("evaluate", "sweep", "reproduce"), "; the same command goes on where it stopped")
-    how = {"run": "; go on with --resume", **again}
+    """Returns how to continue a command that was stopped, as the end of a message."""
+    again = dict.fromkeys(("evaluate", "sweep", "reproduce"), "; the same command continues where it stopped")
+    how = {"run": "; continue with --resume", **again}
     command = next((word for word in sys.argv[1:] if word != "--debug"), "")
     return how.get(command, "")
 
@@ -101,6 +102,10 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
+MANY = 40
+"""More names than a line can list."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the end of an error message that says which names are allowed and which one was probably meant.
 
@@ -109,13 +114,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         valid: the names that would have been accepted.
 
     Returns:
-        For example ``"; did you mean 'mart'? (one of: mart, sat, trades)"``.
+        For example ``"; did you mean 'mart'? (one of: mart, sat, trades)"``; more than `MANY` names are counted alone.
     """
     names = sorted(valid)
     folded = {each.casefold(): each for each in names}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     guess = f"; did you mean '{folded[close[0]]}'?" if close else ""
-    return f"{guess} (one of: {', '.join(names)})" if names else ""
+    if not names:
+        return ""
+    return f"{guess} (one of {len(names)})" if len(names) > MANY else f"{guess} (one of: {', '.join(names)})"
 
 
 class Interrupted(Exception):  # noqa: N818 -- nothing went wrong: the user asked for it
@@ -130,9 +137,18 @@ class Interrupted(Exception):  # noqa: N818 -- nothing went wrong: the user aske
     """
 
     def __init__(self, number: int | None) -> None:
-        super().__init__(f"stopped by signal {int(number)}" if number else "stopped at train.time_limit")
+        super().__init__(f"stopped by {signal_name(number)}" if number else "stopped at train.time_limit")
         self.number = number
         self.status = 128 + number if number else 75
+
+
+def signal_name(number: int) -> str:
+    """Returns what a signal is called."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # a real-time signal between the first and the last has none
+        return f"signal {int(number)}"
+    return f"Ctrl-C ({name})" if number == signal.SIGINT else name
 
 
 def is_own(module: object) -> bool:

@@ -53,11 +53,13 @@ def run(
 ) -> None:
     """Train, evaluate and report."""
     from robustcords.errors import printable
-    from robustcords.experiments import run as experiment
     from robustcords.recipe import recipe as recipes
+
+    loaded = recipes.load(recipe, set_ or [])  # before torch is imported: what is wrong with it is said at once
+    from robustcords.experiments import run as experiment
     from robustcords.report.tables import print_report
 
-    path, report = experiment.run(recipes.load(recipe, set_ or []), _run_name(recipe), output, resume, profile)
+    path, report = experiment.run(loaded, _run_name(recipe), output, resume, profile)
     if _is_main():
         print_report(report)
         typer.echo(f"\n{printable(str(path))}")

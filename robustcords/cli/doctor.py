@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from rich.console import Console
 from rich.table import Table
+
+from robustcords.runtime.progress import verbatim
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def print_findings(findings: list[Finding]) -> None:
     for finding in findings:
         state = "works" if finding.works else ("missing" if finding.needed else "not here")
         table.add_row(finding.part, state, finding.detail)
-    Console(highlight=False).print(table)
+    verbatim().print(table)
 
 
 def _python() -> str:

@@ -22,6 +22,8 @@ MOST_DOTS = 100
 DEEPEST_TABLE = 8
 _PARTS = re.compile(r'((?:"[^"]*"|[^.])*)\.')
 """The parts of a dotted key; one in quotes may have dots."""
+_FRACTION = re.compile(r"[=,\[]\s*(\d+(?:\.\d+)?/\d+)")
+"""A radius that somebody wrote without quotes."""
 SWITCHES: frozenset[Keys] = frozenset(
     {("selector",), ("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging")}
 )
@@ -154,7 +156,10 @@ def _resolve(name: str, folder: Path, said: str) -> Path:
         return known[name.removesuffix(".toml")]
     if directory:
         raise UserError(f"{said}{shown} is a folder; a recipe is a TOML file")
-    raise UserError(f"{said}no file and no shipped recipe is called {shown!r}{nearest(shown, known)}")
+    guess = nearest(shown.removesuffix(".toml"), known)
+    raise UserError(
+        f"{said}no file and no shipped recipe is called {shown!r}{guess}; `robustcords list recipe` names them"
+    )
 
 
 def _stack(path: Path, above: tuple[Path, ...]) -> list[Layer]:
@@ -190,7 +195,7 @@ def read(path: Path) -> dict[str, Any]:
     if len(content) > LARGEST_FILE:
         raise UserError(f"{shown}: larger than 64 KiB; that is no recipe")
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # editors on Windows put a byte order mark in front
         if line := _dense_line(text):
             raise UserError(f"{shown}: more than {MOST_DOTS} dots in line {line}; that is no recipe")
         return tomllib.loads(text)
@@ -199,7 +204,9 @@ def read(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"{shown}: nested too deeply") from error
     except ValueError as error:
-        raise UserError(shortened(f"{shown}: not TOML: {error}")) from error
+        fraction = _FRACTION.search(text)
+        quotes = f'; a fraction such as {fraction[1]} needs quotes: "{fraction[1]}"' if fraction else ""
+        raise UserError(shortened(f"{shown}: not TOML: {error}{quotes}")) from error
 
 
 def _dense_line(text: str) -> int | None:

@@ -98,10 +98,10 @@ def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: 
     shown = on_terminal(header, lines, left=2)
     for row, line in zip(shown.rows, lines, strict=True):
         row.end_section = line[1] == "difference"
-    console.print(table.title, markup=False, highlight=False, soft_wrap=True)
-    console.print(shown, highlight=False)
+    console.print(table.title, soft_wrap=True)
+    console.print(shown)
     for note in notes(table, runs):
-        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {note}", soft_wrap=True)
 
 
 def _present(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[Row]:

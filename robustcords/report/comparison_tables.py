@@ -259,7 +259,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = for_tables(console)
     for grid in headlines(comparison):
         rows = [[name, *(f"{c.text} {NOISE}" if c.noise else c.text for c in cells)] for name, cells in grid.rows]
-        console.print(grid.caption, markup=False, highlight=False, soft_wrap=True)
+        console.print(grid.caption, soft_wrap=True)
         console.print(on_terminal(grid.header, rows))
     for line in [LEGEND, *(f"warning: {text}" for text in comparison.warnings), *comparison.left_out]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -78,9 +78,9 @@ def print_selection(summary: SelectionSummary, console: Console | None = None) -
         if isinstance(part, Table):
             part.box = part.box if console.is_terminal else None
             part.pad_edge = console.is_terminal
-            console.print(part, highlight=False)
+            console.print(part)
         else:
-            console.print(part, markup=False, highlight=False, soft_wrap=True)
+            console.print(part, soft_wrap=True)
 
 
 def _classes(classes: Sequence[tuple[str, int, int]]) -> Table | str:

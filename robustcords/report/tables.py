@@ -13,7 +13,7 @@ from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name
 from robustcords.report.run_report import Environment, RecipeTables, Report, Training
 from robustcords.report.tabular import in_markdown, on_terminal, plain
-from robustcords.runtime.progress import duration
+from robustcords.runtime.progress import duration, verbatim
 
 MARK = "<!-- robustcords run -->"
 """The line that a report.md begins with."""
@@ -45,9 +45,9 @@ def rich_table(report: Report) -> Table:
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints the table, AutoAttack's warnings, checks for masked gradients and the training time to the terminal."""
-    console = console or Console()
+    console = console or verbatim()
     # Not the table's own title: that would be wrapped to the table's width.
-    console.print(f"{title(report)}: {_UNIT}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{title(report)}: {_UNIT}", soft_wrap=True)
     console.print(rich_table(report))
     lines = [
         *_warnings(report),
@@ -55,7 +55,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         *([_time(report.training)] if report.training.epochs else []),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def title(report: Report) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 # An underscore between letters or digits means nothing in Markdown.
@@ -24,12 +23,13 @@ def in_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int 
 
 
 def on_terminal(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, wrap: bool = True) -> Table:
-    """Returns a table whose first columns are aligned to the left; without ``wrap`` the others are cut if need be."""
+    """Returns a table whose first columns are aligned to the left; without ``wrap`` the others are cut if need be.
+
+    Cells are text as it is, for a console without markup (`robustcords.runtime.progress.verbatim`).
+    """
     table = Table()
     for number, name in enumerate(header):
-        table.add_column(
-            escape(name), justify="left" if number < left else "right", no_wrap=number >= left and not wrap
-        )
+        table.add_column(name, justify="left" if number < left else "right", no_wrap=number >= left and not wrap)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile, schedule
 
@@ -135,8 +134,8 @@ def print_operators(found: Sequence[Operator], display: Display) -> None:
     for number, each in enumerate(found[:_SHOWN]):
         shares = ((values[number], 100 * values[number] / (sum(values) or 1)) for values in columns.values())
         cells = (cell for value, share in shares for cell in (f"{value:.4f}", f"{share:.1f}"))
-        table.add_row(escape(each.name), str(each.calls), *cells)
-    console.print(table, highlight=False)
+        table.add_row(each.name, str(each.calls), *cells)
+    console.print(table)
 
 
 def _write(done: profile, folder: Path) -> Path:

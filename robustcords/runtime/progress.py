@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -36,7 +36,7 @@ class Display:
 
     def __init__(self, visible: bool = True, console: Console | None = None) -> None:
         self.visible = visible
-        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.console = console or verbatim(file=sys.stderr)
         self._told: set[str] = set()
         self._bars: Progress | None = None
 
@@ -44,12 +44,12 @@ class Display:
         """Starts the live display where there is a terminal."""
         if self.visible and self.console.is_terminal:
             self._bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
             )
             self._bars.start()
@@ -64,7 +64,7 @@ class Display:
     def say(self, text: str) -> None:
         """Prints a line that stays."""
         if self.visible:
-            self.console.print(printable(text), markup=False, soft_wrap=True)
+            self.console.print(printable(text), soft_wrap=True)
 
     def say_once(self, subject: str, text: str) -> None:
         """Prints a line unless one on the same subject has been printed in this way."""
@@ -113,7 +113,7 @@ class Board:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.console = console or verbatim(file=sys.stderr)
         self._live: Live | None = None
         self._shown = time.monotonic()
 
@@ -143,7 +143,7 @@ class Board:
 
     def say(self, text: str) -> None:
         """Prints a line that stays, above the table."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
 
 def for_tables(console: Console | None = None) -> Console:
@@ -152,8 +152,18 @@ def for_tables(console: Console | None = None) -> Console:
     Args:
         console: where to; standard output by default.
     """
-    console = console or Console()
-    return console if console.is_terminal else Console(file=console.file, width=_FILE_WIDTH)
+    console = console or verbatim()
+    return console if console.is_terminal else verbatim(file=console.file, width=_FILE_WIDTH)
+
+
+def verbatim(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """Returns a console that shows text as it is: brackets in a path are no markup, numbers have no colours.
+
+    Args:
+        file: where to; standard output by default.
+        width: in characters; the terminal's by default.
+    """
+    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
 
 
 def _silent(done: int, total: int, note: str = "") -> None:

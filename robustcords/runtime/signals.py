@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+from robustcords.errors import signal_name
+
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 SAME_S = 2.0
@@ -27,7 +29,7 @@ def end(number: int, _frame: FrameType | None = None) -> None:
     if os.environ.get("RANK", "0") == "0":
         with suppress(OSError):
             shown = _SHOW_CURSOR if os.isatty(2) else b""  # a progress bar has hidden it
-            os.write(2, shown + f"error: stopped by signal {int(number)}\n".encode())
+            os.write(2, shown + f"error: stopped by {signal_name(number)}\n".encode())
     os._exit(128 + number)
 
 

@@ -30,7 +30,9 @@ def outlive_readers() -> None:
             continue
         stream.flush()
         lasting = io.BufferedWriter(_Lasting(descriptor, "w", closefd=False))
+        # Names and tables have characters that a terminal's encoding may lack: they are escaped, and end no program.
+        errors = "backslashreplace" if stream.errors == "strict" else stream.errors
         text = io.TextIOWrapper(
-            lasting, encoding=stream.encoding, errors=stream.errors, line_buffering=True, write_through=name == "stderr"
+            lasting, encoding=stream.encoding, errors=errors, line_buffering=True, write_through=name == "stderr"
         )
         setattr(sys, name, text)

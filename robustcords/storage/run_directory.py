@@ -200,7 +200,7 @@ def refuse_taken(output: Path) -> None:
     """
     if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         if has_run(output):
-            raise UserError(f"--output {output}: already holds a run; name another, or go on with --resume")
+            raise UserError(f"--output {output}: already holds a run; name another, or continue with --resume")
         raise UserError(f"--output {output}: the directory is not empty; name another")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: that is a file, not a directory")

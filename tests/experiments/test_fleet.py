@@ -208,11 +208,11 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path):
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "error: stopped by signal 2; the same command goes on where it stopped"
+    assert err.splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT); the same command continues where it stopped"
     assert list((tmp_path / "out" / "seed=0" / "checkpoints").glob("step_*"))
     assert not (tmp_path / "out" / "seed=1").exists()
     log = (tmp_path / "out" / ".fleet" / "seed=0.log").read_text().splitlines()
-    assert log[-1] == "error: stopped by signal 15; go on with --resume"
+    assert log[-1] == "error: stopped by SIGTERM; continue with --resume"
 
 
 def test_the_time_to_go_counts_what_this_sweep_has_seen_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -40,7 +40,7 @@ def test_a_run_outlives_a_death_in_every_phase(tmp_path: Path):
         assert statuses[victim] == -signal.SIGKILL, said(tmp_path, victim)
         assert all(status == 1 for rank, status in enumerate(statuses) if rank != victim)
         speaker = 1 if victim == 0 else 0
-        reason = f"error: process {victim} has died, or cannot be reached any more; go on with --resume"
+        reason = f"error: process {victim} has died, or cannot be reached any more; continue with --resume"
         for rank in range(world):
             problems = [line for line in said(tmp_path, rank) if not line.startswith(("run", "resumed", "epoch"))]
             assert problems == ([reason] if rank == speaker else [])
@@ -93,7 +93,7 @@ def test_so_it_does_behind_a_launcher(launcher: str, tmp_path: Path):
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out) == (1, ""), err
         assert time.time() - (tmp_path / "died.txt").stat().st_mtime < 60
-        reason = f"error: process {victim} has died, or cannot be reached any more; go on with --resume"
+        reason = f"error: process {victim} has died, or cannot be reached any more; continue with --resume"
         assert [line for line in err.splitlines() if line.startswith("error")] == [reason], err
     finish(tmp_path)
 

@@ -149,8 +149,8 @@ def test_a_lost_host_ends_the_run_which_goes_on(accident: str, hosts: tuple[str,
         ip("-n", hosts[1], "link", "set", "cable", "down")
         assert ended(started, within=60) == [1, 1]
         ip("-n", hosts[1], "link", "set", "cable", "up")
-        assert said(tmp_path, 1) == ["error: process 0 has died, or cannot be reached any more; go on with --resume"]
-    reason = "error: process 1 has died, or cannot be reached any more; go on with --resume"
+        assert said(tmp_path, 1) == ["error: process 0 has died, or cannot be reached any more; continue with --resume"]
+    reason = "error: process 1 has died, or cannot be reached any more; continue with --resume"
     assert [line for line in said(tmp_path, 0) if not line.startswith(("run", "epoch"))] == [reason]
     taken = steps(tmp_path / "run")
     short = [*run, "--set", "train.time_limit=1 s"]

@@ -39,7 +39,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     run, kept = folder / "run", Checkpoints(folder / "run" / "checkpoints")
     assert stop_at(signal.SIGINT, folder, lambda: len(kept.paths()) == 1) == 130
-    assert log(folder).splitlines()[-1] == "error: stopped by signal 2; go on with --resume"
+    assert log(folder).splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT); continue with --resume"
     found = kept.latest()
     assert found is not None
     assert 0 < found[1]["progress"]["epoch"] < 4
@@ -79,5 +79,5 @@ def test_a_run_is_never_overwritten(parts: Path, capsys: pytest.CaptureFixture[s
     before = contents(parts)
     answer = call(capsys, "run", *RECIPE, "--output", parts)
     assert answer.status == 2
-    assert answer.err == f"error: --output {parts}: already holds a run; name another, or go on with --resume\n"
+    assert answer.err == f"error: --output {parts}: already holds a run; name another, or continue with --resume\n"
     assert contents(parts) == before

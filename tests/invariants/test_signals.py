@@ -18,6 +18,7 @@ from digits_run import RECIPE, check_same
 from forked_run import RUN, begin, finish, log, statuses, wait_for
 from phases import PHASES, page
 
+from robustcords.errors import signal_name
 from robustcords.runtime.signals import SAME_S
 from robustcords.storage.checkpoint import Checkpoints
 
@@ -53,7 +54,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steps = []
     for phase, number in (("attack", INT), ("selection", TERM), ("validation", INT), ("selection", INT)):
         said = stop_in(phase, number, folder, AUTOATTACK)
-        assert said[-1] == f"error: stopped by signal {number}; go on with --resume"
+        assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
         found = kept.latest()
         assert found is not None
         steps.append(found[1]["progress"]["steps"])
@@ -61,7 +62,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(set(steps)) == 4, "each was stopped further on"
     for phase, number in (("evaluation", INT), ("AutoAttack", TERM)):
         said = stop_in(phase, number, folder, AUTOATTACK)
-        assert said[-1] == f"error: stopped by signal {number}; go on with --resume"
+        assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
     assert (run / "weights" / "last.safetensors").exists()
     assert not (run / "report.json").exists()
     finish(begin(folder, AUTOATTACK), folder)
@@ -76,11 +77,11 @@ def test_a_run_that_is_stopped_in_every_phase_ends_as_if_it_had_not_been(stopped
 def test_other_commands_stop_as_well(stopped: Path, tmp_path: Path):
     weights = str(stopped / "weights" / "last.safetensors")
     select = ("select", *RECIPE, "--weights", weights, "--output", "subset.npz")
-    assert stop_in("selection", INT, tmp_path, what=select)[-1] == "error: stopped by signal 2"
+    assert stop_in("selection", INT, tmp_path, what=select)[-1] == "error: stopped by Ctrl-C (SIGINT)"
     assert not (tmp_path / "subset.npz").exists()
     evaluate = ("evaluate", str(stopped), "--attack", "autoattack", "--epsilon", "0.05", "--limit", "60")
     said = stop_in("AutoAttack", TERM, tmp_path, what=evaluate)
-    assert said[-1] == "error: stopped by signal 15; the same command goes on where it stopped"
+    assert said[-1] == "error: stopped by SIGTERM; the same command continues where it stopped"
 
 
 def late_in(phase: str) -> None:
@@ -96,7 +97,7 @@ def test_the_time_limit_counts_everything(phase: str, tmp_path: Path):
     options = (AUTOATTACK, "--set=train.time_limit=1 h", "--set=train.epochs=3")
     [process] = begin(tmp_path, *options, prepare=partial(late_in, phase))
     assert statuses([process]) == [75], log(tmp_path)
-    assert log(tmp_path).splitlines()[-1] == "error: stopped at train.time_limit; go on with --resume"
+    assert log(tmp_path).splitlines()[-1] == "error: stopped at train.time_limit; continue with --resume"
     assert "Traceback" not in log(tmp_path)
 
 
@@ -143,7 +144,7 @@ def test_a_later_second_signal_ends_a_run_at_once_whatever_it_is_deep_in(tmp_pat
     send(INT, *everyone)
     assert statuses(everyone, 20) == [130] * 3
     for place in places:
-        assert log(tmp_path / place).splitlines()[-1] == "error: stopped by signal 2"
+        assert log(tmp_path / place).splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT)"
         assert "Traceback" not in log(tmp_path / place)
 
 
@@ -153,7 +154,7 @@ def test_before_there_is_anything_to_lose_the_first_one_does(tmp_path: Path):
     is_stuck(processes, tmp_path)
     send(TERM, *processes)
     assert statuses(processes, 20) == [143]
-    assert log(tmp_path) == "error: stopped by signal 15\n"
+    assert log(tmp_path) == "error: stopped by SIGTERM\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sees in /proc what is imported")
@@ -164,7 +165,7 @@ def test_also_while_torch_is_imported(tmp_path: Path):
         time.sleep(0.005)
     process.send_signal(INT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "error: stopped by signal 2\n")
+    assert (process.returncode, err) == (130, "error: stopped by Ctrl-C (SIGINT)\n")
 
 
 def test_copies_of_a_signal_change_nothing(tmp_path: Path):
@@ -177,7 +178,7 @@ def test_copies_of_a_signal_change_nothing(tmp_path: Path):
         time.sleep(0.005)
     [status] = statuses([process], 20)
     assert status in {130, 143}  # two threads may take the first two, and either be the first to note its own
-    assert log(tmp_path).splitlines()[-1] == f"error: stopped by signal {status - 128}; go on with --resume"
+    assert log(tmp_path).splitlines()[-1] == f"error: stopped by {signal_name(status - 128)}; continue with --resume"
     assert log(tmp_path).count("error") == 1
 
 
@@ -194,6 +195,6 @@ def test_two_processes_stop_together_also_if_one_alone_is_asked_to(
         send(TERM, *(processes[rank] for rank in signalled))
         assert statuses(processes, 10) == [143, 143], log(tmp_path)[-2000:]
         said = log(tmp_path)
-        assert said.splitlines()[-1] == "error: stopped by signal 15; go on with --resume"
+        assert said.splitlines()[-1] == "error: stopped by SIGTERM; continue with --resume"
         assert "Traceback" not in said
         assert Checkpoints(tmp_path / "run" / "checkpoints").paths()

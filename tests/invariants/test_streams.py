@@ -51,6 +51,14 @@ def test_a_full_disk_changes_no_exit_status():
     assert ended.returncode == 7
 
 
+def test_characters_that_a_terminal_lacks_are_escaped():
+    code = "from robustcords.runtime.streams import outlive_readers; outlive_readers(); print('caf\u00e9 \u250f')"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
+    assert ended.stdout == rb"caf\xe9 \u250f" + b"\n"
+
+
 @pytest.mark.parametrize("stopped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_goes_on_without_its_reader(stopped: bool, tmp_path: Path):
     process = start("-m", "robustcords", "run", *RECIPE, "--output", "run", folder=tmp_path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from written import BASE, GLISTER, TABLES, Write, message
 
+from robustcords.errors import UserError
 from robustcords.recipe import recipe
 
 
@@ -37,6 +39,23 @@ def test_extends_is_seen_from_the_file_that_says_it(write: Write) -> None:
     write('extends = "deep/middle.toml"', "shared.toml")
     assert recipe.load("deep/other.toml").train.epochs == 3
     assert recipe.load(write('extends = "digits_mart"', "shipped.toml")).loss.name == "mart"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert recipe.load(str(tmp_path / "windows.toml")).seed == 3
+
+
+def test_a_fraction_without_quotes(write: Write) -> None:
+    with pytest.raises(UserError, match=r"not TOML: .*line 2.*; a fraction such as 8/255 needs quotes: \"8/255\"$"):
+        recipe.load(write("[threat]\nepsilon = 8/255\n"))
+
+
+def test_many_names_are_counted_and_the_nearest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        recipe.load(str(tmp_path / "cifar10_matr.toml"))
+    assert len(str(error.value)) < 400
+    assert re.search(r"\(one of \d+\); `robustcords list recipe` names them$", str(error.value))
 
 
 def test_bases_that_cannot_be_extended(write: Write) -> None:

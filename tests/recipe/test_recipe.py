@@ -169,7 +169,7 @@ def test_files_that_are_no_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert message("large.toml") == "large.toml: larger than 64 KiB; that is no recipe"
     assert message("x" * 5000).endswith(": File name too long")
     assert message("digits_matr").startswith(
-        "no file and no shipped recipe is called 'digits_matr'; did you mean 'digits_mart'? (one of: "
+        "no file and no shipped recipe is called 'digits_matr'; did you mean 'digits_mart'? (one of "
     )
 
 

@@ -38,7 +38,7 @@ def test_a_named_directory_has_to_be_free():
     assert create(Path("a/b"), "name") == Path("a/b")
     assert create(Path("a/b"), "name") == Path("a/b"), "an empty folder may be used"
     started("taken")
-    with pytest.raises(UserError, match=r"--output taken: already holds a run; name another, or go on with --resume"):
+    with pytest.raises(UserError, match=r"--output taken: already holds a run; .* or continue with --resume"):
         create(Path("taken"), "name")
     with pytest.raises(UserError, match="--output a: the directory is not empty; name another"):
         create(Path("a"), "name")
