@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from robustcords.attacks.pace import Objectives, Pace
+from robustcords.config.requirements import STEPS_BY_EXAMPLE
 from robustcords.config.schema import Component, format_radius, rounded_radius
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, evaluation_mode, in_float32, without_parameter_gradients
@@ -18,28 +20,35 @@ from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 
-def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
-    """Returns d(sum of objective)/dx, (B, C, H, W). Parameters get no gradient.
+def logits_and_gradient(model: Model, objective: Objective, x: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
+    """Returns the logits (B, classes) at x, without a graph, and d(sum of objective)/dx, (B, C, H, W).
 
-    None is computed for them either: not by eager models, and inside a call of an `Attack` not by compiled ones.
+    Parameters get no gradient. None is computed for them either: not by eager models, and inside a call of an `Attack`
+    not by compiled ones.
 
     Args:
         model: as `Model`.
         objective: of the logits, which are handed over in float32 whatever precision the model runs in.
         x: (B, C, H, W).
+        first: it is the point that an attack starts from: in float32 where the objective is anchored.
     """
     x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        total = objective.value(full_precision(model(x))).sum()
-    return torch.autograd.grad(total, x)[0]
+    exact = first and objective.anchored
+    with in_float32(model, x.device) if exact else nullcontext(model) as run:
+        with torch.enable_grad():
+            logits = full_precision(run(x))
+            total = objective.value(logits).sum()
+        return logits.detach(), torch.autograd.grad(total, x)[0]
+
+
+def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
+    """Returns d(sum of objective)/dx, (B, C, H, W); see `logits_and_gradient`."""
+    return logits_and_gradient(model, objective, x, first=False)[1]
 
 
 def first_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
     """Returns `input_gradient` at the point that an attack starts from: in float32 where the objective is anchored."""
-    if not objective.anchored:
-        return input_gradient(model, objective, x)
-    with in_float32(model, x.device) as exact:
-        return input_gradient(exact, objective, x)
+    return logits_and_gradient(model, objective, x, first=True)[1]
 
 
 def clean_logits(model: Model, x: Tensor, *, exact: bool = False) -> Tensor:
@@ -81,7 +90,8 @@ class CleanLogits:
 class Attack(Component, ABC):
     """Finds a perturbation inside a threat model.
 
-    Subclasses write `search`. Calling an attack keeps these promises:
+    Subclasses write `search`, and `search_each` too where each example may have steps of its own: those provide
+    `robustcords.config.requirements.STEPS_BY_EXAMPLE`. Calling an attack keeps these promises:
 
     the result is inside the ball (unless ``contained`` is False) and inside [0, 1]; it carries no graph; the model's
     train and eval modes, its BatchNorm buffers and its parameters' ``.grad`` and ``requires_grad`` are what they were,
@@ -103,6 +113,12 @@ class Attack(Component, ABC):
         super().__init__(**options)
         self.threat = threat
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Has a search of its own stand for a base's `search_each` only where the class writes that too."""
+        super().__init_subclass__(**options)
+        if {"search", "__call__", "with_effort"} & vars(cls).keys() and "search_each" not in vars(cls):
+            cls.provides = cls.provides - {STEPS_BY_EXAMPLE}
+
     def __call__(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns adversarial examples (B, C, H, W) of the dtype and device of ``x``.
 
@@ -115,8 +131,27 @@ class Attack(Component, ABC):
         if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            found = contracts.candidates(self, self.search(model, x.detach(), objective, noise), x)
-            return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
+            return self._kept(self.search(model, x.detach(), objective, noise), x)
+
+    def each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
+        """Returns what calling returns for examples (B, C, H, W) one by one, each with steps of its own.
+
+        Args:
+            model: as for calling, as are the images and the noise.
+            x: (B, C, H, W) in [0, 1].
+            objectives: what to maximise, for any rows of the batch.
+            noise: for random starts, keyed by example.
+            pace: the steps of each example, in place of the attack's own.
+        """
+        if len(x) == 0 or self.threat.epsilon == 0:
+            return x.detach()
+        with evaluation_mode(model), without_parameter_gradients(model):
+            return self._kept(self.search_each(model, x.detach(), objectives, noise, pace), x)
+
+    def _kept(self, found: Any, x: Tensor) -> Tensor:
+        """Returns what a search found for images (B, C, H, W), inside the ball and [0, 1]."""
+        found = contracts.candidates(self, found, x)
+        return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
 
     @classmethod
     def resolved(cls, config: Any, threat: ThreatModel) -> Any:
@@ -140,6 +175,13 @@ class Attack(Component, ABC):
     @abstractmethod
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns candidates (B, C, H, W), which the caller projects once more."""
+
+    def search_each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
+        """Returns candidates (B, C, H, W) for examples with steps of their own, as `Remaining` keeps them apart.
+
+        An attack that has this has a ``step_size`` too, which `with_effort` gives it.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:

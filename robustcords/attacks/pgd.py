@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, first_gradient, input_gradient, usual_step
+from robustcords.attacks.base import Attack, first_gradient, input_gradient, logits_and_gradient, usual_step
+from robustcords.attacks.pace import Objectives, Pace, Remaining
+from robustcords.config.requirements import STEPS_BY_EXAMPLE
 from robustcords.config.schema import ComponentConfig, Radius
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
@@ -38,6 +40,7 @@ class PGD(Attack):
         random_start: Literal["auto", "uniform", "gaussian", "none"] = "auto"
 
     config: PGD.Config
+    provides: ClassVar[frozenset[str]] = frozenset({STEPS_BY_EXAMPLE})
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(threat, **options)
@@ -73,6 +76,20 @@ class PGD(Attack):
             gradient = first_gradient(model, objective, x_adv) if step == 0 else input_gradient(model, objective, x_adv)
             x_adv = self.threat.project(self.threat.ascend(x_adv, gradient, self.step_size), x)
         return x_adv
+
+    def search_each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
+        """Returns the last iterate of each example, which takes no part in passes after it."""
+        remaining = Remaining(x, objectives, pace)
+        remaining.x_adv = self._start(x, remaining.objective, noise)
+        for step in range(int(pace.steps.max())):
+            remaining.begin(step)
+            if not len(remaining):
+                break
+            logits, gradient = logits_and_gradient(model, remaining.objective, remaining.x_adv, first=step == 0)
+            gradient = remaining.stop(logits, gradient)
+            ascended = self.threat.ascend(remaining.x_adv, gradient, remaining.step_size)
+            remaining.x_adv = self.threat.project(ascended, remaining.x)
+        return remaining.end()
 
     def with_effort(self, steps: int, step_size: float | None = None) -> PGD:
         """Returns PGD with these steps."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 STEPS_TO_VARY = "attack steps to vary"
 """A method attacks each example as hard as the run's effort plans."""
 
+STEPS_BY_EXAMPLE = "attack steps that differ by example"
+"""An attack writes ``search_each``: each example of a batch has steps of its own, and may be stopped between them."""
+
 CLEAN_VIEW, ADVERSARIAL_VIEW = "a clean view", "an adversarial view"
 """A method gives the loss the images as they are, or what the attack made of them."""
 

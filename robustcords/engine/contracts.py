@@ -61,13 +61,15 @@ def plan(effort: object, value: Any, count: int) -> Any:
         UserError: it has no whole numbers (B,) of steps, or step sizes or kinds that are none.
     """
     name = f"effort {title(effort)}"
-    if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds")):
+    if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds", "patience")):
         raise UserError(f"{name} planned {kind_of(value)}, expected a Plan")
     _whole(f"{name} planned steps", value.steps, count)
     if value.step_size is not None:
         sizes = numbers(f"{name}: step_size", value.step_size, torch.Size([count]))
         if not bool((sizes.isfinite() & (sizes >= 0)).all()):
             raise UserError(f"{name} planned step sizes that are negative or not finite")
+    if value.patience is not None:
+        _whole(f"{name} planned patience", value.patience, count)
     if value.kinds is not None:
         _whole(f"{name} planned kinds", value.kinds.index, count, len(value.kinds.names))
     return value

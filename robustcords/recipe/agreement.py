@@ -10,6 +10,7 @@ from robustcords.config.requirements import (
     ADVERSARIAL_VIEW,
     CLEAN_VIEW,
     GEOMETRY,
+    STEPS_BY_EXAMPLE,
     STEPS_TO_VARY,
     VALIDATION_IMAGES,
     VIEWS,
@@ -17,6 +18,7 @@ from robustcords.config.requirements import (
 
 _WHY = {
     STEPS_TO_VARY: ("method", 'attacks all images alike; set effort.name = "uniform"'),
+    STEPS_BY_EXAMPLE: ("attack", 'has none; set attack.name = "pgd"'),
     CLEAN_VIEW: ("method", "has none"),
     ADVERSARIAL_VIEW: ("method", "has none"),
     GEOMETRY: ("augmentation", 'does more; set augmentation.name = "crop_flip" or "none"'),

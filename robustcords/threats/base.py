@@ -133,13 +133,14 @@ class ThreatModel(Table, ABC):
         raise NotImplementedError
 
     @_required
-    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Returns ``x_adv`` moved by one step of steepest ascent in this norm, not projected.
 
         Args:
             x_adv: (B, C, H, W).
             gradient: (B, C, H, W) of the attack's objective.
-            step_size: length of the step in this norm, in pixel space.
+            step_size: length of the step in this norm, in pixel space: one number, or (B, 1, 1, 1) where it differs
+                from example to example.
         """
         raise NotImplementedError
 

@@ -34,7 +34,7 @@ class L2(ThreatModel):
         # Clipping to the box afterwards only shortens delta, since x itself is inside, so the result stays in the ball.
         return (x + delta * (self.epsilon / _norms(delta)).clamp(max=1.0)).clamp_(*self.bounds)
 
-    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Returns a step along the gradient, whatever its length (Madry et al. 2018)."""
         # The gradient of a confident prediction is so small that its square underflows: scaled first, it has a length.
         peak = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)

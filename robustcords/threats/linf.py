@@ -32,7 +32,7 @@ class Linf(ThreatModel):
         """Returns ``x_adv`` clipped to ``x - epsilon`` and ``x + epsilon``, and to [0, 1]."""
         return torch.minimum(torch.maximum(x_adv, x - self.epsilon), x + self.epsilon).clamp_(*self.bounds)
 
-    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Returns a step along the gradient's sign (Li et al. 2023, Eq. 2)."""
         return x_adv + step_size * gradient.sign()
 

@@ -47,11 +47,14 @@ class Plan:
         step_size: (B,) floating point, >= 0, in the threat's norm; None for the attack's own, which may follow from the
             number of steps. In float64 it reaches the attack to the last bit.
         kinds: of the examples; None where they are not told apart.
+        patience: (B,) int64, >= 0: how many steps of an example may begin at points at which it is misclassified,
+            before it is left where it is; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
     """
 
     steps: Tensor
     step_size: Tensor | None = None
     kinds: Kinds | None = None
+    patience: Tensor | None = None
 
 
 class EffortConfig(ComponentConfig):

@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from robustcords.attacks.base import Attack, CleanLogits, clean_logits
+from robustcords.attacks.pace import Objectives, Pace
+from robustcords.config.requirements import STEPS_BY_EXAMPLE
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.check import objective
 from robustcords.losses.context import Moment
+from robustcords.losses.objective import Objective
 from robustcords.methods.efforts.base import Effort, Plan
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.rng import Noise, derive
+
+_Group = tuple[Any, list[int]]
+"""An attack, and the rows of a batch that it is for."""
+
+_Search = Callable[[Model, Tensor, Objectives, Noise], Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ def attack_by_plan(
 ) -> tuple[Tensor, Tensor]:
     """Attacks a batch as planned; returns its images (B, C, H, W), and the rows (k,) of those that were attacked.
 
-    Examples with the same steps and step size are a batch of their own, so that fewer steps take less time.
+    Where the attack can, all examples are one batch, which each leaves when its steps are done; else examples with the
+    same steps and step size are a batch of their own. Either way fewer steps take less time.
 
     Args:
         model: as for `attack_batch`, as are the next three and the attack and loss.
@@ -109,17 +119,24 @@ def attack_by_plan(
         attack: what is varied.
         loss: says what the attack maximises.
         clean: returns the images' own logits (B, classes).
+
+    Raises:
+        UserError: the plan has a patience, and the attack cannot stop between its steps.
     """
+    together = STEPS_BY_EXAMPLE in attack.provides
+    if plan.patience is not None and not together:
+        raise UserError(f"attack {contracts.title(attack)}: no {STEPS_BY_EXAMPLE}, and the effort plans a patience")
+    groups = _groups(attack, plan)
+    if together and groups and (len(groups) > 1 or plan.patience is not None):
+        batches = [_in_one(attack, groups, plan, y)]
+    else:
+        batches = [(rows, partial(_all_alike, varied)) for varied, rows in groups]
     made, attacked = x, []
-    for number, size, chosen in _alike(plan):
-        own = size is None and number == attack.passes
-        varied = attack if own else attack.with_effort(number, size)
-        if not varied.passes:
-            continue
+    for chosen, search in batches:
         # All of a batch is taken as it is, and not copied.
         rows = slice(None) if len(chosen) == len(y) else torch.tensor(chosen, device=x.device)
-        wanted = objective(loss, y[rows], partial(_some, clean, rows))
-        found = contracts.candidates(varied, varied(model, x[rows], wanted, noise[rows]), x[rows])
+        objectives = partial(_objective, loss, y[rows], partial(_some, clean, rows))
+        found = contracts.candidates(attack, search(model, x[rows], objectives, noise[rows]), x[rows])
         if isinstance(rows, slice):
             return found, torch.arange(len(y), device=x.device)
         made = x.clone() if made is x else made
@@ -128,17 +145,39 @@ def attack_by_plan(
     return made, torch.cat(attacked).sort().values if attacked else torch.zeros(0, dtype=torch.int64, device=x.device)
 
 
-def _some(clean: Callable[[], Tensor], rows: slice | Tensor) -> Tensor:
-    """Returns some rows of what is computed when it is first asked for."""
-    return clean()[rows]
-
-
-def _alike(plan: Plan) -> list[tuple[int, float | None, list[int]]]:
-    """Returns the steps, the step size and the rows of examples that are attacked alike, in the order of kinds."""
+def _groups(attack: Attack, plan: Plan) -> list[_Group]:
+    """Returns the attacks that differ in steps or step size, and the rows of each; none for images left as they are."""
     steps: list[int] = plan.steps.tolist()
     sizes: list[float | None] = [None] * len(steps) if plan.step_size is None else plan.step_size.tolist()
-    kinds = plan.kinds.index.tolist() if plan.kinds else steps
-    groups: dict[tuple[int, float | None], list[int]] = {}
-    for row in sorted(range(len(steps)), key=kinds.__getitem__):
-        groups.setdefault((steps[row], sizes[row]), []).append(row)
-    return [(number, size, sorted(rows)) for (number, size), rows in groups.items()]
+    rows: dict[tuple[int, float | None], list[int]] = {}
+    for row, key in enumerate(zip(steps, sizes, strict=True)):
+        rows.setdefault(key, []).append(row)
+    own = (attack.passes, None)
+    varied = [(attack if key == own else attack.with_effort(*key), alike) for key, alike in rows.items()]
+    return [(each, alike) for each, alike in varied if each.passes]
+
+
+def _in_one(attack: Attack, groups: list[_Group], plan: Plan, y: Tensor) -> tuple[list[int], _Search]:
+    """Returns the rows of all groups, and their search as one batch."""
+    steps, sizes = torch.zeros(len(y), dtype=torch.int64), torch.zeros(len(y), dtype=torch.float64)
+    for varied, alike in groups:
+        steps[alike], sizes[alike] = varied.passes, varied.step_size
+    rows = steps.nonzero().flatten()
+    patience = None if plan.patience is None else plan.patience.cpu()[rows]
+    pace = Pace(steps[rows], sizes[rows], patience, y[rows.to(y.device)])
+    return rows.tolist(), partial(attack.each, pace=pace)
+
+
+def _all_alike(attack: Attack, model: Model, x: Tensor, objectives: Objectives, noise: Noise) -> Tensor:
+    """Returns what an attack makes of a batch (B, C, H, W)."""
+    return attack(model, x, objectives(slice(None)), noise)
+
+
+def _objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor], rows: Tensor | slice) -> Objective:
+    """Returns what an attack maximises for some rows of a batch."""
+    return objective(loss, y[rows], partial(_some, clean, rows))
+
+
+def _some(clean: Callable[[], Tensor], rows: Tensor | slice) -> Tensor:
+    """Returns some rows of what is computed when it is first asked for."""
+    return clean()[rows]

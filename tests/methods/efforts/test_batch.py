@@ -92,15 +92,41 @@ def test_each_example_is_attacked_as_it_would_be_alone(problem: Any, sizes: bool
         assert torch.equal(found[row], x[row]) == (steps[row] == 0)
 
 
-def test_examples_alike_are_one_batch_and_kinds_give_the_order(problem: Any):
-    steps = torch.tensor([2, 1, 0, 2, 1, 2, 2, 0, 1, 2, 2, 2])
+class Grouped(PGD):
+    """PGD whose search somebody wrote anew, so that it says nothing of steps that differ by example."""
+
+    def search(self, *arguments: Any) -> Tensor:
+        return super().search(*arguments)
+
+
+STEPS = torch.tensor([2, 1, 0, 2, 1, 2, 2, 0, 1, 2, 2, 2])
+SIZES = torch.tensor([0.03, 0.05, 0.02] * 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("loss", [SAT(), TRADES(), MART()], ids=["sat", "trades", "mart"])
+@pytest.mark.parametrize("sizes", [SIZES, None], ids=["sizes", "own sizes"])
+@pytest.mark.parametrize("random_start", ["auto", "none", "uniform"])
+def test_one_batch_and_a_batch_for_each_kind_are_the_same_to_the_last_bit(
+    problem: Any, random_start: Any, sizes: Tensor | None, loss: Any
+):
+    if loss.anchored and random_start == "none":
+        pytest.skip("no gradient there")
+    steps = torch.tensor([0, 3, 1, 3, 0, 10, 1, 2, 3, 3, 10, 0])
+    together, grouped = (
+        attacked(problem, Silent(Plan(steps, sizes)), loss=loss, attack=kind(THREAT, random_start=random_start)).images
+        for kind in (PGD, Grouped)
+    )
+    assert torch.equal(together, grouped)
+
+
+def test_an_example_takes_no_part_in_passes_after_its_own(problem: Any):
     kinds = Kinds(("many", "none", "one"), torch.tensor([0, 2, 1, 0, 2, 0, 0, 1, 2, 0, 0, 0]))
-    found = attacked(problem, Silent(Plan(steps, kinds=kinds)))
-    assert problem[0].sizes == [7, 7, 3]
+    found = attacked(problem, Silent(Plan(STEPS, kinds=kinds)))
+    assert problem[0].sizes == [10, 7]
     assert found.counts == {"many": 7, "none": 2, "one": 3}
     problem[0].sizes.clear()
-    assert attacked(problem, Silent(Plan(steps))).counts == {}
-    assert problem[0].sizes == [3, 7, 7]
+    assert attacked(problem, Silent(Plan(STEPS)), attack=Grouped(THREAT)).counts == {}
+    assert problem[0].sizes == [7, 7, 3]
 
 
 @pytest.mark.parametrize(("loss", "clean"), [(SAT(), []), (TRADES(), [COUNT])], ids=["sat", "trades"])

@@ -1,0 +1,112 @@
+"""How far each example of a batch is attacked, and which of them are still being attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcords.losses.objective import Objective
+
+Objectives = Callable[[Tensor | slice], Objective]
+"""Rows of a batch, (k,) int64 or a slice, to what is maximised for these examples."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps that differ from one example of a batch to the next.
+
+    Its tensors are on the CPU, so that no accelerator has to be waited for to know which examples are done.
+
+    Attributes:
+        steps: (B,) int64, >= 1.
+        step_size: (B,) float64, >= 0, in the threat's norm.
+        patience: (B,) int64, >= 0: an example stops where it is as soon as a step would begin at a point at which it is
+            misclassified, and so many have begun at such points before (Zhang et al. 2020, Algorithm 1). None for
+            steps that nothing stops.
+        y: (B,) int64 labels, by which examples are misclassified; where the images are.
+    """
+
+    steps: Tensor
+    step_size: Tensor
+    patience: Tensor | None
+    y: Tensor
+
+
+class Remaining:
+    """The examples of a batch that are still being attacked: a smaller batch each time that some of them are done.
+
+    Args:
+        x: (B, C, H, W) the images as they are.
+        objectives: what is maximised, for whichever examples remain.
+        pace: of each example.
+
+    Attributes:
+        x: (k, C, H, W) the images of those that remain.
+        x_adv: (k, C, H, W) where they are now; at first the images.
+        objective: for them.
+        step_size: theirs: one number where all have the same, else (k, 1, 1, 1).
+    """
+
+    x: Tensor
+    x_adv: Tensor
+    objective: Objective
+    step_size: float | Tensor
+
+    def __init__(self, x: Tensor, objectives: Objectives, pace: Pace) -> None:
+        self._images, self._found, self._objectives, self._pace = x, x.clone(), objectives, pace
+        self._patience = None if pace.patience is None else pace.patience.to(x.device)
+        self._take(torch.arange(len(x)))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def begin(self, step: int) -> None:
+        """Leaves out the examples that have no such step any more.
+
+        Args:
+            step: from 0.
+        """
+        self._keep(self._pace.steps[self._rows] > step)
+
+    def stop(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        """Leaves out the misclassified examples whose patience is at its end; returns the gradient of the others.
+
+        Args:
+            logits: (k, classes) at `x_adv`.
+            gradient: (k, C, H, W) there.
+        """
+        if self._patience is None:
+            return gradient
+        rows = self._rows.to(logits.device)
+        wrong = logits.argmax(dim=1) != self._pace.y[rows]
+        going = ~(wrong & (self._patience[rows] == 0))
+        self._patience[rows] -= wrong.long()
+        going = going.cpu()
+        self._keep(going)
+        return gradient if going.all() else gradient[going]
+
+    def end(self) -> Tensor:
+        """Returns (B, C, H, W): where each example was when it was left out, or is now."""
+        self._found[self._rows.to(self._found.device)] = self.x_adv
+        return self._found
+
+    def _keep(self, going: Tensor) -> None:
+        """Leaves out the examples for which ``going`` (k,) bool is not so, where they are now."""
+        if not going.all():
+            self.end()
+            self._take(self._rows[going])
+
+    def _take(self, rows: Tensor) -> None:
+        """Makes some rows of the batch, in its order, those that remain."""
+        everyone = len(rows) == len(self._images)
+        there: slice | Tensor = slice(None) if everyone else rows.to(self._images.device)
+        self._rows, self.x, self.x_adv = rows, self._images[there], self._found[there]
+        if not len(rows):
+            return
+        self.objective = self._objectives(rows.to(self._images.device))
+        sizes = self._pace.step_size[rows]
+        alike = bool((sizes == sizes[0]).all())
+        self.step_size = float(sizes[0]) if alike else sizes.to(self.x).view(-1, 1, 1, 1)
