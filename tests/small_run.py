@@ -18,6 +18,7 @@ from robustcords.attacks.pgd import PGD
 from robustcords.config.registry import find
 from robustcords.data.images import ImageSet
 from robustcords.methods.adversarial import AdversarialTraining
+from robustcords.methods.base import Method
 from robustcords.methods.efforts.base import Effort
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.runtime import collectives
@@ -75,6 +76,7 @@ def trainer(
     loss: str = "sat",
     attack: Attack = ATTACK,
     effort: type[Effort] = Uniform,
+    method: Method | None = None,
     model: nn.Module | None = None,
     lr: float = 0.1,
     run: Path | None = None,
@@ -99,7 +101,7 @@ def trainer(
         directory.start("", {})
     return Trainer(
         model,
-        AdversarialTraining(find("loss", loss)(), attack, effort()),
+        method or AdversarialTraining(find("loss", loss)(), attack, effort()),
         options.pop("train", made_up()),
         torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
         config,

@@ -153,15 +153,6 @@ class Attack(Component, ABC):
         found = contracts.candidates(self, found, x)
         return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
 
-    @classmethod
-    def resolved(cls, config: Any, threat: ThreatModel) -> Any:
-        """Returns the options with those filled in that follow from the threat model where they are left out.
-
-        A recipe asks for this, so that what it is written back as says every step size. Here nothing follows.
-        """
-        del threat
-        return config
-
     @property
     def reach(self) -> float | None:
         """How far all steps together can move an image, in the threat's norm; None where that is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -30,14 +31,15 @@ class PGD(Attack):
         Attributes:
             steps: number of gradient steps, 0 to 10,000.
             step_size: length of a step in the threat's norm; left out, 2.5 epsilon / steps.
-            random_start: ``"auto"`` starts where the objective wants it (uniform in the ball, or ``x + 0.001 N(0, 1)``
-                for TRADES and MART); ``"uniform"``, ``"gaussian"`` and ``"none"`` overrule it.
+            random_start: ``"auto"`` starts where the objective wants it (uniform in the ball, ``x + 0.001 N(0, 1)`` for
+                TRADES and MART, ``x + epsilon / 2`` times random signs for NuAT); ``"uniform"``, ``"gaussian"``,
+                ``"signs"`` and ``"none"`` overrule it.
         """
 
         name: str = "pgd"
         steps: Annotated[int, Field(ge=0, le=10_000)] = 10
         step_size: Radius | None = None
-        random_start: Literal["auto", "uniform", "gaussian", "none"] = "auto"
+        random_start: Literal["auto", "uniform", "gaussian", "signs", "none"] = "auto"
 
     config: PGD.Config
     provides: ClassVar[frozenset[str]] = frozenset({STEPS_BY_EXAMPLE})
@@ -98,6 +100,7 @@ class PGD(Attack):
     def _start(self, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the point (B, C, H, W) that the first gradient is taken at."""
         where = objective.start if self.config.random_start == "auto" else self.config.random_start
-        if where == "uniform":
-            return self.threat.uniform_start(x, noise)
-        return self.threat.gaussian_start(x, noise) if where == "gaussian" else x
+        if where == "none":
+            return x
+        start: Callable[[Tensor, Noise], Tensor] = getattr(self.threat, f"{where}_start")
+        return start(x, noise)

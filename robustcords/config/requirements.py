@@ -20,5 +20,11 @@ GEOMETRY = "crops and flips that can be undone"
 VALIDATION_IMAGES = "validation images"
 """Some of the training set are held out."""
 
+CUBE = "a bound for every pixel by itself"
+"""The threat model is l-infinity's ball, or another that is a box."""
+
+SECOND_DERIVATIVES = "derivatives of gradients"
+"""A backward pass can be differentiated, which a compiled one cannot."""
+
 VIEWS = {"clean": CLEAN_VIEW, "adversarial": ADVERSARIAL_VIEW}
 """The name of a loss's view to what it requires."""

@@ -198,3 +198,17 @@ class Component:
     def __init__(self, **options: Any) -> None:
         """Validates the options against ``Config``."""
         self.config = self.Config(name=options.pop("name", type(self).__name__), **options)
+
+    @classmethod
+    def resolved(cls, config: Any, threat: Any) -> Any:
+        """Returns the options with those filled in that follow from the threat model where they are left out.
+
+        A recipe asks attacks, efforts, losses and methods for this, so that what it is written back as says every step
+        size. Here nothing follows.
+
+        Args:
+            config: the component's ``Config``.
+            threat: the run's `robustcords.threats.base.ThreatModel`.
+        """
+        del threat
+        return config

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine.precision import full_precision
 from robustcords.losses.check import check_declared
-from robustcords.losses.context import LossContext
+from robustcords.losses.context import LossContext, Moment
 from robustcords.losses.objective import Objective
 
 View = Literal["clean", "adversarial"]
@@ -63,6 +63,15 @@ class Loss(Component, ABC):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         check_declared(self)
+
+    def at(self, moment: Moment) -> Loss:
+        """Returns the loss as it is at a moment of training: itself, where no weight of it changes.
+
+        Attacks, updates and selections ask for this first. One whose weights change returns a copy that has those of
+        the moment.
+        """
+        del moment
+        return self
 
     @abstractmethod
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcords.engine import contracts
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, kind_of, nearest
+from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective
 from robustcords.rng import generator
 
@@ -74,6 +75,7 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
             does.
     """
     check_declared(loss)
+    contracts.instance(f"loss {contracts.title(loss)}: at", loss.at(Moment(0, 0, 0.0)), type(loss))
     device = x.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         with evaluation_mode(model), torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcords.errors import UserError, nearest
 
-Start = Literal["uniform", "gaussian"]
+Start = Literal["uniform", "gaussian", "signs"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Objective:
 
     Attributes:
         value: logits (B, classes), float32, to one number per example (B,).
-        start: where this objective wants a random start: ``"uniform"`` in the ball, or ``"gaussian"`` close to the
-            image, for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself.
+        start: where this objective wants a random start: ``"uniform"`` in the ball; ``"gaussian"`` close to the image,
+            for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself; or ``"signs"``, half a
+            radius from it in every pixel.
         anchored: whether it compares with the clean logits, so that this is the case. Beside the image it is then a
             small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step wants
             float32 (see `in_float32`).

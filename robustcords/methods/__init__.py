@@ -2,4 +2,7 @@
 
 METHODS = {
     "adversarial": "robustcords.methods.adversarial:AdversarialTraining",
+    "awp": "robustcords.methods.awp:AWP",
+    "fast_bat": "robustcords.methods.fast_bat:FastBAT",
+    "free": "robustcords.methods.free:Free",
 }

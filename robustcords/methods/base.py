@@ -80,6 +80,14 @@ class Step(ABC):
         """Returns a block for attacks on `inference`, in which it runs as fast as it can."""
 
     @abstractmethod
+    def aside(self) -> AbstractContextManager[None]:
+        """Returns a block for passes that leave nothing but gradients.
+
+        What is differentiated in it is no part of the reported loss, and BatchNorm's statistics are given back as they
+        were.
+        """
+
+    @abstractmethod
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields the rows of each micro-batch in turn, which `losses` and `backward` are then for."""
 

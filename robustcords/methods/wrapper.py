@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
+from robustcords.config import registry
 from robustcords.config.schema import Names
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model
@@ -42,6 +43,12 @@ class Wrapper(Method):
     def __init__(self, inner: Method, **options: Any) -> None:
         super().__init__(inner.loss, inner.attack, inner.effort, inner=inner.config, **options)
         self.inner = inner
+
+    @classmethod
+    def resolved(cls, config: Any, threat: Any) -> Any:
+        """Returns the options with the inner method's filled in."""
+        inner = registry.find("method", config.inner.name).resolved(config.inner, threat)
+        return config.model_copy(update={"inner": inner})
 
     def step(self, step: Step, batch: Batch) -> StepReport:
         """Has the inner method train on the batch, with the step that `around` returns."""
@@ -86,6 +93,10 @@ class StepAround(Step):
     def attacking(self) -> AbstractContextManager[None]:
         """Returns a block for attacks."""
         return self.step.attacking()
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Returns a block for passes that leave nothing but gradients."""
+        return self.step.aside()
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields the rows of each micro-batch in turn."""

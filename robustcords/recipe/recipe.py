@@ -80,7 +80,7 @@ class Recipe(Table):
         if "best" in self.evaluation.checkpoints and not held_out:
             reason = '"best" is chosen on validation images, and [data] validation_fraction is 0'
             raise _conflict(reason, "evaluation.checkpoints", "data.validation_fraction")
-        if missing := agreement.missing(list(_components(self)), held_out=bool(held_out)):
+        if missing := agreement.missing(list(_components(self)), held_out=bool(held_out), compiled=train.compile):
             raise _conflict(*missing)
         if getattr(self.attack, "random_start", "") == "none" and find("loss", self.loss.name).anchored:
             reason = f"the objective of {self.loss.name} has no gradient at the image itself"
@@ -156,7 +156,7 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
         checked["evaluation"] = checked["evaluation"].model_copy(update={"checkpoints": ["last"]})
     threat = checked["threat"]
-    for kind in ("attack", "effort"):
+    for kind in ("attack", "effort", "loss", "method"):
         checked[kind] = find(kind, checked[kind].name).resolved(checked[kind], threat)
     if hasattr(checked["selector"], "resolved"):
         attack = checked["attack"]

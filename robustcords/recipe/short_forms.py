@@ -7,10 +7,10 @@ from typing import Any
 
 from robustcords.recipe.earlier import augmentation_moved
 
-SHORT_FORMS = {"bullet": "effort"}
+SHORT_FORMS = {"awp": "method", "bullet": "effort"}
 """A table, called as the component is, to the kind of that component."""
 
-_WITHOUT = {"effort": "uniform"}
+_WITHOUT = {"effort": "uniform", "method": "adversarial"}
 """What a kind is where a short form is switched off."""
 
 

@@ -21,6 +21,7 @@ from robustcords.engine.modes import seeded
 from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
 from robustcords.losses.base import Loss
 from robustcords.losses.check import EXAMPLES, check_loss
+from robustcords.losses.context import Moment
 from robustcords.rng import derive, generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
@@ -109,6 +110,7 @@ class SubsetSelector:
         self.validation = validation
         self.loss = loss
         self.attack = attack
+        self.epochs = epochs
         self.batch_size = batch_size
         self.seed = seed
         self.lr = lr
@@ -241,7 +243,7 @@ class SubsetSelector:
             train_loader=self._loader(self.train),
             val_loader=self._loader(self.validation) if self.validation else None,
             model=model,
-            loss=self.loss,
+            loss=self.loss.at(Moment(epoch, 0, min(epoch / self.epochs, 1.0))),
             attack=self.attack,
             num_classes=len(self.train.classes),
             device=next(model.parameters()).device,

@@ -38,6 +38,7 @@ class ThreatModel(Table, ABC):
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
         largest: the largest radius or step that means anything, whatever the size of images.
         autoattack_norm: what AutoAttack calls the norm; None where it has no such attacks.
+        provides: what methods may require, in the words of `robustcords.config.requirements`.
 
     Raises:
         UserError: there is no such norm.
@@ -48,6 +49,7 @@ class ThreatModel(Table, ABC):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     largest: ClassVar[float] = math.inf
     autoattack_norm: ClassVar[str | None] = None
+    provides: ClassVar[frozenset[str]] = frozenset()
 
     def __new__(cls, **values: Any) -> Self:
         """Makes one of the subclass that ``norm`` names, where it is not asked for itself."""
@@ -152,3 +154,8 @@ class ThreatModel(Table, ABC):
     def gaussian_start(self, x: Tensor, noise: Noise, deviation: float = 0.001) -> Tensor:
         """Returns ``x + deviation * N(0, 1)``, projected: the start of TRADES (Zhang et al. 2019) and MART."""
         return self.project(x + deviation * noise.normal(x.shape[1:]).to(x.dtype), x)
+
+    def signs_start(self, x: Tensor, noise: Noise, share: float = 0.5) -> Tensor:
+        """Returns ``x`` moved by half the radius up or down in every pixel, projected (Sriramanan et al. 2021)."""
+        signs = (noise.uniform(x.shape[1:]) < 0.5).to(x.dtype) * 2 - 1
+        return self.project(x + share * self.epsilon * signs, x)

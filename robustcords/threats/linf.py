@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustcords.config.requirements import CUBE
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -17,6 +18,7 @@ class Linf(ThreatModel):
     norm: str = "linf"
     largest: ClassVar[float] = 1.0
     autoattack_norm: ClassVar[str | None] = "Linf"
+    provides: ClassVar[frozenset[str]] = frozenset({CUBE})
 
     @classmethod
     def radius_name(cls) -> str:

@@ -23,11 +23,16 @@ class AveragingConfig(Table):
             every step from the start on and not over epochs).
         decay: weight that the ema keeps at each step, in [0, 1); swa has no use for it.
         start: share of the run after which averaging starts, in [0, 1). Left out, 0 for ema and 0.75 for swa.
+        warmup: have the ema begin with a shorter memory: after n averages it keeps ``min(decay, (1 + n) / (10 + n))``,
+            so that the first weights do not stay in it for long.
+        statistics: BatchNorm's: ``"averaged"`` like weights, or ``"copied"`` from the model in training.
     """
 
     kind: Literal["ema", "swa"] = "ema"
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: bool = False
+    statistics: Literal["averaged", "copied"] = "averaged"
 
     @model_validator(mode="before")
     @classmethod
@@ -41,8 +46,8 @@ class AveragingConfig(Table):
 class Averaging:
     """A model's averaged weights, kept beside it.
 
-    BatchNorm's statistics are averaged like weights, so no pass over the data is needed for them; buffers of whole
-    numbers are copied.
+    BatchNorm's statistics are averaged like weights, or copied, so no pass over the data is needed for them; buffers of
+    whole numbers are copied.
 
     Args:
         model: the model in training, not wrapped; it is copied.
@@ -52,8 +57,9 @@ class Averaging:
     def __init__(self, model: nn.Module, config: AveragingConfig) -> None:
         self.config = config
         self._raw = model
-        average = get_ema_multi_avg_fn(config.decay) if config.kind == "ema" else get_swa_multi_avg_fn()
-        self._averaged = AveragedModel(model, multi_avg_fn=_copying_integers(average), use_buffers=True)
+        average = self._ema if config.kind == "ema" else get_swa_multi_avg_fn()
+        averages = config.statistics == "averaged"  # otherwise torch copies all buffers
+        self._averaged = AveragedModel(model, multi_avg_fn=_copying_integers(average), use_buffers=averages)
 
     @property
     def model(self) -> nn.Module:
@@ -68,6 +74,11 @@ class Averaging:
         """
         if progress >= self.config.start:
             self._averaged.update_parameters(self._raw)
+
+    def _ema(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        taken = int(self._averaged.n_averaged)  # as count, but on the CPU, so that no accelerator is waited for
+        decay = min(self.config.decay, (1 + taken) / (10 + taken)) if self.config.warmup else self.config.decay
+        get_ema_multi_avg_fn(decay)(averaged, current, count)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the averaged weights and buffers, and how many models are in them."""

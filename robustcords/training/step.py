@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustcords.engine import contracts
 from robustcords.engine.inference import Inference
-from robustcords.engine.modes import modes_kept
+from robustcords.engine.modes import buffers_kept, modes_kept
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.context import LossContext, Moment
@@ -37,7 +37,8 @@ class LossPass(nn.Module):
     def forward(self, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
         """Returns the loss (b,) of every example; see `robustcords.losses.base.Loss.forward`."""
         source = f"loss {contracts.title(self.loss)}"
-        value = contracts.numbers(source, self.loss.forward(self.model, views, y, context), y.shape)
+        found = self.loss.at(context.moment).forward(self.model, views, y, context)
+        value = contracts.numbers(source, found, y.shape)
         return contracts.differentiable(source, value, list(self.model.parameters()))
 
 
@@ -84,6 +85,20 @@ class LoopStep(Step):
         self.moment = moment
         self.skipped = False
         self.gradient_norm, self._share, self._steps = torch.zeros(()), torch.zeros(()), 0
+        self._differentiated = False
+
+    def end(self) -> None:
+        """Checks that the batch was trained on.
+
+        Raises:
+            UserError: nothing was differentiated, or no step taken.
+        """
+        missing = "optimizer_step()" if self._differentiated else "backward(losses, batch, rows)"
+        if not (self._differentiated and self._steps):
+            raise UserError(
+                f"method {contracts.title(self.method)}: step returned without a call of step.{missing}, and so has "
+                "trained nothing"
+            )
 
     @property
     def share(self) -> float:
@@ -99,6 +114,14 @@ class LoopStep(Step):
         """Folds the network, and gives its modes back as they were."""
         with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
             yield
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Gives buffers and the reported loss back as they were."""
+        share = self._share
+        with buffers_kept(self.model):
+            yield
+        self._share = share
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields rows; gradients are exchanged between processes after the last of them alone."""
@@ -131,7 +154,7 @@ class LoopStep(Step):
         share = (losses * batch.weights[rows]).sum() / batch.total
         # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
         self.accelerator.backward(share * self.settings.accumulation * collectives.world_size())
-        self._share = self._share + share.detach()
+        self._share, self._differentiated = self._share + share.detach(), True
 
     def optimizer_step(self) -> None:
         """Clips, steps, and sets gradients to zero."""

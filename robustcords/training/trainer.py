@@ -216,6 +216,7 @@ class Trainer:
             report = self.method.step(self.step, batch)
         source = f"method {contracts.title(self.method)}: step"
         counts = contracts.counts(source, contracts.instance(source, report, StepReport).counts)
+        self.step.end()
         share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
         reasons = self.session.interruption.reasons()

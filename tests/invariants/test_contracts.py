@@ -262,6 +262,16 @@ def test_a_method_reports_its_step_and_a_wrapper_lends_one():
         def views(self, step: Step, batch: Batch) -> Any:
             return {"adversarial": batch.x[:3]}, {}
 
+    class Idle(AdversarialTraining):
+        def step(self, step: Step, batch: Batch) -> StepReport:
+            return StepReport()
+
+    class Stepless(AdversarialTraining):
+        def step(self, step: Step, batch: Batch) -> StepReport:
+            for rows in step.micro_batches(batch):
+                step.backward(step.losses({"adversarial": batch.x}, batch, rows), batch, rows)
+            return StepReport()
+
     class Lendless(Wrapper):
         def around(self, step: Step) -> Any:
             return None
@@ -271,6 +281,8 @@ def test_a_method_reports_its_step_and_a_wrapper_lends_one():
     for method, message in (
         (Silent(plain.loss, plain.attack), "step returned a NoneType, expected a StepReport"),
         (Lendless(plain), "around returned a NoneType, expected a Step"),
+        (Idle(plain.loss, plain.attack), r"step returned without a call of step.backward\(losses, batch, rows\), and"),
+        (Stepless(plain.loss, plain.attack), r"step returned without a call of step.optimizer_step\(\), and"),
         (Miscounts(plain.loss, plain.attack), "step counted {'all': 'some'}, expected"),
         (Viewless(plain.loss, plain.attack), r"the view 'adversarial' of \d+ images, .* is missing"),
         (Short(plain.loss, plain.attack), r"the view 'adversarial' of \d+ images, .* is of 3 images"),

@@ -82,6 +82,14 @@ def parts(command: Command, tmp_path: Path) -> Iterator[None]:
             '[loss] name = "standard": requires a clean view, and method "parts:OneView" has none',
         ),
         (
+            ["method.name=fast_bat", "threat={norm = 'l2', epsilon = 0.5}"],
+            '[method] name = "fast_bat": requires a bound for every pixel by itself, and threat "l2" has none',
+        ),
+        (
+            ["loss.name=grad_align", "train.compile=true"],
+            '[loss] name = "grad_align": requires derivatives of gradients, and [train] compile is true',
+        ),
+        (
             ["loss.name=parts:Features"],
             '[loss] name = "parts:Features": requires features, which nothing in the recipe provides',
         ),

@@ -85,6 +85,16 @@ def test_off_leaves_another_effort_as_it_is(write: Write):
     assert written_out({"bullet": False}, {"effort": "bullet"}) == {"effort": {"name": "uniform"}}
 
 
+def test_awp_is_short_for_a_method_around_another(write: Write):
+    short = recipe.load(write(BASE + "[awp]\ngamma = 0.01\n"))
+    assert short == recipe.load(write(BASE + '[method]\nname = "awp"\ngamma = 0.01\ninner.name = "adversarial"'))
+    assert recipe.load(write(BASE), ["awp=true"]).method.options()["gamma"] == 0.005
+    assert recipe.load(write(BASE + "[awp]"), ["awp=false"]).method.name == "adversarial"
+    assert recipe.load(write(BASE + "[method]\nname = 'free'"), ["awp=false"]).method.name == "free"
+    around = recipe.load(write(BASE + "[awp]\ninner.name = 'fast_bat'"))
+    assert around.method.inner.step_size == 5000 / 255, "what follows from the radius does so inside, too"
+
+
 def test_a_runs_recipe_has_one_form():
     old = {"seed": 1, "bullet": {"momentum": 0.5}}
     new = {"seed": 1, "method": {"name": "adversarial"}, "effort": {"name": "bullet", "momentum": 0.5}}

@@ -75,6 +75,28 @@ def test_swa_is_the_mean_from_the_start_on(start: float) -> None:
     assert_equal(averaging.model, {key: np.mean([now[key] for now in taken], axis=0) for key in taken[0]})
 
 
+@pytest.mark.parametrize("start", [0.0, 0.3])
+def test_an_ema_that_warms_up_keeps_less_at_first(start: float) -> None:
+    _, averaging, history = run(AveragingConfig(decay=0.3, warmup=True, start=start), steps=20)
+    expected: dict[str, np.ndarray] = {}
+    taken = [now for step, now in enumerate(history) if (step + 1) / len(history) >= start]
+    for n, now in enumerate(taken):
+        decay = min(0.3, (1 + n) / (10 + n)) if n else 0.0
+        expected = {key: decay * expected.get(key, value) + (1 - decay) * value for key, value in now.items()}
+    assert_equal(averaging.model, expected)
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_statistics_may_be_copied(kind: Any) -> None:
+    model, averaging, history = run(AveragingConfig(kind=kind, decay=0.6, start=0.0, statistics="copied"))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(averaging.model.get_buffer(name), buffer)
+    averaged = floats(averaging.model)
+    assert not np.allclose(averaged["fc.weight"], history[-1]["fc.weight"])
+    other = run(AveragingConfig(kind=kind, decay=0.6, start=0.0))[1].model
+    np.testing.assert_array_equal(averaged["fc.weight"], floats(other)["fc.weight"])
+
+
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_whole_numbers_are_copied(kind: Any) -> None:
     model, averaging, _ = run(AveragingConfig(kind=kind, start=0.0))
@@ -104,7 +126,7 @@ def test_the_model_in_training_is_left_alone() -> None:
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 @pytest.mark.parametrize("stop", [2, 6])
 def test_going_on_from_a_state_is_going_on(kind: Any, stop: int) -> None:
-    config = AveragingConfig(kind=kind, decay=0.8, start=0.4)
+    config = AveragingConfig(kind=kind, decay=0.8, start=0.4, warmup=True)
     _, uninterrupted, _ = run(config)
     model = Net()
     averaging = Averaging(model, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from robustcords.config.requirements import STEPS_TO_VARY
 from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.losses.context import Moment
 from robustcords.rng import Noise
-from robustcords.threats.base import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,6 @@ class Effort(Component, Stateful, ABC):
     Config: ClassVar[type[EffortConfig]] = EffortConfig
     requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY})
     observes: ClassVar[bool] = False
-
-    @classmethod
-    def resolved(cls, config: Any, threat: ThreatModel) -> Any:
-        """Returns the options with those filled in that follow from the threat model where they are left out.
-
-        A recipe asks for this, so that what it is written back as says every step size. Here nothing follows.
-        """
-        del threat
-        return config
 
     @abstractmethod
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:

@@ -72,6 +72,7 @@ def attack_batch(
         UserError: the effort's plan or the attack's images are not what they have to be.
     """
     effort, moment = effort or Uniform(), moment or Moment(0, 0, 0.0)
+    loss = loss.at(moment)
     clean = CleanLogits(model, x, exact=loss.anchored)
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
     plan = contracts.plan(effort, effort.plan(attack, clean, y, moment, generator), len(y))

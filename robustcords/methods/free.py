@@ -1,0 +1,90 @@
+"""Free adversarial training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.config.requirements import ADVERSARIAL_VIEW
+from robustcords.methods.base import Batch, Method, MethodConfig, Step, StepReport
+from robustcords.runtime import collectives
+
+
+class Free(Method):
+    """Free adversarial training (Shafahi et al. 2019, Alg. 1): one backward pass for the attack and the update.
+
+    Each batch is replayed. In a replay one backward pass at ``x + delta`` gives the gradient that the weights step
+    along, and the one by which ``delta <- Proj(delta + epsilon * sign(grad))``. The perturbation is not begun anew: the
+    next batch starts from that of the last, place by place in the global batch, so it is the same on any number of
+    processes. What epochs, schedules and averages count are batches, not replays.
+
+    `attack` is not run in training; a selection may use it.
+
+    Args:
+        loss: of adversarial images alone.
+        attack: has the threat model.
+        effort: as every example is attacked alike, none but uniform.
+        options: the fields of `Config`.
+
+    Attributes:
+        delta: (B, C, H, W) of the global batch, the largest that there has been; None before the first.
+    """
+
+    class Config(MethodConfig):
+        """Options of Free.
+
+        Attributes:
+            replays: optimizer steps on each batch (m in the paper), >= 1. With m of them, m times fewer epochs take as
+                long as standard training.
+        """
+
+        name: str = "free"
+        replays: Annotated[int, Field(ge=1)] = 8
+
+    config: Free.Config
+    provides: ClassVar[frozenset[str]] = frozenset({ADVERSARIAL_VIEW})
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self.delta: Tensor | None = None
+
+    def step(self, step: Step, batch: Batch) -> StepReport:
+        """Takes an optimizer step in each replay."""
+        threat, delta = self.attack.threat, self._of_share(batch)
+        step.phase("update")
+        for _ in range(self.config.replays):
+            x = threat.project(batch.x + delta, batch.x).requires_grad_()
+            for rows in step.micro_batches(batch):
+                step.backward(step.losses({"adversarial": x}, batch, rows), batch, rows)
+            assert x.grad is not None
+            gradient = torch.where(x.grad.isfinite(), x.grad, 0.0)  # float16 may have overflown
+            delta = threat.project(threat.ascend(x.detach(), gradient, threat.epsilon), batch.x) - batch.x
+            step.optimizer_step()
+        self._keep(delta)
+        return StepReport()
+
+    def _of_share(self, batch: Batch) -> Tensor:
+        """Returns the perturbation of this process's share of a batch, laid out in memory as the images are."""
+        delta = torch.zeros_like(batch.x)
+        if self.delta is not None:
+            sizes = [len(keys) for keys in collectives.gather_rows(batch.noise.keys)]
+            kept = self.delta[sum(sizes[: collectives.rank()]) :][: len(delta)]
+            delta[: len(kept)] = kept
+        return delta
+
+    def _keep(self, delta: Tensor) -> None:
+        """Keeps the perturbation of the global batch; places that a smaller one lacks stay as they are."""
+        everyone = torch.cat(collectives.gather_rows(delta))
+        rest = everyone[:0] if self.delta is None else self.delta[len(everyone) :].to(everyone)
+        self.delta = torch.cat([everyone, rest])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the perturbation."""
+        return {"delta": None if self.delta is None else self.delta.contiguous()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back the perturbation."""
+        self.delta = state["delta"]
