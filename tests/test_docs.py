@@ -12,7 +12,7 @@ import typer
 
 from robustcords.cli import app
 from robustcords.config import registry
-from robustcords.config.schema import Table
+from robustcords.config.schema import Table, nested
 from robustcords.data.parquet import ParquetConfig
 from robustcords.data.sets import FolderConfig
 from robustcords.experiments import reproduce, sweep
@@ -52,7 +52,9 @@ def check_keys(table: type[Table], documented: dict[str, tuple[str, str]]) -> No
         allowed, default = documented[key]
         for fact in re.findall(r"\"\w+\"|\d[\d.]*|true", messages.allowed(table, (key,)) or ""):
             assert fact in allowed, f"{key}: {fact!r} is not in {allowed!r}"
-        if field.is_required():
+        if key in nested(table):  # which a recipe fills in
+            assert default == "below"
+        elif field.is_required():
             assert default == "required"
         elif getattr(table.model_construct(), key) is None:
             assert default == "left out"
