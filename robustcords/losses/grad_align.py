@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -15,7 +15,6 @@ from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss, LossConfig
 from robustcords.losses.context import LossContext
-from robustcords.threats.base import ThreatModel
 
 
 class GradAlign(Loss):
@@ -47,7 +46,7 @@ class GradAlign(Loss):
     requires: ClassVar[frozenset[str]] = frozenset({SECOND_DERIVATIVES})
 
     @classmethod
-    def resolved(cls, config: GradAlign.Config, threat: ThreatModel) -> GradAlign.Config:
+    def resolved(cls, config: GradAlign.Config, threat: Any) -> GradAlign.Config:
         """Returns the options with a weight.
 
         Raises:
