@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from robustcords.attacks.base import Attack as Attack
     from robustcords.attacks.base import CleanLogits as CleanLogits
     from robustcords.attacks.fgsm import FGSM as FGSM
+    from robustcords.attacks.kim import Kim as Kim
+    from robustcords.attacks.n_fgsm import NFGSM as NFGSM
     from robustcords.attacks.pgd import PGD as PGD
     from robustcords.config.schema import ComponentConfig as ComponentConfig
     from robustcords.data.augmentations.base import Augmentation as Augmentation
@@ -139,6 +141,7 @@ _PUBLIC = {
     "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
     "Images": "data.images:Images",
+    "Kim": "attacks.kim:Kim",
     "Kinds": "methods.efforts.base:Kinds",
     "LastLayerGradients": "selection.gradients.factors:LastLayerGradients",
     "Loss": "losses.base:Loss",
@@ -151,6 +154,7 @@ _PUBLIC = {
     "MethodConfig": "methods.base:MethodConfig",
     "ModelSource": "models.base:ModelSource",
     "Moment": "losses.context:Moment",
+    "NFGSM": "attacks.n_fgsm:NFGSM",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
     "PGD": "attacks.pgd:PGD",
@@ -194,6 +198,7 @@ _PUBLIC = {
 __all__ = [
     "FGSM",
     "MART",
+    "NFGSM",
     "PGD",
     "SAT",
     "TRADES",
@@ -231,6 +236,7 @@ __all__ = [
     "Gradients",
     "ImageSet",
     "Images",
+    "Kim",
     "Kinds",
     "LastLayerGradients",
     "Loss",

@@ -2,5 +2,7 @@
 
 ATTACKS = {
     "fgsm": "robustcords.attacks.fgsm:FGSM",
+    "kim": "robustcords.attacks.kim:Kim",
+    "n_fgsm": "robustcords.attacks.n_fgsm:NFGSM",
     "pgd": "robustcords.attacks.pgd:PGD",
 }

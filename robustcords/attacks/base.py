@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from robustcords.config.schema import Component, format_radius, rounded_radius
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, evaluation_mode, in_float32, without_parameter_gradients
 from robustcords.engine.precision import full_precision
+from robustcords.losses.base import Loss
+from robustcords.losses.check import objective
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
@@ -152,6 +155,16 @@ class Attack(Component, ABC):
         """Returns what a search found for images (B, C, H, W), inside the ball and [0, 1]."""
         found = contracts.candidates(self, found, x)
         return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
+
+    def aim(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns what to maximise on a batch: here what the loss says.
+
+        Args:
+            loss: the training loss.
+            y: (B,) int64 labels.
+            clean: gives (B, classes) logits of the images as they are, as for `Loss.objective`.
+        """
+        return objective(loss, y, clean)
 
     @property
     def reach(self) -> float | None:

@@ -7,22 +7,23 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robustcords.attacks.base import Attack, first_gradient, usual_step
+from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
 from robustcords.attacks.pgd import PGD
-from robustcords.config.schema import ComponentConfig, Radius
+from robustcords.config.schema import Radius
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 
-class FGSM(Attack):
+class FGSM(GradientAttack):
     """One gradient step (Goodfellow et al. 2015), by default from a uniform random start as in Wong et al. 2020.
 
     From a random start Wong et al. step 1.25 epsilon and project; from the image itself the step is epsilon. Under l2
     the step goes along the gradient divided by its length.
     """
 
-    class Config(ComponentConfig):
+    class Config(GradientAttackConfig):
         """Options of FGSM.
 
         Attributes:

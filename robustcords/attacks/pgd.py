@@ -8,24 +8,25 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, first_gradient, input_gradient, logits_and_gradient, usual_step
+from robustcords.attacks.base import first_gradient, input_gradient, logits_and_gradient, usual_step
+from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
 from robustcords.attacks.pace import Objectives, Pace, Remaining
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
-from robustcords.config.schema import ComponentConfig, Radius
+from robustcords.config.schema import Radius
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 
-class PGD(Attack):
+class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018; Li et al. 2023, Eq. 2): ``x <- Proj(x + step_size * sign(grad))``.
 
     Under l2 the step goes along the gradient divided by its length. The last iterate is returned, as in the training
     scripts of TRADES and MART.
     """
 
-    class Config(ComponentConfig):
+    class Config(GradientAttackConfig):
         """Options of PGD.
 
         Attributes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustcords.attacks.base import Attack
+from robustcords.attacks.base import Attack, CleanLogits
 from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.inference import Autocast, Inference
@@ -25,13 +25,13 @@ from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluator import (
     Evaluator,
     classified,
-    cross_entropy_of,
     refuse_uncontained,
     share,
     survivors,
 )
 from robustcords.evaluation.majority import classes_right, largest_share
 from robustcords.evaluation.results import Evaluation, Measurement
+from robustcords.losses.sat import SAT
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
@@ -144,10 +144,10 @@ def robust_accuracy(
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     inference = Inference(model, autocast, replay=False)  # it is over before recordings of all its sizes pay
-    clean = robust = 0
+    plain, clean, robust = SAT(), 0, 0
 
     def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return attack(inference, x, cross_entropy_of(y), noise)
+        return attack(inference, x, attack.aim(plain, y, CleanLogits(inference, x)), noise)
 
     with evaluation_mode(model), inference.frozen():
         for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):

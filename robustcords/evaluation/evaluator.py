@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from robustcords import __version__
 from robustcords.attacks.base import Attack
@@ -25,7 +24,7 @@ from robustcords.errors import UserError
 from robustcords.evaluation import ledger
 from robustcords.evaluation.majority import largest_share
 from robustcords.evaluation.results import CLEAN, Measurement
-from robustcords.losses.objective import Objective
+from robustcords.losses.objective import Objective, cross_entropy_of
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
@@ -196,11 +195,6 @@ class Evaluator:
         common = {"what": name, "norm": self.threat.norm, "seed": self.seed, "count": count}
         kept = ledger.Ledger(self.store, {**common, **settings, **self.identity})
         return ledger.run(name, count, work, ledger=kept, device=self.device, on_progress=self.on_progress)
-
-
-def cross_entropy_of(y: Tensor) -> Objective:
-    """Returns the objective of PGD: cross-entropy with labels (B,)."""
-    return Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
 
 
 def withstands(

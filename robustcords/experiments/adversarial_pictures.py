@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import Images
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, one_line
 from robustcords.experiments import build
-from robustcords.losses.objective import Objective
+from robustcords.losses.objective import cross_entropy_of
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.comparison import Comparison
 from robustcords.report.page import Picture, Pictures
@@ -97,9 +96,8 @@ class _Gallery:
         rows = chosen(images.test, self.count)
         x, y = images.test.batch(rows)
         attack = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4, random_start="uniform")
-        objective = Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
         with evaluation_mode(model):
-            x_adv = attack(model, x, objective, Noise(derive(recipe.seed, "report"), rows))
+            x_adv = attack(model, x, cross_entropy_of(y), Noise(derive(recipe.seed, "report"), rows))
             with torch.no_grad():
                 before, after = (model(each).argmax(1).tolist() for each in (x, x_adv))
         names = images.test.classes

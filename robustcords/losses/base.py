@@ -15,7 +15,7 @@ from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine.precision import full_precision
 from robustcords.losses.check import check_declared
 from robustcords.losses.context import LossContext, Moment
-from robustcords.losses.objective import Objective
+from robustcords.losses.objective import Objective, cross_entropy_of
 
 View = Literal["clean", "adversarial"]
 
@@ -110,7 +110,7 @@ class Loss(Component, ABC):
                 when it is first called, and only then; see `robustcords.attacks.base.CleanLogits`.
         """
         del clean
-        return Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"))
+        return cross_entropy_of(y)
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Returns (B,) cross-entropy in float32 with this loss's label smoothing."""

@@ -136,7 +136,7 @@ def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         value = contracts.numbers(source, given.value(logits), logits.shape[:1])
         return contracts.differentiable(source, value, [logits])
 
-    return replace(given, value=looked_at)
+    return replace(given, value=looked_at, labels=y)
 
 
 def _copy(loss: Loss) -> Loss:

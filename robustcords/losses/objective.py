@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from robustcords.errors import UserError, nearest
 
@@ -25,6 +27,7 @@ class Objective:
         anchored: whether it compares with the clean logits, so that this is the case. Beside the image it is then a
             small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step wants
             float32 (see `in_float32`).
+        labels: (B,) int64 of the batch, for attacks that ask what is classified correctly; None where nobody has said.
 
     Raises:
         UserError: there is no such start, which attacks would take for none at all.
@@ -33,7 +36,26 @@ class Objective:
     value: Callable[[Tensor], Tensor]
     start: Start = "uniform"
     anchored: bool = False
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
             raise UserError(f"start = {self.start!r} is no random start{nearest(str(self.start), get_args(Start))}")
+
+
+def cross_entropy_of(y: Tensor) -> Objective:
+    """Returns cross-entropy with labels (B,) as an objective, from a uniform start (Madry et al. 2018)."""
+    return Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"), labels=y)
+
+
+def margin_of(y: Tensor) -> Objective:
+    """Returns the margin ``max_{k != y} z_k - z_y`` as an objective: unlike cross-entropy it does not saturate.
+
+    It is what Carlini and Wagner 2017 (section V, f_6, without the cut at 0) minimise the negative of.
+    """
+
+    def margin(logits: Tensor) -> Tensor:
+        own = F.one_hot(y, logits.shape[1]).bool()
+        return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+
+    return Objective(margin, labels=y)

@@ -82,7 +82,9 @@ class Recipe(Table):
             raise _conflict(reason, "evaluation.checkpoints", "data.validation_fraction")
         if missing := agreement.missing(list(_components(self)), held_out=bool(held_out), compiled=train.compile):
             raise _conflict(*missing)
-        if getattr(self.attack, "random_start", "") == "none" and find("loss", self.loss.name).anchored:
+        at_image = getattr(self.attack, "random_start", "") == "none"
+        losses = getattr(self.attack, "objective", "loss") == "loss"
+        if at_image and losses and find("loss", self.loss.name).anchored:
             reason = f"the objective of {self.loss.name} has no gradient at the image itself"
             raise _conflict(reason, "attack.random_start", "loss.name")
         return self

@@ -16,7 +16,8 @@ from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
-from robustcords.evaluation.evaluator import classified, cross_entropy_of
+from robustcords.evaluation.evaluator import classified
+from robustcords.losses.objective import cross_entropy_of
 from robustcords.models import source
 from robustcords.rng import Noise, derive
 from robustcords.threats.base import ThreatModel

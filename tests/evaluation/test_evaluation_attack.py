@@ -16,9 +16,9 @@ from robustcords.errors import UserError
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate, robust_accuracy
-from robustcords.evaluation.evaluator import Evaluator, cross_entropy_of, withstands
+from robustcords.evaluation.evaluator import Evaluator, withstands
 from robustcords.evaluation.results import Evaluation, Measurement
-from robustcords.losses.objective import Objective
+from robustcords.losses.objective import Objective, cross_entropy_of
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 

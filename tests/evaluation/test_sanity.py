@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
-from robustcords.evaluation.evaluator import classified, cross_entropy_of
+from robustcords.evaluation.evaluator import classified
 from robustcords.evaluation.results import SanityChecks
 from robustcords.evaluation.sanity.checks import LEVEL, Sanity, p_value
 from robustcords.evaluation.sanity.probe import STEPS
+from robustcords.losses.objective import cross_entropy_of
 from robustcords.recipe.recipe import UserError
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives

@@ -97,7 +97,8 @@ def test_a_new_name_drops_what_only_the_old_component_knew(write: Write) -> None
 def test_options_of_one_name_and_another_meaning_are_dropped_and_shared_ones_stay(write: Write) -> None:
     source = write(BASE + GLISTER + '[attack]\nname = "pgd"\nsteps = 7\nstep_size = 0.01')
     fgsm = recipe.load(source, ["attack.name=fgsm"]).attack
-    assert fgsm.options() == {"random_start": "uniform", "step_size": 10 / 255}, "1.25 epsilon, not PGD's step"
+    expected = {"objective": "loss", "random_start": "uniform", "step_size": 10 / 255}
+    assert fgsm.options() == expected, "1.25 epsilon, not PGD's step"
     before = recipe.load(source).selector
     after = recipe.load(source, ["selector.name=random"]).selector
     assert before is not None

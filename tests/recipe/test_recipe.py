@@ -271,6 +271,7 @@ def test_trades_wants_a_random_start(attack: str):
     with pytest.raises(UserError, match=r"attack.*random_start.*no gradient at the image itself"):
         recipe.load("digits_trades", changes)
     assert recipe.load("digits_mart", changes).attack.name == attack
+    assert recipe.load("digits_trades", [*changes, "attack.objective=margin"]).attack.name == attack
 
 
 def test_a_selector_is_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

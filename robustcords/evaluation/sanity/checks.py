@@ -31,7 +31,8 @@ from robustcords.evaluation import ledger
 from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.evaluation.evaluator import Evaluator, share
 from robustcords.evaluation.results import Check, SanityChecks
-from robustcords.evaluation.sanity.probe import STEPS, Probe, margin_of
+from robustcords.evaluation.sanity.probe import STEPS, Probe
+from robustcords.losses.objective import margin_of
 from robustcords.threats.base import ThreatModel
 
 IMAGES = 256

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcords.attacks.base import input_gradient
 from robustcords.attacks.pgd import PGD
 from robustcords.config.schema import format_radius
 from robustcords.evaluation.attacks import autoattack
 from robustcords.evaluation.attacks.pgd import PGDEvaluation, RestartedPGD
-from robustcords.evaluation.evaluator import BATCH, Evaluator, classified, cross_entropy_of, withstands
-from robustcords.losses.objective import Objective, Start
+from robustcords.evaluation.evaluator import BATCH, Evaluator, classified, withstands
+from robustcords.losses.objective import Objective, Start, cross_entropy_of
 from robustcords.rng import Noise, derive
 from robustcords.threats.base import ThreatModel
 
@@ -183,13 +183,3 @@ class Probe:
             return outcomes, []
 
         return evaluator.run(f"sanity: {name}", settings, evaluator.count, chunk)[0][self.clean]
-
-
-def margin_of(y: Tensor) -> Objective:
-    """Returns the margin ``max_{k != y} z_k - z_y`` as an objective: unlike cross-entropy it does not saturate."""
-
-    def margin(logits: Tensor) -> Tensor:
-        own = nn.functional.one_hot(y, logits.shape[1]).bool()
-        return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
-
-    return Objective(margin)

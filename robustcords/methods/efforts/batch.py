@@ -18,7 +18,6 @@ from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
-from robustcords.losses.check import objective
 from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective
 from robustcords.methods.efforts.base import Effort, Plan
@@ -136,7 +135,7 @@ def attack_by_plan(
     for chosen, search in batches:
         # All of a batch is taken as it is, and not copied.
         rows = slice(None) if len(chosen) == len(y) else torch.tensor(chosen, device=x.device)
-        objectives = partial(_objective, loss, y[rows], partial(_some, clean, rows))
+        objectives = partial(_objective, attack, loss, y[rows], partial(_some, clean, rows))
         found = contracts.candidates(attack, search(model, x[rows], objectives, noise[rows]), x[rows])
         if isinstance(rows, slice):
             return found, torch.arange(len(y), device=x.device)
@@ -174,9 +173,9 @@ def _all_alike(attack: Attack, model: Model, x: Tensor, objectives: Objectives, 
     return attack(model, x, objectives(slice(None)), noise)
 
 
-def _objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor], rows: Tensor | slice) -> Objective:
+def _objective(attack: Attack, loss: Loss, y: Tensor, clean: Callable[[], Tensor], rows: Tensor | slice) -> Objective:
     """Returns what an attack maximises for some rows of a batch."""
-    return objective(loss, y[rows], partial(_some, clean, rows))
+    return attack.aim(loss, y[rows], partial(_some, clean, rows))
 
 
 def _some(clean: Callable[[], Tensor], rows: Tensor | slice) -> Tensor:

@@ -16,7 +16,6 @@ from robustcords.engine.modes import evaluation_mode, seeded, training_mode
 from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError, one_line
 from robustcords.losses.base import Loss
-from robustcords.losses.check import objective
 from robustcords.models.last_layer import LastLayer
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
@@ -114,7 +113,7 @@ def _factors(
         with frozen(model):
             reusable = "clean" in found and getattr(model, "exact", model) is model
             clean: Callable[[], Tensor] = (lambda: found["clean"][1]) if reusable else CleanLogits(model, x)
-            images["adversarial"] = attack(model, x, objective(loss, y, clean), noise)
+            images["adversarial"] = attack(model, x, attack.aim(loss, y, clean), noise)
     with _trained(model, noise) if train_mode else nullcontext(), torch.no_grad():
         pairs = [found.get(name) or last_layer.features_and_logits(images[name]) for name in loss.views]
     return [factor for pair in pairs for factor in pair]

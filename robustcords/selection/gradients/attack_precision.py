@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import Model
 from robustcords.engine.precision import Precision, autocast, full_precision
+from robustcords.losses.base import Loss
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
 
@@ -25,6 +28,15 @@ class AttackIn(Attack):
     def __init__(self, attack: Attack, precision: Precision) -> None:
         super().__init__(attack.threat)
         self.attack, self.precision = attack, precision
+
+    @property
+    def contained(self) -> bool:  # type: ignore[override]  # a class's own, and here another attack's
+        """Whether the attack keeps to the ball."""
+        return self.attack.contained
+
+    def aim(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns what the attack maximises."""
+        return self.attack.aim(loss, y, clean)
 
     @property
     def passes(self) -> int:

@@ -1,0 +1,38 @@
+"""Attacks that follow gradients: a choice of what they maximise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.config.schema import ComponentConfig
+from robustcords.losses.base import Loss
+from robustcords.losses.objective import Objective, cross_entropy_of, margin_of
+
+
+class GradientAttackConfig(ComponentConfig):
+    """Options that every attack along gradients has.
+
+    Attributes:
+        objective: what is maximised: ``"loss"`` is what the training loss says, such as KL under TRADES; ``"ce"`` is
+            cross-entropy and ``"margin"`` the margin of Carlini and Wagner 2017, ``max_{k != y} z_k - z_y``, whatever
+            the loss.
+    """
+
+    objective: Literal["loss", "ce", "margin"] = "loss"
+
+
+class GradientAttack(Attack):
+    """An attack along the gradient of an objective that is an option."""
+
+    Config: ClassVar[type[GradientAttackConfig]] = GradientAttackConfig
+    config: GradientAttackConfig
+
+    def aim(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+        """Returns what the option says; the loss is asked, and clean logits are computed, for ``"loss"`` alone."""
+        if self.config.objective == "ce":
+            return cross_entropy_of(y)
+        return margin_of(y) if self.config.objective == "margin" else super().aim(loss, y, clean)

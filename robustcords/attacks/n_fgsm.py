@@ -1,0 +1,73 @@
+"""FGSM from noise that is larger than the ball."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack, first_gradient, usual_step
+from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
+from robustcords.attacks.pgd import PGD
+from robustcords.config.schema import Radius
+from robustcords.engine.modes import Model
+from robustcords.losses.objective import Objective
+from robustcords.rng import Noise
+from robustcords.threats.base import ThreatModel
+
+
+class NFGSM(GradientAttack):
+    """N-FGSM: one step from noise larger than the ball, not projected onto it (de Jorge et al. 2022, Alg. 1).
+
+    ``x' = x + n + step_size * sign(grad CE(x + n))`` with n uniform in the ball of ``noise`` radii: its examples leave
+    the ball, so it trains and does not evaluate. The noisy image and the result are clipped to [0, 1]. Under l2 noise
+    and step are those of that norm. https://arxiv.org/abs/2202.01181
+    """
+
+    class Config(GradientAttackConfig):
+        """Options of N-FGSM.
+
+        Attributes:
+            noise: how far the noise goes, in radii, > 0.
+            step_size: length of the step in the threat's norm; left out, epsilon.
+        """
+
+        name: str = "n_fgsm"
+        noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+        step_size: Radius | None = None
+
+    contained: ClassVar[bool] = False
+    config: NFGSM.Config
+
+    def __init__(self, threat: ThreatModel, **options: Any) -> None:
+        super().__init__(threat, **options)
+        self.config = self.resolved(self.config, threat)
+        self.around = threat.with_epsilon(min(self.config.noise * threat.epsilon, threat.largest))
+
+    @classmethod
+    def resolved(cls, config: NFGSM.Config, threat: ThreatModel) -> NFGSM.Config:
+        """Returns the options with a step size."""
+        if config.step_size is not None:
+            return config
+        return config.model_copy(update={"step_size": usual_step(threat, 1, 1.0)})
+
+    @property
+    def reach(self) -> float:
+        """The step size; the noise goes farther."""
+        assert self.config.step_size is not None  # `resolved` has seen to it
+        return self.config.step_size
+
+    @property
+    def passes(self) -> int:
+        """One forward and backward pass."""
+        return 1
+
+    def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
+        """Returns the one step's end."""
+        noisy = self.around.uniform_start(x, noise)
+        return self.threat.ascend(noisy, first_gradient(model, objective, noisy), self.reach)
+
+    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
+        """Returns itself, or an attack of no steps where none is asked for: a single step cannot be divided."""
+        return self if steps else PGD(self.threat, steps=0)
