@@ -7,12 +7,38 @@ import errno
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
 class UserError(Exception):
-    """The user's input is at fault. The message is one line; the command line prints it and exits with status 2."""
+    """The user's input is at fault. The command line prints the message and exits with status 2.
+
+    Args:
+        text: what is wrong, in one line.
+        more: what else is, a line each, so that several mistakes do not take several runs.
+
+    Attributes:
+        lines: all of it.
+    """
+
+    def __init__(self, text: str, *more: str) -> None:
+        super().__init__(text, *more)
+        self.lines = (text, *more)
+
+    def __str__(self) -> str:
+        """Returns all lines."""
+        return "\n".join(self.lines)
+
+
+def together(errors: Sequence[UserError]) -> None:
+    """Raises several errors as one, with each line once; nothing where there are none.
+
+    Raises:
+        UserError: there are some.
+    """
+    if lines := dict.fromkeys(line for error in errors for line in error.lines):
+        raise UserError(*lines)
 
 
 class RunError(Exception):

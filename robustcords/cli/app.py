@@ -264,23 +264,23 @@ def main() -> None:
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
-        _fail(error.format_message(), 2)
+        _fail(error.format_message(), status=2)
     except typer.Abort:
         sys.exit(130)
     except UserError as error:
-        _fail(str(error), 2)
+        _fail(*error.lines, status=2)
     except LostProcess as error:
-        _fail(f"{error}{continuation()}", 1, speaks=error.speaks)
+        _fail(f"{error}{continuation()}", status=1, speaks=error.speaks)
     except RunError as error:
-        _fail(str(error), 1)
+        _fail(str(error), status=1)
     except Interrupted as error:
-        _fail(f"{error}{continuation()}", error.status)
+        _fail(f"{error}{continuation()}", status=error.status)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            _fail(f"{str(error.filename)[:100]}...: {error.strerror}", 2)
+            _fail(f"{str(error.filename)[:100]}...: {error.strerror}", status=2)
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             # Of a package that writes files of its own, such as a tracker.
-            _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", 1)
+            _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", status=1)
         _fail_outside(error)
         raise
     except Exception as error:
@@ -314,14 +314,16 @@ def _fail_outside(error: Exception) -> None:
     from robustcords.cli.outside import outside_failure
 
     if text := outside_failure(error):
-        _fail(text, 2, speaks=True)  # it may have failed in this process alone
+        _fail(text, status=2, speaks=True)  # it may have failed in this process alone
 
 
-def _fail(message: str, status: int, speaks: bool | None = None) -> None:
+def _fail(*lines: str, status: int, speaks: bool | None = None) -> None:
+    """Ends the program with one error or more; in processes that do not speak without a word."""
     from robustcords.errors import printable
 
     if _is_main() if speaks is None else speaks:
         if _debug:
             traceback.print_exc()
-        typer.echo(f"error: {printable(message)}", err=True)
+        for line in lines:
+            typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(status)

@@ -58,8 +58,10 @@ def allowed(table: type[BaseModel], path: Path) -> str | None:
     return _words(schema) if schema else None
 
 
-def explain(error: ValidationError, table: type[BaseModel], values: dict[str, Any], above: Path) -> tuple[Path, str]:
-    """Returns the path of the key to blame, from the recipe's root, and one line that says what is wrong with it.
+def explain(
+    error: ValidationError, table: type[BaseModel], values: dict[str, Any], above: Path
+) -> list[tuple[Path, str]]:
+    """Returns the path of each key to blame, from the recipe's root, and one line that says what is wrong with it.
 
     Args:
         error: what checking ``values`` raised.
@@ -68,8 +70,19 @@ def explain(error: ValidationError, table: type[BaseModel], values: dict[str, An
         above: the path of the table.
     """
     problems = error.errors(include_url=False)
-    # A misspelt key is the reason why another one is missing, not the other way round.
-    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    misspelt = {each["loc"][:-1] for each in problems if each["type"] == "extra_forbidden"}
+    # A misspelt key is the reason why another one is missing, not the other way round. A value that fits no branch of a
+    # union is a problem of each branch: the first one is said.
+    said = [each for each in problems if not (each["type"] == "missing" and each["loc"][:-1] in misspelt)]
+    blamed: dict[Path, str] = {}
+    for each in said:
+        path, text = _explained(each, table, values, above)
+        blamed.setdefault(path, text)
+    return list(blamed.items())
+
+
+def _explained(problem: Any, table: type[BaseModel], values: dict[str, Any], above: Path) -> tuple[Path, str]:
+    """Returns the path and the line of one problem of pydantic's; see `explain`."""
     *parents, last = problem["loc"] or ("",)
     if problem["type"] == "extra_forbidden":
         inside = _walk(parents, values)

@@ -14,11 +14,11 @@ from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
-from robustcords.errors import UserError, nearest
+from robustcords.errors import UserError, nearest, together
 from robustcords.recipe import agreement, earlier, layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.recipe.short_forms import SHORT_FORMS
-from robustcords.recipe.tables import DEFAULTS, check, find, options_of, problem
+from robustcords.recipe.tables import DEFAULTS, check_all, find, options_of, problem
 from robustcords.training.config import LoggingConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -146,13 +146,15 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     stack = [_moved(layer) for layer in stack]
     tree = layers.merge([Layer("default", DEFAULTS), *stack])
     tables = tree.table or {}
-    for key, item in tables.items():
-        if key not in Recipe.model_fields:
-            what = f"table [{messages.dotted([key])}]" if item.table is not None else f"key {messages.show(key)}"
-            raise problem(item.origin, f"unknown {what}{nearest(key, [*Recipe.model_fields, *SHORT_FORMS])}")
+    unknown = [_unknown(key, item) for key, item in tables.items() if key not in Recipe.model_fields]
     values = {key: tables.get(key, Written({}, origin, 0, 0)) for key in Recipe.model_fields if key != "seed"}
     values["selector"] = tables.get("selector", Written(None, origin, 0, 0))
-    checked = {key: check(key, item) for key, item in values.items()}
+    try:
+        checked = check_all(values)
+    except UserError as error:
+        together([*unknown, error])
+        raise
+    together(unknown)
     if "seed" in tables:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:
@@ -179,6 +181,12 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     except ValueError as error:
         raise problem(tree.at(("threat", "epsilon")).origin, f"[evaluation] {error}") from None
     return recipe
+
+
+def _unknown(key: str, item: Written) -> UserError:
+    """Returns the error for a key or table at the root that no recipe has."""
+    what = f"table [{messages.dotted([key])}]" if item.table is not None else f"key {messages.show(key)}"
+    return problem(item.origin, f"unknown {what}{nearest(key, [*Recipe.model_fields, *SHORT_FORMS])}")
 
 
 def _moved(layer: Layer) -> Layer:

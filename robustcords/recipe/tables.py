@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 
 from robustcords.config import registry
 from robustcords.config.schema import Table, nested
-from robustcords.errors import UserError
+from robustcords.errors import UserError, together
 from robustcords.recipe import layers, messages
 from robustcords.recipe.layers import Written
 
@@ -53,6 +55,22 @@ def find(kind: str, name: str) -> Any:
         raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
 
 
+def check_all(items: Mapping[str, Written]) -> dict[str, Any]:
+    """Returns all checked tables; see `check`.
+
+    Raises:
+        UserError: what is wrong with any of them, a line each.
+    """
+    checked, errors = {}, []
+    for key, item in items.items():
+        try:
+            checked[key] = check(key, item)
+        except UserError as error:
+            errors.append(error)
+    together(errors)
+    return checked
+
+
 def check(key: str, item: Written) -> Any:
     """Returns a checked table; None for one that is switched off."""
     if key == "callbacks" and item.table is not None:
@@ -91,7 +109,9 @@ def _config(kind: str, item: Written, shown: str) -> type[Table]:
     """Returns the ``Config`` of the component that a table names; what its keys are shown after begins messages."""
     key, table = registry.KINDS[kind].key, item.table or {}
     if key not in table:
-        raise problem(item.origin, f"{shown}{key} is missing")
+        close = difflib.get_close_matches(key, table, n=1, cutoff=0.5)
+        guess = f"; is it {messages.show(close[0])}, misspelt?" if close else ""
+        raise problem(item.origin, f"{shown}{key} is missing{guess}")
     name = table[key]
     where = f"{shown}{key} = {messages.show(name.plain())}"
     if not isinstance(name.value, str):
@@ -177,8 +197,8 @@ def _checked(config: type[Table], item: Written, path: tuple[str | int, ...]) ->
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        blamed, text = messages.explain(error, config, values, path)
-    raise problem(item.at(blamed[len(path) :]).origin, text)
+        blamed = messages.explain(error, config, values, path)
+    raise UserError(*(str(problem(item.at(key[len(path) :]).origin, text)) for key, text in blamed))
 
 
 def _entry(kind: str, value: Any, around: Written, path: tuple[str | int, ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_files_that_are_no_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert message("digits_matr").startswith(
         "no file and no shipped recipe is called 'digits_matr'; did you mean 'digits_mart'? (one of "
     )
+
+
+def test_everything_that_is_wrong_is_said_at_once(write: Write) -> None:
+    with pytest.raises(UserError) as error:
+        recipe.load(
+            write("sed = 1\n" + BASE + "[train]\nepochs = -1\nbatch_sise = 3\n[bullet]\nfoo = 2\n[losss]\nx = 1\n")
+        )
+    starts = [
+        'unknown key "sed"',
+        "unknown table [losss]",
+        '[bullet] unknown key "foo"',
+        "[train] epochs = -1: must be",
+    ]
+    starts.append("[train] unknown key \"batch_sise\"; did you mean 'batch_size'?")
+    lines = [line.partition(": ")[2] for line in error.value.lines]
+    assert all(any(line.startswith(start) for line in lines) for start in starts)
+    assert len(lines) == len(starts)
+    assert pickle.loads(pickle.dumps(error.value)).lines == error.value.lines
+
+
+def test_a_misspelt_name_is_guessed(write: Write) -> None:
+    with pytest.raises(UserError, match=r"\[model\] name is missing; is it \"nmae\", misspelt\?$"):
+        recipe.load(write('[data]\nname = "digits"\n[model]\nnmae = "resnet8"\n[threat]\nepsilon = 0.1\n'))
 
 
 def test_dump_writes_radii_as_fractions_and_loads_again(write: Write) -> None:
