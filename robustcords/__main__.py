@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from robustcords.runtime import signals, streams
@@ -15,6 +16,8 @@ def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
     """
     signals.install()
     streams.outlive_readers()
+    # Behind everything that is installed: a recipe names modules of the current folder, however this was started.
+    sys.path.append("")
     from robustcords.cli.app import main
     from robustcords.runtime.launch import spread
 

@@ -17,7 +17,7 @@ import typer
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -32,11 +32,23 @@ Set = Annotated[
 _debug = False
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from robustcords import __version__
+
+        typer.echo(f"robustcords {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Robust image classifiers by adversarial training on small, periodically re-selected subsets."""
+    del version
     global _debug  # noqa: PLW0603 -- `main` has no other way to be told
     _debug = debug
 
@@ -100,7 +112,10 @@ def select(
     output: Annotated[Path, typer.Option(help="Where indices and weights go: a new .npz file.")],
     set_: Set = None,
 ) -> None:
-    """Select one subset with given weights, write its indices and weights, and say what was selected."""
+    """Select one subset with given weights.
+
+    Its indices and weights are written, and what was selected is shown.
+    """
     from robustcords.experiments import selection
     from robustcords.recipe import recipe as recipes
     from robustcords.report.selection import print_selection
@@ -120,7 +135,10 @@ def sweep(
     output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/<recipe name>-sweep.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
 ) -> None:
-    """Run every combination of some values; what is done is skipped, what was interrupted goes on."""
+    """Run every combination of some values.
+
+    What is done is skipped, what was interrupted is continued.
+    """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import sweep as sweeps
     from robustcords.report.comparison_tables import print_comparison
@@ -147,7 +165,10 @@ def reproduce(
     output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/TABLE-PRESET.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
 ) -> None:
-    """Run a table of the paper, with the baselines that it lacks, and put ours beside its numbers."""
+    """Run a table of the paper, and compare.
+
+    With the baselines that it lacks, and ours alongside its numbers.
+    """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
     from robustcords.report.beside import block, print_beside
@@ -180,7 +201,10 @@ def report(
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="Test images to show attacked, of each method.")] = 6,
 ) -> None:
-    """Compare runs on one page: accuracy, cost, intervals, charts, images."""
+    """Compare runs on one page.
+
+    It has accuracy, cost, intervals, charts and images.
+    """
     from robustcords.experiments import compare
     from robustcords.report.comparison_tables import print_comparison
 
@@ -189,13 +213,23 @@ def report(
 
 
 @app.command()
-def validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")]) -> None:
+def validate(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
+    set_: Set = None,
+) -> None:
     """Check recipes without running them."""
+    from robustcords.errors import UserError, printable, together
     from robustcords.recipe import recipe
 
+    errors = []
     for source in recipes:
-        recipe.load(source)
-        typer.echo(f"{source}: valid")
+        try:
+            recipe.load(source, set_ or [])
+        except UserError as error:
+            errors.append(error)
+        else:
+            typer.echo(f"{printable(source)}: valid")
+    together(errors)
 
 
 @app.command("list")
@@ -228,7 +262,10 @@ def new(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, what works, and what to do about the rest."""
+    """Say what works on this machine.
+
+    And what to do about the rest.
+    """
     from robustcords.cli.doctor import examine, print_findings
 
     findings = examine()

@@ -13,6 +13,7 @@ import torch
 from command_line import ROOT, SMALL, Command, contents, refused, settings
 from safetensors.torch import load_file, save_file
 
+import robustcords
 from robustcords.experiments import build
 from robustcords.recipe import recipe
 from robustcords.report.runs import find_runs
@@ -296,17 +297,25 @@ def test_no_arguments_print_help(command: Command):
     assert (answer.status, answer.err) == (0, "")
     for name in ("run", "evaluate", "select", "validate", "list", "new", "doctor"):
         assert f"\n  {name} " in answer.out
-        assert command(name, "--help").status == 0
+        assert command(name, "-h").out == command(name, "--help").out
+    assert "..." not in answer.out.partition("Commands:")[2], "a line is cut off"
 
 
-def test_validate_takes_every_shipped_recipe_and_stops_at_a_broken_one(command: Command):
+def test_version(command: Command):
+    answer = command("--version")
+    assert (answer.status, answer.out) == (0, f"robustcords {robustcords.__version__}\n")
+
+
+def test_validate_takes_every_shipped_recipe_and_says_all_that_is_wrong(command: Command):
     answer = command("validate", *RECIPES)
     assert answer.status == 0
     assert answer.out.splitlines() == [f"{path}: valid" for path in RECIPES]
     Path("broken.toml").write_text('extends = "digits_mart"\n[loss]\nbta = 3.0\n')
-    answer = command("validate", "digits_mart", "broken.toml")
+    answer = command("validate", "broken.toml", "digits_mart", "--set", "train.epochs=-1")
     assert answer.status == 2
-    assert answer.err.startswith("error: broken.toml: [loss] unknown key \"bta\"; did you mean 'beta'?")
+    first, second = answer.err.splitlines()
+    assert first.startswith("error: broken.toml: [loss] unknown key \"bta\"; did you mean 'beta'?")
+    assert second.startswith("error: --set train.epochs=-1: [train] epochs = -1: must be")
 
 
 @pytest.mark.parametrize("kind", ["data", "model", "attack", "loss", "selector", "optimizer", "schedule", "recipe"])
