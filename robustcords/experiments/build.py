@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def selector(
         images.validation,
         loss=loss or component("loss", recipe.loss),
         attack=trained_with or attack(recipe),
-        epochs=recipe.train.epochs,
+        epochs=recipe.train.epochs or 0,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
@@ -227,6 +228,12 @@ def selector(
 def settled(recipe: Recipe, memory_format: str) -> Recipe:
     """Returns the recipe with ``memory_format = "auto"`` replaced by what a model was found to run in."""
     train = recipe.train.model_copy(update={"memory_format": memory_format})
+    return recipe.model_copy(update={"train": train})
+
+
+def planned(recipe: Recipe, steps: Sequence[int]) -> Recipe:
+    """Returns the recipe with what its budget has come to so far: the batches of each share."""
+    train = recipe.train.model_copy(update={"steps": list(steps)})
     return recipe.model_copy(update={"train": train})
 
 

@@ -22,7 +22,7 @@ from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.run_report import Report
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board, duration
-from robustcords.storage.files import write_atomic
+from robustcords.storage.files import parse_json, write_atomic
 from robustcords.storage.run_directory import RunDirectory, has_run
 
 _POLL_S = 0.2
@@ -45,8 +45,13 @@ class Task:
 
     @property
     def size(self) -> float:
-        """A guess at its training time in full epochs, for the ETA alone."""
-        return self.recipe.train.epochs * (self.recipe.selector.fraction if self.recipe.selector else 1.0)
+        """A guess at its training time for the ETA alone: in full epochs, or else in seconds or steps."""
+        train, selector = self.recipe.train, self.recipe.selector
+        if train.epochs:
+            return train.epochs * (selector.fraction if selector else 1.0)
+        if train.budget:
+            return train.budget.total_seconds()
+        return float(sum(train.steps) if isinstance(train.steps, list) else train.steps or 1)
 
 
 @dataclass
@@ -78,8 +83,13 @@ class Job:
     def share(self) -> float:
         """How much of its training is done, in [0, 1]."""
         metrics = self.path / "metrics.jsonl"
-        lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-        return min(1.0, lines / self.task.recipe.train.epochs)
+        lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+        if self.task.recipe.train.epochs:
+            return min(1.0, len(lines) / self.task.recipe.train.epochs)
+        try:
+            return float(parse_json(lines[-1])["progress"])
+        except (IndexError, ValueError, LookupError, TypeError):  # none yet, or half a line
+            return 0.0
 
 
 def slots(jobs: int | None) -> list[dict[str, str]]:
@@ -248,13 +258,14 @@ class Fleet:
         """Returns the state of all runs."""
         table = Table(*("run", "state", "epochs", "time", "last"))
         for job in self.jobs:
-            epochs = job.task.recipe.train.epochs
+            epochs, share = job.task.recipe.train.epochs, job.share
             device = f" on {job.device}" if job.device else ""
-            row = [job.task.name, job.state + device, f"{round(job.share * epochs)}/{epochs}", duration(job.seconds)]
+            done = f"{round(share * epochs)}/{epochs}" if epochs else f"{share:.0%}"
+            row = [job.task.name, job.state + device, done, duration(job.seconds)]
             table.add_row(*row, job.note)
         left = self.remaining()
-        done = sum(job.state in {"done", "skipped"} for job in self.jobs)
-        table.caption = f"{done} of {len(self.jobs)} done" + (f", about {duration(left)} to go" if left else "")
+        ended = sum(job.state in {"done", "skipped"} for job in self.jobs)
+        table.caption = f"{ended} of {len(self.jobs)} done" + (f", about {duration(left)} to go" if left else "")
         return table
 
 

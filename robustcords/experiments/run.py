@@ -136,6 +136,7 @@ def run(
         collectives.barrier()
         environment_of(directory)  # better now than when the report is made, after training
         trainer.run = directory
+        trainer.planner.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
         if profile and directory.writes:
             work.profiler = Profiler(path / "profile", work.device, work.display)
         with work.interruption:
@@ -157,6 +158,8 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
             config={key: str(value) if isinstance(value, list) else value for key, value in flat(plain(recipe))},
         )
     trainer.fit()
+    if trainer.planner.budget:
+        recipe = build.planned(recipe, trainer.planner.budget.steps)
     collectives.barrier()
     results: dict[str, Evaluation] = {}
     validated = any(isinstance(callback, Validation) and callback.best is not None for callback in trainer.callbacks)
@@ -226,12 +229,14 @@ def plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _with_own_choices(recipe: Recipe, name: str, output: Path | None) -> Recipe:
-    """Returns the recipe with what ``"auto"`` stood for where the run began, which goes on with it."""
+    """Returns the recipe with what ``"auto"`` stood for where the run began, and its budget's steps so far."""
     path = output or run_directory.newest(name)
     if path is None or not run_directory.has_run(path):
         return recipe
     own = load(path / "recipe.toml", of_run=True).train
     kept = {key: getattr(own, key) for key in ("memory_format", "precision") if getattr(recipe.train, key) == "auto"}
+    if recipe.train.budget == own.budget and not recipe.train.steps:
+        kept["steps"] = own.steps
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=kept)})
 
 
@@ -251,7 +256,7 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     if refused := differences(load(path / "recipe.toml", of_run=True), recipe):
         raise UserError(
             f"--resume {path}: that run has another recipe; what differs: {', '.join(refused)}; "
-            f"what may: more train.epochs, {', '.join(sorted(CHANGEABLE))}"
+            f"what may: more train.epochs or train.steps, {', '.join(sorted(CHANGEABLE))}"
         )
     return path
 
@@ -265,13 +270,19 @@ def changed_keys(own: Recipe, recipe: Recipe) -> set[str]:
 def differences(own: Recipe, recipe: Recipe) -> list[str]:
     """Returns the dotted keys in which a recipe differs from a run's own and may not, for that run to go on with it."""
     changed = changed_keys(own, recipe)
-    if recipe.train.epochs > own.train.epochs:
-        changed.discard("train.epochs")
+    if longer(recipe, own):
+        changed -= {"train.epochs", "train.steps"}
     if recipe.train.precision == "auto":  # what that stands for is found out on the machine
         changed.discard("train.precision")
     return sorted(changed - CHANGEABLE)
 
 
 def finished(path: Path, recipe: Recipe) -> bool:
-    """Returns whether a run has its report, and its recipe asks for no more epochs than that is of."""
-    return RunDirectory(path).finished and recipe.train.epochs <= load(path / "recipe.toml", of_run=True).train.epochs
+    """Returns whether a run has its report, and a recipe asks for no more training than that is of."""
+    return RunDirectory(path).finished and not longer(recipe, load(path / "recipe.toml", of_run=True))
+
+
+def longer(recipe: Recipe, own: Recipe) -> bool:
+    """Returns whether a recipe asks for more epochs than another one, or for more steps."""
+    lengths = ((recipe.train.epochs, own.train.epochs), (recipe.train.steps, own.train.steps))
+    return any(isinstance(more, int) and isinstance(than, int) and more > than for more, than in lengths)

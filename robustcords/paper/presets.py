@@ -46,7 +46,7 @@ def recipe_for(row: Row, preset: str = "paper", overrides: Sequence[str] = ()) -
 def _fitted(values: dict[str, Any], row: Row, written: recipe.Recipe) -> dict[str, Any]:
     """Returns a preset's values as they are laid over a row whose recipe is ``written``."""
     train, selector = values["train"], values.pop("selector")
-    train["epochs"] = _scaled(train["epochs"], written.train.epochs / EPOCHS)
+    train["epochs"] = _scaled(train["epochs"], (written.train.epochs or EPOCHS) / EPOCHS)
     if written.selector:
         selector["select_every"] = _scaled(selector["select_every"], written.selector.select_every / SELECT_EVERY)
         values["selector"] = {key: selector[key] for key in selector if hasattr(written.selector, key)}

@@ -14,6 +14,7 @@ from robustcords.config.schema import Table, nested
 from robustcords.errors import UserError, together
 from robustcords.recipe import layers, messages
 from robustcords.recipe.layers import Written
+from robustcords.training.config import LENGTHS
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "attack": {"name": "pgd"},
@@ -84,7 +85,18 @@ def check(key: str, item: Written) -> Any:
         raise problem(item.origin, f"{shown}: must be a table{or_off}")
     if key in registry.KINDS:
         return _component(key, item, (item.spelled or key,))
-    return _checked(registry.imported(TABLES[key,]), item, (key,))
+    return _checked(registry.imported(TABLES[key,]), _last_length(item) if key == "train" else item, (key,))
+
+
+def _last_length(item: Written) -> Written:
+    """Drops what an earlier layer wrote of how long training is, as one key of several says that.
+
+    A run's own recipe has a budget, and in the same layer the steps that it came to.
+    """
+    table = item.table or {}
+    newest = max((table[key].layer for key in LENGTHS if key in table), default=0)
+    kept = {key: value for key, value in table.items() if key not in LENGTHS or value.layer == newest}
+    return replace(item, value=kept)
 
 
 def _component(kind: str, item: Written, path: tuple[str | int, ...]) -> Table:

@@ -73,8 +73,8 @@ def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def _setting(run: Run) -> str:
     """Returns what makes a run's numbers others than the paper's, whatever the method."""
-    data, model, epochs = run.recipe.data.name, run.recipe.model.name, run.recipe.train.epochs
-    parts = [f"{model} on {data}", f"{epochs} epoch{'s' if epochs != 1 else ''}"]
+    data, model = run.recipe.data.name, run.recipe.model.name
+    parts = [f"{model} on {data}", run.recipe.train.length]
     for entry in list(run.report.evaluation.values())[:1]:
         parts.append(f"{entry.examples} test images")
         if entry.pgd:

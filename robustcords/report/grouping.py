@@ -41,11 +41,14 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def method_of(run: Run) -> dict[str, Any]:
     """Returns what makes a run's method: its recipe without seed, paths, records, evaluation and how it is computed."""
-    return {
+    recipe = {
         key: value
         for key, value in flat(run.recipe.tables)
         if not any(key == name or key.startswith(f"{name}.") for name in _NOT_THE_METHOD)
     }
+    if "train.budget" in recipe:  # what it came to on some machine
+        recipe.pop("train.steps", None)
+    return recipe
 
 
 def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
@@ -133,6 +136,8 @@ def _by_use(recipes: Sequence[Recipe]) -> list[str]:
 def _told(key: str, recipe: Recipe) -> str:
     value = recipe.get(key, "none")
     if key == "train.epochs":
+        if value == "none":
+            return str(recipe.get("train.budget") or f"{recipe.get('train.steps')} steps")
         return f"{value} epoch{'s' if value != 1 else ''}"
     table, *path = key.split(".")
     path = [part for part in path if part != "name"]
@@ -182,7 +187,7 @@ def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | No
     def rank(number: int) -> tuple[int, int]:
         mine = recipes[number]
         shared = sum(mine.get(key) == recipes[n].get(key) for n in numbers for key in mine)
-        return shared, mine["train.epochs"]
+        return shared, mine.get("train.epochs", 0)
 
     return max(candidates, key=rank, default=None)
 
@@ -203,6 +208,7 @@ def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
         "method.name",
         "selector.fraction",
         "train.epochs",
+        "train.budget",
         "threat.norm",
         "threat.epsilon",
     )

@@ -71,9 +71,20 @@ class Threat(Record):
 class Train(Record):
     """``[train]``, as far as a report tells it."""
 
-    epochs: Some
+    epochs: Some | None = None
+    steps: Some | list[Some] | None = None
+    budget: str | None = None
     batch_size: Some | None = None
     precision: str | None = None
+
+    @property
+    def length(self) -> str:
+        """How long training was to be, in words."""
+        if self.epochs:
+            return f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"
+        if self.budget:
+            return self.budget
+        return f"{sum(self.steps) if isinstance(self.steps, list) else self.steps} steps"
 
 
 class AttackTable(Record):

@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from robustcords.config.schema import parse_duration
 from robustcords.evaluation import majority
 from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name
-from robustcords.report.run_report import Environment, RecipeTables, Report, Training
+from robustcords.report.run_report import Environment, RecipeTables, Report, Train, Training
 from robustcords.report.tabular import in_markdown, on_terminal, plain
 from robustcords.runtime.progress import duration, verbatim
 
@@ -32,7 +33,7 @@ def markdown(report: Report) -> str:
     ]
     parts += _sanity(report)
     if report.training.epochs:
-        parts += ["## Training", *_training(report.training)]
+        parts += ["## Training", *_training(report.training, report.recipe.train)]
     parts += ["## Environment", plain(_environment(report.environment))]
     return "\n\n".join(parts) + "\n"
 
@@ -52,7 +53,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     lines = [
         *_warnings(report),
         *_checks(report),
-        *([_time(report.training)] if report.training.epochs else []),
+        *([_time(report.training, report.recipe.train)] if report.training.epochs else []),
     ]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -147,7 +148,7 @@ def _recipe(recipe: RecipeTables) -> list[str]:
         f"selector: {_component(tables['selector'])}" if recipe.selector else "selector: none, full data",
         _effort(tables["effort"]),
         *(f"{kind}: {_component(tables[kind])}" for kind in ("optimizer", "schedule")),
-        f"{train.epochs} epochs, batches of {train.batch_size}, precision {train.precision}, seed {recipe.seed}",
+        f"{train.length}, batches of {train.batch_size}, precision {train.precision}, seed {recipe.seed}",
     ]
 
 
@@ -164,17 +165,21 @@ def _component(table: Mapping[str, Any]) -> str:
     return f"{table['name']} ({options})" if options else str(table["name"])
 
 
-def _training(training: Training) -> list[str]:
+def _training(training: Training, train: Train) -> list[str]:
     total = training.total or 1.0
     rows = [[phase, f"{value:.1f}", f"{value / total:.1%}"[:-1]] for phase, value in training.phases.items()]
     table = in_markdown(["phase", "seconds", "percent"], rows)
-    return [f"The run {_time(training)}.", table]
+    return [f"The run {_time(training, train)}.", table]
 
 
-def _time(training: Training) -> str:
-    """Returns how long training took, and how often a subset was selected."""
+def _time(training: Training, train: Train) -> str:
+    """Returns how long training took, by how much it missed its budget, and how often a subset was selected."""
     epochs, selections = training.epochs, training.selections
     text = f"trained {epochs} epoch{'s' if epochs > 1 else ''} in {duration(training.total)}"
+    if train.budget:
+        planned = parse_duration(train.budget).total_seconds()
+        missed = f"{abs(training.total / planned - 1):.1%} {'more' if training.total > planned else 'less'}"
+        text = f"{text}, {missed} than its budget of {train.budget}"
     if not selections:
         return text
     sizes = sorted({selection.size for selection in selections})

@@ -180,10 +180,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """Returns one epoch's metrics as a line for a person."""
+def epoch_line(row: dict[str, Any], label: str) -> str:
+    """Returns one epoch's metrics as a line for a person, which begins with what the epoch is called."""
     parts = [
-        f"epoch {row['epoch'] + 1}/{epochs}",
+        label,
         f"loss {row['train_loss']:.3f}",
         f"{row['subset_size']} images",
         f"{row['images_per_second']:.0f} images/s",

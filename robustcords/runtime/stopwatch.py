@@ -10,7 +10,7 @@ from torch.profiler import record_function
 TRAINING = ("data", "attack", "update", "communication", "averaging")
 """The phases of a training step."""
 
-PHASES = (*TRAINING, "selection", "validation", "checkpoint", "logging")
+PHASES = (*TRAINING, "selection", "validation", "checkpoint", "logging", "planning")
 
 
 class Stopwatch:
@@ -38,8 +38,13 @@ class Stopwatch:
     def add(self, seconds: dict[str, float]) -> None:
         """Adds what an interrupted epoch had used, as `seconds` gave it."""
         for phase in PHASES:
-            self._phases[phase] += seconds[phase]
+            self._phases[phase] += seconds.get(phase, 0.0)  # 0.1 planned nothing
         self._earlier += seconds["total"]
+
+    def ascribe(self, phase: str) -> None:
+        """Counts all that has been counted since `restart` towards one of `PHASES`, and goes on with that."""
+        self.begin(phase)
+        self._phases = dict.fromkeys(PHASES, 0.0) | {phase: sum(self._phases.values())}
 
     def begin(self, phase: str) -> None:
         """Ends the phase before and begins one of `PHASES`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.images import Images
+from robustcords.data.split import stratified_split
 from robustcords.engine import contracts
 from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
@@ -72,7 +74,7 @@ class SubsetSelector:
         validation: the validation split; some strategies need none.
         loss: the training loss.
         attack: the training attack.
-        epochs: length of the training, for the warm start.
+        epochs: length of the training, for the warm start; where it is not known yet, `lasts` says it later.
         batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
         seed: the run's seed.
         lr: the optimizer's peak learning rate, for strategies that ask for it.
@@ -96,7 +98,7 @@ class SubsetSelector:
         *,
         loss: Loss,
         attack: Attack,
-        epochs: int,
+        epochs: float = 0,
         batch_size: int = 128,
         seed: int = 0,
         lr: float | None = None,
@@ -115,13 +117,28 @@ class SubsetSelector:
         self.seed = seed
         self.lr = lr
         self.augment = augment
-        warm = int(config.warm_start * epochs)
-        self.full_until = math.ceil(config.fraction * warm)
-        self.first = warm
+        self.lasts(epochs)
         self.current: Subset | None = None
         self.report: SelectionReport | None = None
         self.kept: dict[str, Any] | None = None
         self._checked = False
+
+    def lasts(self, epochs: float) -> None:
+        """Takes the length of the training, of which the warm start is a share."""
+        self.first = int(self.config.warm_start * epochs)
+        self.full_until = math.ceil(self.config.fraction * self.first)
+
+    def on_part(self, parts: int) -> SubsetSelector:
+        """Returns a selector of the same kind for one in so many images of each class, to measure what it takes."""
+        small = copy.copy(self)
+        small.current = small.report = small.kept = None
+        if parts > 1:
+            small.train = self._part(self.train, parts)
+            small.validation = self._part(self.validation, parts) if self.validation else None
+        return small
+
+    def _part(self, images: Images, parts: int) -> Images:
+        return images.subset(stratified_split(images.labels, 1 - 1 / parts, self.seed)[0])
 
     @property
     def budget(self) -> int:

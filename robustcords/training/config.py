@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from robustcords.config.schema import Duration, Role, Table
 from robustcords.errors import nearest
@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from robustcords.training.averaging import AveragingConfig
 else:  # importing them imports torch; `recipe.assemble` hands over instances
     AveragingConfig = Table
+
+EPOCHS = 100
+"""The length of a run that nobody has said."""
+LENGTHS = ("epochs", "steps", "budget")
+"""The keys that say how long training is. The last one written counts, see `robustcords.recipe.tables`."""
+SHARES = 10
+"""Equal shares of a run with a budget: before each one it is settled how many batches it has."""
+
+Batches = Annotated[int, Field(ge=1)]
+Steps = Batches | Annotated[list[Batches], Field(min_length=1, max_length=SHARES)]
 
 _COMPUTATION, _RECORD = Role("computation", changeable=True), Role("record", changeable=True)
 
@@ -36,7 +46,12 @@ class TrainConfig(Table):
     Each key's `Role` says whether it is a part of the method, and whether a run may be resumed with another value.
 
     Attributes:
-        epochs: passes over the selected subset, or over the full training set without a selector.
+        epochs: passes over the selected subset, or over the full training set without a selector. Left out, 100 where
+            neither ``steps`` nor ``budget`` is given.
+        steps: batches, in place of epochs; the last epoch may be cut. A list says how many each equal share of the run
+            has: the recipe.toml of a run with a budget has one, and is trained by it again.
+        budget: time to train, in place of epochs: a length such as ``"30 min"``, with selections, validations and
+            checkpoints, without evaluation. How many steps that is, is measured.
         batch_size: images per optimiser step, over all processes and accumulation steps together.
         accumulation: micro-batches that one optimiser step is computed in; more take less memory.
         precision: of the forward and backward passes; ``"auto"`` takes bf16 where the hardware is faster with it.
@@ -55,7 +70,9 @@ class TrainConfig(Table):
         averaging: table of weight averaging; left out or ``false``, none.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 100
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    steps: Steps | None = None
+    budget: Duration | None = None
     batch_size: Annotated[int, Field(ge=1)] = 128
     accumulation: Annotated[int, Field(ge=1)] = 1
     precision: Annotated[Literal["fp32", "bf16", "fp16", "auto"], Role("computation")] = "auto"
@@ -68,6 +85,25 @@ class TrainConfig(Table):
     time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
     averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or any(values.get(key) is not None for key in LENGTHS):
+            return values
+        return {**values, "epochs": EPOCHS}
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs and (self.steps or self.budget):
+            other = "steps" if self.steps else "budget"
+            raise ValueError(f"epochs and {other} both say how long training is; write one of them")
+        return self
+
+    @property
+    def planned(self) -> bool:
+        """Whether it is known how many epochs or steps there are; with a budget, after it has been measured."""
+        return not self.budget or isinstance(self.steps, int) or len(self.steps or ()) == SHARES
 
 
 class LoggingConfig(Table):

@@ -57,7 +57,11 @@ class BatchLoader:
             size: how many examples the subset has.
         """
         shuffled = torch.randperm(size, generator=generator(self.seed, "shuffle", epoch))
-        return list(shuffled.tensor_split(math.ceil(size / self.batch_size)))
+        return list(shuffled.tensor_split(self.batches(size)))
+
+    def batches(self, size: int) -> int:
+        """Returns how many batches an epoch of so many examples has."""
+        return math.ceil(size / self.batch_size)
 
     def load(self, positions: Tensor, subset: Subset, epoch: int) -> Batch:
         """Returns this process's share of a global batch."""
@@ -85,7 +89,7 @@ class BatchLoader:
             size: how many examples an epoch has.
             accumulation: micro-batches per step.
         """
-        batches = math.ceil(size / self.batch_size)
+        batches = self.batches(size)
         parts = collectives.world_size() * accumulation
         return size // batches // parts, math.ceil(math.ceil(size / batches) / parts)
 
@@ -100,7 +104,7 @@ class BatchLoader:
             UserError: a batch has fewer examples than processes times accumulation steps.
         """
         if self.micro_batches(size, accumulation)[0] < 1:
-            smallest = size // math.ceil(size / self.batch_size)
+            smallest = size // self.batches(size)
             raise UserError(
                 f"train.batch_size = {self.batch_size} gives batches of {smallest} of {size} examples, too few for "
                 f"{collectives.world_size()} processes times train.accumulation = {accumulation}"

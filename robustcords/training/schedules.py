@@ -45,18 +45,18 @@ class Schedule(Component, ABC):
     Config = ScheduleConfig
     config: ScheduleConfig
 
-    def factor(self, epoch: float, epochs: int) -> float:
+    def factor(self, epoch: float, epochs: float) -> float:
         """Returns the factor, in [0, 1], for the step that begins at a moment.
 
         Args:
             epoch: epochs that have passed, in [0, epochs]; step s of S in epoch e begins at ``e + s / S``.
-            epochs: of the whole run.
+            epochs: of the whole run; where it has so many steps instead, those of an ordinary epoch make one.
         """
         warmup = self.config.warmup
         line = max(epoch / warmup, 0.01) if epoch < warmup else 1.0
         return line * self.shape(epoch, epochs)
 
-    def set_rates(self, optimizer: torch.optim.Optimizer, peaks: Sequence[float], epoch: float, epochs: int) -> None:
+    def set_rates(self, optimizer: torch.optim.Optimizer, peaks: Sequence[float], epoch: float, epochs: float) -> None:
         """Sets an optimiser's learning rates for the step that begins at a moment, see `factor`.
 
         Args:
@@ -70,14 +70,14 @@ class Schedule(Component, ABC):
             group["lr"] = peak * factor
 
     @abstractmethod
-    def shape(self, epoch: float, epochs: int) -> float:
+    def shape(self, epoch: float, epochs: float) -> float:
         """Returns the factor without warm-up."""
 
 
 class Constant(Schedule):
     """The optimiser's learning rate throughout."""
 
-    def shape(self, epoch: float, epochs: int) -> float:
+    def shape(self, epoch: float, epochs: float) -> float:
         """Returns 1."""
         del epoch, epochs
         return 1.0
@@ -94,7 +94,8 @@ class Step(Schedule):
 
         Attributes:
             milestones: shares of the run, rising, each in (0, 1]. The learning rate falls at the first epoch that
-                begins at or after ``milestone * epochs``.
+                begins at or after ``milestone * epochs``; at the milestone itself where a run has no whole number of
+                epochs.
             gamma: what it is multiplied by each time, in (0, 1].
         """
 
@@ -110,10 +111,11 @@ class Step(Schedule):
 
     config: Step.Config
 
-    def shape(self, epoch: float, epochs: int) -> float:
+    def shape(self, epoch: float, epochs: float) -> float:
         """Returns gamma to the power of the milestones passed."""
         # 0.55 * 100 is a little more than 55; a milestone must not miss its epoch for that.
-        passed = sum(math.floor(epoch) >= milestone * epochs - 1e-9 for milestone in self.config.milestones)
+        begun = math.floor(epoch) if float(epochs).is_integer() else epoch
+        passed = sum(begun >= milestone * epochs - 1e-9 for milestone in self.config.milestones)
         return self.config.gamma**passed
 
 
@@ -132,7 +134,7 @@ class Cosine(Schedule):
 
     config: Cosine.Config
 
-    def shape(self, epoch: float, epochs: int) -> float:
+    def shape(self, epoch: float, epochs: float) -> float:
         """Returns the cosine's height."""
         return _anneal(1.0, self.config.final_factor, epoch / epochs)
 
@@ -159,7 +161,7 @@ class OneCycle(Schedule):
 
     config: OneCycle.Config
 
-    def shape(self, epoch: float, epochs: int) -> float:
+    def shape(self, epoch: float, epochs: float) -> float:
         """Returns the cycle's height."""
         progress, peak = epoch / epochs, self.config.peak
         if progress < peak:

@@ -20,6 +20,11 @@ class EpochSubsets:
     def __init__(self, selector: SubsetSelector | None, count: int) -> None:
         self.selector, self.count = selector, count
 
+    @property
+    def usual(self) -> int:
+        """How many examples an ordinary epoch has."""
+        return self.count if self.selector is None else self.selector.budget
+
     def sizes(self) -> list[int]:
         """Returns how many examples an epoch may have."""
         if self.selector is None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustcords.data.augmentations.base import Augmentation
 from robustcords.data.images import Images
@@ -37,18 +37,20 @@ from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch,
 from robustcords.training.config import TrainConfig
 from robustcords.training.loader import BatchLoader
 from robustcords.training.optimizers import trainable
+from robustcords.training.planning import Planner
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.schedules import Schedule
 from robustcords.training.state import Progress, check_weights, not_finite, upgraded
 from robustcords.training.step import LoopStep
 from robustcords.training.subsets import EpochSubsets
 
-PARTS = ("model", "optimizer", "scaler", "averaging", "selector")
+PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "budget")
 """What a checkpoint calls the trainer's own parts."""
 
 TAKEN = frozenset(
     {*PARTS, "method", "effort", "adversary", "progress", "data", "seconds"}
-    | {"epoch", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second", "counts", "selection"}
+    | {"epoch", "progress", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second"}
+    | {"counts", "selection"}
 )
 """The other keys of a checkpoint and of a line of metrics, which no callback may write over."""
 
@@ -68,7 +70,7 @@ class Trainer:
         method: what a step does with a batch, and the loss that it minimises.
         train: the training split.
         optimizer: over the model's parameters; its learning rates are the peak ones.
-        settings: epochs, batch size and so on.
+        settings: epochs or a budget, batch size and so on.
         schedule: the learning rate over the run; None keeps it.
         selector: chooses each epoch's subset; None trains on everything.
         augmentation: changes each batch's images at random, such as by crops and flips; None leaves them.
@@ -122,6 +124,7 @@ class Trainer:
         self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
+        self.planner = Planner(settings, self.loader.batches(self.subsets.usual))
         self.step = LoopStep(
             self.model,
             method,
@@ -155,53 +158,72 @@ class Trainer:
 
     @sound_convolutions()
     def fit(self) -> None:
-        """Trains to the last epoch, from the newest checkpoint where the run has one.
+        """Trains to the end, from the newest checkpoint where the run has one.
 
         Raises:
             Interrupted: a signal asked to stop; a checkpoint has been written.
             RunError: the loss or a weight is not finite.
+            UserError: a budget is too short.
         """
         self.stopwatch.restart("checkpoint")
         self.model.train()
         self.optimizer.zero_grad()
         self.restore()
-        while self.progress.epoch < self.settings.epochs:
-            epoch = self.progress.epoch
+        self.planner.begin(self)
+        while not self.ended(epoch := self.progress.epoch):
             if not self.subsets.skips(epoch):
+                self.planner.extend(self)
                 subset = self.subset(epoch)
                 self.train_epoch(epoch, subset)
                 self.finish_epoch(epoch, subset)
             self.progress = Progress(epoch=epoch + 1, steps=self.progress.steps)
             every = self.settings.checkpoint_every
-            if epoch + 1 == self.settings.epochs or (isinstance(every, int) and (epoch + 1) % every == 0):
+            if self.ended(epoch + 1) or (isinstance(every, int) and (epoch + 1) % every == 0):
                 self.save_checkpoint()
         self.save_weights("last")
 
+    def ended(self, epochs: int) -> bool:
+        """Returns whether training is over when so many epochs are."""
+        return self.planner.length.ended(epochs, self.progress.steps)
+
     def train_epoch(self, epoch: int, subset: Subset) -> None:
-        """Takes the epoch's remaining steps.
+        """Takes the epoch's remaining steps, or as many as the run has left.
 
         Raises:
             RunError: a weight is not finite afterwards.
         """
         self.stopwatch.begin("data")
         batches = self.loader.order(epoch, len(subset.indices))
-        label = f"epoch {epoch + 1}/{self.settings.epochs}"
-        with self.session.display.task(label) as update, self.session.profiler as profiler:
+        with self.session.display.task(self.planner.label(self.progress)) as update, self.session.profiler as profiler:
             for step in range(self.progress.step, len(batches)):
-                self.stopwatch.begin("data")
-                passed = epoch + step / len(batches)
+                self.planner.extend(self, len(batches) - step)
+                if self.ended(epoch):
+                    break
+                passed, epochs = self.planner.passed(self.progress, step / len(batches))
                 if self.schedule:
-                    self.schedule.set_rates(self.optimizer, self.peak_lrs, passed, self.settings.epochs)
-                moment = Moment(epoch, step, passed / self.settings.epochs)
-                self.train_step(self.loader.load(batches[step], subset, epoch), moment)
-                if self.averaging:
-                    self.stopwatch.begin("averaging")
-                    self.averaging.update((epoch + (step + 1) / len(batches)) / self.settings.epochs)
-                self.stopwatch.begin("logging")
+                    self.schedule.set_rates(self.optimizer, self.peak_lrs, passed, epochs)
+                moment = Moment(epoch, step, passed / epochs)
+                self.take_step(batches[step], subset, moment, (step + 1) / len(batches))
                 profiler.step()
                 update(step + 1, len(batches), f"loss {self.progress.mean_loss:.3f}")
                 self.stop_or_save()
         check_weights(self.model, self.progress.place, self.run)
+
+    def take_step(self, positions: Tensor, subset: Subset, moment: Moment, part: float) -> None:
+        """Trains on a global batch.
+
+        Args:
+            positions: of its examples in the subset.
+            subset: of the epoch.
+            moment: of the step.
+            part: of the epoch that is over after it.
+        """
+        self.stopwatch.begin("data")
+        self.train_step(self.loader.load(positions, subset, moment.epoch), moment)
+        if self.averaging:
+            self.stopwatch.begin("averaging")
+            self.averaging.update(self.planner.share(self.progress, part))
+        self.stopwatch.begin("logging")
 
     def train_step(self, batch: Batch, moment: Moment) -> None:
         """Has the method train on a batch, and adds up what the metrics need.
@@ -239,6 +261,7 @@ class Trainer:
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, begun=self.progress.step > 0)
             if selected:
+                self.planner.expect(self, "selection")
                 self.run.save_selection(epoch, self.train.numbers[subset.indices], subset.weights)
         return subset
 
@@ -249,6 +272,7 @@ class Trainer:
             raise not_finite("the gradients of all steps were", f"in epoch {self.progress.epoch}", self.run)
         row: dict[str, Any] = {
             "epoch": epoch,
+            "progress": self.planner.share(self.progress, 1.0),
             "train_loss": self.progress.mean_loss,
             "lr": self.optimizer.param_groups[0]["lr"],
             "subset_size": len(subset.indices),
@@ -259,8 +283,10 @@ class Trainer:
             self.method.effort.on_validation(row["validation"])
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
+        self.planner.note_epoch(seconds)
+        batches = self.loader.order(epoch, len(subset.indices))[: self.progress.step]
         row |= {
-            "images_per_second": len(subset.indices) / sum(seconds[phase] for phase in TRAINING),
+            "images_per_second": sum(map(len, batches)) / sum(seconds[phase] for phase in TRAINING),
             "seconds": seconds,
             "counts": self.progress.counts or None,
             "selection": subset.record(epoch, self.train),
@@ -268,7 +294,7 @@ class Trainer:
         self.run.add_row(row)
         figures = {"train_loss": row["train_loss"], "lr": row["lr"], **row.get("validation", {})}
         self.accelerator.log(figures, step=epoch)
-        self.session.display.say(epoch_line(row, self.settings.epochs))
+        self.session.display.say(epoch_line(row, self.planner.label(self.progress)))
 
     def call_back(self, epoch: int) -> dict[str, Any]:
         """Returns what the callbacks note of an epoch."""
@@ -280,7 +306,7 @@ class Trainer:
 
         end = EpochEnd(
             epoch,
-            last=epoch + 1 == self.settings.epochs,
+            last=self.ended(epoch + 1),
             model=self.model,
             result=self.evaluated,
             seed=self.seed,
@@ -290,7 +316,9 @@ class Trainer:
         )
         before = {callback.name: as_kept(callback.state_dict()) for callback in self.callbacks}
         with self.session.interruption.begun_again(lambda: self.write_checkpoint(before)):
-            return after_epoch(self.callbacks, end, self.stopwatch.begin)
+            noted = after_epoch(self.callbacks, end, self.stopwatch.begin)
+        self.planner.expect(self, "validation")
+        return noted
 
     @property
     def evaluated(self) -> nn.Module:
@@ -314,6 +342,7 @@ class Trainer:
             before: states that parts had before work that a resumed run begins again; None for those they have now.
         """
         self.stopwatch.begin("checkpoint")
+        self.planner.expect(self, "checkpoint")
         self.run.save_checkpoint(self.progress.steps, lambda: self.state_dict() | (before or {}))
 
     def checkpoint_is_due(self) -> bool:
@@ -335,7 +364,14 @@ class Trainer:
 
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
-        own = (self.model, self.optimizer.optimizer, self.accelerator.scaler, self.averaging, self.selector)
+        own = (
+            self.model,
+            self.optimizer.optimizer,
+            self.accelerator.scaler,
+            self.averaging,
+            self.selector,
+            self.planner.budget,
+        )
         parts = {name: part for name, part in zip(PARTS, own, strict=True) if part is not None}
         return parts | self.method.parts() | {callback.name: callback for callback in self.callbacks}
 

@@ -75,7 +75,8 @@ class EpochEnd:
 class Callback(Component, Stateful, ABC):
     """Is called while a model is trained, by all processes alike; the trainer knows nothing else of it.
 
-    Subclasses write what they react to. ``[callbacks]`` of a recipe names them, each with its options.
+    Subclasses write what they react to. ``[callbacks]`` of a recipe names them, each with its options. One whose work
+    grows with a set of images has that as ``images``: what it costs is measured on a part of them.
 
     Attributes:
         name: the key of what it notes in ``metrics.jsonl``, and of its state in a checkpoint; left out, the class's
@@ -116,6 +117,16 @@ class Callback(Component, Stateful, ABC):
             loss: the weighted mean over the global batch.
             model: in training, not wrapped; must be left as it is.
         """
+
+    def due(self, epoch: int, *, last: bool) -> bool:
+        """Returns whether `after_epoch` is called after an epoch, from 0; after every one where nothing else is said.
+
+        Args:
+            epoch: its number.
+            last: whether it is the run's last one.
+        """
+        del epoch, last
+        return True
 
     def after_epoch(self, end: EpochEnd) -> dict[str, Any] | None:
         """Returns what the epoch's line of metrics is to hold under `name`, as JSON values, or None.
@@ -162,6 +173,8 @@ def after_epoch(callbacks: Sequence[Callback], end: EpochEnd, phase: Callable[[s
     """
     noted = {}
     for callback in callbacks:
+        if not callback.due(end.epoch, last=end.last):
+            continue
         phase(callback.phase)
         source = f"callback {contracts.title(callback)}"
         device = next((parameter.device for parameter in end.model.parameters()), None)

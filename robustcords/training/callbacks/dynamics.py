@@ -56,10 +56,13 @@ class Dynamics(Callback):
             context.drawn(config.images, "dynamics"), context.attack.threat, name=config.name, **config.options()
         )
 
-    def after_epoch(self, end: EpochEnd) -> dict[str, int] | None:
+    def due(self, epoch: int, *, last: bool) -> bool:
+        """Returns whether it is time for a count."""
+        del last
+        return (epoch + 1) % self.config.every == 0
+
+    def after_epoch(self, end: EpochEnd) -> dict[str, int]:
         """Returns the counts of ``outlier``, ``boundary`` and ``robust`` images, which add up to all that it has."""
-        if (end.epoch + 1) % self.config.every:
-            return None
         count = len(self.images)
         accuracies = robust_accuracy(end.model, self.images, self.attack, seed=end.seed, autocast=end.autocast)
         clean, robust = (round(share * count) for share in accuracies)

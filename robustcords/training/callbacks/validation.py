@@ -33,10 +33,12 @@ class Validation(Callback):
         self.images, self.attack, self.every = images, attack, every
         self.best: float | None = None
 
-    def after_epoch(self, end: EpochEnd) -> dict[str, float] | None:
+    def due(self, epoch: int, *, last: bool) -> bool:
+        """Returns whether it is time for a validation."""
+        return last or (epoch + 1) % self.every == 0
+
+    def after_epoch(self, end: EpochEnd) -> dict[str, float]:
         """Returns ``clean`` and ``robust`` accuracy as fractions, and has the best weights written."""
-        if not (end.last or (end.epoch + 1) % self.every == 0):
-            return None
         clean, robust = robust_accuracy(end.result, self.images, self.attack, seed=end.seed, autocast=end.autocast)
         if self.best is None or robust > self.best:
             self.best = robust
