@@ -64,8 +64,8 @@ class TrainConfig(Table):
         checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
             There is always one after the last epoch.
         keep_checkpoints: how many of the newest checkpoints to keep.
-        time_limit: from the start of the command, such as ``"23.5 h"``: after this the run ends with a checkpoint, as
-            after a signal; left out or ``false``, none.
+        time_limit: from the start of the command, such as ``"23.5 h"``: after this the run stops with a checkpoint, as
+            after a signal, to be resumed; left out or ``false``, none.
         clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
         averaging: table of weight averaging; left out or ``false``, none.
     """

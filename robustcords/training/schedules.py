@@ -191,7 +191,7 @@ class Cyclic(Schedule):
 
     config: Cyclic.Config
 
-    def shape(self, epoch: float, epochs: int) -> float:
+    def shape(self, epoch: float, epochs: float) -> float:
         """Returns the line's height."""
         progress, peak = epoch / epochs, self.config.peak
         if progress < peak:

@@ -174,8 +174,8 @@ class Trainer:
             if not self.subsets.skips(epoch):
                 self.planner.extend(self)
                 subset = self.subset(epoch)
-                self.train_epoch(epoch, subset)
-                self.finish_epoch(epoch, subset)
+                images = self.train_epoch(epoch, subset)
+                self.finish_epoch(epoch, subset, images)
             self.progress = Progress(epoch=epoch + 1, steps=self.progress.steps)
             every = self.settings.checkpoint_every
             if self.ended(epoch + 1) or (isinstance(every, int) and (epoch + 1) % every == 0):
@@ -186,8 +186,8 @@ class Trainer:
         """Returns whether training is over when so many epochs are."""
         return self.planner.length.ended(epochs, self.progress.steps)
 
-    def train_epoch(self, epoch: int, subset: Subset) -> None:
-        """Takes the epoch's remaining steps, or as many as the run has left.
+    def train_epoch(self, epoch: int, subset: Subset) -> int:
+        """Takes the epoch's remaining steps, or as many as the run has left; returns how many images it trained on.
 
         Raises:
             RunError: a weight is not finite afterwards.
@@ -208,6 +208,7 @@ class Trainer:
                 update(step + 1, len(batches), f"loss {self.progress.mean_loss:.3f}")
                 self.stop_or_save()
         check_weights(self.model, self.progress.place, self.run)
+        return sum(map(len, batches[: self.progress.step]))
 
     def take_step(self, positions: Tensor, subset: Subset, moment: Moment, part: float) -> None:
         """Trains on a global batch.
@@ -265,8 +266,8 @@ class Trainer:
                 self.run.save_selection(epoch, self.train.numbers[subset.indices], subset.weights)
         return subset
 
-    def finish_epoch(self, epoch: int, subset: Subset) -> None:
-        """Calls back, and writes the epoch's line of metrics."""
+    def finish_epoch(self, epoch: int, subset: Subset, images: int) -> None:
+        """Calls back, and writes the epoch's line of metrics, of so many images that it trained on."""
         self.stopwatch.begin("logging")
         if self.progress.skipped and not self.progress.weight:
             raise not_finite("the gradients of all steps were", f"in epoch {self.progress.epoch}", self.run)
@@ -284,9 +285,8 @@ class Trainer:
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         self.planner.note_epoch(seconds)
-        batches = self.loader.order(epoch, len(subset.indices))[: self.progress.step]
         row |= {
-            "images_per_second": sum(map(len, batches)) / sum(seconds[phase] for phase in TRAINING),
+            "images_per_second": images / sum(seconds[phase] for phase in TRAINING),
             "seconds": seconds,
             "counts": self.progress.counts or None,
             "selection": subset.record(epoch, self.train),

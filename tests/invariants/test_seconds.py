@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from clocks import Clock
 from small_run import BATCH, chooser, made_up, trainer
 
 from robustcords.methods import adversarial
@@ -15,26 +15,6 @@ from robustcords.runtime import collectives, stopwatch
 from robustcords.runtime.stopwatch import PHASES, Stopwatch
 from robustcords.training.averaging import AveragingConfig
 from robustcords.training.callbacks import validation
-
-
-class Clock:
-    """A clock that stands still, but for what says that it takes its time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def slow(self, patch: pytest.MonkeyPatch, owner: Any, name: str, seconds: float) -> None:
-        """Lets every call of a function take so long."""
-        original = getattr(owner, name)
-
-        def taking(*args: Any, **kwargs: Any) -> Any:
-            self.now += seconds
-            return original(*args, **kwargs)
-
-        patch.setattr(owner, name, taking)
 
 
 @pytest.fixture
@@ -106,6 +86,7 @@ def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock
         "averaging": steps * slow.averaging,
         "selection": slow.selection,
         "validation": 0,
+        "planning": 0,
     }
     for epoch, row in enumerate(rows):
         expected = everywhere | {"checkpoint": 128 * (epoch > 0), "logging": 256 * (epoch > 0)}

@@ -1,0 +1,243 @@
+"""A budget in time: training ends when it is over, and what was settled on the way makes the same run again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clocks import Clock
+from ranks import free_port
+from several import together
+from small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
+
+from robustcords.errors import Interrupted, UserError
+from robustcords.methods import adversarial
+from robustcords.methods.efforts.bullet import Bullet
+from robustcords.recipe.recipe import dump, load, parse
+from robustcords.runtime import stopwatch
+from robustcords.runtime.accelerator import start
+from robustcords.training import measuring
+from robustcords.training.averaging import AveragingConfig
+from robustcords.training.callbacks import validation
+from robustcords.training.config import SHARES, TrainConfig
+from robustcords.training.costs import Calendar, Costs
+from robustcords.training.length import Length
+from robustcords.training.schedules import Cosine, Step
+from robustcords.training.trainer import Trainer
+
+PER_EPOCH = -(-COUNT // BATCH)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (stopwatch, measuring):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+def budgeted(minutes: float, **options: Any) -> Trainer:
+    settings = {"epochs": None, "budget": f"{minutes} min", "validate_every": 4} | options.pop("settings", {})
+    return trainer(settings=settings, validation=made_up(12, seed=1), schedule=Cosine(), **options)
+
+
+def planned(run: Trainer) -> list[int]:
+    assert run.planner.budget
+    return run.planner.budget.steps
+
+
+@pytest.mark.parametrize("grows", [0.0, 0.02], ids=["even", "slower and slower"])
+def test_training_ends_with_its_budget(grows: float, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    made = budgeted(10, selector=chooser(select_every=5), run=tmp_path / "run")
+    begun = itertools.count()
+    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1.0 + grows * next(begun))
+    clock.slow(monkeypatch, made.selector, "select", 12.0)
+    clock.slow(monkeypatch, validation, "robust_accuracy", 5.0)
+    clock.slow(monkeypatch, made.run.checkpoints, "save", 0.25)
+    start = clock.now
+    made.fit()
+    assert clock.now - start == pytest.approx(600, rel=0.03)
+    assert len(planned(made)) == SHARES
+    assert made.progress.steps == sum(planned(made))
+    rows = made.run.rows()
+    assert "validation" in rows[-1]
+    assert rows[-1]["progress"] == 1
+    assert [row["progress"] for row in rows] == sorted(row["progress"] for row in rows)
+    assert rows[0]["seconds"]["planning"] > 0
+
+
+def test_a_machine_that_stalls_still_trains_to_the_end_of_the_schedule(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    made = budgeted(5, settings={"validate_every": 1000})
+    begun = itertools.count()
+    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1000.0 if next(begun) == 90 else 1.0)
+    made.fit()
+    first, *others = planned(made)
+    assert min(others) >= first // 2
+    assert made.progress.steps == sum(planned(made))
+    assert made.optimizer.param_groups[0]["lr"] < 0.1 * 0.02
+
+
+@pytest.mark.parametrize("wanted", ["uniform", "bullet"])
+def test_what_was_settled_makes_the_same_run_again(wanted: str, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    begun = itertools.count()
+    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1.0 + 0.01 * next(begun))
+
+    def options() -> dict[str, Any]:
+        return {
+            "model": torch.nn.Sequential(network(norm=True), torch.nn.Dropout(0.1), torch.nn.Linear(3, 3)),
+            "selector": chooser("adv-gradmatch", select_every=2, warm_start=0.2),
+            **({"effort": Bullet} if wanted == "bullet" else {}),
+        }
+
+    averaged = {"averaging": AveragingConfig()}
+    torch.manual_seed(3)
+    made = budgeted(2, settings=averaged, **options())
+    made.fit()
+    torch.manual_seed(3)
+    again = budgeted(2, settings={**averaged, "steps": planned(made)}, **options())
+    assert again.planner.budget is None
+    again.fit()
+    assert torch.equal(vector(made), vector(again))
+    assert again.progress.steps == made.progress.steps
+
+
+def test_a_run_that_was_interrupted_is_the_run_that_is_recorded(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
+    recorded: list[list[int]] = []
+
+    def part(looks: int) -> Trainer:
+        made = budgeted(1, run=tmp_path / "run", interruption=After(looks), model=network(norm=True))
+        made.planner.on_plan = recorded.append
+        return made
+
+    with pytest.raises(Interrupted):
+        part(30).fit()
+    made = part(10_000)
+    made.fit()
+    assert recorded == [planned(made)[: number + 1] for number in range(SHARES)]
+    again = budgeted(1, settings={"steps": planned(made)}, model=network(norm=True))
+    again.fit()
+    assert torch.equal(vector(made), vector(again))
+
+
+def test_a_budget_that_is_too_short_says_what_takes_how_long(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    clock.slow(monkeypatch, adversarial, "attack_batch", 2.0)
+    text = r"^train\.budget: 30 s are too short: measuring took 18\.0 s, a batch takes 2\.00 s, .* 10 batches$"
+    with pytest.raises(UserError, match=text):
+        budgeted(0.5).fit()
+
+
+def plans(rank: int, port: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {**meeting, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    accelerator = start("fp32")
+    clock = Clock()
+    stopwatch.time = measuring.time = clock  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        clock.slow(patch, adversarial, "attack_batch", 1.0 + rank)  # clocks that disagree
+        made = fitted(settings={"epochs": None, "budget": "40 s"}, accelerator=accelerator)
+    accelerator.state.destroy_process_group()
+    Path(folder, str(rank)).write_text(repr(planned(made)))
+
+
+def test_processes_agree_on_one_length(tmp_path: Path):
+    together(plans, 2, free_port(), str(tmp_path))
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+
+
+def test_a_length_in_steps_cuts_the_last_epoch():
+    made = fitted(settings={"epochs": None, "steps": PER_EPOCH + 1}, schedule=Cosine())
+    assert (made.progress.epoch, made.progress.steps) == (2, PER_EPOCH + 1)
+    # The rate of the last step: that which begins with one step to go.
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(
+        0.1 * (1 + math.cos(math.pi * PER_EPOCH / (PER_EPOCH + 1))) / 2
+    )
+
+
+def test_whole_epochs_in_steps_are_the_same_run():
+    by_epochs = fitted(settings={"epochs": 2})
+    by_steps = fitted(settings={"epochs": None, "steps": 2 * PER_EPOCH})
+    assert torch.equal(vector(by_epochs), vector(by_steps))
+
+
+def test_shares_are_equal_parts_of_the_run():
+    length = Length.of(TrainConfig(steps=[4, 2, 6]), batches=2)
+    assert length.epochs == 4 * 3 / 2
+    shares = [length.passed(0, 0.0, steps) / length.epochs for steps in range(13)]
+    expected = [0, 1 / 12, 1 / 6, 1 / 4, 1 / 3, 1 / 2, *(2 / 3 + n / 18 for n in range(7))]
+    assert shares == pytest.approx(expected)
+    assert [length.ended(99, steps) for steps in (11, 12)] == [False, True]
+
+
+def test_a_plan_is_known_up_to_its_last_share():
+    length = Length.of(TrainConfig(budget="1 min", steps=[5, 5]), batches=5)
+    assert (length.epochs, length.shares) == (SHARES, SHARES)
+    assert [length.known(steps) for steps in (0, 9, 10)] == [True, True, False]
+    assert not length.ended(99, 10)
+
+
+def test_milestones_of_a_cut_run_are_where_they_are():
+    factors = [Step(milestones=(0.5,)).factor(epoch, 1.5) for epoch in (0, 0.74, 0.75, 1.4)]
+    assert factors == [1, 1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("seconds", [3.0, 40.0, 100.0, 333.0])
+@pytest.mark.parametrize("left", [None, 3])
+def test_as_many_batches_fit_as_taking_them_one_by_one_shows(seconds: float, left: int | None):
+    costs = Costs(step=1.0, selection=7.0, callbacks={"a": 2.0, "b": 0.5}, checkpoint=0.25)
+    calendar = Calendar(
+        batches=5,
+        selects=lambda epoch: epoch % 3 == 0,
+        due=lambda epoch, last: ["b", *(["a"] if last or epoch % 2 else [])],
+        checkpoint_every=2,
+    )
+
+    def total(count: int) -> float:
+        """The time of so many batches, and of all around them."""
+        spent, epoch, rest = 0.0, 4, left
+        for number in range(count):
+            if rest is None:
+                spent, rest = spent + (7.0 if epoch % 3 == 0 else 0.0), 5
+            spent, rest = spent + 1.0, rest - 1
+            last = number == count - 1
+            if rest == 0 or last:
+                spent += 0.5 + (2.0 if last or epoch % 2 else 0.0) + (0.25 if last or epoch % 2 else 0.0)
+                epoch, rest = epoch + 1, None
+        return spent
+
+    expected = max((count for count in range(400) if total(count) <= seconds), default=0)
+    assert costs.fitting(seconds, calendar, 4, left) == expected
+
+
+def test_the_last_length_written_counts(tmp_path: Path):
+    (tmp_path / "a.toml").write_text('extends = "digits_mart"\n[train]\nbudget = "5 min"\n')
+    train = load(tmp_path / "a.toml").train
+    assert (train.epochs, train.steps, str(train.budget)) == (None, None, "0:05:00")
+    train = load(tmp_path / "a.toml", ["train.epochs=3"]).train
+    assert (train.epochs, train.budget) == (3, None)
+    recorded = load(tmp_path / "a.toml", ["train.budget='6 min'", f"train.steps={[7] * SHARES}"])
+    assert recorded.train.planned
+    (tmp_path / "b.toml").write_text(dump(recorded))
+    assert load(tmp_path / "b.toml") == recorded
+    assert load(tmp_path / "b.toml", ["train.budget='1 h'"]).train.steps is None
+
+
+@pytest.mark.parametrize("other", ["steps = 10", 'budget = "1 min"'])
+def test_one_file_says_one_length(other: str, tmp_path: Path):
+    (tmp_path / "a.toml").write_text(f'extends = "digits_mart"\n[train]\nepochs = 3\n{other}\n')
+    name, *_ = other.split()
+    with pytest.raises(UserError, match=f"a.toml: .*epochs and {name} both say how long training is"):
+        load(tmp_path / "a.toml")
+
+
+def test_a_recipe_without_a_length_has_epochs():
+    recipe = parse({"data": {"name": "digits"}, "model": {"name": "resnet8"}})
+    assert recipe.train.epochs == 100
