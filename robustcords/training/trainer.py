@@ -364,14 +364,8 @@ class Trainer:
 
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
-        own = (
-            self.model,
-            self.optimizer.optimizer,
-            self.accelerator.scaler,
-            self.averaging,
-            self.selector,
-            self.planner.budget,
-        )
+        own: list[Any] = [self.model, self.optimizer.optimizer, self.accelerator.scaler, self.averaging]
+        own += [self.selector, self.planner.budget]
         parts = {name: part for name, part in zip(PARTS, own, strict=True) if part is not None}
         return parts | self.method.parts() | {callback.name: callback for callback in self.callbacks}
 

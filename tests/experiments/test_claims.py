@@ -105,7 +105,7 @@ def test_a_finished_run_goes_on_for_more_epochs(tmp_path: Path, monkeypatch: pyt
     assert json.loads((run / "report.json").read_text())["recipe"]["train"]["epochs"] == 3
     fewer = train(2)
     assert fewer.status == 2
-    assert "what differs: train.epochs; what may: more train.epochs, " in fewer.err
+    assert "what differs: train.epochs; what may: more train.epochs or train.steps, " in fewer.err
 
 
 def parquet_files(folder: Path, of_the_first_class: int) -> None:
