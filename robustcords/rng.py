@@ -88,6 +88,10 @@ class Noise:
         angle = ((bits >> 16) & 0xFFFFFF).to(torch.float32).mul_(2 * math.pi * 2.0**-24)
         return (radius * angle.cos_()).view(-1, *shape)
 
+    def seeds(self, draw: int = 0) -> Tensor:
+        """Returns (B,) int64, uniform in [0, 2^63), for generators that have to be seeded."""
+        return self._bits(1, draw).view(-1) & 0x7FFFFFFFFFFFFFFF
+
     def integers(self, high: int, shape: Sequence[int] = (), draw: int = 0) -> Tensor:
         """Returns (B, *shape) int64, uniform in [0, high)."""
         return (self.uniform(shape or (1,), draw) * high).long().clamp_(max=high - 1).view(-1, *shape)

@@ -14,6 +14,10 @@ STEPS_BY_EXAMPLE = "attack steps that differ by example"
 CLEAN_VIEW, ADVERSARIAL_VIEW = "a clean view", "an adversarial view"
 """A method gives the loss the images as they are, or what the attack made of them."""
 
+HARD_LABELS = "hard labels"
+"""Every image has one class: the augmentation does not mix images. What gets labels requires this unless it says that
+it takes shares of the classes, (B, classes), too."""
+
 GEOMETRY = "crops and flips that can be undone"
 """An augmentation does nothing but move pixels, and says where to: `robustcords.data.augmentations.geometry`."""
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcords.config.requirements import HARD_LABELS
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine.precision import full_precision
 from robustcords.losses.check import check_declared
@@ -44,6 +45,8 @@ class Loss(Component, ABC):
             shares: every example's value has the term divided by B. Accumulation and several processes cut a batch into
             smaller ones, each with its own term, so that such a loss depends on them; a selection differentiates it
             batch by batch.
+        requires: hard labels, where a subclass says nothing else. One that takes (B, classes) shares of the classes for
+            ``y`` too, as a cross-entropy does, says so with ``requires = frozenset()``, and goes with CutMix and mixup.
 
     Raises:
         UserError: for a value of these attributes that means nothing, or a member by which 0.1 asked for a loss.
@@ -55,6 +58,7 @@ class Loss(Component, ABC):
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
+    requires: ClassVar[frozenset[str]] = frozenset({HARD_LABELS})
     config: LossConfig
     views: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     anchored: ClassVar[bool] = False

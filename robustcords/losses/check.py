@@ -108,7 +108,7 @@ def loss_values(loss: Loss, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
     Raises:
         UserError: the loss returns anything else, or a constant.
     """
-    value = contracts.numbers(f"loss {contracts.title(loss)}", loss.from_logits(logits, y), y.shape)
+    value = contracts.numbers(f"loss {contracts.title(loss)}", loss.from_logits(logits, y), y.shape[:1])
     return contracts.differentiable(f"loss {contracts.title(loss)}", value, list(logits.values()))
 
 

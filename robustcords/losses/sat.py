@@ -13,6 +13,7 @@ class SAT(Loss):
     """Cross-entropy on adversarial examples (Madry et al. 2018; Li et al. 2023, Eq. 1)."""
 
     views = ("adversarial",)
+    requires = frozenset()
 
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns ``CE(z', y)`` (B,)."""

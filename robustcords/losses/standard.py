@@ -13,6 +13,7 @@ class Standard(Loss):
     """Cross-entropy on the images as they are: no attack, no robustness; what defences are compared with."""
 
     views = ("clean",)
+    requires = frozenset()
 
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns ``CE(z, y)`` (B,)."""

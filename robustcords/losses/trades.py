@@ -42,6 +42,7 @@ class TRADES(Loss):
 
     config: TRADES.Config
     anchored = True
+    requires = frozenset()
 
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns the loss (B,) of clean and adversarial logits."""

@@ -24,6 +24,7 @@ class AdversarialTraining(Method):
         >>> method = AdversarialTraining(SAT(), PGD(ThreatModel(epsilon=8 / 255)))
     """
 
+    requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = Method.provides | {STEPS_TO_VARY}
 
     def step(self, step: Step, batch: Batch) -> StepReport:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
-from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW
+from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW, HARD_LABELS
 from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.engine.modes import Model
@@ -29,7 +29,7 @@ class Batch:
 
     Attributes:
         x: (b, C, H, W) augmented images in [0, 1].
-        y: (b,) labels.
+        y: (b,) int64 labels; (b, classes) shares of the classes where the augmentation mixes images.
         weights: (b,) of the loss.
         noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
         total: sum of the weights of the whole global batch.
@@ -132,9 +132,12 @@ class Method(Component, Stateful, ABC):
     Attributes:
         provides: both views of a batch, where a subclass says nothing else. One that attacks as hard as ``effort``
             plans provides `robustcords.config.requirements.STEPS_TO_VARY` too.
+        requires: hard labels, where a subclass says nothing else. One that hands labels on to the loss and the attack
+            and does not look at them says ``requires = frozenset()``, and goes with CutMix and mixup.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    requires: ClassVar[frozenset[str]] = frozenset({HARD_LABELS})
     provides: ClassVar[frozenset[str]] = frozenset({CLEAN_VIEW, ADVERSARIAL_VIEW})
 
     def __init__(self, loss: Loss, attack: Attack, effort: Effort | None = None, **options: Any) -> None:

@@ -38,6 +38,7 @@ class Wrapper(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = WrapperConfig
+    requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, inner: Method, **options: Any) -> None:

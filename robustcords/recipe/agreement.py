@@ -12,6 +12,7 @@ from robustcords.config.requirements import (
     CLEAN_VIEW,
     CUBE,
     GEOMETRY,
+    HARD_LABELS,
     SECOND_DERIVATIVES,
     STEPS_BY_EXAMPLE,
     STEPS_TO_VARY,
@@ -24,6 +25,7 @@ _WHY = {
     STEPS_BY_EXAMPLE: ("attack", 'has none; set attack.name = "pgd"'),
     CLEAN_VIEW: ("method", "has none"),
     ADVERSARIAL_VIEW: ("method", "has none"),
+    HARD_LABELS: ("augmentation", "mixes images and their labels"),
     CUBE: ("threat", "has none"),
     GEOMETRY: ("augmentation", 'does more; set augmentation.name = "crop_flip" or "none"'),
 }

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from robustcords.data.augmentations.base import Augmentation
+from robustcords.data.augmentations.check import check_augmentation
+from robustcords.data.augmentations.mixing import Mixing
 from robustcords.data.augmentations.none import NoAugmentation
 from robustcords.data.images import Images
 from robustcords.engine import contracts
@@ -46,6 +48,7 @@ class BatchLoader:
         self.augmentation = augmentation or NoAugmentation()
         self.seed, self.device = seed, device
         self.memory_format = "contiguous"
+        check_augmentation(self.augmentation, train.first(2, device)[0], torch.arange(2, device=device))
 
     def order(self, epoch: int, size: int) -> list[Tensor]:
         """Returns the epoch's global batches as positions in its subset, shuffled.
@@ -65,22 +68,39 @@ class BatchLoader:
 
     def load(self, positions: Tensor, subset: Subset, epoch: int) -> Batch:
         """Returns this process's share of a global batch."""
-        mine = positions.tensor_split(collectives.world_size())[collectives.rank()]
-        rows = subset.indices[mine]
-        x, y = self.train.batch(rows, self.device)
-        numbers = self.train.numbers[rows].to(self.device)
-        noise = Noise(derive(self.seed, "augment", epoch), numbers)
-        source = f"augmentation {contracts.title(self.augmentation)}"
-        x = contracts.numbers(source, self.augmentation(x, noise), x.shape, x.dtype)
+        share = torch.arange(len(positions)).tensor_split(collectives.world_size())[collectives.rank()]
+        rows = subset.indices[positions]
+        numbers = self.train.numbers[rows[share]].to(self.device)
+        if isinstance(self.augmentation, Mixing):
+            x, y = self._mixed(self.augmentation, rows, share, epoch)
+        else:
+            x, y = self._augmented(rows[share], epoch)
         return Batch(
             x.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]),
             y,
-            subset.weights[mine].to(self.device),
+            subset.weights[positions[share]].to(self.device),
             Noise(derive(self.seed, "attack", epoch), numbers),
             # A batch of nothing but weight 0 has no gradient; the floor keeps 0 / 0 out of it.
             max(float(subset.weights[positions].sum()), 1e-12),
-            self.augmentation.geometry(noise),
+            self.augmentation.geometry(Noise(derive(self.seed, "augment", epoch), numbers)),
         )
+
+    def _augmented(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Returns some images and their labels, on the device."""
+        x, y = self.train.batch(rows, self.device)
+        noise = Noise(derive(self.seed, "augment", epoch), self.train.numbers[rows].to(self.device))
+        source = f"augmentation {contracts.title(self.augmentation)}"
+        return contracts.numbers(source, self.augmentation(x, noise), x.shape, x.dtype), y
+
+    def _mixed(self, mixing: Mixing, rows: Tensor, share: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Returns this process's share of a global batch's images, mixed in pairs, and their labels (b, classes)."""
+        noise = Noise(derive(self.seed, "mix", epoch), self.train.numbers[rows])
+        partners = mixing.partners(noise)[share]
+        # A partner may be in another process's share. Where it is in this one, it is loaded once.
+        needed, places = torch.cat([share, partners]).unique(return_inverse=True)
+        x, y = self._augmented(rows[needed], epoch)
+        first, second = places.to(self.device).split(len(share))
+        return mixing.mixed((x[first], x[second]), (y[first], y[second]), len(self.train.classes), noise[share])
 
     def micro_batches(self, size: int, accumulation: int) -> tuple[int, int]:
         """Returns how many examples the smallest and the largest micro-batch of a process have.

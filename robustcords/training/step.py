@@ -38,7 +38,7 @@ class LossPass(nn.Module):
         """Returns the loss (b,) of every example; see `robustcords.losses.base.Loss.forward`."""
         source = f"loss {contracts.title(self.loss)}"
         found = self.loss.at(context.moment).forward(self.model, views, y, context)
-        value = contracts.numbers(source, found, y.shape)
+        value = contracts.numbers(source, found, y.shape[:1])
         return contracts.differentiable(source, value, list(self.model.parameters()))
 
 
@@ -144,6 +144,7 @@ class LoopStep(Step):
                     f"method {contracts.title(self.method)}: the view {name!r} of {len(batch.y)} images, which loss "
                     f"{contracts.title(loss)} needs, is {found}"
                 )
+        contracts.labels("loss", loss, batch.y)
         noise = Noise(derive(self.seed, "loss", moment.epoch, moment.step), batch.noise.keys[rows])
         context = LossContext(self.method.attack.threat, moment, noise)
         values: Tensor = self.passes({name: x[rows] for name, x in views.items()}, batch.y[rows], context)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from robustcords.config.requirements import HARD_LABELS
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.base import DataSource
@@ -28,6 +29,7 @@ class Augmentation(Component, ABC):
     """
 
     Config: ClassVar[type[AugmentationConfig]] = AugmentationConfig
+    provides: ClassVar[frozenset[str]] = frozenset({HARD_LABELS})
 
     @classmethod
     def resolved(cls, config: Any, source: DataSource) -> Any:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
-from robustcords.config.requirements import STEPS_TO_VARY
+from robustcords.config.requirements import HARD_LABELS, STEPS_TO_VARY
 from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.losses.context import Moment
 from robustcords.rng import Noise
@@ -67,11 +67,12 @@ class Effort(Component, Stateful, ABC):
     `robustcords.runtime.collectives`; `plan` and `observe` are called in all of them, also where a share is empty.
 
     Attributes:
+        requires: attack steps to vary, and hard labels, where a subclass says nothing else.
         observes: whether `observe` is wanted, which costs a forward pass of the examples that were attacked.
     """
 
     Config: ClassVar[type[EffortConfig]] = EffortConfig
-    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY})
+    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, HARD_LABELS})
     observes: ClassVar[bool] = False
 
     @abstractmethod

@@ -60,7 +60,7 @@ def attack_batch(
     Args:
         model: maps images to logits; run in eval mode and given back in the mode it had.
         x: (B, C, H, W) in [0, 1].
-        y: (B,) int64 labels.
+        y: (B,) int64 labels, or (B, classes) shares of the classes.
         noise: keyed by example.
         attack: what is varied.
         loss: says what the attack maximises.
@@ -71,6 +71,7 @@ def attack_batch(
         UserError: the effort's plan or the attack's images are not what they have to be.
     """
     effort, moment = effort or Uniform(), moment or Moment(0, 0, 0.0)
+    contracts.labels("effort", effort, y)
     loss = loss.at(moment)
     clean = CleanLogits(model, x, exact=loss.anchored)
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
@@ -87,9 +88,10 @@ def attack_batch(
     if moment.step == 0:  # an accelerator has to be waited for
         contracts.in_range(attack, images)
     if effort.observes:
-        correct = clean().argmax(dim=1) == y
+        true = y.argmax(dim=1) if y.is_floating_point() else y
+        correct = clean().argmax(dim=1) == true
         if len(rows):
-            correct[rows] = clean_logits(model, images[rows]).argmax(dim=1) == y[rows]
+            correct[rows] = clean_logits(model, images[rows]).argmax(dim=1) == true[rows]
         effort.observe(correct)
     return AdversarialBatch(images, plan.kinds.counts() if plan.kinds else {})
 
