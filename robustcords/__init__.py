@@ -19,10 +19,20 @@ if TYPE_CHECKING:
     from robustcords.attacks.n_fgsm import NFGSM as NFGSM
     from robustcords.attacks.pgd import PGD as PGD
     from robustcords.config.schema import ComponentConfig as ComponentConfig
+    from robustcords.data.augmentations.after_crop_flip import AfterCropFlip as AfterCropFlip
     from robustcords.data.augmentations.base import Augmentation as Augmentation
     from robustcords.data.augmentations.base import AugmentationConfig as AugmentationConfig
     from robustcords.data.augmentations.crop_flip import CropFlip as CropFlip
+    from robustcords.data.augmentations.crop_flip import CropFlipConfig as CropFlipConfig
+    from robustcords.data.augmentations.cutmix import CutMix as CutMix
+    from robustcords.data.augmentations.cutout import Cutout as Cutout
     from robustcords.data.augmentations.geometry import Geometry as Geometry
+    from robustcords.data.augmentations.mixing import Mixing as Mixing
+    from robustcords.data.augmentations.mixing import MixingConfig as MixingConfig
+    from robustcords.data.augmentations.mixup import MixUp as MixUp
+    from robustcords.data.augmentations.none import NoAugmentation as NoAugmentation
+    from robustcords.data.augmentations.rand_augment import RandAugment as RandAugment
+    from robustcords.data.augmentations.trivial_augment import TrivialAugment as TrivialAugment
     from robustcords.data.base import DataConfig as DataConfig
     from robustcords.data.base import DataSource as DataSource
     from robustcords.data.base import Splits as Splits
@@ -114,6 +124,7 @@ _PUBLIC = {
     "AdversarialGradients": "selection.gradients.adversarial_gradients:AdversarialGradients",
     "AdversarialStrategy": "selection.gradient_based:AdversarialStrategy",
     "AdversarialTraining": "methods.adversarial:AdversarialTraining",
+    "AfterCropFlip": "data.augmentations.after_crop_flip:AfterCropFlip",
     "Attack": "attacks.base:Attack",
     "Augmentation": "data.augmentations.base:Augmentation",
     "AugmentationConfig": "data.augmentations.base:AugmentationConfig",
@@ -125,6 +136,9 @@ _PUBLIC = {
     "CleanLogits": "attacks.base:CleanLogits",
     "ComponentConfig": "config.schema:ComponentConfig",
     "CropFlip": "data.augmentations.crop_flip:CropFlip",
+    "CropFlipConfig": "data.augmentations.crop_flip:CropFlipConfig",
+    "CutMix": "data.augmentations.cutmix:CutMix",
+    "Cutout": "data.augmentations.cutout:Cutout",
     "DataConfig": "data.base:DataConfig",
     "DataSource": "data.base:DataSource",
     "Digits": "data.digits:Digits",
@@ -152,15 +166,20 @@ _PUBLIC = {
     "Measurement": "evaluation.results:Measurement",
     "Method": "methods.base:Method",
     "MethodConfig": "methods.base:MethodConfig",
+    "MixUp": "data.augmentations.mixup:MixUp",
+    "Mixing": "data.augmentations.mixing:Mixing",
+    "MixingConfig": "data.augmentations.mixing:MixingConfig",
     "ModelSource": "models.base:ModelSource",
     "Moment": "losses.context:Moment",
     "NFGSM": "attacks.n_fgsm:NFGSM",
+    "NoAugmentation": "data.augmentations.none:NoAugmentation",
     "Noise": "rng:Noise",
     "Objective": "losses.objective:Objective",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
     "Plan": "methods.efforts.base:Plan",
     "Radii": "evaluation.attacks.base:Radii",
+    "RandAugment": "data.augmentations.rand_augment:RandAugment",
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
     "ResNet": "models.resnet:ResNet",
@@ -181,6 +200,7 @@ _PUBLIC = {
     "ThreatModel": "threats.base:ThreatModel",
     "TrainConfig": "training.config:TrainConfig",
     "Trainer": "training.trainer:Trainer",
+    "TrivialAugment": "data.augmentations.trivial_augment:TrivialAugment",
     "Uniform": "methods.efforts.uniform:Uniform",
     "Validation": "training.callbacks.validation:Validation",
     "Wrapper": "methods.wrapper:Wrapper",
@@ -210,6 +230,7 @@ __all__ = [
     "AdversarialGradients",
     "AdversarialStrategy",
     "AdversarialTraining",
+    "AfterCropFlip",
     "Attack",
     "Augmentation",
     "AugmentationConfig",
@@ -221,6 +242,9 @@ __all__ = [
     "CleanLogits",
     "ComponentConfig",
     "CropFlip",
+    "CropFlipConfig",
+    "CutMix",
+    "Cutout",
     "DataConfig",
     "DataSource",
     "Digits",
@@ -246,13 +270,18 @@ __all__ = [
     "Measurement",
     "Method",
     "MethodConfig",
+    "MixUp",
+    "Mixing",
+    "MixingConfig",
     "ModelSource",
     "Moment",
+    "NoAugmentation",
     "Noise",
     "Objective",
     "PGDEvaluation",
     "Plan",
     "Radii",
+    "RandAugment",
     "RandomSubset",
     "Recipe",
     "ResNet",
@@ -271,6 +300,7 @@ __all__ = [
     "ThreatModel",
     "TrainConfig",
     "Trainer",
+    "TrivialAugment",
     "Uniform",
     "Validation",
     "Wrapper",

@@ -205,7 +205,7 @@ def test_worked_examples_of_other_parts_train_together(in_page):
     folder = in_page(DOCS / "extending.md")
     app.app(["run", "my_parts.toml", "--output", "out"], standalone_mode=False)
     assert (folder / "out/report.json").exists()
-    for kind in ("data", "model", "attack", "loss", "margin"):
+    for kind in ("data", "model", "augmentation", "attack", "loss", "margin"):
         assert f'name = "my_{kind}:' in (folder / "out/recipe.toml").read_text()
 
 

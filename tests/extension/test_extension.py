@@ -280,6 +280,16 @@ def test_a_data_set_in_files_trains_the_weights_that_the_same_in_memory_trains(c
     assert 200 < epoch["subset_size"] <= 400  # two steps
 
 
+def test_an_augmentation(trained, tmp_path: Path):
+    changes = {"augmentation__name": "grain:Grain", "augmentation__crop": "1", "evaluation__autoattack": "false"}
+    for deviation in ("0.0", "0.3"):
+        trained("grain", output=deviation, **changes, augmentation__deviation=deviation)
+    recipe = tomllib.loads((tmp_path / "0.3" / "recipe.toml").read_text())
+    assert recipe["augmentation"] == {"name": "grain:Grain", "crop": 1, "deviation": 0.3}
+    still, noisy = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("0.0", "0.3"))
+    assert any(not torch.equal(value, noisy[name]) for name, value in still.items())
+
+
 def test_a_callback(trained, tmp_path: Path):
     trained("weight_norm", train__epochs="2", **{'callbacks."weight_norm:WeightNorm"': "{every = 2}"})
     recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from torch import Tensor
 from written import BASE, Write, message
 
-from robustcords import AdversarialTraining, Augmentation, Noise
+from robustcords import AdversarialTraining, Augmentation, Loss, Noise
 from robustcords.config.requirements import GEOMETRY
 from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.experiments import build
@@ -22,6 +24,13 @@ class Inverted(Augmentation):
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         del noise
         return 1 - x
+
+
+class Margin(Loss):
+    views = ("clean",)
+
+    def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
+        return -logits["clean"].gather(1, y.unsqueeze(1)).squeeze(1)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +69,30 @@ def test_one_that_cannot_be_undone_is_refused_by_a_method_that_undoes_it(write: 
         f'requires crops and flips that can be undone, and augmentation "{__name__}:Inverted" does more; set '
         'augmentation.name = "crop_flip" or "none"'
     )
+
+
+@pytest.mark.parametrize("name", ["cutmix", "mixup"])
+@pytest.mark.parametrize(
+    ("option", "part"),
+    [
+        ("loss.name=mart", '[loss] name = "mart"'),
+        ("bullet=true", '[effort] name = "bullet"'),
+        (f"loss.name={__name__}:Margin", f'[loss] name = "{__name__}:Margin"'),
+    ],
+)
+def test_mixed_labels_are_refused_where_one_class_is_required(write: Write, name: str, option: str, part: str):
+    expected = f'{part}: requires hard labels, and augmentation "{name}" mixes images and their labels'
+    assert message(write(BASE), option, f"augmentation.name={name}").endswith(expected)
+
+
+@pytest.mark.parametrize("name", ["cutmix", "mixup"])
+@pytest.mark.parametrize("loss", ["standard", "sat", "trades"])
+def test_mixed_labels_go_with_a_cross_entropy(write: Write, name: str, loss: str):
+    made = load(write(BASE), [f"augmentation.name={name}", f"loss.name={loss}", "augmentation.crop=2"])
+    assert (made.augmentation.name, made.augmentation.crop) == (name, 2)
+
+
+def test_crops_and_flips_stay_where_another_augmentation_is_named(write: Write):
+    path = write(BASE + "augmentation.crop = 3\n")
+    assert load(path, ["augmentation.name=cutout"]).augmentation.crop == 3
+    assert not hasattr(load(path, ["augmentation.name=none"]).augmentation, "crop")

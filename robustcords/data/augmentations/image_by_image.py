@@ -17,8 +17,8 @@ class ImageByImage(AfterCropFlip):
     """Crops and flips, and one of torchvision's transforms. Subclasses write `transform`.
 
     The global generator is seeded for each example and given back as it was. Images go through the transform one by
-    one, on the CPU and as 8-bit integers: that costs 0.1 to 0.4 ms an image (docs/methods.md), and pixels of
-    floating-point data sets are rounded to a 255th.
+    one, on the CPU and as 8-bit integers: that costs a good part of a millisecond an image (docs/methods.md has
+    figures), and pixels of floating-point data sets are rounded to a 255th.
     """
 
     @abstractmethod

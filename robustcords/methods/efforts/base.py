@@ -89,7 +89,10 @@ class Effort(Component, Stateful, ABC):
         """
 
     def observe(self, correct: Tensor) -> None:
-        """Is told after the attack which examples (B,) bool the model classifies correctly, where it `observes`."""
+        """Is told after the attack which examples (B,) bool the model classifies correctly, where it `observes`.
+
+        A mixed image is classified correctly as the class with the larger share.
+        """
 
     def on_validation(self, result: Mapping[str, float]) -> None:
         """Is told what a validation found, the same in all processes: accuracies ``clean`` and ``robust``."""
