@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcords.config.requirements import HARD_LABELS
 from robustcords.errors import UserError, kind_of, one_line
 
 
@@ -39,23 +38,6 @@ def logits(name: str, value: Any, count: int, classes: int) -> Tensor:
     shape = tuple(value.shape) if isinstance(value, Tensor) else ()
     fits = len(shape) == 2 and shape[0] == count and shape[1] >= classes
     return numbers(name, value, torch.Size(shape if fits else (count, classes)))
-
-
-def labels(kind: str, part: Any, y: Tensor) -> None:
-    """Checks that a part that requires hard labels gets such; a recipe is refused before it comes to this.
-
-    Args:
-        kind: of the part.
-        part: has ``requires``.
-        y: (B,) int64, or (B, classes) of two mixed images.
-
-    Raises:
-        UserError: it does not.
-    """
-    if y.is_floating_point() and HARD_LABELS in part.requires:
-        raise UserError(
-            f"{kind} {title(part)} requires hard labels, and the augmentation mixes images and their labels"
-        )
 
 
 def candidates(attack: object, value: Any, x: Tensor) -> Tensor:

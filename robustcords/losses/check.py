@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, get_args
 import torch
 from torch import Tensor, nn
 
+from robustcords.config.requirements import HARD_LABELS
+from robustcords.config.schema import Component
 from robustcords.engine import contracts
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, kind_of, nearest
@@ -95,6 +97,23 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
                 value = objective(tried, y, lambda: clean).value(attacked)
                 if not loss.batchwise:
                     _refuse_mixed(f"the objective of loss {contracts.title(loss)}", value, [attacked])
+
+
+def check_labels(kind: str, part: Component, y: Tensor) -> None:
+    """Checks that a part that requires hard labels gets such; a recipe is refused before it comes to this.
+
+    Args:
+        kind: of the part.
+        part: has ``requires``.
+        y: (B,) int64, or (B, classes) of two mixed images.
+
+    Raises:
+        UserError: it does not.
+    """
+    if y.is_floating_point() and HARD_LABELS in part.requires:
+        raise UserError(
+            f"{kind} {contracts.title(part)} requires hard labels, and the augmentation mixes images and their labels"
+        )
 
 
 def loss_values(loss: Loss, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:

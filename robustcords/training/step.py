@@ -15,6 +15,7 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.modes import buffers_kept, modes_kept
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
+from robustcords.losses.check import check_labels
 from robustcords.losses.context import LossContext, Moment
 from robustcords.methods.base import Batch, Method, Step
 from robustcords.rng import Noise, derive
@@ -144,7 +145,7 @@ class LoopStep(Step):
                     f"method {contracts.title(self.method)}: the view {name!r} of {len(batch.y)} images, which loss "
                     f"{contracts.title(loss)} needs, is {found}"
                 )
-        contracts.labels("loss", loss, batch.y)
+        check_labels("loss", loss, batch.y)
         noise = Noise(derive(self.seed, "loss", moment.epoch, moment.step), batch.noise.keys[rows])
         context = LossContext(self.method.attack.threat, moment, noise)
         values: Tensor = self.passes({name: x[rows] for name, x in views.items()}, batch.y[rows], context)

@@ -18,6 +18,7 @@ from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
+from robustcords.losses.check import check_labels, objective
 from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective
 from robustcords.methods.efforts.base import Effort, Plan
@@ -71,7 +72,7 @@ def attack_batch(
         UserError: the effort's plan or the attack's images are not what they have to be.
     """
     effort, moment = effort or Uniform(), moment or Moment(0, 0, 0.0)
-    contracts.labels("effort", effort, y)
+    check_labels("effort", effort, y)
     loss = loss.at(moment)
     clean = CleanLogits(model, x, exact=loss.anchored)
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
