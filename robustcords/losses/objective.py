@@ -43,9 +43,14 @@ class Objective:
             raise UserError(f"start = {self.start!r} is no random start{nearest(str(self.start), get_args(Start))}")
 
 
+def classes_of(y: Tensor) -> Tensor:
+    """Returns one class an example (B,) int64: of mixed labels (B, classes) that with the largest share."""
+    return y.argmax(dim=1) if y.is_floating_point() else y
+
+
 def cross_entropy_of(y: Tensor) -> Objective:
-    """Returns cross-entropy with labels (B,) as an objective, from a uniform start (Madry et al. 2018)."""
-    return Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"), labels=y)
+    """Returns cross-entropy with labels as an objective, from a uniform start (Madry et al. 2018)."""
+    return Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"), labels=classes_of(y))
 
 
 def margin_of(y: Tensor) -> Objective:
@@ -53,9 +58,10 @@ def margin_of(y: Tensor) -> Objective:
 
     It is what Carlini and Wagner 2017 (section V, f_6, without the cut at 0) minimise the negative of.
     """
+    labels = classes_of(y)
 
     def margin(logits: Tensor) -> Tensor:
-        own = F.one_hot(y, logits.shape[1]).bool()
+        own = F.one_hot(labels, logits.shape[1]).bool()
         return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
 
-    return Objective(margin, labels=y)
+    return Objective(margin, labels=labels)

@@ -45,6 +45,7 @@ class Free(Method):
         replays: Annotated[int, Field(ge=1)] = 8
 
     config: Free.Config
+    requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset({ADVERSARIAL_VIEW})
 
     def __init__(self, *parts: Any, **options: Any) -> None:

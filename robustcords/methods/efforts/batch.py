@@ -18,9 +18,9 @@ from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
-from robustcords.losses.check import check_labels, objective
+from robustcords.losses.check import check_labels
 from robustcords.losses.context import Moment
-from robustcords.losses.objective import Objective
+from robustcords.losses.objective import Objective, classes_of
 from robustcords.methods.efforts.base import Effort, Plan
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.rng import Noise, derive
@@ -89,7 +89,7 @@ def attack_batch(
     if moment.step == 0:  # an accelerator has to be waited for
         contracts.in_range(attack, images)
     if effort.observes:
-        true = y.argmax(dim=1) if y.is_floating_point() else y
+        true = classes_of(y)
         correct = clean().argmax(dim=1) == true
         if len(rows):
             correct[rows] = clean_logits(model, images[rows]).argmax(dim=1) == true[rows]
@@ -167,7 +167,7 @@ def _in_one(attack: Attack, groups: list[_Group], plan: Plan, y: Tensor) -> tupl
         steps[alike], sizes[alike] = varied.passes, varied.step_size
     rows = steps.nonzero().flatten()
     patience = None if plan.patience is None else plan.patience.cpu()[rows]
-    pace = Pace(steps[rows], sizes[rows], patience, y[rows.to(y.device)])
+    pace = Pace(steps[rows], sizes[rows], patience, classes_of(y)[rows.to(y.device)])
     return rows.tolist(), partial(attack.each, pace=pace)
 
 
