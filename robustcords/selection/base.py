@@ -74,7 +74,7 @@ class SelectionContext:
         on_batch: called with (done, total) batches of a pass over the data.
         measure: whether the report is to say how well gradients match, which costs one more pass over their factors.
         lr: the optimizer's peak learning rate; None where nobody has said.
-        augment: crops and flips images (B, C, H, W) at random, by noise that is keyed by example, as training does;
+        augment: augments images (B, C, H, W) as training does, by noise that is keyed by example, but mixes none;
             None where nobody has said how.
     """
 

@@ -46,7 +46,7 @@ _KEPT = 512e6  # bytes of gradients that are kept at a time where one class is c
 
 
 def augmentation(config: AttackConfig, context: SelectionContext) -> Augment | None:
-    """Returns what crops and flips the images that are selected from; None where they are taken as they are.
+    """Returns what augments the images that are selected from; None where they are taken as they are.
 
     Raises:
         UserError: the options want it, and nobody has said how training does it.

@@ -28,7 +28,7 @@ class AttackConfig(StrategyConfig):
             gradients that are selected from are computed as in training.
         model_mode: what the model runs in where gradients are taken: ``"train"`` is CORDS', in which BatchNorm has the
             statistics of each batch, as in training, and dropout drops. Attacks run in eval mode in any case.
-        augment: select from images that are cropped and flipped at random, as CORDS does, and not as they are.
+        augment: select from images that are augmented as in training, as CORDS does, and not as they are.
     """
 
     attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None

@@ -78,7 +78,7 @@ class SubsetSelector:
         batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
         seed: the run's seed.
         lr: the optimizer's peak learning rate, for strategies that ask for it.
-        augment: how training crops and flips images, for strategies that select from such.
+        augment: how training augments images, for strategies that select from augmented ones.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_run import BATCH, COUNT, THREAT, fitted, made_up, network
+from small_run import BATCH, COUNT, THREAT, After, fitted, made_up, network, vector
 from torch import Tensor, nn
 
-from robustcords import PGD, CutMix, MixUp
+from robustcords import PGD, CropFlip, CutMix, MixUp, Trainer
 from robustcords.data.images import ImageSet
-from robustcords.errors import UserError
+from robustcords.errors import Interrupted, UserError
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.selection.selector import everything
+from robustcords.training.averaging import AveragingConfig
 from robustcords.training.loader import BatchLoader
 
 ATTACK = PGD(THREAT, steps=3, step_size=0.03)
@@ -86,3 +88,18 @@ def test_a_step_is_the_papers(loss: str, mixing: Any, accumulation: int):
 def test_what_needs_one_class_an_image_is_refused_in_python_too(loss: str, effort: Any, message: str):
     with pytest.raises(UserError, match=message):
         fitted(loss=loss, effort=effort, augmentation=MixUp(), settings={"batch_size": BATCH})
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path):
+    def run(folder: str, interruption: Any = None) -> Trainer:
+        settings = {"epochs": 2, "averaging": AveragingConfig(decay=0.5)}
+        mixing, place = CutMix(crop=1), tmp_path / folder
+        return fitted(
+            loss="trades", augmentation=mixing, settings=settings, run=place, interruption=interruption, seed=3
+        )
+
+    whole = run("whole")
+    with pytest.raises(Interrupted):
+        run("parts", After(3))
+    assert torch.equal(vector(whole), vector(run("parts")))
+    assert not torch.equal(vector(whole), vector(fitted(loss="trades", augmentation=CropFlip(crop=1), seed=3)))

@@ -37,7 +37,7 @@ class AdversarialGradients(AdversarialScores):
         seed: of the attack's random starts.
         on_batch: called with (done, total) batches of a pass over the data.
         model_mode: what the model runs in where gradients are taken, ``"eval"`` or ``"train"``.
-        augment: crops and flips images; None leaves them as they are.
+        augment: augments images; None leaves them as they are.
         options: CORDS' own keyword arguments.
 
     Attributes:

@@ -59,7 +59,7 @@ def adversarial_pass(
         on_batch: called after each batch.
         train_mode: take gradients in train mode: each batch and each of the loss's views with BatchNorm statistics of
             its own.
-        augment: crops and flips images before they are attacked; None leaves them as they are.
+        augment: augments images before they are attacked; None leaves them as they are.
 
     Raises:
         UserError: for a model that does not end in a linear layer, or a batch of one image that it cannot run in train
