@@ -54,12 +54,15 @@ if TYPE_CHECKING:
     from robustcords.losses.base import LossConfig as LossConfig
     from robustcords.losses.context import LossContext as LossContext
     from robustcords.losses.context import Moment as Moment
+    from robustcords.losses.grad_align import GradAlign as GradAlign
     from robustcords.losses.mart import MART as MART
+    from robustcords.losses.nuat import NuAT as NuAT
     from robustcords.losses.objective import Objective as Objective
     from robustcords.losses.sat import SAT as SAT
     from robustcords.losses.standard import Standard as Standard
     from robustcords.losses.trades import TRADES as TRADES
     from robustcords.methods.adversarial import AdversarialTraining as AdversarialTraining
+    from robustcords.methods.awp import AWP as AWP
     from robustcords.methods.base import Batch as Batch
     from robustcords.methods.base import Method as Method
     from robustcords.methods.base import MethodConfig as MethodConfig
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
     from robustcords.methods.efforts.batch import attack_batch as attack_batch
     from robustcords.methods.efforts.bullet import Bullet as Bullet
     from robustcords.methods.efforts.uniform import Uniform as Uniform
+    from robustcords.methods.fast_bat import FastBAT as FastBAT
+    from robustcords.methods.free import Free as Free
     from robustcords.methods.wrapper import StepAround as StepAround
     from robustcords.methods.wrapper import Wrapper as Wrapper
     from robustcords.methods.wrapper import WrapperConfig as WrapperConfig
@@ -116,6 +121,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __version__ = "0.2.0.dev0"
 
 _PUBLIC = {
+    "AWP": "methods.awp:AWP",
     "AdvCRAIGStrategy": "selection.strategies.adv_craig:AdvCRAIGStrategy",
     "AdvGLISTERStrategy": "selection.strategies.adv_glister:AdvGLISTERStrategy",
     "AdvGradMatchStrategy": "selection.strategies.adv_gradmatch:AdvGradMatchStrategy",
@@ -151,7 +157,10 @@ _PUBLIC = {
     "EvaluationAttackConfig": "evaluation.attacks.base:EvaluationAttackConfig",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
     "FGSM": "attacks.fgsm:FGSM",
+    "FastBAT": "methods.fast_bat:FastBAT",
+    "Free": "methods.free:Free",
     "Geometry": "data.augmentations.geometry:Geometry",
+    "GradAlign": "losses.grad_align:GradAlign",
     "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
     "Images": "data.images:Images",
@@ -174,6 +183,7 @@ _PUBLIC = {
     "NFGSM": "attacks.n_fgsm:NFGSM",
     "NoAugmentation": "data.augmentations.none:NoAugmentation",
     "Noise": "rng:Noise",
+    "NuAT": "losses.nuat:NuAT",
     "Objective": "losses.objective:Objective",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
@@ -216,6 +226,7 @@ _PUBLIC = {
 """A public name to where it is."""
 
 __all__ = [
+    "AWP",
     "FGSM",
     "MART",
     "NFGSM",
@@ -256,7 +267,10 @@ __all__ = [
     "EvaluationAttack",
     "EvaluationAttackConfig",
     "EvaluationConfig",
+    "FastBAT",
+    "Free",
     "Geometry",
+    "GradAlign",
     "Gradients",
     "ImageSet",
     "Images",
@@ -277,6 +291,7 @@ __all__ = [
     "Moment",
     "NoAugmentation",
     "Noise",
+    "NuAT",
     "Objective",
     "PGDEvaluation",
     "Plan",

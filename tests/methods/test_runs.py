@@ -107,5 +107,5 @@ def test_they_go_with_a_selector(name: str):
     selector.loss = given["method"].loss
     selector.attack = given["method"].attack
     made = fitted(**given, selector=selector)
-    assert made.selector.current.epoch == 1
+    assert made.selector.current.selected_at == 1
     assert len(made.selector.current.indices) == made.selector.budget
