@@ -45,8 +45,9 @@ class Free(Method):
         replays: Annotated[int, Field(ge=1)] = 8
 
     config: Free.Config
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset({ADVERSARIAL_VIEW})
+    requires = frozenset()
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)

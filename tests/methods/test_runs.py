@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import training_steps
 from ranks import free_port
 from several import together
 from small_run import ATTACK, THREAT, After, chooser, fitted, made_up, trainer, vector
@@ -109,3 +111,13 @@ def test_they_go_with_a_selector(name: str):
     made = fitted(**given, selector=selector)
     assert made.selector.current.selected_at == 1
     assert len(made.selector.current.indices) == made.selector.budget
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"awp"}))  # Bullet-Train asks what is classified correctly
+def test_labels_may_be_shares_of_the_classes(name: str):
+    hard, soft = training_steps.network(), training_steps.network()
+    batches = training_steps.batches()
+    training_steps.train(METHODS[name](), hard, batches)
+    shares = [replace(batch, y=F.one_hot(batch.y, training_steps.CLASSES).double()) for batch in batches]
+    training_steps.train(METHODS[name](), soft, shares)
+    training_steps.same(hard, soft)

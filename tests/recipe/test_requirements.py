@@ -86,6 +86,10 @@ def parts(command: Command, tmp_path: Path) -> Iterator[None]:
             '[method] name = "fast_bat": requires a bound for every pixel by itself, and threat "l2" has none',
         ),
         (
+            ["effort.name=bullet", "method.name=awp", "method.inner.name=free"],
+            '[effort] name = "bullet": requires attack steps to vary, and method "free" attacks all images alike',
+        ),
+        (
             ["loss.name=grad_align", "train.compile=true"],
             '[loss] name = "grad_align": requires derivatives of gradients, and [train] compile is true',
         ),
