@@ -252,11 +252,13 @@ def new(
     selector: Annotated[str, typer.Option(help="Selector, or none for full data.")] = "adv-glister",
     fraction: Annotated[float, typer.Option(help="Share of the training set to select, in (0, 1].")] = 0.3,
     bullet: Annotated[bool, typer.Option("--bullet", help="Attack steps by kind of example.")] = False,
+    method: Annotated[str, typer.Option(help="What a step does with a batch; see list method.")] = "adversarial",
 ) -> None:
     """Write a commented recipe to start from."""
     from robustcords.recipe import scaffold
 
-    scaffold.write(file, data=data, loss=loss, selector=selector, fraction=fraction, bullet=bullet)
+    choices = {"loss": loss, "selector": selector, "fraction": fraction, "bullet": bullet, "method": method}
+    scaffold.write(file, data=data, **choices)
     typer.echo(f"{file}: written; robustcords run {file}")
 
 

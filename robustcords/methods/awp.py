@@ -36,7 +36,7 @@ class AWP(Wrapper):
         Attributes:
             gamma: how far a tensor of weights moves, as a share of its own length, >= 0. Wu et al. take 0.01 with
                 standard adversarial training and 0.005 with TRADES.
-            warmup: epochs, >= 0, before weights are first perturbed.
+            warmup: epochs before weights are first perturbed, >= 0.
         """
 
         name: str = "awp"

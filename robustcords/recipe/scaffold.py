@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from robustcords.config.registry import KINDS
-from robustcords.config.schema import Table
+from robustcords.config.schema import Table, nested
 from robustcords.errors import UserError
 from robustcords.recipe import messages
 from robustcords.recipe.describe import attributes, listing
@@ -35,6 +35,7 @@ def new(
     *,
     bullet: bool = False,
     model: str = "resnet18",
+    method: str = "adversarial",
 ) -> str:
     """Returns a commented recipe that validates.
 
@@ -45,11 +46,13 @@ def new(
         fraction: share of the training set to select, in (0, 1]; means nothing without a selector.
         bullet: whether to use Bullet-Train.
         model: name of a model.
+        method: name of what a training step does with a batch.
 
     Raises:
         UserError: a name is unknown or the fraction impossible.
     """
     values: dict[str, Any] = {"data": {"name": data}, "model": {"name": model}, "loss": {"name": loss}}
+    values["method"] = {"name": method}
     if selector not in {None, "none"}:
         values["selector"] = {"name": selector, "fraction": fraction}
     values["bullet"] = bullet
@@ -90,18 +93,26 @@ def _header(recipe: Recipe, bullet: bool) -> str:
     )
 
 
-def _lines(table: Table, path: tuple[str, ...]) -> list[str]:
-    """Returns a table's keys with their comments, then its tables."""
+def _lines(table: Table, path: tuple[str, ...], kind: str | None = None) -> list[str]:
+    """Returns a table's keys with their comments, then its tables.
+
+    Args:
+        table: the recipe, or a table of it.
+        path: of the table.
+        kind: of component that the table names.
+    """
     meanings, written = attributes(type(table)), table.model_dump()
+    below = nested(type(table)) if path else {each: each for each in KINDS}
     lines, tables = [], []
     for key in type(table).model_fields:
         value, meaning = getattr(table, key), _sentence(meanings.get(key, ""))
         if isinstance(value, dict):
             tables += _callbacks(value, meaning)
-        elif len(path) == 1 and path[0] in KINDS and key == KINDS[path[0]].key:
-            lines += [f"# One of `robustcords list {path[0]}`, or package.module:Class.", f"{key} = {_toml(value)}"]
+        elif kind and key == KINDS[kind].key:
+            lines += [f"# One of `robustcords list {kind}`, or package.module:Class.", f"{key} = {_toml(value)}"]
         elif isinstance(value, Table):
-            tables += ["", f"# {meaning}", f"[{'.'.join((*path, key))}]", *_lines(value, (*path, key))]
+            inside = _lines(value, (*path, key), below.get(key))
+            tables += ["", f"# {meaning}", f"[{'.'.join((*path, key))}]", *inside]
         elif value is None and written[key] is None:
             lines.append(" ".join(["#", f"{key} (left out):", meaning, _allowed(table, key)]) + ".")
         else:

@@ -36,6 +36,13 @@ def test_every_combination_is_valid(loss: str, selector: str | None) -> None:
     recipe.parse(tomllib.loads(new("digits", loss, selector, bullet=True)))
 
 
+@pytest.mark.parametrize("method", registry.names("method"))
+def test_every_method_is_valid(method: str) -> None:
+    text = new("digits", "sat", method=method)
+    assert recipe.parse(tomllib.loads(text)).method.name == method
+    assert text.count("# One of `robustcords list method`") == (2 if method == "awp" else 1)
+
+
 def test_every_key_has_its_comment() -> None:
     lines = new("digits", "mart", "adv-gradmatch", 0.3, bullet=True).splitlines()
     keys = [number for number, line in enumerate(lines) if " = " in line and not line.startswith("#")]
