@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustcords.attacks.atas import ATAS as ATAS
     from robustcords.attacks.base import Attack as Attack
     from robustcords.attacks.base import CleanLogits as CleanLogits
     from robustcords.attacks.fgsm import FGSM as FGSM
@@ -121,6 +122,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __version__ = "0.2.0.dev0"
 
 _PUBLIC = {
+    "ATAS": "attacks.atas:ATAS",
     "AWP": "methods.awp:AWP",
     "AdvCRAIGStrategy": "selection.strategies.adv_craig:AdvCRAIGStrategy",
     "AdvGLISTERStrategy": "selection.strategies.adv_glister:AdvGLISTERStrategy",
@@ -226,6 +228,7 @@ _PUBLIC = {
 """A public name to where it is."""
 
 __all__ = [
+    "ATAS",
     "AWP",
     "FGSM",
     "MART",

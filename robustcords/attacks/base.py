@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +12,15 @@ from torch import Tensor
 
 from robustcords.attacks.pace import Objectives, Pace
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
-from robustcords.config.schema import Component, format_radius, rounded_radius
+from robustcords.config.schema import Component, Stateful, format_radius, rounded_radius
+from robustcords.data.augmentations.geometry import Geometry
+from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, evaluation_mode, in_float32, without_parameter_gradients
 from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss
 from robustcords.losses.check import objective
+from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
@@ -90,7 +93,7 @@ class CleanLogits:
         return self._logits
 
 
-class Attack(Component, ABC):
+class Attack(Component, Stateful, ABC):
     """Finds a perturbation inside a threat model.
 
     Subclasses write `search`, and `search_each` too where each example may have steps of its own: those provide
@@ -165,6 +168,28 @@ class Attack(Component, ABC):
             clean: gives (B, classes) logits of the images as they are, as for `Loss.objective`.
         """
         return objective(loss, y, clean)
+
+    def prepare(self, train: Images, device: torch.device) -> None:
+        """Is told before training what is trained on, and where. One that keeps something for every image makes room.
+
+        Args:
+            train: the training split; `Noise.keys` are its ``numbers``.
+            device: where batches are.
+        """
+
+    def training_step(self, moment: Moment, geometry: Geometry | None) -> AbstractContextManager[None]:
+        """Returns a block in which training examples are attacked, once a batch, in all processes at the same time.
+
+        An attack that keeps something from one epoch to the next keeps it then, and in its `state_dict`; calls outside
+        of such blocks, as of a selection, change nothing.
+
+        Args:
+            moment: where training is.
+            geometry: where the augmentation has moved pixels; None where that cannot be said. An attack that needs it
+                requires `robustcords.config.requirements.GEOMETRY`.
+        """
+        del moment, geometry
+        return nullcontext()
 
     @property
     def reach(self) -> float | None:

@@ -51,5 +51,6 @@ class AdversarialTraining(Method):
                 loss=self.loss,
                 effort=self.effort,
                 moment=step.moment,
+                geometry=batch.geometry,
             )
         return {"clean": batch.x, "adversarial": made.images}, made.counts

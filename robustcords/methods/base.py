@@ -9,12 +9,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import ADVERSARIAL_VIEW, CLEAN_VIEW, HARD_LABELS
 from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.data.augmentations.geometry import Geometry
+from robustcords.data.images import Images
 from robustcords.engine.modes import Model
 from robustcords.losses.base import Loss
 from robustcords.losses.context import Moment
@@ -121,7 +123,7 @@ class MethodConfig(ComponentConfig):
 class Method(Component, Stateful, ABC):
     """What one training step does with a batch. Subclasses write `step`.
 
-    Its state is its own alone: the effort, and a method that this one goes around, keep theirs themselves.
+    Its state is its own alone: effort and attack, and a method that this one goes around, keep theirs themselves.
 
     Args:
         loss: what is minimised.
@@ -155,4 +157,8 @@ class Method(Component, Stateful, ABC):
 
     def parts(self) -> dict[str, Any]:
         """Returns everything of it with a state of its own, by its name in a checkpoint."""
-        return {"method": self, "effort": self.effort}
+        return {"method": self, "effort": self.effort, "attack": self.attack}
+
+    def prepare(self, train: Images, device: torch.device) -> None:
+        """Is told before training what is trained on, and where; hands it on to the attack."""
+        self.attack.prepare(train, device)

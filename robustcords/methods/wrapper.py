@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
 from robustcords.config import registry
 from robustcords.config.schema import Names
+from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.losses.context import Moment
@@ -59,6 +61,10 @@ class Wrapper(Method):
     def around(self, step: Step) -> Step:
         """Returns what the inner method is lent in place of the loop's step, usually a subclass of `StepAround`."""
         return step
+
+    def prepare(self, train: Images, device: torch.device) -> None:
+        """Tells the inner method what is trained on, and where."""
+        self.inner.prepare(train, device)
 
     def parts(self) -> dict[str, Any]:
         """Returns the wrapper, and under ``"method.inner"`` and so on the methods inside."""

@@ -86,7 +86,7 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a checkpoint's state as this version writes it; earlier ones kept some of it elsewhere."""
     progress = dict(state["progress"])
     best = progress.pop("best", None)
-    earlier = {"validation": {"best": best}}
+    earlier = {"validation": {"best": best}, "attack": {}}
     if "effort" not in state:  # 0.1 called the method the adversary; all that it kept was the effort's
         earlier |= {"effort": state.get("adversary", state.get("method")), "method": {}}
         state = {name: part for name, part in state.items() if name != "method"}

@@ -48,7 +48,7 @@ PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "budget")
 """What a checkpoint calls the trainer's own parts."""
 
 TAKEN = frozenset(
-    {*PARTS, "method", "effort", "adversary", "progress", "data", "seconds"}
+    {*PARTS, "method", "effort", "attack", "adversary", "progress", "data", "seconds"}
     | {"epoch", "progress", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second"}
     | {"counts", "selection"}
 )
@@ -116,6 +116,7 @@ class Trainer:
         contracts.distinct([callback.name for callback in callbacks], TAKEN)
         for kind, part in (*method.parts().items(), *(("callback", callback) for callback in callbacks)):
             refuse_unkeepable(f"{kind} {contracts.title(part)}", part)
+        method.prepare(train, self.device)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
         self.model = lay_out(model, self.device, "contiguous")
         self.settings = self.rehearsed(settings)

@@ -35,7 +35,7 @@ def test_one_that_changes_nothing_is_the_inner_method(settings: dict[str, Any]):
     assert torch.equal(vector(made), vector(fitted(effort=Bullet, settings=settings)))
     states = {name: part.state_dict() for name, part in made.method.parts().items()}
     effort = {"reference": made.method.effort.reference}
-    assert states == {"method": {}, "method.inner": {}, "method.inner.inner": {}, "effort": effort}
+    assert states == {"method": {}, "method.inner": {}, "method.inner.inner": {}, "effort": effort, "attack": {}}
     assert made.method.effort.reference > 0
 
 
@@ -44,7 +44,8 @@ def test_its_parts_are_the_inner_methods():
     outer = Plain(inner, name="mine:Plain")
     assert (outer.loss, outer.attack, outer.effort) == (inner.loss, inner.attack, inner.effort)
     assert outer.config.model_dump() == {"name": "mine:Plain", "inner": {"name": "adversarial"}}
-    assert outer.parts() == {"method": outer, "method.inner": inner, "effort": inner.effort}
+    own = {"effort": inner.effort, "attack": inner.attack}
+    assert outer.parts() == {"method": outer, "method.inner": inner, **own}
 
 
 def test_efforts_are_told_of_validations():

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustcords.attacks.base import Attack, CleanLogits, clean_logits
 from robustcords.attacks.pace import Objectives, Pace
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
+from robustcords.data.augmentations.geometry import Geometry
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model
 from robustcords.errors import UserError
@@ -55,6 +56,7 @@ def attack_batch(
     loss: Loss,
     effort: Effort | None = None,
     moment: Moment | None = None,
+    geometry: Geometry | None = None,
 ) -> AdversarialBatch:
     """Returns adversarial examples for a process's share of a global batch, and lets the effort learn from them.
 
@@ -67,6 +69,7 @@ def attack_batch(
         loss: says what the attack maximises.
         effort: decides how hard each example is attacked; None for all alike.
         moment: where training is; None for its beginning.
+        geometry: how the images were cropped and flipped, for attacks that keep perturbations.
 
     Raises:
         UserError: the effort's plan or the attack's images are not what they have to be.
@@ -78,7 +81,8 @@ def attack_batch(
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
     plan = contracts.plan(effort, effort.plan(attack, clean, y, moment, generator), len(y))
     try:
-        images, rows = attack_by_plan(model, x, y, noise, plan, attack=attack, loss=loss, clean=clean)
+        with attack.training_step(moment, geometry):
+            images, rows = attack_by_plan(model, x, y, noise, plan, attack=attack, loss=loss, clean=clean)
     except ValidationError as error:  # of the attack's own options
         problem = error.errors(include_url=False)[0]
         name, value = ".".join(map(str, problem["loc"])), problem["input"]

@@ -1,0 +1,158 @@
+"""FGSM from perturbations that are kept from epoch to epoch, with a step size for each example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack, first_gradient
+from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
+from robustcords.attacks.perturbations import Kept, Perturbations
+from robustcords.attacks.pgd import PGD
+from robustcords.config.requirements import GEOMETRY
+from robustcords.config.schema import Radius, rounded_radius
+from robustcords.data.augmentations.geometry import Geometry
+from robustcords.data.images import Images
+from robustcords.engine.contracts import title
+from robustcords.engine.modes import Model
+from robustcords.errors import UserError
+from robustcords.losses.context import Moment
+from robustcords.losses.objective import Objective
+from robustcords.rng import Noise
+from robustcords.threats.base import ThreatModel
+
+
+class ATAS(GradientAttack):
+    """ATAS: one step from the perturbation of the last epoch, shorter where gradients are long (Huang et al. 2023).
+
+    For each example, with g the gradient at its start, ``v <- decay * v + (1 - decay) * ||g||_2^2`` and the step is
+    ``step_size / (1 + sqrt(v) / scale)``, at least ``smallest_step`` and at most ``largest_step``. Perturbations move
+    with the augmentation's crop and flip. They are drawn anew, uniform in the ball, every ``redraw_every`` epochs; in
+    the first ``warmup`` epochs steps are epsilon, and v stays 0. https://arxiv.org/abs/2206.02417
+
+    Outside of a step of training, as in a selection or a callback, nothing is kept or changed: an example starts
+    anywhere in the ball, and its step is that of an example whose gradient has always been as long as it is there.
+    """
+
+    class Config(GradientAttackConfig):
+        """Options of ATAS.
+
+        Attributes:
+            step_size: the step where the gradient is zero, in the threat's norm; left out, 2 epsilon.
+            scale: the length of the gradient of the example's own loss at which the step is half of that, > 0. The
+                authors write 0.01, and take the gradient of the mean over a batch of 128: 1.28 is the same.
+            smallest_step: left out, epsilon / 2.
+            largest_step: left out, 1.75 epsilon.
+            decay: how much of v is kept from epoch to epoch, in [0, 1).
+            redraw_every: epochs from one random start to the next, >= 1.
+            warmup: epochs with steps of epsilon, >= 0.
+        """
+
+        name: str = "atas"
+        step_size: Radius | None = None
+        scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.28
+        smallest_step: Radius | None = None
+        largest_step: Radius | None = None
+        decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
+        redraw_every: Annotated[int, Field(ge=1)] = 10
+        warmup: Annotated[int, Field(ge=0)] = 5
+
+    requires: ClassVar[frozenset[str]] = frozenset({GEOMETRY})
+    config: ATAS.Config
+
+    def __init__(self, threat: ThreatModel, **options: Any) -> None:
+        super().__init__(threat, **options)
+        self.config = self.resolved(self.config, threat)
+        self.kept: Perturbations | None = None
+
+    @classmethod
+    def resolved(cls, config: ATAS.Config, threat: ThreatModel) -> ATAS.Config:
+        """Returns the options with step sizes."""
+        follows = {"step_size": 2.0, "smallest_step": 0.5, "largest_step": 1.75}
+        sizes = {
+            key: min(rounded_radius(radii * threat.epsilon), threat.largest)
+            for key, radii in follows.items()
+            if getattr(config, key) is None
+        }
+        return config.model_copy(update=sizes)
+
+    @property
+    def passes(self) -> int:
+        """One forward and backward pass."""
+        return 1
+
+    def prepare(self, train: Images, device: torch.device) -> None:
+        """Makes room for the perturbations of all training images.
+
+        Raises:
+            UserError: there is not enough memory.
+        """
+        self.kept = Perturbations(title(self), train, device)
+
+    @contextmanager
+    def training_step(self, moment: Moment, geometry: Geometry | None) -> Iterator[None]:
+        """Is a block in which perturbations are those that are kept, and kept when it ends.
+
+        Raises:
+            UserError: there is no geometry, or `prepare` has not been called.
+        """
+        if geometry is None or self.kept is None:
+            missing = "the batch's geometry" if geometry is None else "a call of prepare(train, device) before training"
+            raise UserError(f"attack {title(self)} keeps perturbations, for which it needs {missing}")
+        self.kept.begin(moment, geometry)
+        try:
+            yield
+        except BaseException:
+            self.kept.abandon()
+            raise
+        self.kept.end()
+
+    def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
+        """Returns the one step's end."""
+        start = self.threat.uniform_start(x, noise)
+        if self.kept is None or self.kept.moment is None:
+            gradient, squared = self._gradient(model, objective, start)
+            return self.threat.ascend(start, gradient, self._step(squared))
+        epoch, every = self.kept.moment.epoch, self.config.redraw_every
+        kept, geometry = self.kept.of(noise.keys)
+        anew = (kept.epoch // every != epoch // every).view(-1, 1, 1, 1)
+        start = torch.where(anew, start, self.threat.project(x + geometry.apply(kept.delta), x))
+        gradient, squared = self._gradient(model, objective, start)
+        warm = epoch < self.config.warmup
+        value = kept.value if warm else torch.lerp(squared, kept.value, self.config.decay)
+        step = self.threat.epsilon if warm else self._step(value)
+        found = self.threat.project(self.threat.ascend(start, gradient, step), x)
+        # What the crop has left out of the window stays as it was, but for what is drawn anew.
+        delta = geometry.undo(found - x, into=torch.where(anew, 0.0, kept.delta))
+        self.kept.note(Kept(kept.rows, delta, value, torch.full_like(kept.epoch, epoch)))
+        return found
+
+    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
+        """Returns itself, or an attack of no steps where none is asked for: a single step cannot be divided."""
+        return self if steps else PGD(self.threat, steps=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the perturbations, the running squares of the gradients' lengths, and when each was attacked."""
+        return self.kept.state_dict() if self.kept else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        if self.kept:
+            self.kept.load_state_dict(state)
+
+    def _gradient(self, model: Model, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the gradient (B, C, H, W) and the square of its length (B,); 0 where float16 has overflown."""
+        gradient = first_gradient(model, objective, x).nan_to_num(0.0, 0.0, 0.0)
+        return gradient, gradient.flatten(1).square().sum(dim=1)
+
+    def _step(self, squared: Tensor) -> Tensor:
+        """Returns step sizes (B, 1, 1, 1) for running squares of gradients' lengths (B,)."""
+        config = self.config
+        assert config.step_size is not None  # `resolved` has seen to it
+        size = config.step_size / (1 + squared.sqrt() / config.scale)
+        return size.clamp(config.smallest_step, config.largest_step).view(-1, 1, 1, 1)
