@@ -27,7 +27,7 @@ class Kim(FGSM):
     """
 
     class Config(FGSM.Config):
-        """Options of Kim et al.'s inner interval, beside those of FGSM.
+        """Options of Kim et al.'s inner interval, in addition to those of FGSM.
 
         Attributes:
             checkpoints: c, into how many parts the way is divided, >= 1; 1 is FGSM-RS but for what is misclassified.

@@ -194,7 +194,7 @@ def report(
     run_dirs: Annotated[
         list[Path], typer.Argument(metavar="RUN_DIR...", help="Finished runs, or folders that hold some.")
     ],
-    output: Annotated[Path, typer.Option(help="The page, FILE.html; FILE.md and FILE.csv are written beside it.")],
+    output: Annotated[Path, typer.Option(help="The page, FILE.html; FILE.md and FILE.csv are written next to it.")],
     baseline: Annotated[
         Path | None,
         typer.Option(metavar="RUN_DIR", help="What to compare with; default full data without Bullet, same loss."),

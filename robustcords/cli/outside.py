@@ -1,4 +1,4 @@
-"""Whose code an error comes from: this package's, or that of a class that somebody else has written."""
+"""Whose code an error comes from: this package's, or that of a class from outside."""
 
 from __future__ import annotations
 

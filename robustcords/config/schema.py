@@ -71,7 +71,7 @@ def is_radius(annotation: Any, metadata: Sequence[Any] = ()) -> bool:
 
     Args:
         annotation: the field's type.
-        metadata: what pydantic keeps of the type beside it.
+        metadata: what pydantic keeps of the type in addition.
     """
     if any(isinstance(mark, BeforeValidator) and mark.func is parse_radius for mark in metadata):
         return True

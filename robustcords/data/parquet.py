@@ -49,7 +49,7 @@ class Parquet(DataSource):
     """A folder of parquet files (``train-*.parquet``, ``test-*.parquet``, or ``train/*.parquet`` ...), or a hub id.
 
     ``name`` is the folder or the id; with ``path``, the folder is read and ``name`` is only what the set is called.
-    Local files are read in place and nothing is written beside them; sets from the hub are kept in Hugging Face's own
+    Local files are read in place and nothing is written next to them; sets from the hub are kept in Hugging Face's own
     cache. Nothing is cropped or flipped unless asked.
     """
 

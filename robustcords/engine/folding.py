@@ -115,7 +115,7 @@ def _folded(graph: fx.GraphModule) -> Folded | None:
 
 
 def settings_of(model: nn.Module) -> object:
-    """Returns what the code of a model reads beside parameters and buffers; a change asks for another `fold`.
+    """Returns what the code of a model reads besides parameters and buffers; a change asks for another `fold`.
 
     That is its modules, and their numbers, switches and names, other than train or eval mode.
     """

@@ -1,4 +1,4 @@
-"""Calls of code that somebody else has written: the model is given back as it was lent."""
+"""Calls of code from outside this package: the model is given back as it was lent."""
 
 from __future__ import annotations
 

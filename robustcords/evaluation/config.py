@@ -30,7 +30,7 @@ _OFF = (BeforeValidator(_switch), PlainSerializer(lambda value: False if value i
 
 
 class FurtherAttack(Table):
-    """A table of ``evaluation.attacks``: the attack's name, and beside it its options.
+    """A table of ``evaluation.attacks``: the attack's name, and its options.
 
     Attributes:
         name: a registered attack, or ``"package.module:Class"``.

@@ -60,8 +60,8 @@ def evaluate(
         threat: the norm, and the radius that step sizes and radii follow from where ``config`` leaves them out.
         seed: of the random starts, which are keyed by an example's number in ``data``.
         device: where the model is.
-        store: folder for finished chunks. A second call with the same weights, images and settings goes on from there;
-            what the folder knows of others is not used.
+        store: folder for finished chunks. A second call with the same weights, images and settings continues from
+            there; what the folder knows of others is not used.
         on_progress: called as ``on_progress(what, done, total)``, on every process alike.
 
     Returns:

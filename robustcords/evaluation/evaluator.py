@@ -152,7 +152,7 @@ class Evaluator:
         Args:
             attack: what the images are attacked with.
             radius: as reports write it; None for an attack that has none.
-            settings: everything that the outcomes depend on beside radius, model, images, norm and seed.
+            settings: everything that the outcomes depend on besides radius, model, images, norm and seed.
             work: rows (k,) of `numbers` to 1 for an image that withstands the attack and 0 for another, and warnings.
             stages: of an attack that is a chain of several, these in order; then to how many of them it withstands.
         """
@@ -188,7 +188,7 @@ class Evaluator:
 
         Args:
             name: of the measurement, for the ledger and for progress.
-            settings: everything that the numbers depend on beside model, images, norm and seed.
+            settings: everything that the numbers depend on besides model, images, norm and seed.
             count: number of examples.
             work: done for one chunk at a time.
         """

@@ -1,4 +1,4 @@
-"""Long work over many examples: cut into fixed chunks, shared out over processes, kept so that it can go on later."""
+"""Long work over many examples: cut into fixed chunks, shared out over processes, kept so that it can be resumed."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
             continue
         try:
             found = list(gallery.of(run))
-        except (
-            Exception
-        ) as error:  # data that is not here, another version's recipe, somebody's own model: all one note
+        except Exception as error:  # data that is not here, another version's recipe, a custom model: all one note
             reason = str(error) if isinstance(error, UserError) else one_line(error)
             without.setdefault(reason, []).append(method.name)
             continue

@@ -53,7 +53,7 @@ def report(
     sections: Sequence[Block] = (),
     left_out: Sequence[str] = (),
 ) -> Comparison:
-    """Compares finished runs, and writes the page with Markdown and CSV beside it.
+    """Compares finished runs, and writes the page with Markdown and CSV next to it.
 
     Args:
         paths: run directories, or folders that hold some.

@@ -47,7 +47,7 @@ class Choice:
     def apply(self, config: EvaluationConfig, threat: ThreatModel) -> EvaluationConfig:
         """Returns a recipe's evaluation table with these changes.
 
-        With radii of one's own, PGD's step size follows from them, unless the recipe has another than follows from its
+        With other radii, PGD's step size follows from them, unless the recipe has another than follows from its
         own threat model.
 
         Args:
@@ -195,7 +195,7 @@ def _weights(directory: RunDirectory | None, weights: Path | None, config: Evalu
 
 
 def _store(directory: RunDirectory | None, name: str) -> Path | None:
-    """Returns where the finished parts of a run's evaluation are kept, which an interrupted one goes on from."""
+    """Returns where the finished parts of a run's evaluation are kept, which an interrupted one resumes from."""
     if directory is None or not os.access(directory.path, os.W_OK):
         return None
     return directory.path / "evaluation" / name

@@ -1,6 +1,6 @@
 """Many runs, each in a process and a directory of its own, as many at a time as there are devices for.
 
-What is done is skipped and what was interrupted goes on, so the same call again finishes what another one began.
+What is done is skipped and what was interrupted is resumed, so the same call again finishes what another one began.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from robustcords.storage.run_directory import RunDirectory, has_run
 
 _POLL_S = 0.2
 WORKSHOP = ".fleet"
-"""The folder, beside the runs, of their recipes and logs."""
+"""The folder, next to the runs, of their recipes and logs."""
 _TAIL = 4096
 
 
@@ -65,7 +65,7 @@ class Job:
         note: what it said last.
         seconds: how long it has been running, or ran.
         training: how long of that it was training; the rest is evaluation.
-        before: `share` when it was started, of a run that goes on.
+        before: `share` when it was started, of a run that is resumed.
     """
 
     task: Task
@@ -112,7 +112,7 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
 
 
 def command(recipe: Path, output: Path) -> list[str]:
-    """Returns what makes a run, or goes on with it."""
+    """Returns what makes a run, or resumes it."""
     return [sys.executable, "-m", "robustcords", "run", str(recipe), "--output", str(output), "--resume"]
 
 

@@ -57,7 +57,7 @@ def _check_own(output: Path, directory: RunDirectory | None) -> None:
     if directory is None or not is_own(output, directory):
         raise UserError(f"--output {output}: where a run has its own report; name another file")
     if not output.exists():
-        raise UserError(f"--output {output}: the run has not finished; go on with run --resume, or name another file")
+        raise UserError(f"--output {output}: the run has not finished; use run --resume, or name another file")
 
 
 def is_own(output: Path, directory: RunDirectory) -> bool:
@@ -88,7 +88,7 @@ def check_addition(
         test: the test set.
 
     Raises:
-        UserError: it would be of another run, or stand beside what was measured otherwise; or the report is damaged.
+        UserError: it would be of another run, or be mixed with what was measured otherwise; or the report is damaged.
     """
 
     def refuse(why: str) -> None:

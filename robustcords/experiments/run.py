@@ -42,7 +42,7 @@ from robustcords.training.trainer import Trainer
 CHANGEABLE = frozenset(
     {"data.path", "logging.trackers", *(f"train.{key}" for key, role in roles(TrainConfig).items() if role.changeable)}
 )
-"""What a recipe may say otherwise than the run that is resumed with it, beside more epochs.
+"""What a recipe may say otherwise than the run that is resumed with it, besides more epochs.
 
 Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.
 """
@@ -96,12 +96,12 @@ def run(
         recipe: what to do.
         name: what a run directory is called where ``output`` names none.
         output: the run directory; None for ``runs/NAME``, or the next free of ``runs/NAME-2``, ``-3``, ...
-        resume: go on with the run that is there, if one is; a finished one is left as it is.
+        resume: continue the run that is there, if one is; a finished one is left as it is.
         profile: record some training steps of the main process, into ``profile/`` in the run directory.
 
     Raises:
         UserError: the directory holds another run, or the recipe's data cannot be used.
-        Interrupted: a signal asked to stop; ``resume`` goes on from there.
+        Interrupted: a signal asked to stop; ``resume`` continues from there.
         RunError: the loss is not finite.
     """
     recipe = _with_own_choices(recipe, name, output) if resume else recipe
@@ -241,7 +241,7 @@ def _with_own_choices(recipe: Recipe, name: str, output: Path | None) -> Recipe:
 
 
 def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> Path | None:
-    """Returns the directory of the run to go on with, or None for a new run.
+    """Returns the directory of the run to resume, or None for a new run.
 
     Raises:
         UserError: there is a run that may not be touched, or it has another recipe.
@@ -268,7 +268,7 @@ def changed_keys(own: Recipe, recipe: Recipe) -> set[str]:
 
 
 def differences(own: Recipe, recipe: Recipe) -> list[str]:
-    """Returns the dotted keys in which a recipe differs from a run's own and may not, for that run to go on with it."""
+    """Returns the dotted keys in which a recipe differs from a run's own, and which keep that run from being resumed."""
     changed = changed_keys(own, recipe)
     if longer(recipe, own):
         changed -= {"train.epochs", "train.steps"}

@@ -92,7 +92,7 @@ class Loss(Component, ABC):
         """Returns the loss of every example (B,) in training: what the update differentiates.
 
         Here that is `from_logits` of the model's logits of each view. A loss that needs more of the model, such as
-        gradients by the images or features, writes this as well; selection goes on with what `from_logits` says.
+        gradients by the images or features, writes this as well; selection uses what `from_logits` says.
 
         Args:
             model: images (B, C, H, W) in [0, 1] to logits, in train mode.

@@ -162,7 +162,7 @@ def _copy(loss: Loss) -> Loss:
     """Returns a copy of a loss, or the loss itself where that has something that cannot be copied."""
     try:
         return copy.deepcopy(loss)
-    except Exception:  # whatever somebody's own attributes make of being copied
+    except Exception:  # whatever custom attributes make of being copied
         return loss
 
 

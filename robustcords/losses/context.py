@@ -25,7 +25,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss is given beside the model, the images and their labels.
+    """What a loss is given in addition to the model, the images and their labels.
 
     Attributes:
         threat: the run's threat model, a `robustcords.threats.base.ThreatModel`; None where nobody has said.

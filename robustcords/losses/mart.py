@@ -54,5 +54,5 @@ class MART(Loss):
         return boosted + self.config.beta * kl_divergence(clean, adversarial) * wrong
 
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns cross-entropy, from beside the image."""
+        """Returns cross-entropy, from close to the image."""
         return replace(super().objective(y, clean), start="gaussian")

@@ -50,6 +50,6 @@ class TRADES(Loss):
         return self.cross_entropy(clean, y) + self.config.beta * kl_divergence(clean, adversarial)
 
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns ``KL(p || p')`` of the adversarial logits, from beside the image."""
+        """Returns ``KL(p || p')`` of the adversarial logits, from close to the image."""
         target = clean().detach()
         return Objective(lambda logits: kl_divergence(target, logits), start="gaussian", anchored=True)

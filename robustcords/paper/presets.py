@@ -12,7 +12,7 @@ from robustcords.recipe import layers, recipe
 from robustcords.recipe.layers import Layer
 
 PRESETS = ("paper", "small", "smoke")
-"""``paper`` changes nothing; the others are files beside this one."""
+"""``paper`` changes nothing; the others are files in this folder."""
 
 EPOCHS, SELECT_EVERY = 100, 20
 """The paper's numbers, which a preset's stand for (section 4.1, Tables 1 and 2)."""

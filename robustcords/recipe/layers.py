@@ -23,7 +23,7 @@ DEEPEST_TABLE = 8
 _PARTS = re.compile(r'((?:"[^"]*"|[^.])*)\.')
 """The parts of a dotted key; one in quotes may have dots."""
 _FRACTION = re.compile(r"[=,\[]\s*(\d+(?:\.\d+)?/\d+)")
-"""A radius that somebody wrote without quotes."""
+"""A radius that was written without quotes."""
 SWITCHES: frozenset[Keys] = frozenset(
     {("selector",), ("evaluation", "pgd"), ("evaluation", "autoattack"), ("train", "averaging")}
 )
@@ -76,7 +76,7 @@ class Written:
         return self.value if table is None else {key: item.plain() for key, item in table.items()}
 
     def at(self, path: Iterable[str | int]) -> Written:
-        """Returns what is at a path, or the innermost table above it that somebody wrote."""
+        """Returns what is at a path, or the innermost table above it that was written."""
         here = self
         for part in path:
             below = (here.table or {}).get(str(part))
@@ -89,7 +89,7 @@ class Written:
 def shipped() -> dict[str, Path]:
     """Returns the recipes that come with this package: name (without ``.toml``) to file, sorted by name."""
     package = Path(__file__).parents[1]
-    # A wheel has them inside the package; a checkout has them beside it.
+    # A wheel has them inside the package; a checkout has them next to it.
     folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None)
     files = sorted(folder.rglob("*.toml")) if folder else []
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files if folder}
@@ -284,6 +284,6 @@ def _shown(path: Path) -> str:
 
 
 def shortened(text: str, longest: int = 400) -> str:
-    """Returns a text without line breaks, and shortened where somebody wrote a novel."""
+    """Returns a text without line breaks, and shortened where it is long."""
     text = " ".join(text.split())
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -140,7 +140,7 @@ def _schema_at(table: type[BaseModel], path: Path) -> dict[str, Any] | None:
     """Returns the JSON schema of what is at a path, or None where the class cannot say."""
     try:
         root = table.model_json_schema()
-    except PydanticUserError:  # a type of somebody's own that JSON schema has no words for
+    except PydanticUserError:  # a custom type that JSON schema has no words for
         return None
     schema = root
     for part in path:

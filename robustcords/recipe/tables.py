@@ -52,7 +52,7 @@ def find(kind: str, name: str) -> Any:
         return registry.imported(source)(name) if source else registry.find(kind, name)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # somebody's own module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # a custom module may fail in any way while it is imported
         raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
 
 

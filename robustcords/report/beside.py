@@ -1,4 +1,4 @@
-"""Our runs beside the paper's numbers, row by row."""
+"""Our runs alongside the paper's numbers, row by row."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _NOT_THE_METHOD = (
 _ALWAYS_TOLD = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
 """Keys that a name tells wherever a method has another value than most."""
 _SIMILAR = 2.0
-"""The largest ratio of two training times that are similar. It is told beside the difference."""
+"""The largest ratio of two training times that are similar. It is shown with the difference."""
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -109,7 +109,7 @@ def _plain_name(recipe: Recipe) -> str:
 
 
 def effort_name(name: str) -> str:
-    """Returns what a method's effort is called beside its loss and subset; nothing where all is attacked alike."""
+    """Returns what a method's effort is called after its loss and subset; nothing where all is attacked alike."""
     return {"uniform": "", "bullet": "Bullet"}.get(name, name)
 
 

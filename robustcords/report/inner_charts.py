@@ -139,18 +139,18 @@ def selections(comparison: Comparison) -> Section:
             look = style(number)
             x, y = [epoch + 1 for epoch in points], [100 * share for share in points.values()]
             traces.append(chart.line(number, x, y, method.name))
-            lots = 100 * float(method.recipe["selector.fraction"])
+            share = 100 * float(method.recipe["selector.fraction"])
             line = {"color": look.color, "dash": "dot", "width": 1}
             traces.append(
-                {"type": "scatter", "mode": "lines", "x": [x[0] - 0.5, x[-1] + 0.5], "y": [lots, lots], "line": line}
-                | {"hovertemplate": f"by lot: {lots:g} %<extra></extra>"}
+                {"type": "scatter", "mode": "lines", "x": [x[0] - 0.5, x[-1] + 0.5], "y": [share] * 2, "line": line}
+                | {"hovertemplate": f"random: {share:g} %<extra></extra>"}
             )
             legend.append((method.name, look))
     if traces:
         layout = chart.layout("epoch of the selection", "images kept (%)")
         layout["yaxis"] |= {"range": [0, 104]}
         caption = (
-            "Share of a selection that was in the one before, mean over seeds. Thin dotted: what drawing lots would "
+            "Share of a selection that was in the one before, mean over seeds. Thin dotted: what a random subset would "
             "give, which is the fraction."
         )
         charts.append(

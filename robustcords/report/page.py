@@ -1,4 +1,4 @@
-"""One HTML page that holds everything, with Markdown and CSV beside it."""
+"""One HTML page that holds everything, with Markdown and CSV next to it."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class Pictures:
 
 
 def refuse_foreign(output: Path) -> None:
-    """Checks that the page and the files beside it overwrite nothing but an earlier report.
+    """Checks that the page and the files next to it overwrite nothing but an earlier report.
 
     Raises:
         UserError: the name does not end in ``.html``, its folder is not there, or one of the files is something else.
     """
     if output.suffix != ".html":
-        raise UserError(f"--output {output}: must end in .html; the .md and .csv files are written beside it")
+        raise UserError(f"--output {output}: must end in .html; the .md and .csv files are written next to it")
     check_writable(output)
     for suffix, mark in _MARKS.items():
         path = output.with_suffix(suffix)
@@ -78,7 +78,7 @@ def refuse_foreign(output: Path) -> None:
             with path.open(encoding="utf-8") as file:
                 ours = mark in file.read(1000)
         except FileNotFoundError:
-            ours = not path.is_symlink()  # a link to nowhere is somebody's too
+            ours = not path.is_symlink()  # a link to nowhere is not ours either
         except (OSError, ValueError):
             ours = False
         if not ours:
@@ -114,7 +114,7 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
 
     Args:
         comparison: the runs.
-        stem: what the files beside it are called, without their endings.
+        stem: what the files next to it are called, without their endings.
         sections: what comes before everything else.
         pictures: adversarial images; None for none.
     """

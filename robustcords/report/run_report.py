@@ -50,7 +50,7 @@ def _length(text: str | float) -> str | float:
 
 
 class Component(Record):
-    """A table of the recipe that names a component; its options stand beside the name."""
+    """A table of the recipe that names a component; its options stand next to the name."""
 
     name: str
 

@@ -93,7 +93,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     found = _directories(paths)
     finished = [path for path in found if (path / "report.json").exists()]
     if not finished:
-        raise UserError(f"{', '.join(map(str, found))}: not finished (no report.json); go on with run --resume")
+        raise UserError(f"{', '.join(map(str, found))}: not finished (no report.json); resume with run --resume")
     return [load_run(path) for path in finished]
 
 

@@ -42,7 +42,7 @@ class Stopwatch:
         self._earlier += seconds["total"]
 
     def ascribe(self, phase: str) -> None:
-        """Counts all that has been counted since `restart` towards one of `PHASES`, and goes on with that."""
+        """Counts all that has been counted since `restart` towards one of `PHASES`, and continues with that."""
         self.begin(phase)
         self._phases = dict.fromkeys(PHASES, 0.0) | {phase: sum(self._phases.values())}
 

@@ -37,7 +37,7 @@ _TOKEN, _RANK, _MESSAGE = 16, 8, 4096
 class Watch:
     """Watches over the other processes while its context lasts; every process enters it at the same point.
 
-    A computation that fails because a process is lost is told from others by `lost_within`. A process that goes on
+    A computation that fails because a process is lost is told from others by `lost_within`. A process that continues
     waiting for a lost one is ended some seconds later, with exit status 1.
 
     Args:

@@ -1,4 +1,4 @@
-"""The base of strategies on adversarial gradients, this package's and one's own."""
+"""The base of strategies on adversarial gradients, this package's and custom ones."""
 
 from __future__ import annotations
 

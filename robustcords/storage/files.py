@@ -43,7 +43,7 @@ def check_writable(output: Path) -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file whole: into a temporary file beside it, flushed to the disk, then renamed over it.
+    """Writes a file whole: into a temporary file next to it, flushed to the disk, then renamed over it.
 
     Raises:
         UserError: it may not be written to.

@@ -82,7 +82,7 @@ class RunDirectory:
             self.checkpoints.save(step, state())
 
     def start(self, recipe: str, environment: dict[str, Any]) -> None:
-        """Writes the resolved recipe and the environment; of a run that goes on, only what a crash kept it from.
+        """Writes the resolved recipe and the environment; of a run that is resumed, only what a crash kept it from.
 
         Raises:
             UserError: the environment that is there is damaged.
@@ -103,7 +103,7 @@ class RunDirectory:
             self.environment()  # better now than when the report is made, after training
 
     def change_recipe(self, recipe: str) -> None:
-        """Replaces the recipe of a run that goes on by one that asks for more; a report is kept under another name."""
+        """Replaces the recipe of a run that is resumed by one that asks for more; a report is kept under a new name."""
         if self.writes:
             for path in (self.report, self.path / "report.md"):
                 if path.exists():

@@ -44,7 +44,7 @@ class AveragingConfig(Table):
 
 
 class Averaging:
-    """A model's averaged weights, kept beside it.
+    """A model's averaged weights, kept alongside it.
 
     BatchNorm's statistics are averaged like weights, or copied, so no pass over the data is needed for them; buffers of
     whole numbers are copied.

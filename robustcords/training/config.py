@@ -110,7 +110,7 @@ class LoggingConfig(Table):
     """The ``[logging]`` table.
 
     Attributes:
-        trackers: experiment trackers to report to, beside metrics.jsonl; each needs its own package.
+        trackers: experiment trackers to report to, in addition to metrics.jsonl; each needs its own package.
     """
 
     trackers: list[Annotated[str, AfterValidator(_tracker)]] = Field(default_factory=list)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 EVENTS = ("selection", "validation", "checkpoint")
-"""The phases of what comes now and then, beside the batches."""
+"""The phases of what comes now and then, besides the batches."""
 
 
 @dataclass(frozen=True)

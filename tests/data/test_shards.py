@@ -70,8 +70,8 @@ def test_shards_of_one_whole_are_read_in_order(tmp_path, names):
     [
         (
             ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "train-00000-of-00003.parquet"],
-            r"train-00000-of-00003\.parquet: stands beside train-00000-of-00002\.parquet|"
-            r"train-00000-of-00002\.parquet: stands beside",
+            r"train-00000-of-00003\.parquet: is next to train-00000-of-00002\.parquet|"
+            r"train-00000-of-00002\.parquet: is next to",
         ),
         (
             ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"],
@@ -91,8 +91,8 @@ def test_shards_of_one_whole_are_read_in_order(tmp_path, names):
         (["train.parquet", "train (1).parquet"], "the same part of the train split"),
         (["train.parquet", "Train.parquet"], "the same part of the train split"),
         (["train.parquet", "training.parquet"], "the same part of the train split"),
-        (["train.parquet", "train-00000-of-00001.parquet"], r"stands beside .*numbered alike"),
-        (["train.parquet", "train-0.parquet"], r"stands beside .*numbered alike"),
+        (["train.parquet", "train-00000-of-00001.parquet"], r"is next to .*numbered alike"),
+        (["train.parquet", "train-0.parquet"], r"is next to .*numbered alike"),
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path, names, message):

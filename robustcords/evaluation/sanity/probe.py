@@ -85,7 +85,7 @@ class Probe:
     def unbounded(self) -> Tensor:
         """Returns what withstands PGD that may turn an image into any other.
 
-        It starts beside the image: from anywhere in the box the start alone would do the attack's work.
+        It starts close to the image: from anywhere in the box the start alone would do the attack's work.
         """
         return self._pgd("unbounded", self._diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
 

@@ -1,4 +1,4 @@
-"""What CORDS' strategies compute beside ``compute_gradients``, at adversarial examples."""
+"""What CORDS' strategies compute besides ``compute_gradients``, at adversarial examples."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The problem is ``min || sum_S w_i g_i - b ||^2 + lam ||w||^2`` over w >= 0 and ``|S| <= k`` (Killamsetty et al. 2021,
 Alg. 2; Li et al. 2023, Eq. 6). The path is the one of CORDS' ``OrthogonalMP_REG_Parallel_V1``: take the gradient that
 correlates most with the residual, solve, drop the most negative weight and solve again while there is one. It differs
-where that solver goes wrong: a held gradient is never taken again, and the search goes on until k are held or none
+where that solver goes wrong: a held gradient is never taken again, and the search continues until k are held or none
 correlates positively.
 """
 

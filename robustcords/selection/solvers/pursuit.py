@@ -119,7 +119,7 @@ class Pursuit:
         return bool(self.done.all())
 
     def _doubt(self, ended: Tensor) -> None:
-        """Lets go on what ended, (R,), by a residual that only rounding had below the tolerance.
+        """Resumes what ended, (R,), by a residual that only rounding had below the tolerance.
 
         The steps find the residual as if the weights were exact; here it is that of the weights as they are.
         """

@@ -142,7 +142,7 @@ class Callback(Component, Stateful, ABC):
 
 
 def after_step(callbacks: Sequence[Callback], loss: float, model: nn.Module, *, thorough: bool) -> None:
-    """Tells callbacks of a step; whatever mode one leaves the model in, training goes on in its own.
+    """Tells callbacks of a step; whatever mode one leaves the model in, training continues in its own.
 
     Args:
         callbacks: called in this order.

@@ -25,7 +25,7 @@ class OverfittingProbe(Callback):
     """Compares, after every epoch, some images' accuracy under the training attack with that under PGD-10.
 
     Training on single-step examples can collapse within an epoch (Wong et al. 2020, section 5): accuracy under the
-    training attack goes on rising, and robustness against PGD is gone. It is reported when PGD-10 leaves half of what
+    training attack keeps rising, and robustness against PGD is gone. It is reported when PGD-10 leaves half of what
     was robust at best, or next to nothing, while the training attack is withstood as well as then or by half of the
     images.
 
