@@ -5,9 +5,9 @@
 Attacks part of the training split, and the validation split, with the last weights of a run and with each attack, and
 selects 30 % per class from the gradients. Prints a Markdown table. *Overlap* is the share of the full attack's picks
 that are picked again; a random subset gives 30 %. *Matching error* is that of Adv-GRAD-MATCH's rows and weights,
-measured on the gradients of the full attack: ``|| sum w g - b || / || b ||``, averaged over classes; first on those of the same
-random starts, which the cheaper attacks share, then on those of other ones, as an epoch of training has them. The full
-attack is the recipe's own, with float32 passes; its row with other random starts says what chance alone changes.
+measured on the gradients of the full attack: ``|| sum w g - b || / || b ||``, averaged over classes; first on those of
+the same random starts, which the cheaper attacks share, then on those of other ones, as an epoch of training has them.
+The full attack is the recipe's own, with float32 passes; its row with other random starts says what chance alone does.
 Seconds are the processor's, of the pass over the training examples (with one thread, what it takes on an idle core).
 """
 

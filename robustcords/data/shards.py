@@ -68,8 +68,8 @@ def check_shards(shards: Sequence[Shard]) -> None:
     for other in shards[1:]:
         if (other.total, other.number is None) != (first.total, first.number is None):
             raise UserError(
-                f"{other.path}: is next to {first.path.name}: files of one split have to be numbered alike; remove those that "
-                "are not of it"
+                f"{other.path}: is next to {first.path.name}: files of one split have to be numbered alike; remove "
+                "those that are not of it"
             )
     if pair := _twice(shards):
         raise UserError(f"{pair[1]}: the same part of the {first.split} split as {pair[0]}; take one of them away")

@@ -268,7 +268,7 @@ def changed_keys(own: Recipe, recipe: Recipe) -> set[str]:
 
 
 def differences(own: Recipe, recipe: Recipe) -> list[str]:
-    """Returns the dotted keys in which a recipe differs from a run's own, and which keep that run from being resumed."""
+    """Returns the dotted keys in which a recipe differs from a run's own, and which keep it from being resumed."""
     changed = changed_keys(own, recipe)
     if longer(recipe, own):
         changed -= {"train.epochs", "train.steps"}

@@ -76,7 +76,8 @@ def test_a_report_of_the_first_version_is_read_as_one_of_this(tmp_path: Path):
     report = Report.read(tmp_path / "report.json")
     assert (report.version, report.recipe.method.name) == (VERSION, "adversarial")
     assert report.to_json() == {**whole, "recipe": EARLIER}
-    assert report.recipe.tables == {**whole["recipe"], "effort": {"name": "uniform"}}
+    added = {"augmentation": {"name": "crop_flip"}, "effort": {"name": "uniform"}}
+    assert report.recipe.tables == {**whole["recipe"], **added}
 
 
 @pytest.mark.parametrize("version", [0, 3, "2", None])
