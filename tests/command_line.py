@@ -15,7 +15,6 @@ import pytest
 from robustcords.cli.app import main
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 _TWO = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
 LAUNCH = [
     *("-m", "accelerate.commands.launch", "--cpu"),
@@ -50,7 +49,7 @@ def start(*command: str | Path, folder: Path, **environment: str) -> subprocess.
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=folder,
-        env={**ENVIRONMENT, **environment},
+        env={**os.environ, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -88,9 +87,11 @@ def refused(answer: Answer, *parts: str) -> None:
 
 SMALL = settings(
     model__width=4,
+    model__depths="[1]",
     attack__steps=1,
     selector__select_every=1,
     train__epochs=2,
+    train__batch_size=182,
     train__precision="fp32",
     evaluation__limit=20,
     evaluation__checkpoints='["best", "last"]',

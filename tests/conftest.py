@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from brief import shorten
 from command_line import call
 from written import Write
 
@@ -27,8 +28,13 @@ LONG = ("tests/invariants/", "tests/experiments/", "tests/evaluation/", "tests/e
 
 
 def pytest_configure():
-    """Has the processes that tests start take one thread each: those of several tests at a time spin otherwise."""
+    """Has the processes that tests start take one thread each: those of several tests at a time spin otherwise.
+
+    Nor does each of them compile torch's sources again, where the environment says that nothing compiled is to be kept.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +58,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "craig" in item.nodeid and "cords" not in item.nodeid:
             item.add_marker(pytest.mark.skip(reason="needs submodlib"))
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch):
+    """Makes AutoAttack and the checks for masked gradients short."""
+    shorten(monkeypatch)
 
 
 @pytest.fixture

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 from command_line import call, settings
 from made_data import classes_as_folders
@@ -60,18 +57,6 @@ def test_names_that_are_none(name, message):
 def test_a_folder_without_images(tmp_path):
     with pytest.raises(UserError, match=r"holds neither parquet files .* nor class folders"):
         data.source(str(tmp_path))
-
-
-def test_names_and_options_are_known_without_the_libraries():
-    program = """
-import sys
-from robustcords import data
-assert "torch" not in sys.modules
-data.source("cifar10").Config(name="cifar10"), data.source("digits").Config(name="digits"), data.source("a/b")
-heavy = {"torchvision", "datasets", "sklearn", "pyarrow", "pandas"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_what_there_is_to_know_of_the_images_is_told_by_every_command_that_reads_them(tmp_path, monkeypatch, capsys):

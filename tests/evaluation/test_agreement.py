@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torchattacks
+from brief import shorten
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
+from robustcords.evaluation.attacks import autoattack
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.evaluator import classified
@@ -73,8 +75,11 @@ def test_pgd_from_the_same_random_start_is_torchattacks(problem, monkeypatch: py
     assert 0 < withstood.sum() < COUNT - 1, "the radius does not tell examples apart"
 
 
-def test_evaluation_under_autoattack_is_pyautoattacks_own(tmp_path: Path):
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_evaluation_under_autoattack_is_pyautoattacks_own(whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One chunk, so that both see the same batch; the standard version, nothing of it changed."""
+    if not whole:
+        shorten(monkeypatch)
     epsilon = 0.02
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -97,3 +102,18 @@ def test_evaluation_under_autoattack_is_pyautoattacks_own(tmp_path: Path):
     assert torch.equal(robust, predicted == y)
     assert list(report.autoattack.values()) == [robust.double().mean().item()]
     assert 0 < robust.sum() < COUNT - 1, "the radius does not tell examples apart"
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+def test_autoattacks_attacks_have_their_own_settings(version: str):
+    model = nn.Flatten()
+    ours = autoattack._attacker(model, "Linf", 0.1, version, 5, torch.device("cpu"))
+    theirs = AutoAttack(model, norm="Linf", eps=0.1, seed=5, version=version)
+    assert ours.attacks_to_run == theirs.attacks_to_run
+    for attack in ("apgd", "apgd_targeted", "fab", "square"):
+        plain = [
+            {name: value for name, value in vars(getattr(each, attack)).items() if isinstance(value, int | float)}
+            for each in (ours, theirs)
+        ]
+        assert len(plain[0]) > 5
+        assert plain[0] == plain[1]

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import random
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,13 +14,7 @@ from torch import Tensor, nn
 
 from robustcords.evaluation.attacks import autoattack
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("brief")
 
 
 def network(classes: int, channels: int = 1, size: int = 5) -> nn.Module:

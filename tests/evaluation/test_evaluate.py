@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from brief import shorten
 from several import together
 from torch import Tensor, nn
 
@@ -19,16 +19,10 @@ from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 LINF, L2 = ThreatModel(), ThreatModel(norm="l2")
 SEED = 11
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Counting(nn.Module):
@@ -297,13 +291,14 @@ def both_measures(folder: Path) -> list[Any]:
 
 def worker(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    shorten(pytest.MonkeyPatch())
     file = f"file://{folder / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=world)
     torch.save(both_measures(folder), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_processes_give_one_processs_numbers(tmp_path: Path, world: int):
     (tmp_path / "alone").mkdir()
     alone = both_measures(tmp_path / "alone")

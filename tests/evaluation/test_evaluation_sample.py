@@ -18,6 +18,8 @@ from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.threats.base import ThreatModel
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 THREAT = ThreatModel(epsilon=0.02)
 
 

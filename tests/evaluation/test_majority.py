@@ -29,6 +29,8 @@ from robustcords.training.callbacks.validation import Validation
 from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 
 class Always(nn.Module):
     """Says the same class of every image."""

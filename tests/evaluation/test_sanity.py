@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from brief import shorten
 from command_line import call
 from masked_models import trained, write
 from several import together
@@ -26,6 +27,8 @@ from robustcords.recipe.recipe import UserError
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
+
+BRIEF = pytest.mark.usefixtures("brief")
 
 CHECKS = [
     "zero gradients",
@@ -49,7 +52,9 @@ def check(kind: str, threat: ThreatModel = THREAT, limit: int = 100, **options: 
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_an_honest_model_passes_everything(norm: str):
+def test_an_honest_model_passes_everything(norm: str, monkeypatch: pytest.MonkeyPatch):
+    if norm == "l2":
+        shorten(monkeypatch)
     found = check("honest", ThreatModel(norm=norm, epsilon=0.1 if norm == "linf" else 0.5))
     assert statuses(found) == dict.fromkeys(CHECKS, "pass")
     assert (found.examples, found.attacked, found.norm, found.level) == (100, 95, norm, 0.01)
@@ -99,6 +104,7 @@ class Misled(nn.Module):
         return torch.stack([right, torch.zeros_like(right)], dim=1)
 
 
+@BRIEF
 @pytest.mark.parametrize(("one_by_one", "name"), [(True, "more steps"), (False, "larger radius")])
 def test_an_attack_that_gets_weaker_with_more_effort_is_noticed(one_by_one: bool, name: str):
     grey = ImageSet(torch.full((60, 1, 5, 5), 0.5), torch.zeros(60, dtype=torch.int64), ("a", "b"))
@@ -106,6 +112,7 @@ def test_an_attack_that_gets_weaker_with_more_effort_is_noticed(one_by_one: bool
     assert statuses(found)[name] == "fail"
 
 
+@BRIEF
 def test_too_few_images_conclude_nothing():
     _, model, images = trained("honest")
     found = Sanity(THREAT, 3).check(model, images, seed=0)
@@ -116,12 +123,14 @@ def test_too_few_images_conclude_nothing():
     assert set(statuses(Sanity(THREAT, 9).check(model, wrong, seed=0)).values()) == {"not conclusive"}
 
 
+@BRIEF
 def test_an_attack_that_breaks_nothing_concludes_nothing():
     found = check("honest", ThreatModel(epsilon=1e-6), limit=40)
     idle = {"more steps", "larger radius", "black-box", "random noise"}
     assert {name for name, status in statuses(found).items() if status == "not conclusive"} == idle
 
 
+@BRIEF
 def test_square_is_left_out_where_it_cannot_run():
     images = ImageSet(torch.rand((20, 1, 4, 4)), torch.zeros(20, dtype=torch.int64), ("a", "b"))
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
@@ -147,6 +156,7 @@ def test_an_honest_pair_fails_as_rarely_as_promised():
     assert failed <= 400 * LEVEL + 3 * math.sqrt(400 * LEVEL)
 
 
+@BRIEF
 def test_more_steps_are_pgds_own_iterates(tmp_path: Path):
     _, model, images = trained("honest")
     Sanity(THREAT, 100).check(model, images, seed=0, store=tmp_path)
@@ -165,6 +175,7 @@ class StoppedError(Exception):
     pass
 
 
+@BRIEF
 def test_goes_on_where_it_was_stopped(tmp_path: Path):
     _, model, images = trained("honest")
     whole = Sanity(THREAT, 200).check(model, images, seed=0)
@@ -186,6 +197,7 @@ def test_goes_on_where_it_was_stopped(tmp_path: Path):
 
 def worker(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    shorten(pytest.MonkeyPatch())
     file = f"file://{folder / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=world)
     found = check("honest", limit=200)
@@ -193,6 +205,7 @@ def worker(rank: int, world: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@BRIEF
 def test_two_processes_find_what_one_does(tmp_path: Path):
     together(worker, 2, 2, tmp_path)
     alone = check("honest", limit=200)
@@ -200,6 +213,7 @@ def test_two_processes_find_what_one_does(tmp_path: Path):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [alone.to_json(), 2]
 
 
+@BRIEF
 def test_the_command_line_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "saturated")

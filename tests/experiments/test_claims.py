@@ -5,34 +5,29 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import call, contents, settings, start
+from command_line import call, contents, settings
 from PIL import Image
+from several import SERVER
 
 from robustcords.errors import UserError
 from robustcords.recipe.recipe import load
 from robustcords.runtime import accelerator
 from robustcords.storage import run_directory
 
-HOLDS = """
-import sys, time
-from pathlib import Path
-from robustcords.storage.run_directory import claim
-with claim(Path("run")):
-    print("claimed", flush=True)
-    time.sleep(600)
-"""
 RECIPE = [
     "digits_mart",
     *settings(
         model__width=2,
+        model__depths="[1]",
         attack__steps=1,
+        train__batch_size=606,
         bullet="false",
         selector="false",
         loss__name="sat",
@@ -43,45 +38,43 @@ RECIPE = [
 ]
 
 
-def test_a_second_run_is_refused_while_the_first_lives_and_not_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def hold(path: Path) -> None:
+    """Is a process that is running in a directory until it is killed."""
+    with run_directory.claim(path):
+        (path / "claimed").touch()
+        time.sleep(600)
+
+
+def test_a_second_run_is_refused_while_the_first_lives_and_not_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(tmp_path)
-    path = Path("run")
-    path.mkdir()
-    holder = start("-c", HOLDS, folder=tmp_path)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "claimed\n"
-    with pytest.raises(UserError, match=r"^run: another process is running in there; wait for it, or name another"):
+    path, options = Path("run"), [*RECIPE, *settings(train__epochs=1), "--output", "run"]
+    assert call(capsys, "run", *options).status == 0
+    (path / "report.json").unlink()
+    before = contents(tmp_path / "run")
+    holder = SERVER.Process(target=hold, args=(tmp_path / "run",), daemon=True)
+    holder.start()
+    while holder.is_alive() and not (path / "claimed").exists():
+        time.sleep(0.005)
+    (path / "claimed").unlink()
+    line = "run: another process is running in there; wait for it, or name another directory with --output"
+    with pytest.raises(UserError, match=f"^{line}$"):
         run_directory.claim(path)
+    answer = call(capsys, "run", *options, "--resume")
+    assert (answer.status, answer.err) == (2, f"error: {line}\n")
+    assert {file: held for file, held in contents(tmp_path / "run").items() if file.name != ".lock"} == {
+        file: held for file, held in before.items() if file.name != ".lock"
+    }
     shutil.copytree(path, "copy")
     with run_directory.claim(Path("copy")):  # a lock is not copied with its file
         pass
-    holder.send_signal(signal.SIGKILL)
-    holder.communicate(timeout=30)
+    holder.kill()
+    holder.join(timeout=30)
     assert (path / ".lock").exists(), "and means nothing by itself"
     for _ in range(2):
         with run_directory.claim(path):
             pass
-
-
-def test_the_command_says_so_and_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert call(capsys, "run", *RECIPE, *settings(train__epochs=1), "--output", "run").status == 0
-    (tmp_path / "run" / "report.json").unlink()
-    before = contents(tmp_path / "run")
-    with run_directory.claim(Path("run")):
-        # In another process: a lock is between processes.
-        process = start(
-            "-m", "robustcords", "run", *RECIPE, *settings(train__epochs=1), "--output", "run", "--resume",
-            folder=tmp_path,
-        )  # fmt: skip
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert err == (
-        "error: run: another process is running in there; wait for it, or name another directory with --output\n"
-    )
-    assert {path: held for path, held in contents(tmp_path / "run").items() if path.name != ".lock"} == {
-        path: held for path, held in before.items() if path.name != ".lock"
-    }
 
 
 def test_a_finished_run_goes_on_for_more_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import call, settings, start
+from command_line import call, settings
+from forked_run import begin, log, statuses
 from rich.console import Console
 
 from robustcords.errors import Interrupted, UserError
@@ -32,7 +33,7 @@ shutil.copy(recipe, path / "recipe.toml")
 (path / "begun").write_text(f"{time.monotonic()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}")
 signal.signal(signal.SIGTERM, lambda *_: (path / "stopped").write_text("") and None or sys.exit(143))
 print("epoch 1/2", file=sys.stderr, flush=True)
-time.sleep(60 if behaviour == "hangs" else 0.5)
+time.sleep(60 if behaviour == "hangs" else 0.3)
 if behaviour == "fails" and path.name.endswith("1"):
     print("error: no such luck", file=sys.stderr)
     print("epoch 18/24, says a run that outlived its sweep", file=sys.stderr)
@@ -59,6 +60,7 @@ def tasks(count: int, epochs: int = 2) -> list[Task]:
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, places: list[dict[str, str]]) -> Fleet:
     pretended = lambda recipe, output: [sys.executable, "-c", PRETENDS, str(recipe), str(output), behaviour]  # noqa: E731
     monkeypatch.setattr(fleet, "command", pretended)
+    monkeypatch.setattr(fleet, "_POLL_S", 0.02)
     return Fleet(folder, places, Board(Console(file=io.StringIO(), width=200)), Interruption())
 
 
@@ -164,6 +166,7 @@ def test_a_slot_for_each_card_and_threads_shared_out_on_a_cpu(monkeypatch: pytes
 
 TINY = settings(
     model__width=2,
+    model__depths="[1]",
     attack__steps=1,
     bullet="false",
     train__epochs=1,
@@ -178,15 +181,18 @@ def test_the_command_sweeps_and_a_second_time_has_nothing_to_do(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(fleet, "_POLL_S", 0.02)
+    names = ["selector.name=adv-gradmatch", "selector.name=random"]
+    one = call(capsys, "run", "digits_mart", "--set", names[1], *TINY, "--output", f"out/{names[1]}")
+    assert one.status == 0, one.err
     options = ["digits_mart", "--over", "selector.name=random,adv-gradmatch", *TINY, "--output", "out", "--jobs", "2"]
     first = call(capsys, "sweep", *options)
     assert first.status == 0, first.err
-    names = ["selector.name=adv-gradmatch", "selector.name=random"]
     assert sorted(path.parent.name for path in Path("out").glob("*/recipe.toml")) == names
     for name in names:
         report = json.loads((Path("out") / name / "report.json").read_text())
         assert report["recipe"]["selector"]["name"] == name.partition("=")[2]
-    assert "started" in first.err
+    assert [name for name in names if f"{name}: started" in first.err] == names[:1], "the other one was done"
     assert first.out.endswith("\nout/report.html\n")
     assert all(name.partition("=")[2] in (Path("out") / "report.md").read_text() for name in names)
     again = call(capsys, "sweep", *options)
@@ -200,19 +206,17 @@ def test_the_command_sweeps_and_a_second_time_has_nothing_to_do(
 
 def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path):
     options = ["digits_mart", "--over", "seed=0,1", *TINY, *settings(train__epochs=400), "--output", "out"]
-    process = start("-m", "robustcords", "sweep", *options, folder=tmp_path)
+    [process] = begin(tmp_path, what=("sweep", *options))
     metrics = tmp_path / "out" / "seed=0" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT); the same command continues where it stopped"
+    while process.is_alive() and not metrics.exists():
+        time.sleep(0.02)
+    os.kill(process.pid or 0, signal.SIGINT)
+    assert statuses([process], 60) == [130]
+    assert log(tmp_path).splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT); the same command continues where it stopped"
     assert list((tmp_path / "out" / "seed=0" / "checkpoints").glob("step_*"))
     assert not (tmp_path / "out" / "seed=1").exists()
-    log = (tmp_path / "out" / ".fleet" / "seed=0.log").read_text().splitlines()
-    assert log[-1] == "error: stopped by SIGTERM; continue with --resume"
+    said = (tmp_path / "out" / ".fleet" / "seed=0.log").read_text().splitlines()
+    assert said[-1] == "error: stopped by SIGTERM; continue with --resume"
 
 
 def test_the_time_to_go_counts_what_this_sweep_has_seen_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

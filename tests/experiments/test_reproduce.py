@@ -6,9 +6,9 @@ import dataclasses
 import io
 import json
 import shutil
-import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,25 +21,25 @@ from robustcords.paper.tables import TABLES
 from robustcords.recipe.recipe import load
 from robustcords.report import beside
 
-# Does what a run does to its directory: an epoch takes 10 s on full data, as TRADES has it, and 2 s under FGSM.
-PRETENDS = """
-import json, pathlib, shutil, sys, tomllib
-recipe, output = map(pathlib.Path, sys.argv[1:])
-output.mkdir(parents=True)
-shutil.copy(recipe, output / "recipe.toml")
-tables = tomllib.loads(recipe.read_text())
-epochs, selector = tables["train"]["epochs"], tables.get("selector")
-each = 2.0 if tables["attack"]["name"] == "fgsm" else 10 * (selector["fraction"] if selector else 1)
-seconds = {"total": 9 * each * epochs, "attack": each * epochs, "validation": 8 * each * epochs}
-if selector and selector["name"] == "adv-gradmatch":
-    seconds["selection"] = 9.0
-training = {"epochs": epochs, "seconds": seconds, "selections": []}
-environment = {"device": "CPU", "world_size": 1, "threads": 1, "versions": {}}
-result = {"clean": 0.5 + tables["seed"] / 100, "examples": 100, "pgd": {"8/255": 0.25}, "pgd_attack": "PGD-50-10",
-          "autoattack": {"8/255": 0.2}, "autoattack_examples": 100, "autoattack_version": "standard"}
-report = {"recipe": tables, "environment": environment, "training": training, "evaluation": {"last": result}}
-(output / "report.json").write_text(json.dumps(report))
-"""
+
+def pretend(recipe: Path, output: Path) -> None:
+    """Does what a run does to its directory: an epoch takes 10 s on full data, as TRADES has it, and 2 s under FGSM."""
+    output.mkdir(parents=True)
+    shutil.copy(recipe, output / "recipe.toml")
+    tables = tomllib.loads(recipe.read_text())
+    epochs, selector = tables["train"]["epochs"], tables.get("selector")
+    each = 2.0 if tables["attack"]["name"] == "fgsm" else 10 * (selector["fraction"] if selector else 1)
+    seconds = {"total": 9 * each * epochs, "attack": each * epochs, "validation": 8 * each * epochs}
+    if selector and selector["name"] == "adv-gradmatch":
+        seconds["selection"] = 9.0
+    training = {"epochs": epochs, "seconds": seconds, "selections": []}
+    environment = {"device": "CPU", "world_size": 1, "threads": 1, "versions": {}}
+    result = {
+        **{"clean": 0.5 + tables["seed"] / 100, "examples": 100, "pgd": {"8/255": 0.25}, "pgd_attack": "PGD-50-10"},
+        **{"autoattack": {"8/255": 0.2}, "autoattack_examples": 100, "autoattack_version": "standard"},
+    }
+    report = {"recipe": tables, "environment": environment, "training": training, "evaluation": {"last": result}}
+    (output / "report.json").write_text(json.dumps(report))
 
 
 @pytest.fixture
@@ -47,11 +47,14 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that were made, in order."""
     made: list[str] = []
 
-    def command(recipe: Path, output: Path) -> list[str]:
+    def start(command: list[str], **_: Any) -> SimpleNamespace:
+        recipe, output = command[command.index("run") + 1], Path(command[command.index("--output") + 1])
         made.append(output.name)
-        return [sys.executable, "-c", PRETENDS, str(recipe), str(output)]
+        pretend(Path(recipe), output)
+        return SimpleNamespace(poll=lambda: 0)
 
-    monkeypatch.setattr(fleet, "command", command)
+    monkeypatch.setattr(fleet, "subprocess", SimpleNamespace(Popen=start, DEVNULL=None))
+    monkeypatch.setattr(fleet, "_POLL_S", 0.0)
     return made
 
 

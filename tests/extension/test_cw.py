@@ -21,6 +21,7 @@ from robustcords.rng import Noise, derive
 HERE = Path(__file__).parent
 SMALL = (
     *("--set", "model.width=4", "--set", "train.epochs=3", "--set", "train.batch_size=50", "--set", "bullet=false"),
+    *("--set", "attack.steps=1", "--set", "model.depths=[1]"),
     *("--set", "selector=false", "--set", "data.validation_fraction=0", "--set", "evaluation.autoattack=false"),
     *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=60"),
 )

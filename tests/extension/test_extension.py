@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import launched, settings
+from command_line import settings
 from l1 import L1
 from ranks import ended, said, start
 from safetensors.torch import load_file
@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 SMALL = (
     *("--set", "model.width=4", "--set", "train.epochs=1", "--set", "train.batch_size=200"),
     *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=20"),
+    *("--set", "evaluation.autoattack=false"),
 )
 TINY = """
 from torch import nn
@@ -50,7 +51,7 @@ def trained(command, tmp_path: Path):
 
 
 def test_a_threat(trained, tmp_path: Path):
-    report = trained("l1", threat__norm="l1:L1", threat__epsilon="4.0", evaluation__autoattack="false")
+    report = trained("l1", threat__norm="l1:L1", threat__epsilon="4.0")
     assert tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["threat"] == {"norm": "l1:L1", "epsilon": 4.0}
     assert report["evaluation"]["last"]["pgd"].keys() == {"2.0", "4.0", "8.0"}
     assert report["training"]["epochs"] == 1
@@ -87,10 +88,11 @@ def test_free_training_on_two_processes_is_that_of_one(trained, tmp_path: Path):
     (tmp_path / "tinynet.py").write_text(TINY)
     options = {"method__name": "free:Free", "method__replays": "2", "loss__name": "sat", "bullet": "false"}
     options |= {"model__name": "tinynet:TinyNet", "selector": "false", "train__precision": "fp32"}
-    options |= {"evaluation__autoattack": "false", "train__accumulation": "2"}
+    options |= {"train__accumulation": "2"}
     one = trained("free", output="one", **options)
     sets = [part for key, value in options.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
-    launched(tmp_path, "digits_mart", *SMALL, *sets, "--output", "two")
+    arguments = ("run", "digits_mart", *SMALL, *sets, "--output", "two")
+    assert ended(start(2, tmp_path, arguments), within=120) == [0, 0], said(tmp_path, 0)
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
     weights = [load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("one", "two")]
     for name, value in weights[0].items():
@@ -103,7 +105,7 @@ def test_weights_that_are_perturbed_around_any_method(trained, tmp_path: Path):
     def weights(output: str, *files: str, **options: str) -> dict:
         (tmp_path / "tinynet.py").write_text(TINY)
         same = {"model__name": "tinynet:TinyNet", "loss__name": "sat", "selector": "false"}
-        trained(*files, output=output, evaluation__autoattack="false", **same, **options)
+        trained(*files, output=output, **same, **options)
         return load_file(tmp_path / output / "weights" / "last.safetensors")
 
     def equal(one: dict, other: dict) -> bool:
@@ -160,7 +162,6 @@ def test_a_curriculum_of_attack_steps(trained, tmp_path: Path):
             train__epochs=str(epochs),
             train__batch_size="2000",
             train__validate_every="1",
-            evaluation__autoattack="false",
         )
         assert report["recipe"]["effort"] == {"name": "curriculum:Curriculum", "most": 3, "enough": 0.0}
         return [json.loads(line)["counts"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -219,7 +220,7 @@ def test_its_second_derivatives_on_two_processes_are_those_on_one(command, tmp_p
 
 def test_a_loss_with_a_term_of_the_whole_batch(trained):
     options = {"loss__name": "nuclear:Nuclear", "bullet": "false", "selector__select_first": "true"}
-    assert trained("nuclear", **options, evaluation__autoattack="false")["training"]["epochs"] == 1
+    assert trained("nuclear", **options)["training"]["epochs"] == 1
 
 
 def test_an_effort_goes_with_methods_that_attack_as_they_are_told(command, tmp_path: Path):
@@ -263,7 +264,7 @@ def files(tmp_path: Path) -> Path:
 
 def test_a_data_set_in_files_trains_the_weights_that_the_same_in_memory_trains(command, tmp_path: Path, files: Path):
     shutil.copy(HERE / "memory_mapped.py", tmp_path)
-    small = (*SMALL, "--set", "selector.select_first=true", "--set", "evaluation.autoattack=false")
+    small = (*SMALL, "--set", "selector.select_first=true")
     mapped = ("--set", "data.name=memory_mapped:Mapped", "--set", f"data.path={files}")
     in_memory, in_files = (tmp_path / name for name in ("memory", "files"))
     for folder, changes in ((in_memory, ()), (in_files, mapped)):

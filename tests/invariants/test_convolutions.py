@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import SMALL, Command, settings, start
+from command_line import SMALL, Command, settings
 from convolution_watch import Watch
+from several import together
 from small_run import ATTACK, made_up, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcords.data.images import ImageSet
 from robustcords.evaluation.attacks import autoattack
 from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
 from robustcords.losses.objective import Objective
+from robustcords.models.resnet import ResNetNetwork
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -99,24 +102,13 @@ def test_two_runs_with_images_smaller_than_their_padding_have_the_same_weights(c
     assert written[0] == written[1]
 
 
-LARGE = """
-import sys
-import torch
-sys.path.insert(0, sys.argv[1])
-from small_run import trainer
-from robustcords.data.images import ImageSet
-from robustcords.models.resnet import ResNetNetwork
-
-images = ImageSet(torch.randint(256, (18, 3, 128, 128), dtype=torch.uint8), torch.arange(18) % 3, ("a", "b", "c"))
-settings = {"batch_size": 18, "memory_format": "channels_last", "epochs": 1}
-trainer(model=ResNetNetwork(3, 3, 4, (1, 1, 1)), train=images, settings=settings).fit()
-print("trained")
-"""
+def train_on_large_images(_rank: int) -> None:
+    torch.set_num_threads(1)
+    images = ImageSet(torch.randint(256, (18, 3, 128, 128), dtype=torch.uint8), torch.arange(18) % 3, ("a", "b", "c"))
+    settings = {"batch_size": 18, "memory_format": "channels_last", "epochs": 1}
+    trainer(model=ResNetNetwork(3, 3, 4, (1, 1, 1)), train=images, settings=settings).fit()
 
 
-def test_a_narrow_network_trains_on_larger_images(tmp_path: Path):
+def test_a_narrow_network_trains_on_larger_images():
     """Torch's operators write past their memory here, so it has a process of its own."""
-    process = start("-c", LARGE, Path(__file__).parents[1], folder=tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert out == "trained\n"
+    together(train_on_large_images, 1)

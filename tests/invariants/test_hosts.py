@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import ENVIRONMENT, ROOT, call, settings
+from command_line import ROOT, call, settings
 from digits_run import TINY, check_close, rows
 from ranks import ended, said, start
 
@@ -77,7 +77,7 @@ def launch(hosts: tuple[str, str], folder: Path, *arguments: str) -> list[subpro
             subprocess.Popen(
                 ["ip", "netns", "exec", host, *launcher, str(ROOT / "cli.py"), "run", *arguments],
                 cwd=folder,
-                env={**ENVIRONMENT, "PYTHONPATH": str(folder)},
+                env={**os.environ, "PYTHONPATH": str(folder)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

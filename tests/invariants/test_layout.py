@@ -84,8 +84,8 @@ def of(net: str, **values: Any) -> list[str]:
 
 
 def _pairs(options: list[str]) -> list[str]:
-    """Returns options without that of a width, which these networks do not have."""
-    return [part for text in options[1::2] if not text.startswith("model.width") for part in ("--set", text)]
+    """Returns options without those of a size, which these networks do not have."""
+    return [part for text in options[1::2] if not text.startswith("model.") for part in ("--set", text)]
 
 
 @pytest.mark.parametrize(("net", "layout"), [("LeNet", "contiguous"), ("Cubes", "channels_last")])

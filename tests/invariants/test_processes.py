@@ -1,4 +1,4 @@
-"""Two processes, started by Accelerate's launcher, do what one does."""
+"""Two processes do what one does, also started by Accelerate's launcher."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, call, launched, settings
 from digits_run import TINY, check_close
+from ranks import ended, said, start
 
 
 def test_a_shipped_recipe_trains_selects_evaluates_and_reports(tmp_path: Path):
     options = settings(
         model__width=4,
+        model__depths="[1]",
         attack__steps=2,
         selector__select_every=1,
         train__epochs=2,
@@ -20,7 +22,7 @@ def test_a_shipped_recipe_trains_selects_evaluates_and_reports(tmp_path: Path):
         evaluation__limit=8,
         evaluation__pgd__steps=2,
         evaluation__pgd__restarts=1,
-        evaluation__autoattack__limit=2,
+        evaluation__autoattack="{limit = 2, epsilons = [1.0]}",
     )
     out, err = launched(tmp_path, str(ROOT / "recipes" / "digits_mart.toml"), *options)
     run = tmp_path / "runs" / "digits_mart"
@@ -30,7 +32,7 @@ def test_a_shipped_recipe_trains_selects_evaluates_and_reports(tmp_path: Path):
     assert report["training"]["selections"] == [{"epoch": 0, "size": 364}, {"epoch": 1, "size": 364}]
     assert report["evaluation"]["last"]["examples"] == 8
     assert report["evaluation"]["last"]["autoattack_examples"] == 2
-    assert 0 <= report["evaluation"]["last"]["autoattack"]["0.15"] <= report["evaluation"]["last"]["clean"] <= 1
+    assert 0 <= report["evaluation"]["last"]["autoattack"]["1.0"] <= report["evaluation"]["last"]["clean"] <= 1
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert not (tmp_path / "runs" / "digits_mart-2").exists()
     assert out.count(": accuracy in percent") == out.count("runs/digits_mart") == 1
@@ -46,19 +48,20 @@ def test_the_weights_are_those_of_one_process(
         *settings(
             model__name="tinynet:TinyNet",
             selector__select_first="true",
-            train__epochs=3,
+            train__epochs=2,
             train__accumulation=2,
             train__averaging__kind="ema",
             train__averaging__decay=0.5,
             train__clip_gradient=1.0,
             train__precision="fp32",
             train__validate_every=1,
-            evaluation__limit=200,
+            evaluation__limit=50,
             evaluation__pgd="{steps = 5, restarts = 2, step_size = 0.05, epsilons = [0.1]}",
             evaluation__autoattack="false",
         ),
     ]
-    launched(tmp_path, *options, "--output", "two")
+    two = start(2, tmp_path, ["run", *options, "--output", "two"])
+    assert ended(two, within=120) == [0, 0], said(tmp_path, 0)
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

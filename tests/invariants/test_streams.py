@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import ENVIRONMENT, start
-from digits_run import RECIPE
+from digits_run import rows
+from forked_run import begin, statuses
 
 from robustcords.storage.checkpoint import Checkpoints
 
@@ -24,7 +24,7 @@ outlive_readers()
 print("first", flush=True)
 print("first", file=sys.stderr)
 sys.stdin.readline()
-for number in range(5000):
+for number in range(500):
     print("more", number, flush=True)
     Console(file=sys.stderr).print("more")
     typer.echo("more", err=True)
@@ -34,7 +34,7 @@ sys.exit(7)
 
 def test_a_closed_pipe_changes_no_exit_status():
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", TALKS], env=ENVIRONMENT, text=True, **options)  # type: ignore[call-overload]
+    process = subprocess.Popen([sys.executable, "-c", TALKS], text=True, **options)  # type: ignore[call-overload]
     for pipe in (process.stdout, process.stderr):
         assert pipe.readline() == "first\n"
         pipe.close()
@@ -46,7 +46,7 @@ def test_a_closed_pipe_changes_no_exit_status():
 def test_a_full_disk_changes_no_exit_status():
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-c", TALKS], env=ENVIRONMENT, input="", stdout=full, stderr=full, text=True, check=False
+            [sys.executable, "-c", TALKS], input="", stdout=full, stderr=full, text=True, check=False
         )
     assert ended.returncode == 7
 
@@ -61,19 +61,17 @@ def test_characters_that_a_terminal_lacks_are_escaped():
 
 @pytest.mark.parametrize("stopped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_goes_on_without_its_reader(stopped: bool, tmp_path: Path):
-    process = start("-m", "robustcords", "run", *RECIPE, "--output", "run", folder=tmp_path)
+    os.mkfifo(tmp_path / "log.txt")
+    reader = os.open(tmp_path / "log.txt", os.O_RDONLY | os.O_NONBLOCK)
+    [process] = begin(tmp_path)
     kept = Checkpoints(tmp_path / "run" / "checkpoints")
-    deadline = time.monotonic() + 120
-    while not kept.paths() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for pipe in (process.stdout, process.stderr):
-        assert pipe is not None
-        pipe.close()
+    while process.is_alive() and not kept.paths():
+        time.sleep(0.005)
+    os.close(reader)
     if stopped:
-        process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == (130 if stopped else 0)
+        os.kill(process.pid or 0, signal.SIGINT)
+    assert statuses([process]) == [130 if stopped else 0]
     assert (tmp_path / "run" / "report.json").exists() != stopped
     found = kept.latest()
     assert found is not None
-    rows = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows == list(range(found[1]["progress"]["epoch"]))
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(found[1]["progress"]["epoch"]))

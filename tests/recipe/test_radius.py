@@ -221,12 +221,15 @@ def test_a_run_under_l2_says_so_and_reports_its_own_radius(tmp_path: Path, monke
         threat__norm="l2",
         threat__epsilon="1.0",
         train__epochs=1,
+        train__batch_size=606,
         train__precision="fp32",
-        model__width=16,
+        model__width=4,
+        model__depths="[1]",
         attack__step_size="2/255",
         bullet="false",
         selector="false",
         evaluation__limit=20,
+        evaluation__pgd__restarts=1,
         evaluation__autoattack="false",
     )
     answer = call(capsys, "run", "digits_mart", *options, "--output", "run")

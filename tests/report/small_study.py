@@ -11,9 +11,11 @@ from robustcords.recipe import recipe
 
 SMALL = {
     "model__width": 4,
+    "model__depths": "[1]",
     "attack__steps": 1,
     "selector__select_every": 1,
     "train__epochs": 3,
+    "train__batch_size": 300,
     "train__validate_every": 1,
     "train__precision": "fp32",
     "train__checkpoint_every": 3,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from ranks import free_port
 from several import SERVER
 from torch import distributed
 
-from robustcords.runtime import collectives, watchdog
+from robustcords.runtime import accelerator, collectives, watchdog
 from robustcords.runtime.watchdog import Watch
 
 
@@ -78,21 +77,22 @@ def test_one_process_has_nobody_to_watch():
         assert watch.lost_within(60) is None
 
 
-LATE = """
-import os
-from robustcords.runtime import accelerator, watchdog
-watchdog.MEETING_S = 1.0
-accelerator.start("auto")
-"""
-
-
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_processes_that_do_not_meet_end_with_one_line(rank: str, tmp_path: Path):
-    port = free_port()
+def alone(rank: str, folder: Path, port: str) -> None:
+    """One of two processes, the other one of which is not there."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
-    environment = {**os.environ, **place, "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "FATAL"}
-    ended = subprocess.run(  # noqa: PLW1510 -- looked at below
-        [sys.executable, "-c", LATE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == f"error: the 2 processes have not met at 127.0.0.1:{port} within 1 s"
+    os.environ |= {**place, "ACCELERATE_USE_CPU": "true"}
+    os.dup2(os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
+    watchdog.MEETING_S = 1.0
+    accelerator.start("auto")
+
+
+def test_processes_that_do_not_meet_end_with_one_line(tmp_path: Path):
+    ports = [free_port(), free_port()]
+    started = [SERVER.Process(target=alone, args=(str(rank), tmp_path, port)) for rank, port in enumerate(ports)]
+    for process in started:
+        process.start()
+    for rank, process in enumerate(started):
+        process.join(timeout=50)
+        assert process.exitcode == 1
+        line = f"error: the 2 processes have not met at 127.0.0.1:{ports[rank]} within 1 s"
+        assert (tmp_path / f"{rank}.txt").read_text().splitlines()[-1] == line

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -142,23 +140,3 @@ def test_takes_upstreams_place_in_cords_data_loaders(monkeypatch, loader):
     rows, weights = cords_loader.strategy.select(24, arguments.model.state_dict())
     assert list(cords_loader.subset_indices) == rows
     assert torch.equal(cords_loader.subset_weights, weights)
-
-
-def test_without_cords_one_line_says_how_to_get_it():
-    script = """
-import sys
-from robustcords.config.registry import find
-for absent in ("cords", "scipy"):  # not installed, and installed without what it needs
-    sys.modules[absent] = None
-    try:
-        find("selector", "adv-glister")
-    except Exception as error:
-        print(type(error).__name__, error)
-    del sys.modules[absent]
-"""
-    lines = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert len(lines) == 2
-    assert all(line.startswith("UserError") for line in lines)
-    assert all("pip install --no-deps cords==0.0.4" in line for line in lines)

@@ -119,7 +119,7 @@ def work(rank, world, folder):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_find_what_one_finds_and_fail_with_what_one_fails_with(tmp_path, world):
     expected = results()
     assert [raised(action) for action in FAILURES] == RAISED

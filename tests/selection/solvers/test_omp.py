@@ -121,7 +121,7 @@ GRID = [
 ]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_follows_cords_pick_for_pick(monkeypatch, record_property, seed):
     covered, dropped = [], 0
     for count, classes, width, terms, budget, ridge in GRID:
@@ -145,7 +145,7 @@ def test_follows_cords_pick_for_pick(monkeypatch, record_property, seed):
     assert dropped > 0
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ridge", [0.0, 0.5])
 @pytest.mark.parametrize(("plain", "block", "screen"), [(8, 32, 20), (8, 32, 60), (1, 5, 17), (50, 64, 33)])
 def test_screened_blocks_pick_what_looking_at_everything_picks(monkeypatch, plain, block, screen, ridge, seed):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -117,15 +115,3 @@ def test_several_groups_are_picked_from_as_each_alone():
         alone = pursuit.pick(group.gradients, group.validation, group.budget, source())
         assert rows.tolist() == alone[0].tolist()
         torch.testing.assert_close(weights, alone[1])
-
-
-def test_picking_needs_no_cords():
-    script = """
-import sys
-sys.modules["cords"] = None
-from robustcords.selection.solvers.greedy import TaylorGreedy
-from robustcords.selection.solvers.omp import MatchingPursuit
-print([name for name in sys.modules if name.startswith("robustcords.selection.cords.")])
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -160,8 +160,10 @@ def test_the_main_process_reads_the_file_for_all(tmp_path: Path):
 
 SMALL = settings(
     model__width=4,
+    model__depths="[1]",
     attack__steps=1,
     train__epochs=2,
+    train__batch_size=121,
     train__precision="fp32",
     selector__select_every=100,
     evaluation__pgd="false",
