@@ -212,7 +212,8 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path):
         time.sleep(0.02)
     os.kill(process.pid or 0, signal.SIGINT)
     assert statuses([process], 60) == [130]
-    assert log(tmp_path).splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT); the same command continues where it stopped"
+    last = log(tmp_path).splitlines()[-1]
+    assert last == "error: stopped by Ctrl-C (SIGINT); the same command continues where it stopped"
     assert list((tmp_path / "out" / "seed=0" / "checkpoints").glob("step_*"))
     assert not (tmp_path / "out" / "seed=1").exists()
     said = (tmp_path / "out" / ".fleet" / "seed=0.log").read_text().splitlines()

@@ -46,7 +46,7 @@ def no_file_above(size: int) -> None:
 
 
 def test_no_room_for_a_checkpoint(tmp_path: Path):
-    [process] = begin(tmp_path, prepare=partial(no_file_above, 30_000))
+    [process] = begin(tmp_path, prepare=partial(no_file_above, 10_000))
     assert statuses([process]) == [1], log(tmp_path)
     file = r"run/checkpoints/\.step_\d+/tensors\.safetensors"
     assert re.fullmatch(rf"error: {file}: cannot be written \(File too large\)", ended(tmp_path))

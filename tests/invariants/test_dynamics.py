@@ -58,6 +58,7 @@ def test_a_recipe_switches_it_on(value: str, count: int, tmp_path: Path, monkeyp
     options = settings(
         model__width=2, attack__steps=1, train__epochs=1, callbacks__dynamics=value, data__validation_fraction=0, **off
     )
+    options += settings(model__depths="[1]", train__batch_size=449, evaluation__limit=10)
     assert call(capsys, "run", "digits_mart", *options, "--output", "run").status == 0
     (row,) = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert sum(row["dynamics"].values()) == count

@@ -21,10 +21,12 @@ RECIPE = [
     "digits_mart",
     *settings(
         model__width=4,
+        model__depths="[1]",
         attack__steps=1,
         bullet="false",
         selector__select_every=1,
         train__epochs=2,
+        train__batch_size=182,
         train__validate_every=1,
         train__precision="fp32",
         evaluation__limit=20,
@@ -35,7 +37,7 @@ RECIPE = [
     ),
 ]
 MARKER = "code-ran"
-LATEST = "checkpoints/step_00000012"
+LATEST = "checkpoints/step_00000004"
 
 
 class Opens:

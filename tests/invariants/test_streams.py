@@ -53,9 +53,8 @@ def test_a_full_disk_changes_no_exit_status():
 
 def test_characters_that_a_terminal_lacks_are_escaped():
     code = "from robustcords.runtime.streams import outlive_readers; outlive_readers(); print('caf\u00e9 \u250f')"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
-    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert ended.stdout == rb"caf\xe9 \u250f" + b"\n"
 
 

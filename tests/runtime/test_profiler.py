@@ -5,37 +5,34 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from command_line import call
+from command_line import call, settings
 from rich.console import Console
 
+from robustcords.runtime import progress
 from robustcords.runtime.profiler import STEPS, WARM_UP, Profiler, operators, print_operators
 from robustcords.runtime.progress import Display
 from robustcords.runtime.stopwatch import TRAINING
 
 SMALL = [
     "digits_mart",
-    "--set",
-    "train.epochs=2",
-    "--set",
-    "train.batch_size=30",
-    "--set",
-    "evaluation.autoattack=false",
-]
-QUICK = [
-    "--set",
-    "evaluation.limit=10",
-    "--set",
-    "evaluation.pgd.restarts=1",
-    "--set",
-    "evaluation.pgd.steps=1",
-    "--set",
-    "selector.name=random",
+    *settings(
+        model__width=4,
+        model__depths="[1]",
+        attack__steps=2,
+        selector__name="random",
+        train__epochs=2,
+        train__batch_size=40,
+        evaluation__limit=10,
+        evaluation__pgd="false",
+        evaluation__autoattack="false",
+    ),
 ]
 
 
@@ -62,7 +59,8 @@ def recorded(folder: Path, steps: int) -> str:
 
 def test_a_run_writes_a_trace_and_says_what_took_the_time(tmp_path: Path, monkeypatch: Any, capsys: Any):
     monkeypatch.chdir(tmp_path)
-    plain, profiled = (call(capsys, "run", *SMALL, *QUICK, *more) for more in ([], ["--profile"]))
+    monkeypatch.setattr(progress, "LINE_EVERY_S", math.inf)
+    plain, profiled = (call(capsys, "run", *SMALL, *more) for more in ([], ["--profile"]))
     assert (plain.status, profiled.status) == (0, 0)
     first, second = (Path("runs") / name / "weights" / "last.safetensors" for name in ("digits_mart", "digits_mart-2"))
     assert first.read_bytes() == second.read_bytes(), "a trace may change nothing"

@@ -80,7 +80,13 @@ def test_it_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch):
 def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.chdir(tmp_path)
     small = settings(
-        train__epochs=1, model__width=2, bullet="false", evaluation__limit=5, evaluation__autoattack="false"
+        train__epochs=1,
+        train__batch_size=182,
+        model__width=2,
+        model__depths="[1]",
+        bullet="false",
+        evaluation__pgd="false",
+        evaluation__autoattack="false",
     )
     for name, change in {
         "weak": "attack.name=fgsm",
