@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def test_no_file_of_a_run_can_run_code(finished: Path, capsys: pytest.CaptureFix
         "report.json", "report.md", "trackers",
     }  # fmt: skip
     planted = list(payloads().values())
-    for number, name in enumerate(files(finished)):
+    chosen = {re.sub(r"[0-9a-f]{32}|\d+|best|last", "#", str(name)): name for name in files(finished)}
+    for number, name in enumerate(files(finished) if every else chosen.values()):
         likely = -1 if name.suffix == ".npz" else number % len(planted)
         for content in planted if every else [planted[likely]]:
             shutil.copytree(finished, "run")
