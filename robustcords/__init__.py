@@ -76,6 +76,9 @@ if TYPE_CHECKING:
     from robustcords.methods.efforts.batch import AdversarialBatch as AdversarialBatch
     from robustcords.methods.efforts.batch import attack_batch as attack_batch
     from robustcords.methods.efforts.bullet import Bullet as Bullet
+    from robustcords.methods.efforts.curriculum import Curriculum as Curriculum
+    from robustcords.methods.efforts.fat import FAT as FAT
+    from robustcords.methods.efforts.ramp import Ramp as Ramp
     from robustcords.methods.efforts.uniform import Uniform as Uniform
     from robustcords.methods.fast_bat import FastBAT as FastBAT
     from robustcords.methods.free import Free as Free
@@ -145,6 +148,7 @@ _PUBLIC = {
     "ComponentConfig": "config.schema:ComponentConfig",
     "CropFlip": "data.augmentations.crop_flip:CropFlip",
     "CropFlipConfig": "data.augmentations.crop_flip:CropFlipConfig",
+    "Curriculum": "methods.efforts.curriculum:Curriculum",
     "CutMix": "data.augmentations.cutmix:CutMix",
     "Cutout": "data.augmentations.cutout:Cutout",
     "DataConfig": "data.base:DataConfig",
@@ -158,6 +162,7 @@ _PUBLIC = {
     "EvaluationAttack": "evaluation.attacks.base:EvaluationAttack",
     "EvaluationAttackConfig": "evaluation.attacks.base:EvaluationAttackConfig",
     "EvaluationConfig": "evaluation.config:EvaluationConfig",
+    "FAT": "methods.efforts.fat:FAT",
     "FGSM": "attacks.fgsm:FGSM",
     "FastBAT": "methods.fast_bat:FastBAT",
     "Free": "methods.free:Free",
@@ -191,6 +196,7 @@ _PUBLIC = {
     "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
     "Plan": "methods.efforts.base:Plan",
     "Radii": "evaluation.attacks.base:Radii",
+    "Ramp": "methods.efforts.ramp:Ramp",
     "RandAugment": "data.augmentations.rand_augment:RandAugment",
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
@@ -230,6 +236,7 @@ _PUBLIC = {
 __all__ = [
     "ATAS",
     "AWP",
+    "FAT",
     "FGSM",
     "MART",
     "NFGSM",
@@ -257,6 +264,7 @@ __all__ = [
     "ComponentConfig",
     "CropFlip",
     "CropFlipConfig",
+    "Curriculum",
     "CutMix",
     "Cutout",
     "DataConfig",
@@ -299,6 +307,7 @@ __all__ = [
     "PGDEvaluation",
     "Plan",
     "Radii",
+    "Ramp",
     "RandAugment",
     "RandomSubset",
     "Recipe",

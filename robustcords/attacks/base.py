@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from robustcords.attacks.pace import Objectives, Pace
+from robustcords.config import registry
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
-from robustcords.config.schema import Component, Stateful, format_radius, rounded_radius
+from robustcords.config.schema import Component, Stateful, format_radius, is_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
 from robustcords.engine import contracts
@@ -219,6 +220,21 @@ class Attack(Component, Stateful, ABC):
         This is what an effort varies from example to example. 0 steps return the image unchanged. An attack that
         has no steps to vary (a single-step one) returns itself for any other number.
         """
+
+    def with_epsilon(self, epsilon: float) -> Attack:
+        """Returns the same attack at another radius, its step size and all radii among its options in proportion.
+
+        It is built as a recipe builds it, of a threat model and its options; an attack that takes more writes this.
+        """
+        if epsilon == self.threat.epsilon:
+            return self
+        threat, config = self.threat.with_epsilon(epsilon), type(self.config)
+        options = dict(self.config)
+        for key, field in config.model_fields.items():
+            if isinstance(options[key], float) and is_radius(field.annotation, field.metadata):
+                options[key] *= epsilon / self.threat.epsilon
+        varied: Attack = registry.constructed("attack", type(self), threat, **options)
+        return varied
 
     @property
     def falls_short(self) -> str | None:

@@ -253,12 +253,15 @@ def new(
     fraction: Annotated[float, typer.Option(help="Share of the training set to select, in (0, 1].")] = 0.3,
     bullet: Annotated[bool, typer.Option("--bullet", help="Attack steps by kind of example.")] = False,
     method: Annotated[str, typer.Option(help="What a step does with a batch; see list method.")] = "adversarial",
+    effort: Annotated[
+        str | None, typer.Option(help="How hard each example is attacked: fat, curriculum, ...; see list effort.")
+    ] = None,
 ) -> None:
     """Write a commented recipe to start from."""
     from robustcords.recipe import scaffold
 
     choices = {"loss": loss, "selector": selector, "fraction": fraction, "bullet": bullet, "method": method}
-    scaffold.write(file, data=data, **choices)
+    scaffold.write(file, data=data, effort=effort, **choices)
     typer.echo(f"{file}: written; robustcords run {file}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +306,8 @@ def callbacks(recipe: Recipe, images: Data, trained: Method) -> list[Callback]:
     context = CallbackContext(images.train, strongest, monitor, trained.loss, recipe.seed)
     built: list[Callback | None] = []
     if images.validation:
-        built.append(Validation(images.validation, monitor, recipe.train.validate_every))
+        planned = partial(trained.effort.validation_attack, trained.attack)
+        built.append(Validation(images.validation, monitor, recipe.train.validate_every, planned))
     for name, config in recipe.callbacks.items():
         if config is not None:
             found = find("callback", name).from_context(config, context)

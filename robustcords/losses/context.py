@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,18 @@ class Moment:
         epoch: from 0.
         step: in the epoch, from 0.
         progress: share of the whole run that has passed, in [0, 1).
+        epochs: of the whole run; where its budget is a time, as many as fit into it.
     """
 
     epoch: int
     step: int
     progress: float
+    epochs: float = 1.0
+
+    @property
+    def passed(self) -> int:
+        """How many whole epochs of the run have passed, by `progress`: what a plan for the run goes by."""
+        return math.floor(self.progress * self.epochs + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,10 @@ def merge(layers: Sequence[Layer]) -> Written:
     """
     merged = Written({}, "recipe", 0, 0)
     number = 0
+    named: dict[str, tuple[str, bool]] = {}
     for layer in layers:
         number += not layer.together
+        named = named if layer.together else {}
         tables = dict(merged.table or {})
         now = {kind: tables[kind].at(["name"]).value for kind in SHORT_FORMS.values() if kind in tables}
         try:
@@ -138,8 +140,34 @@ def merge(layers: Sequence[Layer]) -> Written:
                 new.value[kind] = replace(new.value[kind], spelled=short)
                 if layer.values[short] is False:  # its options go with it
                     tables.pop(kind, None)
+        _agree(named, layer, values)
         merged = _over(replace(merged, value=tables), new)
     return merged
+
+
+def _agree(named: dict[str, tuple[str, bool]], layer: Layer, values: dict[str, Any]) -> None:
+    """Checks that a short form and a name in full, written at the same moment, mean the same component.
+
+    Args:
+        named: kind to the name that layers of this moment have given, and whether in short; written over.
+        layer: the next of them.
+        values: its tables without short forms.
+
+    Raises:
+        UserError: they mean two.
+    """
+    for short, kind in SHORT_FORMS.items():
+        name = values[kind].get("name") if isinstance(values.get(kind), dict) else None
+        if name is None or layer.values.get(short) is False:
+            continue
+        before, in_short = named.get(kind, (name, False))
+        if before != name and in_short != (short in layer.values):
+            other = before if before != short else name
+            raise UserError(
+                f'{layer.origin}: [{short}] is short for [{kind}] name = "{short}", and another --set has name = '
+                f'"{other}"; write one of the two'
+            )
+        named[kind] = name, short in layer.values
 
 
 def _resolve(name: str, folder: Path, said: str) -> Path:

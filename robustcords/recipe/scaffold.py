@@ -20,7 +20,7 @@ from robustcords.recipe.recipe import Recipe, parse
 __all__ = ["listing", "new", "write"]
 
 _HEADER = """\
-# {loss} on {data}, {portion}{bullet}.
+# {loss} on {data}, {portion}{effort}.
 # Every key is here; delete what you do not change. A radius or step may be a fraction such as "8/255"."""
 
 _STOP = re.compile(r"(?<!\bal)\.\s+(?=[^a-z])")
@@ -34,6 +34,7 @@ def new(
     fraction: float = 0.3,
     *,
     bullet: bool = False,
+    effort: str | None = None,
     model: str = "resnet18",
     method: str = "adversarial",
 ) -> str:
@@ -44,20 +45,23 @@ def new(
         loss: name of a loss.
         selector: name of a selection strategy; None or ``"none"`` for full data.
         fraction: share of the training set to select, in (0, 1]; means nothing without a selector.
-        bullet: whether to use Bullet-Train.
+        bullet: whether to use Bullet-Train, as with ``"bullet"`` for the effort.
+        effort: name of what decides how hard each example is attacked; None for all alike.
         model: name of a model.
         method: name of what a training step does with a batch.
 
     Raises:
-        UserError: a name is unknown or the fraction impossible.
+        UserError: a name is unknown, the fraction impossible, or there are two efforts.
     """
     values: dict[str, Any] = {"data": {"name": data}, "model": {"name": model}, "loss": {"name": loss}}
     values["method"] = {"name": method}
     if selector not in {None, "none"}:
         values["selector"] = {"name": selector, "fraction": fraction}
-    values["bullet"] = bullet
+    if bullet and effort not in {None, "bullet"}:
+        raise UserError(f"robustcords new: Bullet-Train is an effort, and so is {effort!r}; choose one of the two")
+    values["effort"] = {"name": "bullet" if bullet else effort or "uniform"}
     recipe = parse(values, "robustcords new")
-    text = "\n".join([_header(recipe, bullet), *_lines(recipe, ())]) + "\n"
+    text = "\n".join([_header(recipe), *_lines(recipe, ())]) + "\n"
     if parse(tomllib.loads(text)) != recipe:
         raise AssertionError("the recipe that was written does not say what was asked for")
     return text
@@ -83,13 +87,13 @@ def write(file: Path, **choices: Any) -> None:
         raise UserError(f"{file}: {error.strerror}") from error
 
 
-def _header(recipe: Recipe, bullet: bool) -> str:
-    chosen = recipe.selector
+def _header(recipe: Recipe) -> str:
+    chosen, effort = recipe.selector, recipe.effort.name
     return _HEADER.format(
         loss=recipe.loss.name,
         data=recipe.data.name,
         portion=f"{chosen.fraction:.0%} of the data by {chosen.name}" if chosen else "full data",
-        bullet=", with Bullet-Train" if bullet else "",
+        effort="" if effort == "uniform" else f", with effort {effort}",
     )
 
 

@@ -203,7 +203,7 @@ class Trainer:
                 passed, epochs = self.planner.passed(self.progress, step / len(batches))
                 if self.schedule:
                     self.schedule.set_rates(self.optimizer, self.peak_lrs, passed, epochs)
-                moment = Moment(epoch, step, passed / epochs)
+                moment = Moment(epoch, step, passed / epochs, epochs)
                 self.take_step(batches[step], subset, moment, (step + 1) / len(batches))
                 profiler.step()
                 update(step + 1, len(batches), f"loss {self.progress.mean_loss:.3f}")

@@ -2,5 +2,8 @@
 
 EFFORTS = {
     "bullet": "robustcords.methods.efforts.bullet:Bullet",
+    "curriculum": "robustcords.methods.efforts.curriculum:Curriculum",
+    "fat": "robustcords.methods.efforts.fat:FAT",
+    "ramp": "robustcords.methods.efforts.ramp:Ramp",
     "uniform": "robustcords.methods.efforts.uniform:Uniform",
 }

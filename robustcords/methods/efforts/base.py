@@ -48,12 +48,15 @@ class Plan:
         kinds: of the examples; None where they are not told apart.
         patience: (B,) int64, >= 0: how many steps of an example may begin at points at which it is misclassified,
             before it is left where it is; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
+        epsilon: the radius that all are attacked at, in place of the threat model's; the attack's own step size, where
+            there is no other, and radii are then in proportion.
     """
 
     steps: Tensor
     step_size: Tensor | None = None
     kinds: Kinds | None = None
     patience: Tensor | None = None
+    epsilon: float | None = None
 
 
 class EffortConfig(ComponentConfig):
@@ -95,7 +98,19 @@ class Effort(Component, Stateful, ABC):
         """
 
     def on_validation(self, result: Mapping[str, float]) -> None:
-        """Is told what a validation found, the same in all processes: accuracies ``clean`` and ``robust``."""
+        """Is told what a validation found, the same in all processes: accuracies ``clean`` and ``robust``.
+
+        Where a recipe's run measures the attack of `validation_attack` too, its accuracy is ``planned``.
+        """
+
+    def validation_attack(self, attack: Attack) -> Attack | None:
+        """Returns an attack that the next validation is to measure too, for `on_validation`; None for none.
+
+        Args:
+            attack: whose steps are varied.
+        """
+        del attack
+        return None
 
     def attacks(self, attack: Attack) -> dict[str, Attack]:
         """Returns the attacks that it may use, by the kind of example; one without a name where there are no kinds.

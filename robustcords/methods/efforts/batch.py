@@ -83,12 +83,13 @@ def attack_batch(
     try:
         with attack.training_step(moment, geometry):
             images, rows = attack_by_plan(model, x, y, noise, plan, attack=attack, loss=loss, clean=clean)
-    except ValidationError as error:  # of the attack's own options
+    except ValidationError as error:  # of the attack's own options, or its radius
         problem = error.errors(include_url=False)[0]
         name, value = ".".join(map(str, problem["loc"])), problem["input"]
+        reason = problem["msg"].removeprefix("Value error, ")
         raise UserError(
             f"effort {contracts.title(effort)} planned {name} = {value} for attack {contracts.title(attack)}: "
-            f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+            f"{reason[:1].lower()}{reason[1:]}"
         ) from error
     if moment.step == 0:  # an accelerator has to be waited for
         contracts.in_range(attack, images)
@@ -130,6 +131,7 @@ def attack_by_plan(
     Raises:
         UserError: the plan has a patience, and the attack cannot stop between its steps.
     """
+    attack = attack if plan.epsilon is None else attack.with_epsilon(plan.epsilon)
     together = STEPS_BY_EXAMPLE in attack.provides
     if plan.patience is not None and not together:
         raise UserError(f"attack {contracts.title(attack)}: no {STEPS_BY_EXAMPLE}, and the effort plans a patience")

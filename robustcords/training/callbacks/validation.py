@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from robustcords.attacks.base import Attack
@@ -18,6 +20,7 @@ class Validation(Callback):
         images: the validation split.
         attack: what robust accuracy is measured with, such as PGD-10 at the training radius.
         every: epochs between validations; the last epoch always has one.
+        planned: gives another attack to measure with each time, such as an effort's, or None; None for never.
 
     Attributes:
         best: the highest robust accuracy so far, or None.
@@ -28,9 +31,11 @@ class Validation(Callback):
 
     name = "validation"
 
-    def __init__(self, images: Images, attack: Attack, every: int = 1) -> None:
+    def __init__(
+        self, images: Images, attack: Attack, every: int = 1, planned: Callable[[], Attack | None] | None = None
+    ) -> None:
         super().__init__()
-        self.images, self.attack, self.every = images, attack, every
+        self.images, self.attack, self.every, self.planned = images, attack, every, planned
         self.best: float | None = None
 
     def due(self, epoch: int, *, last: bool) -> bool:
@@ -38,14 +43,19 @@ class Validation(Callback):
         return last or (epoch + 1) % self.every == 0
 
     def after_epoch(self, end: EpochEnd) -> dict[str, float]:
-        """Returns ``clean`` and ``robust`` accuracy as fractions, and has the best weights written."""
-        clean, robust = robust_accuracy(end.result, self.images, self.attack, seed=end.seed, autocast=end.autocast)
+        """Returns ``clean`` and ``robust`` accuracy as fractions, and has the best weights written.
+
+        With another attack to measure with, the accuracy under that is ``planned``.
+        """
+        measured = partial(robust_accuracy, end.result, self.images, seed=end.seed, autocast=end.autocast)
+        clean, robust = measured(self.attack)
         if self.best is None or robust > self.best:
             self.best = robust
             if text := validation_warning(clean, self.images.labels):
                 end.display.say_once("largest class", text)
             end.save_weights("best")
-        return {"clean": clean, "robust": robust}
+        other = self.planned() if self.planned else None
+        return {"clean": clean, "robust": robust} | ({"planned": measured(other)[1]} if other else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best accuracy so far."""

@@ -1,0 +1,131 @@
+"""Curriculum adversarial training: ever more attack steps, and in every batch the weaker attacks too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.config.requirements import STEPS_BY_EXAMPLE, VALIDATION_IMAGES
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
+from robustcords.rng import Noise
+from robustcords.rng import generator as generator_for
+from robustcords.runtime import collectives
+
+
+class Curriculum(Effort):
+    """Curriculum adversarial training with batch mixing (Cai et al. 2018), arXiv 1805.04807.
+
+    A batch is divided evenly over PGD-0, which are the images as they are, to PGD-k. k begins at 0; after a validation
+    it rises by 1 where the held-out accuracy under PGD-k has not improved for so many epochs, or where enough of the
+    last epoch's training images were classified correctly under the attacks that they met. The step size of PGD-n is
+    ``reach / n * U(1, max(1, spread / n))``, drawn for each n and batch, where ``reach`` is how far all steps of
+    ``[attack]`` go together. What is divided is the global batch, over all processes.
+
+    Attributes:
+        strength: k.
+
+    Example:
+        >>> effort = Curriculum(most=5)
+    """
+
+    class Config(EffortConfig):
+        """Options of the curriculum; the defaults are those of the authors' script on CIFAR-10.
+
+        Attributes:
+            most: steps that it ends with, >= 1.
+            patience: epochs without a better held-out accuracy after which there is one step more, >= 1.
+            enough: share of the training images classified correctly from which on there is one step more, in (0, 1].
+            spread: of step sizes, >= 1; with 1 all steps of an attack together go as far as those of ``[attack]``.
+        """
+
+        name: str = "curriculum"
+        most: Annotated[int, Field(ge=1, le=1000)] = 7
+        patience: Annotated[int, Field(ge=1)] = 10
+        enough: Annotated[float, Field(gt=0, le=1)] = 0.95
+        spread: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+
+    config: Curriculum.Config
+    requires: ClassVar[frozenset[str]] = Effort.requires | {STEPS_BY_EXAMPLE, VALIDATION_IMAGES}
+    observes: ClassVar[bool] = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.strength = 0
+        self._epoch = self._hits = self._seen = 0
+        self._best: float | None = None
+        self._best_epoch = 0
+
+    def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
+        """Returns as many steps as an example's part of the global batch gets, and the part as its kind."""
+        del clean
+        if moment.epoch != self._epoch:
+            self._epoch, self._hits, self._seen = moment.epoch, 0, 0
+        rank = collectives.rank()
+        mine = [len(y) * (number == rank) for number in range(collectives.world_size())]
+        shares = collectives.sum_over(mine, device=y.device)
+        places = torch.arange(len(y)) + int(sum(shares[:rank]))
+        steps = places * (self.strength + 1) // max(1, int(sum(shares)))
+        drawn = torch.rand(
+            self.config.most, generator=generator_for(generator.seed, "step size", moment.step), dtype=torch.float64
+        )
+        sizes = drawn.new_tensor([0.0, *(self._size(attack, n, u) for n, u in enumerate(drawn.tolist(), 1))])
+        names = tuple(f"pgd-{number}" for number in range(self.config.most + 1))
+        return Plan(steps, sizes[steps], Kinds(names, steps))
+
+    def observe(self, correct: Tensor) -> None:
+        """Counts who is right in this epoch."""
+        hits, seen = collectives.sum_over([int(correct.sum()), len(correct)], device=correct.device)
+        self._hits, self._seen = self._hits + int(hits), self._seen + int(seen)
+
+    def validation_attack(self, attack: Attack) -> Attack:
+        """Returns PGD-k, with steps that together go as far as the attack's."""
+        return attack.with_effort(self.strength, self._size(attack, self.strength))
+
+    def on_validation(self, result: Mapping[str, float]) -> None:
+        """Goes on to one step more where it is time."""
+        accuracy = result.get("planned", result["robust"])
+        if self._best is None or accuracy > self._best:
+            self._best, self._best_epoch = accuracy, self._epoch
+        stuck = self._epoch - self._best_epoch >= self.config.patience
+        learnt = self._hits > self.config.enough * self._seen
+        if self.strength < self.config.most and (stuck or learnt):
+            self.strength, self._best = self.strength + 1, None
+
+    def attacks(self, attack: Attack) -> dict[str, Attack]:
+        """Returns the attacks with any steps."""
+        numbers = range(1, self.config.most + 1)
+        return {f"pgd-{number}": attack.with_effort(number, self._size(attack, number)) for number in numbers}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how far the curriculum is, and what it goes on by."""
+        return {
+            "strength": self.strength,
+            "epoch": self._epoch,
+            "hits": self._hits,
+            "seen": self._seen,
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.strength, self._epoch, self._best_epoch = state["strength"], state["epoch"], state["best_epoch"]
+        self._hits, self._seen, self._best = state["hits"], state["seen"], state["best"]
+
+    def _size(self, attack: Attack, steps: int, drawn: float = 0.0) -> float:
+        """Returns the step size of so many steps.
+
+        Args:
+            attack: how far they go together.
+            steps: their number; none count as one.
+            drawn: from [0, 1); 0 for the smallest.
+        """
+        steps = max(1, steps)
+        reach = 2.5 * attack.threat.epsilon if attack.reach is None else attack.reach
+        return reach / steps * (1 + drawn * (max(1.0, self.config.spread / steps) - 1))

@@ -1,0 +1,65 @@
+"""Friendly adversarial training: attacks that stop soon after they have succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.config.requirements import STEPS_BY_EXAMPLE
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
+from robustcords.rng import Noise
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class FAT(Effort):
+    """Friendly adversarial training: early-stopped PGD (Zhang et al. 2020, Algorithm 1), arXiv 2002.11242.
+
+    Before each step the model is asked about the point that the step would begin at. An example that it misclassifies
+    there goes on for ``tau`` such points and then stops where it is; one that stays correct takes all of the attack's
+    steps. That forward is the one that the step's gradient is computed by. ``tau`` rises over the run.
+
+    Example:
+        >>> effort = FAT(tau=[0, 1], milestones=[0.5])
+    """
+
+    class Config(EffortConfig):
+        """Options of FAT; the defaults are those of the authors' script for standard adversarial training.
+
+        Attributes:
+            tau: steps that begin at misclassified points before an example stops, each >= 0: one number for the
+                beginning of the run, and one from each milestone on.
+            milestones: shares of the run, rising, each in (0, 1]. tau changes at the first epoch that begins at or
+                after ``milestone * epochs``.
+        """
+
+        name: str = "fat"
+        tau: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = (0, 1, 2)
+        milestones: Annotated[tuple[Share, ...], Field(strict=False)] = (50 / 120, 90 / 120)
+
+        @model_validator(mode="after")
+        def _one_more(self) -> Self:
+            if list(self.milestones) != sorted(set(self.milestones)):
+                raise ValueError(f"milestones must rise, and {list(self.milestones)} do not")
+            if len(self.tau) != len(self.milestones) + 1:
+                raise ValueError(
+                    f"{len(self.tau)} of tau for {len(self.milestones)} milestones; it takes one more than those"
+                )
+            return self
+
+    config: FAT.Config
+    requires: ClassVar[frozenset[str]] = Effort.requires | {STEPS_BY_EXAMPLE}
+
+    def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
+        """Returns the attack's own steps for all examples, and the patience of this epoch."""
+        del clean, generator
+        # 0.55 * 100 is a little more than 55; a milestone must not miss its epoch for that.
+        passed = sum(moment.passed >= share * moment.epochs - 1e-9 for share in self.config.milestones)
+        patience = torch.full((len(y),), self.config.tau[passed])
+        return Plan(torch.full((len(y),), attack.passes), patience=patience)

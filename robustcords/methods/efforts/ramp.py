@@ -1,0 +1,76 @@
+"""A radius that grows over the run, and if wanted more and more steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.errors import UserError
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
+from robustcords.rng import Noise
+
+
+class Ramp(Effort):
+    """The radius grows on a straight line, as in ACAT and DAJAT (Addepalli et al. 2022).
+
+    In epoch e of E, counted from 1, all examples are attacked at the share ``start + (1 - start) * min(1, e / (until *
+    E))`` of the radius, with the defaults at ``epsilon * e / E``. The attack's step size and all radii among its
+    options are in proportion. Losses and evaluation know the whole radius throughout.
+
+    Example:
+        >>> effort = Ramp(until=0.5)
+    """
+
+    class Config(EffortConfig):
+        """Options of the ramp.
+
+        Attributes:
+            start: share of the radius that the line starts from, in [0, 1]; the first epoch has a little more.
+            until: share of the epochs after which the radius is the whole one, in (0, 1].
+            steps: attack steps at the beginning, >= 1, at most the attack's own. They rise to those by ``until`` of the
+                run, each number for as many epochs, and together go as far as the attack's; left out, the attack's own.
+        """
+
+        name: str = "ramp"
+        start: Annotated[float, Field(ge=0, le=1)] = 0.0
+        until: Annotated[float, Field(gt=0, le=1)] = 1.0
+        steps: Annotated[int, Field(ge=1)] | None = None
+
+    config: Ramp.Config
+
+    def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
+        """Returns the same for all examples: this epoch's radius and steps."""
+        del clean, generator
+        config, ramped = self.config, self.config.until * moment.epochs
+        share = config.start + (1 - config.start) * min(1.0, (moment.passed + 1) / ramped)
+        steps, sizes = self._steps(attack, moment.passed / ramped), None
+        if steps != attack.passes and attack.reach is not None:
+            sizes = torch.full((len(y),), share * attack.reach / steps, dtype=torch.float64)
+        return Plan(torch.full((len(y),), steps), sizes, epsilon=share * attack.threat.epsilon)
+
+    def attacks(self, attack: Attack) -> dict[str, Attack]:
+        """Returns the attack of the end.
+
+        Raises:
+            UserError: the beginning has more steps than the end.
+        """
+        if (self.config.steps or 0) > attack.passes:
+            raise UserError(f"effort.steps = {self.config.steps}: more than the {attack.passes} of the attack")
+        return super().attacks(attack)
+
+    def _steps(self, attack: Attack, passed: float) -> int:
+        """Returns the number of steps.
+
+        Args:
+            attack: whose steps they rise to.
+            passed: share of the epochs of the ramp that have passed.
+        """
+        first, last = self.config.steps or attack.passes, attack.passes
+        return min(last, first + math.floor((last - first + 1) * passed + 1e-9))
