@@ -30,6 +30,18 @@ def test_full_data_without_bullet() -> None:
     assert (written.selector, written.effort.name) == (None, "uniform")
 
 
+@pytest.mark.parametrize("effort", registry.names("effort"))
+def test_with_each_effort(effort: str) -> None:
+    text = new("digits", "trades", None, effort=effort)
+    assert recipe.parse(tomllib.loads(text)).effort.name == effort
+    assert (f"with effort {effort}" in text.partition("\n")[0]) == (effort != "uniform")
+    if effort == "bullet":
+        assert text == new("digits", "trades", None, bullet=True)
+    else:
+        with pytest.raises(UserError, match="Bullet-Train is an effort, and so is"):
+            new("digits", "trades", None, bullet=True, effort=effort)
+
+
 @pytest.mark.parametrize("selector", [None, *sorted(set(registry.names("selector")) - {"fixed"})])
 @pytest.mark.parametrize("loss", registry.names("loss"))
 def test_every_combination_is_valid(loss: str, selector: str | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from written import BASE, Write, message
 
@@ -32,7 +34,10 @@ def test_both_forms_are_the_same_recipe(write: Write):
         (["effort.name=uniform"], "uniform", None),
         (["bullet=false", "bullet=true"], "bullet", 0.9),
         (["bullet.momentum=0.1", "bullet=false"], "uniform", None),
-        (["effort.name=uniform", "bullet.scale=0.5"], "bullet", 0.9),
+        (["effort.name=bullet", "bullet.scale=0.5"], "bullet", 0.5),
+        (["bullet.scale=0.5", "effort.name=bullet"], "bullet", 0.5),
+        (["bullet=false", "effort.name=fat"], "fat", None),
+        (["effort.name=fat", "bullet=false"], "fat", None),
         (["bullet=false", "effort.name=bullet"], "bullet", 0.9),
     ],
     ids=str,
@@ -70,6 +75,15 @@ def test_a_later_file_wins_in_whatever_form(write: Write):
             SHORT,
             ["effort.name=bulet"],
             "--set effort.name=bulet: [effort] name = \"bulet\": unknown effort 'bulet';",
+        ),
+        *(
+            (
+                SHORT,
+                list(options),
+                f'--set {options[1]}: [bullet] is short for [effort] name = "bullet", and another --set has name = "fat"; '
+                "write one of the two",
+            )
+            for options in itertools.permutations(["effort.name=fat", "bullet.scale=0.5"])
         ),
         ("", ["bulet=true"], "--set bulet=true: unknown key \"bulet\"; did you mean 'bullet'?"),
     ],

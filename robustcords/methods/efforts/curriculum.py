@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
-from robustcords.config.requirements import STEPS_BY_EXAMPLE, VALIDATION_IMAGES
+from robustcords.config.requirements import STEPS_BY_EXAMPLE, STEPS_TO_VARY, VALIDATION_IMAGES
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
 from robustcords.rng import Noise
@@ -51,7 +51,7 @@ class Curriculum(Effort):
         spread: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
 
     config: Curriculum.Config
-    requires: ClassVar[frozenset[str]] = Effort.requires | {STEPS_BY_EXAMPLE, VALIDATION_IMAGES}
+    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, STEPS_BY_EXAMPLE, VALIDATION_IMAGES})
     observes: ClassVar[bool] = True
 
     def __init__(self, **options: Any) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
-from robustcords.config.requirements import STEPS_BY_EXAMPLE
+from robustcords.config.requirements import STEPS_BY_EXAMPLE, STEPS_TO_VARY
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
 from robustcords.rng import Noise
@@ -54,7 +54,7 @@ class FAT(Effort):
             return self
 
     config: FAT.Config
-    requires: ClassVar[frozenset[str]] = Effort.requires | {STEPS_BY_EXAMPLE}
+    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, STEPS_BY_EXAMPLE})
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the attack's own steps for all examples, and the patience of this epoch."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
+from robustcords.config.requirements import STEPS_TO_VARY
 from robustcords.errors import UserError
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
@@ -44,6 +45,7 @@ class Ramp(Effort):
         steps: Annotated[int, Field(ge=1)] | None = None
 
     config: Ramp.Config
+    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY})
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the same for all examples: this epoch's radius and steps."""

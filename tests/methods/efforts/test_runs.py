@@ -1,0 +1,103 @@
+"""Whole runs with efforts that change over them: stopped and resumed, on two processes, in parts and in bfloat16."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from by_hand import untrained, weights
+from ranks import free_port
+from safetensors.torch import load_file
+from several import together
+from small_run import THREAT, After, chooser, fitted, made_up, vector
+
+from robustcords.attacks.pgd import PGD
+from robustcords.errors import Interrupted
+from robustcords.methods.efforts.curriculum import Curriculum
+from robustcords.methods.efforts.fat import FAT
+from robustcords.methods.efforts.ramp import Ramp
+from robustcords.runtime.accelerator import start
+from robustcords.storage.run_directory import RunDirectory
+
+EFFORTS: dict[str, Any] = {
+    "ramp": partial(Ramp, start=0.2, steps=1),
+    "fat": partial(FAT, tau=[0, 1], milestones=[0.5]),
+    "curriculum": partial(Curriculum, most=3, patience=1),
+}
+ATTACK = PGD(THREAT, steps=3, step_size=0.03)
+EVERY = pytest.mark.parametrize("effort", EFFORTS)
+
+
+def options(effort: str, **changes: Any) -> dict[str, Any]:
+    settings = {"epochs": 3, "batch_size": 12, "accumulation": 2, "validate_every": 1}
+    settings |= changes.pop("settings", {})
+    given = {"effort": EFFORTS[effort], "attack": ATTACK, "loss": "trades", "validation": made_up(12, seed=1)}
+    return {**given, "selector": chooser(loss="trades"), "settings": settings, **changes}
+
+
+@EVERY
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(effort: str, tmp_path: Path):
+    whole = fitted(**options(effort), run=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fitted(**options(effort), run=tmp_path / "parts", interruption=After(7))
+    parts = fitted(**options(effort), run=tmp_path / "parts")
+    assert torch.equal(vector(whole), vector(parts))
+    assert whole.method.effort.state_dict() == parts.method.effort.state_dict()
+    rows, again = (RunDirectory(tmp_path / name).rows() for name in ("whole", "parts"))
+    assert [row["counts"] for row in rows] == [row["counts"] for row in again]
+
+
+@EVERY
+@pytest.mark.parametrize("loss", ["sat", "mart", "trades"])
+def test_accumulation_is_the_larger_batch(effort: str, loss: str):
+    kind = partial(Curriculum, most=3, enough=0.01) if effort == "curriculum" else EFFORTS[effort]
+    whole, parts = (
+        untrained(loss=loss, effort=kind, attack=ATTACK, validation=made_up(12, seed=1), settings=settings)
+        for settings in ({"validate_every": 1}, {"validate_every": 1, "accumulation": 3})
+    )
+    for each in (whole, parts):
+        each.fit()
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=0, atol=1e-9)
+
+
+@EVERY
+def test_bf16(effort: str):
+    found = fitted(**options(effort, settings={"precision": "bf16"}))
+    assert vector(found).isfinite().all()
+    assert not torch.equal(vector(found), vector(fitted(**options(effort))))
+
+
+def part(rank: int, port: str, folder: Path) -> None:
+    """Trains with each effort as one of two processes."""
+    torch.set_num_threads(1)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {**meeting, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    accelerator = start("fp32")
+    states = []
+    for effort in EFFORTS:
+        made = fitted(**options(effort), run=folder / effort)
+        states.append(made.method.effort.state_dict())
+    torch.save(states, folder / f"{rank}.pt")
+    accelerator.state.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path: Path):
+    for effort in EFFORTS:
+        (tmp_path / effort).mkdir()
+    together(part, 2, free_port(), tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first == second
+    for effort, state in zip(EFFORTS, first, strict=True):
+        whole = fitted(**options(effort), run=tmp_path / f"{effort}, alone")
+        assert state == whole.method.effort.state_dict()
+        one, other = (
+            load_file(tmp_path / name / "weights" / "last.safetensors") for name in (effort, f"{effort}, alone")
+        )
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
+        rows, again = (RunDirectory(tmp_path / name).rows() for name in (effort, f"{effort}, alone"))
+        assert [row["counts"] for row in rows] == [row["counts"] for row in again]
