@@ -80,8 +80,8 @@ def test_a_later_file_wins_in_whatever_form(write: Write):
             (
                 SHORT,
                 list(options),
-                f'--set {options[1]}: [bullet] is short for [effort] name = "bullet", and another --set has name = "fat"; '
-                "write one of the two",
+                f'--set {options[1]}: [bullet] is short for [effort] name = "bullet", and another --set has '
+                'name = "fat"; write one of the two',
             )
             for options in itertools.permutations(["effort.name=fat", "bullet.scale=0.5"])
         ),
