@@ -24,9 +24,9 @@ Attacked = Callable[[Model, Batch, Moment], Tensor]
 """The model, a batch and the moment to adversarial examples."""
 
 
-def in_double() -> ImageSet:
-    """Returns the images in float64, so that rounding, of which a gradient's sign would make much, changes none."""
-    images = made_up()
+def in_double(**options: int) -> ImageSet:
+    """Returns made-up images in float64, so that rounding, of which a gradient's sign would make much, changes none."""
+    images = made_up(**options)
     return ImageSet(images.images.double() / 255, images.labels, images.classes)
 
 

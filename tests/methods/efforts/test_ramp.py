@@ -78,7 +78,7 @@ def test_every_attack_is_one_at_the_smaller_radius(norm: str, attack: Any):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 2)).double()
     x = torch.rand(3, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = attack_batch(
-        model, x, Y, NOISE, attack=attack(threat), loss=SAT(), effort=Ramp(), moment=Moment(1, 0, 0.5, 4)
+        model, x, Y, NOISE, attack=attack(threat), loss=SAT(), effort=Ramp(), moment=Moment(1, 0, 0.25, 4)
     ).images
     expected = attack_batch(model, x, Y, NOISE, attack=attack(threat.with_epsilon(0.1)), loss=SAT()).images
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import untrained, weights
+from by_hand import in_double, untrained, weights
 from ranks import free_port
 from safetensors.torch import load_file
 from several import together
@@ -58,7 +58,8 @@ def test_accumulation_is_the_larger_batch(effort: str, loss: str):
     trained = []
     for parts in (1, 3):
         settings = {"validate_every": 1, "accumulation": parts}
-        made = untrained(loss=loss, effort=kind, attack=ATTACK, validation=made_up(12, seed=1), settings=settings)
+        held_out = in_double(count=12, seed=1)
+        made = untrained(loss=loss, effort=kind, attack=ATTACK, validation=held_out, settings=settings)
         made.fit()
         trained.append(weights(made))
     torch.testing.assert_close(*trained, rtol=0, atol=1e-9)
