@@ -19,6 +19,7 @@ from robustcords.data.images import Images
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, evaluation_mode, in_float32, without_parameter_gradients
 from robustcords.engine.precision import full_precision
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.check import objective
 from robustcords.losses.context import Moment
@@ -225,9 +226,17 @@ class Attack(Component, Stateful, ABC):
         """Returns the same attack at another radius, its step size and all radii among its options in proportion.
 
         It is built as a recipe builds it, of a threat model and its options; an attack that takes more writes this.
+
+        Raises:
+            UserError: the attack keeps something from epoch to epoch, which is of one radius.
         """
         if epsilon == self.threat.epsilon:
             return self
+        if type(self).state_dict is not Stateful.state_dict:
+            name = contracts.title(self)
+            raise UserError(
+                f"attack {name} keeps perturbations of one radius, and the effort varies it; use pgd or fgsm"
+            )
         threat, config = self.threat.with_epsilon(epsilon), type(self.config)
         options = dict(self.config)
         for key, field in config.model_fields.items():

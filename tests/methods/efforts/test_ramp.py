@@ -10,6 +10,7 @@ import torch
 from by_hand import gradient, projected, start, trained_by_hand, untrained, weights
 from small_run import THREAT
 
+from robustcords.attacks.atas import ATAS
 from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD
 from robustcords.errors import UserError
@@ -82,6 +83,11 @@ def test_every_attack_is_one_at_the_smaller_radius(norm: str, attack: Any):
     ).images
     expected = attack_batch(model, x, Y, NOISE, attack=attack(threat.with_epsilon(0.1)), loss=SAT()).images
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_an_attack_that_keeps_perturbations_is_refused():
+    with pytest.raises(UserError, match=r"^attack .*:ATAS keeps perturbations of one radius, and the effort varies it"):
+        ATAS(THREAT).with_epsilon(0.01)
 
 
 def test_what_is_no_radius_is_one_line():
