@@ -11,7 +11,7 @@ from robustcords.report import chart
 from robustcords.report.chart import Chart, Section, style
 from robustcords.report.comparison import Comparison, Measure, Method, accuracies_of
 from robustcords.report.intervals import wilson
-from robustcords.report.run_report import Row, Validation
+from robustcords.report.run_report import Row
 
 _LOG_FROM = 8
 """The ratio of the largest to the smallest time from which on the axis is logarithmic."""
@@ -107,8 +107,8 @@ def curves(comparison: Comparison) -> Section:
     """Returns training loss and validation accuracies over epochs."""
     kinds: tuple[tuple[str, str, str, float, Callable[[Row], float | None]], ...] = (
         ("loss", "Training loss", "training loss", 1.0, lambda row: row.train_loss),
-        ("clean", "Validation accuracy, clean", "accuracy (%)", 100.0, lambda row: _validation(row).clean),
-        ("robust", "Validation accuracy under PGD-10", "accuracy (%)", 100.0, lambda row: _validation(row).robust),
+        ("clean", "Validation accuracy, clean", "accuracy (%)", 100.0, partial(_validated, "clean")),
+        ("robust", "Validation accuracy under PGD-10", "accuracy (%)", 100.0, partial(_validated, "robust")),
     )
     captions = {
         "loss": "Mean over seeds. Losses of different names are different quantities.",
@@ -132,8 +132,9 @@ def curves(comparison: Comparison) -> Section:
     return Section("curves", "Learning curves", charts, notes if charts else ["No run has metrics.jsonl."])
 
 
-def _validation(row: Row) -> Validation:
-    return row.validation or Validation()
+def _validated(name: str, row: Row) -> float | None:
+    """Returns an accuracy on the validation split, where the epoch has it."""
+    return row.noted("validation").get(name)
 
 
 def fractions(comparison: Comparison) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from itertools import pairwise
@@ -56,16 +56,21 @@ def dynamics(comparison: Comparison) -> Section:
     return Section("dynamics", title, charts, chart.not_shown(without, "these runs kept no count"))
 
 
-def _counted(source: str, row: Row) -> int:
+def _counts(source: str, row: Row) -> Mapping[str, float]:
+    """Returns what the effort counted of an epoch, or what a callback did."""
+    return (row.counts or {}) if source == "counts" else row.noted(source)
+
+
+def _counted(source: str, row: Row) -> float:
     """Returns how many examples of these kinds an epoch counted; another effort's kinds are not shown."""
-    counts: dict[str, int] = getattr(row, source) or {}
+    counts = _counts(source, row)
     return sum(counts.get(each, 0) for each in KINDS)
 
 
 def _share(source: str, kind: str, row: Row) -> float | None:
     """Returns a kind's share of what an epoch counted."""
     total = _counted(source, row)
-    return getattr(row, source).get(kind, 0) / total if total else None
+    return _counts(source, row).get(kind, 0) / total if total else None
 
 
 def times(comparison: Comparison) -> Section:

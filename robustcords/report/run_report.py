@@ -19,7 +19,7 @@ from robustcords.config.schema import parse_radius
 from robustcords.evaluation.results import Evaluation, radius
 from robustcords.recipe.short_forms import of_run
 from robustcords.storage.files import read_object, write_json
-from robustcords.storage.records import Count, Record, Seconds, Share, Some, finite
+from robustcords.storage.records import Count, Record, Seconds, Some, finite
 
 VERSION = 2
 """Of report.json. Version 1, that of robustcords 0.1, says none."""
@@ -189,23 +189,20 @@ class Classes(Record):
     classes: list[Count] | None = None
 
 
-class Validation(Record):
-    """Accuracies on the validation split."""
-
-    clean: Share | None = None
-    robust: Share | None = None
-
-
 class Row(Record):
-    """A line of metrics.jsonl: one epoch."""
+    """A line of metrics.jsonl: one epoch. What callbacks note is among the keys that it does not know."""
 
     epoch: Count
     train_loss: float | None
     seconds: dict[str, Seconds]
     counts: dict[str, Count] | None = None
-    dynamics: dict[str, Count] | None = None
-    validation: Validation | None = None
     selection: Classes | None = None
+
+    def noted(self, callback: str) -> dict[str, float]:
+        """Returns the numbers that a callback noted of the epoch, by their names; none where it noted none."""
+        entry = (self.model_extra or {}).get(callback)
+        numbers = entry.items() if isinstance(entry, dict) else ()
+        return {name: value for name, value in numbers if type(value) in {int, float}}
 
 
 class Report(Record):

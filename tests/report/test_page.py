@@ -235,6 +235,8 @@ def test_dynamics_come_from_the_tracker_else_from_bullet(tmp_path: Path):
     tracked = shown(counts=counts, dynamics={"outlier": 0, "boundary": 1, "robust": 3, "images": 4})
     assert "PGD attack" in tracked.caption
     assert [trace["y"][0] for trace in tracked.figure["data"]] == [0.0, 25.0, 75.0]
+    for other in ({"kept": "a word"}, 3, None):
+        assert "Bullet-Train sorted" in shown(counts=counts, dynamics=other, validation=other).caption
 
 
 def test_command_writes_three_files_and_prints_the_table(capsys, study: Path, tmp_path: Path):
