@@ -213,6 +213,22 @@ def report(
 
 
 @app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run with weights.")],
+    to: Annotated[str, typer.Option(help="torch or onnx.")] = "torch",
+    weights: Annotated[str | None, typer.Option(help="best or last; default those evaluated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A new folder; default RUN-FORMAT in the current one.")] = None,
+) -> None:
+    """Write a run's model to use elsewhere.
+
+    A folder with the model, its weights, classes, measured accuracy, and a script that loads it without robustcords.
+    """
+    from robustcords.experiments import export as exports
+
+    typer.echo(exports.export(run_dir, to, weights, output))
+
+
+@app.command()
 def validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
     set_: Set = None,

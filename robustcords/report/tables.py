@@ -29,7 +29,7 @@ def markdown(report: Report) -> str:
         f"# {plain(title(report))}",
         _list(_recipe(report.recipe)),
         "## Test accuracy",
-        *_accuracy(report),
+        accuracy_table(report),
     ]
     parts += _sanity(report)
     if report.training.epochs:
@@ -92,11 +92,12 @@ def _measures(result: Evaluation) -> dict[tuple[str, str, int], float | None]:
     return found
 
 
-def _accuracy(report: Report) -> list[str]:
+def accuracy_table(report: Report) -> str:
+    """Returns the accuracies as Markdown: what they are, a table, and what AutoAttack warned of."""
     header, *rows = accuracy_rows(report)
     table = in_markdown(header, [list(map(plain, row)) for row in rows])
     notes = map(plain, _warnings(report))
-    return [f"Test {_UNIT}; an example counts only if it withstands the whole attack.", table, *notes]
+    return "\n\n".join((f"Test {_UNIT}; an example counts only if it withstands the whole attack.", table, *notes))
 
 
 def _warnings(report: Report) -> list[str]:

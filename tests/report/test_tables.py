@@ -4,10 +4,10 @@ import io
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from robustcords.report.run_report import Report
 from robustcords.report.tables import MARK, accuracy_rows, markdown, print_report
+from robustcords.runtime.progress import verbatim
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_further_attacks_have_rows_of_their_own(content: dict[str, Any]):
 
 def test_terminal_shows_every_number_on_80_columns(report: Report):
     stream = io.StringIO()
-    print_report(report, Console(file=stream, width=80))
+    print_report(report, verbatim(stream, width=80))
     text = stream.getvalue()
     for row in accuracy_rows(report)[1:]:
         assert any(all(cell in line for cell in row) for line in text.splitlines())
