@@ -64,7 +64,7 @@ class Display:
     def say(self, text: str) -> None:
         """Prints a line that stays."""
         if self.visible:
-            self.console.print(printable(text), soft_wrap=True)
+            self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def say_once(self, subject: str, text: str) -> None:
         """Prints a line unless one on the same subject has been printed in this way."""
@@ -143,7 +143,7 @@ class Board:
 
     def say(self, text: str) -> None:
         """Prints a line that stays, above the table."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, markup=False, soft_wrap=True)
 
 
 def for_tables(console: Console | None = None) -> Console:
