@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import settings
 from l1 import L1
-from ranks import ended, said, start
 from safetensors.torch import load_file
 
 from robustcords import Noise
@@ -82,23 +80,6 @@ def test_a_training_method(trained, tmp_path: Path):
         "replays": 2,
     }
     assert report["training"]["epochs"] == 1
-
-
-def test_free_training_on_two_processes_is_that_of_one(trained, tmp_path: Path):
-    (tmp_path / "tinynet.py").write_text(TINY)
-    options = {"method__name": "free:Free", "method__replays": "2", "loss__name": "sat", "bullet": "false"}
-    options |= {"model__name": "tinynet:TinyNet", "selector": "false", "train__precision": "fp32"}
-    options |= {"train__accumulation": "2"}
-    one = trained("free", output="one", **options)
-    sets = [part for key, value in options.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
-    arguments = ("run", "digits_mart", *SMALL, *sets, "--output", "two")
-    assert ended(start(2, tmp_path, arguments), within=120) == [0, 0], said(tmp_path, 0)
-    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
-    weights = [load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("one", "two")]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
-    two = json.loads((tmp_path / "two" / "report.json").read_text())
-    assert one["evaluation"] == two["evaluation"]
 
 
 def test_weights_that_are_perturbed_around_any_method(trained, tmp_path: Path):
@@ -177,45 +158,6 @@ def test_a_curriculum_of_attack_steps(trained, tmp_path: Path):
 def test_a_loss_with_gradients_by_the_images(trained):
     options = {"loss__name": "grad_align:GradAlign", "attack__name": "fgsm", "selector": "false", "bullet": "false"}
     assert trained("grad_align", **options)["training"]["epochs"] == 1
-
-
-SMOOTH = """
-from torch import nn
-
-class Smooth(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Conv2d(1, 4, 3, stride=2), nn.Softplus(), nn.Flatten(), nn.Linear(36, num_classes))
-"""
-"""A network without BatchNorm, whose gradients by the images depend on its weights smoothly."""
-
-
-def test_its_second_derivatives_on_two_processes_are_those_on_one(command, tmp_path: Path):
-    shutil.copy(HERE / "grad_align.py", tmp_path)
-    (tmp_path / "smooth_net.py").write_text(SMOOTH)
-    two_steps = settings(
-        model__name="smooth_net:Smooth",
-        attack__name="fgsm",
-        loss__name="grad_align:GradAlign",
-        loss__weight=5.0,
-        selector__name="random",
-        selector__fraction=0.05,
-        bullet="false",
-        train__epochs=1,
-        train__batch_size=40,
-        train__precision="fp32",
-        evaluation__limit=8,
-        evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.15]}",
-        evaluation__autoattack="false",
-    )
-    arguments = ("run", "digits_mart", *two_steps, "--output")
-    assert ended(start(2, tmp_path, [*arguments, "two"]), within=120) == [0, 0], said(tmp_path, 0)
-    assert command(*arguments, "one").status == 0
-    assert command(*arguments, "plain", "--set", "loss.weight=0.0").status == 0
-    one, two, plain = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("one", "two", "plain"))
-    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
-    assert max(float((one[name] - plain[name]).abs().max()) for name in one) > 1e-4, "the regularizer has a part in it"
 
 
 def test_a_loss_with_a_term_of_the_whole_batch(trained):
