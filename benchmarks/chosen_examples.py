@@ -23,8 +23,8 @@ from robustcords.data.images import Images
 from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
 from robustcords.engine.modes import evaluation_mode
-from robustcords.evaluation.evaluator import cross_entropy_of
 from robustcords.experiments import build
+from robustcords.losses.objective import cross_entropy_of
 from robustcords.recipe.recipe import load
 from robustcords.rng import Noise, derive, generator
 from robustcords.storage.run_directory import RunDirectory
