@@ -85,6 +85,12 @@ def test_imports_go_down():
     assert wrong == set()
 
 
+def test_files_of_tests_have_names_of_their_own():
+    """They are modules of no package, of which pytest collects one of each name."""
+    names = [file.name for file in Path(__file__).parent.rglob("*.py") if file.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_root_holds_little():
     assert {file.stem for file in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors", "rng"}
 
