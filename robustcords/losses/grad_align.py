@@ -18,7 +18,7 @@ from robustcords.losses.context import LossContext
 
 
 class GradAlign(Loss):
-    """Cross-entropy and gradient alignment, for single-step attacks (Andriushchenko and Flammarion 2020, Eq. 7).
+    """Cross-entropy and gradient alignment, for single-step attacks (Andriushchenko and Flammarion 2020, section 5).
 
     ``CE(z', y) + lam * (1 - cos(g(x), g(x + eta)))`` with g the gradient of the cross-entropy by the image and eta
     uniform in the ball. An example whose gradient is zero at one of the points has no second term. The gradient at x is

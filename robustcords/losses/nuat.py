@@ -18,7 +18,7 @@ from robustcords.losses.objective import Objective
 
 
 class NuAT(Loss):
-    """``CE(z, y) + lam * ||Z' - Z||_* / B``, for single-step attacks (Sriramanan et al. 2021, Eq. 4).
+    """``CE(z, y) + lam * ||Z' - Z||_* / B``, for single-step attacks (Sriramanan et al. 2021).
 
     Z are the logits (B, classes) of all the batch and ``||.||_*`` is the sum of singular values, so that this is a loss
     of the batch: accumulation and several processes take the norm of each part. Its weight rises from 0 over training.

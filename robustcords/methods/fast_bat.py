@@ -32,7 +32,7 @@ class Attacked(NamedTuple):
 
 
 class FastBAT(Method):
-    """Fast bi-level adversarial training (Zhang et al. 2022, Alg. 1): the update knows that the attack follows it.
+    """Fast bi-level adversarial training (Zhang et al. 2022): the update knows that the attack follows it.
 
     From a uniform start two steps of gradient ascent on the cross-entropy, without a sign, each clipped to the ball and
     to [0, 1], give d and then ``d*``. What d* does when the weights move is known in closed form where it is inside the

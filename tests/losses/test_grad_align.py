@@ -30,7 +30,7 @@ def gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor
 
 
 def written_out(model: nn.Module, both: bool) -> None:
-    """Andriushchenko and Flammarion, Eq. 7, with FGSM from the image in eval mode."""
+    """Andriushchenko and Flammarion, section 5, with FGSM from the image in eval mode."""
     sgd = optimizer(model)
     for number, batch in enumerate(batches()):
         model.eval()

@@ -19,7 +19,7 @@ ATTACK = PGD(ThreatModel(epsilon=EPSILON), steps=1, step_size=EPSILON)
 
 
 def written_out(model: nn.Module, ramp: float, alternate: bool) -> None:
-    """Sriramanan et al., Alg. 1: the attack in eval mode, on the cross-entropy and the norm of the batch's logits."""
+    """Sriramanan et al.: the attack in eval mode, on the cross-entropy and the norm of the batch's logits."""
     sgd, given = optimizer(model), batches()
     for number, batch in enumerate(given):
         lam = LAM * (min(1.0, number / len(given) / ramp) if ramp else 1.0)

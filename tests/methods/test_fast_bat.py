@@ -34,7 +34,7 @@ def mixed(model: nn.Module, x: torch.Tensor, y: torch.Tensor, by: torch.Tensor) 
 
 
 def written_out(model: nn.Module, *, cross: bool = True) -> float:
-    """Zhang et al., Alg. 1, example by example; returns the share of pixels inside the bounds."""
+    """Zhang et al., example by example; returns the share of pixels inside the bounds."""
     sgd, inside = optimizer(model), []
     for batch in batches():
         model.eval()
