@@ -125,7 +125,8 @@ class Attack(Component, Stateful, ABC):
         """Has a search of its own stand for a base's `search_each` only where the class writes that too."""
         super().__init_subclass__(**options)
         if {"search", "__call__", "with_effort"} & vars(cls).keys() and "search_each" not in vars(cls):
-            cls.provides = cls.provides - {STEPS_BY_EXAMPLE}
+            words: Any = cls.provides
+            cls.provides = frozenset({words} if isinstance(words, str) else words) - {STEPS_BY_EXAMPLE}
 
     def __call__(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns adversarial examples (B, C, H, W) of the dtype and device of ``x``.
