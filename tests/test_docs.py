@@ -15,6 +15,7 @@ from robustcords.config import registry
 from robustcords.config.schema import Table, nested
 from robustcords.data.parquet import ParquetConfig
 from robustcords.data.sets import FolderConfig
+from robustcords.evaluation.results import SHORT_FORMS
 from robustcords.experiments import reproduce, sweep
 from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
 from robustcords.models.external import ExternalModel
@@ -28,11 +29,11 @@ TABLES = {
     "[train]/[train.averaging]": registry.imported(tables.TABLES["train", "averaging"]),
     "[effort]/Bullet-Train/[effort.steps]": BulletSteps,
     "[effort]/Bullet-Train/[effort.step_size]": BulletStepSizes,
-    **{
-        f"[evaluation]/[evaluation.{name}]": registry.config_of(tables.find("evaluation_attack", name))
-        for name in registry.names("evaluation_attack")
-    },
 }
+for attack in registry.names("evaluation_attack"):  # those without a table of their own have a section that names them
+    named = [title for title, section in KEYS.items() if title.startswith("[evaluation]/") and attack in section.names]
+    title = f"[evaluation]/[evaluation.{attack}]" if attack in SHORT_FORMS else named[0]
+    TABLES[title] = registry.config_of(tables.find("evaluation_attack", attack))
 SECTIONS = {"callback": "callbacks"}
 """Where a kind's components are described, if not in a section of its name."""
 UNLISTED = {

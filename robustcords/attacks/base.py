@@ -13,7 +13,7 @@ from torch import Tensor
 from robustcords.attacks.pace import Objectives, Pace
 from robustcords.config import registry
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
-from robustcords.config.schema import Component, Stateful, format_radius, is_radius, rounded_radius
+from robustcords.config.schema import Stateful, format_radius, is_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
 from robustcords.engine import contracts
@@ -25,7 +25,7 @@ from robustcords.losses.check import objective
 from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threats.base import ThreatModel
+from robustcords.threats.base import FollowsThreat, ThreatModel
 
 
 def logits_and_gradient(model: Model, objective: Objective, x: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class CleanLogits:
         return self._logits
 
 
-class Attack(Component, Stateful, ABC):
+class Attack(FollowsThreat, Stateful, ABC):
     """Finds a perturbation inside a threat model.
 
     Subclasses write `search`, and `search_each` too where each example may have steps of its own: those provide
@@ -140,7 +140,7 @@ class Attack(Component, Stateful, ABC):
         if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            return self._kept(self.search(model, x.detach(), objective, noise), x)
+            return self._kept(self.search(model, x.detach().clone(), objective, noise), x)
 
     def each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
         """Returns what calling returns for examples (B, C, H, W) one by one, each with steps of its own.
@@ -155,7 +155,7 @@ class Attack(Component, Stateful, ABC):
         if len(x) == 0 or self.threat.epsilon == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            return self._kept(self.search_each(model, x.detach(), objectives, noise, pace), x)
+            return self._kept(self.search_each(model, x.detach().clone(), objectives, noise, pace), x)
 
     def _kept(self, found: Any, x: Tensor) -> Tensor:
         """Returns what a search found for images (B, C, H, W), inside the ball and [0, 1]."""

@@ -43,7 +43,7 @@ class NFGSM(GradientAttack):
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(threat, **options)
         self.config = self.resolved(self.config, threat)
-        self.around = threat.with_epsilon(min(self.config.noise * threat.epsilon, threat.largest))
+        self.around = threat.with_epsilon(threat.nearest_radius(self.config.noise * threat.epsilon))
 
     @classmethod
     def resolved(cls, config: NFGSM.Config, threat: ThreatModel) -> NFGSM.Config:

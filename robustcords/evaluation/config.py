@@ -133,14 +133,16 @@ class EvaluationConfig(Table):
             changed[key] = attack.options.resolved(threat)
         return self.with_options(changed)
 
-    def refuse_beyond_range(self, threat: ThreatModel) -> None:
-        """Checks, after `resolved`, that no radius or step is longer than any that means something.
+    def check_lengths(self, threat: ThreatModel) -> None:
+        """Checks, after `resolved`, that all radii and steps are such as mean something under a threat model.
 
         Raises:
-            ValueError: one is.
+            ValueError: one is not.
         """
         for attack in self.chosen.values():
-            threat.check_radius(max(attack.options.lengths, default=0.0))
+            for radius in attack.options.radii:
+                threat.check_radius(radius)
+            threat.check_length(max(attack.options.lengths, default=0.0))
 
     def unmeasured(self, threat: ThreatModel) -> list[str]:
         """Returns a sentence where attacks are run, and none at the threat's own radius."""

@@ -72,7 +72,7 @@ def evaluate(
     """
     try:
         config = config.resolved(threat)
-        config.refuse_beyond_range(threat)
+        config.check_lengths(threat)
     except ValueError as error:
         raise UserError(f"evaluation: {error}") from error
     for key, chosen in config.chosen.items():

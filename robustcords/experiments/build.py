@@ -109,15 +109,17 @@ def _refuse_larger_than_images(recipe: Recipe, images: Images) -> None:
     """
     if math.isfinite(recipe.threat.largest) or not len(images):  # which has been looked at, without images
         return
-    diameter, own = recipe.threat.diameter(math.prod(images.shape)), recipe.threat.epsilon
+    threat, own = recipe.threat, recipe.threat.epsilon
+    diameter = threat.diameter(images.shape)
     named = {"threat.epsilon": [own]}
     named |= {f"evaluation.{key}.epsilons": each.options.radii for key, each in recipe.evaluation.chosen.items()}
     for key, radii in named.items():
         for radius in radii:
             if radius >= diameter and not (own < diameter and radius <= 2 * own * (1 + 1e-9)):
+                guess = f'; did you mean "{radius:g}/255"?' if threat.nearest_radius(radius / 255) < 1 else ""
                 raise UserError(
-                    f"{key} = {radius:g}: {recipe.threat.radius_name()} of {diameter:g} and more takes in every image "
-                    f'of this size; did you mean "{radius:g}/255"?'
+                    f"{key} = {radius:g}: {threat.radius_name()} of {diameter:g} and more takes in every image of this "
+                    f"size{guess}"
                 )
 
 

@@ -64,11 +64,13 @@ class Choice:
         try:
             if self.epsilons:
                 radii = [parse_radius(text) for text in self.epsilons]
-                threat.check_radius(max(radii))
+                for radius in radii:
+                    threat.check_radius(radius)
                 config = config.with_options({key: a.options.at(radii, threat) for key, a in config.chosen.items()})
             applied = config.resolved(threat)
         except ValueError as error:
-            raise UserError(f"--epsilon {' '.join(self.epsilons)}: {_reason(error)}") from error
+            option = f"--epsilon {' '.join(self.epsilons)}" if self.epsilons else f"--attack {' '.join(self.attacks)}"
+            raise UserError(f"{option}: {_reason(error)}") from error
         for key, attack in applied.chosen.items():
             if reason := attack.options.falls_short:
                 place, value = f"evaluation.{key}", getattr(attack.options, option := attack.options.blamed[0])
@@ -105,13 +107,15 @@ class Choice:
             config: the recipe's evaluation after `apply`, whose PGD is checked.
 
         Raises:
-            UserError: the recipe's radius is 0 and none is given.
+            UserError: the recipe's radius is 0 and none is given, or AutoAttack has no attacks in its norm.
         """
         if not self.sanity:
             return None
         threat = recipe.threat
         if self.epsilons:
             threat = threat.with_epsilon(parse_radius(self.epsilons[0]))
+        if threat.autoattack_norm is None:
+            raise UserError(f"--sanity: AutoAttack, its yardstick, has no attacks for threat.norm = {threat.norm!r}")
         if threat.epsilon == 0:
             raise UserError(
                 "--sanity: the recipe's threat.epsilon is 0, so there is no attack to check; give --epsilon"

@@ -206,8 +206,10 @@ def _refuse_weak(recipe: Recipe) -> None:
     """
     # Radii first: a step that is too large may only follow from one.
     for key, values in sorted(_radii(recipe, ""), key=lambda item: not item[0].endswith("epsilons")):
+        check = recipe.threat.check_radius if key.endswith("epsilons") else recipe.threat.check_length
         try:
-            recipe.threat.check_radius(max(values))
+            for value in values:
+                check(value)
         except ValueError as error:
             raise _conflict(str(error), key, "threat.norm") from None
     for place, attack in recipe.evaluation.chosen.items():

@@ -51,6 +51,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(f"{title(report)}: {_UNIT}", soft_wrap=True)
     console.print(rich_table(report))
     lines = [
+        *_figures(report),
         *_warnings(report),
         *_checks(report),
         *([_time(report.training, report.recipe.train)] if report.training.epochs else []),
@@ -96,8 +97,19 @@ def accuracy_table(report: Report) -> str:
     """Returns the accuracies as Markdown: what they are, a table, and what AutoAttack warned of."""
     header, *rows = accuracy_rows(report)
     table = in_markdown(header, [list(map(plain, row)) for row in rows])
-    notes = map(plain, _warnings(report))
+    notes = map(plain, [*_figures(report), *_warnings(report)])
     return "\n\n".join((f"Test {_UNIT}; an example counts only if it withstands the whole attack.", table, *notes))
+
+
+def _figures(report: Report) -> list[str]:
+    """Returns one line for each further figure of an attack, such as a median distance."""
+    found = [
+        f"{each.label} ({name}): {key.replace('_', ' ')} {f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, result in report.evaluation.items()
+        for each in result.measurements
+        for key, value in each.extras.items()
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _warnings(report: Report) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+import torch
 from pydantic import ModelWrapValidatorHandler, field_validator, model_validator
 from torch import Tensor
 
 from robustcords.config import registry
-from robustcords.config.schema import Radius, Table
+from robustcords.config.schema import Component, Radius, Table, rounded_radius
 from robustcords.errors import UserError
 from robustcords.rng import Noise
 
@@ -32,7 +34,7 @@ class ThreatModel(Table, ABC):
     that a recipe gives it as ``threat.norm``. Subclasses write `project`, `ascend` and `uniform_start`.
 
     Attributes:
-        norm: of a perturbation, over all pixels and channels of one image: ``"linf"``, ``"l2"``, or
+        norm: of a perturbation, over all pixels and channels of one image: ``"linf"``, ``"l2"``, ``"l1"``, ``"l0"`` or
             ``"package.module:Class"``.
         epsilon: the radius in pixel space, where 1 is the whole range of a pixel.
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
@@ -97,6 +99,15 @@ class ThreatModel(Table, ABC):
 
     @classmethod
     def check_radius(cls, value: float) -> None:
+        """Checks that a radius is one that there is, and can have been meant.
+
+        Raises:
+            ValueError: it is not; as by `check_length`.
+        """
+        cls.check_length(value)
+
+    @classmethod
+    def check_length(cls, value: float) -> None:
         """Checks that a radius or step is one that can have been meant.
 
         Raises:
@@ -107,6 +118,11 @@ class ThreatModel(Table, ABC):
             raise ValueError(f"{cls.radius_name()} is at most {cls.largest:g}, the whole range of a pixel{guess}")
 
     @classmethod
+    def nearest_radius(cls, value: float) -> float:
+        """Returns the radius next to a computed one, with the digits that people would give it."""
+        return min(rounded_radius(value), cls.largest)
+
+    @classmethod
     def radius_name(cls) -> str:
         """Returns what a message calls a radius or step in this norm."""
         return f"a radius or step of {cls.__name__}"
@@ -115,13 +131,13 @@ class ThreatModel(Table, ABC):
         """Returns the same threat model, its other options included, with another radius."""
         return type(self)(**{**dict(self), "epsilon": epsilon})
 
-    def diameter(self, size: int) -> float:
+    def diameter(self, shape: Sequence[int]) -> float:
         """Returns the distance of an all-black image from an all-white one, infinite where the norm does not say.
 
         Args:
-            size: C * H * W.
+            shape: (C, H, W) of an image.
         """
-        del size
+        del shape
         return math.inf
 
     @_required
@@ -159,3 +175,27 @@ class ThreatModel(Table, ABC):
         """Returns ``x`` moved by half the radius up or down in every pixel, projected (Sriramanan et al. 2021)."""
         signs = (noise.uniform(x.shape[1:]) < 0.5).to(x.dtype) * 2 - 1
         return self.project(x + share * self.epsilon * signs, x)
+
+
+class FollowsThreat(Component):
+    """A component with options that may follow from the threat model where they are left out."""
+
+    @classmethod
+    def resolved(cls, config: Any, threat: ThreatModel) -> Any:
+        """Returns the options with those filled in that follow from the threat model; here none do.
+
+        A recipe asks for this, so that what it is written back as says every step size.
+        """
+        del threat
+        return config
+
+
+def moved(x: Tensor, delta: Tensor) -> Tensor:
+    """Returns ``x + delta`` rounded towards ``x``, so that rounding leads out of no ball.
+
+    Args:
+        x: (B, C, H, W) of any floating-point type.
+        delta: (B, C, H, W) float64, with ``x + delta`` in [0, 1].
+    """
+    near = (x.double() + delta).to(x.dtype)
+    return torch.where((near.double() - x.double()).abs() > delta.abs(), torch.nextafter(near, x), near)

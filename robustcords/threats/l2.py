@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -24,9 +26,9 @@ class L2(ThreatModel):
         """Returns what a message calls a radius or step."""
         return "an l2 radius or step"
 
-    def diameter(self, size: int) -> float:
+    def diameter(self, shape: Sequence[int]) -> float:
         """Returns the square root of the number of pixels and channels."""
-        return float(size**0.5)
+        return math.sqrt(math.prod(shape))
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns ``x_adv`` brought to the ball first and then to the box."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -25,9 +26,9 @@ class Linf(ThreatModel):
         """Returns what a message calls a radius or step."""
         return "an l-infinity radius or step"
 
-    def diameter(self, size: int) -> float:
+    def diameter(self, shape: Sequence[int]) -> float:
         """Returns 1, whatever the size."""
-        del size
+        del shape
         return 1.0
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:

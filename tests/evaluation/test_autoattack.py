@@ -40,6 +40,8 @@ def images(model: nn.Module, count: int, channels: int = 1, size: int = 5) -> tu
         ("standard", "Linf", 3, 32, "standard (without apgd-t, 2 target classes)", "apgd-ce fab-t square"),
         ("standard", "Linf", 2, 32, "standard (without apgd-t, 1 target class)", "apgd-ce fab-t square"),
         ("standard", "L2", 10, 4, "standard (without square)", "apgd-ce apgd-t fab-t"),
+        ("standard", "L1", 10, 32, "standard", "apgd-ce apgd-t fab-t square"),
+        ("standard", "L1", 10, 12, "standard (without square)", "apgd-ce apgd-t fab-t"),
         ("rand", "Linf", 3, 32, "rand", "apgd-ce apgd-dlr"),
         ("rand", "Linf", 2, 32, "rand (without apgd-dlr)", "apgd-ce"),
         ("plus", "Linf", 10, 32, "plus", "apgd-ce apgd-dlr fab square apgd-t fab-t"),
@@ -53,7 +55,8 @@ def test_variants(version: str, norm: str, classes: int, pixels: int, name: str,
 
 
 @pytest.mark.parametrize(
-    ("classes", "norm", "epsilon", "size"), [(2, "Linf", 0.2, 5), (3, "L2", 0.4, 4), (4, "Linf", 0.05, 5)]
+    ("classes", "norm", "epsilon", "size"),
+    [(2, "Linf", 0.2, 5), (3, "L2", 0.4, 4), (4, "Linf", 0.05, 5), (7, "L1", 1.5, 4)],
 )
 def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: float, size: int):
     model = network(classes, size=size)
@@ -66,7 +69,8 @@ def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: f
     frozen = network(classes, size=size).requires_grad_(False)
     direct = AutoAttack(frozen, norm=norm, eps=epsilon, version="standard", seed=5)
     direct.attacks_to_run = list(variant.attacks)
-    direct.apgd_targeted.n_target_classes = direct.fab.n_target_classes = classes - 1
+    direct.apgd_targeted.n_target_classes = min(classes - 1, 5 if norm == "L1" else 9)
+    direct.fab.n_target_classes = classes - 1
     _, predicted = direct.run_standard_evaluation(x, y, batch_size=len(x))
 
     robust = withstood == len(variant.attacks)
@@ -75,18 +79,19 @@ def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: f
     assert withstood[0] == 0
 
 
-def test_square_under_l2_is_run_on_the_sizes_that_it_can_be():
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_square_is_run_on_the_sizes_that_it_can_be(norm: str):
     for size in (*range(5, 26), 28, 32, 49, 64):
         model = network(3, size=size)
         x, y = images(model, 1, size=size)
-        attacker = SquareAttack(model, norm="L2", eps=1e-4, n_queries=1, seed=0, device="cpu")
+        attacker = SquareAttack(model, norm=norm, eps=1e-4, n_queries=1, seed=0, device="cpu")
         with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError):
             attacker.perturb(x, y)
-            assert autoattack.square_fits("L2", size), size
+            assert autoattack.square_fits(norm, size), size
             continue
-        assert not autoattack.square_fits("L2", size), size
-    assert not autoattack.square_fits("L2", 24)
-    assert not autoattack.square_fits("L2", 4)
+        assert not autoattack.square_fits(norm, size), size
+    assert not autoattack.square_fits(norm, 24)
+    assert not autoattack.square_fits(norm, 4)
     assert autoattack.square_fits("Linf", 4)
 
 

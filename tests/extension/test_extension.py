@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from l1 import L1
 from safetensors.torch import load_file
 
-from robustcords import Noise
 from robustcords.data.digits import Digits
 
 HERE = Path(__file__).parent
@@ -49,28 +47,12 @@ def trained(command, tmp_path: Path):
 
 
 def test_a_threat(trained, tmp_path: Path):
-    report = trained("l1", threat__norm="l1:L1", threat__epsilon="4.0")
-    assert tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["threat"] == {"norm": "l1:L1", "epsilon": 4.0}
-    assert report["evaluation"]["last"]["pgd"].keys() == {"2.0", "4.0", "8.0"}
+    options = {"threat__norm": "frame:Frame", "threat__epsilon": "0.5", "threat__thickness": "2"}
+    report = trained("frame", **options)
+    threat = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["threat"]
+    assert threat == {"norm": "frame:Frame", "epsilon": 0.5, "thickness": 2}
+    assert report["evaluation"]["last"]["pgd"].keys() == {"0.25", "0.5", "1.0"}
     assert report["training"]["epochs"] == 1
-
-
-def test_the_l1_ball_is_one():
-    threat = L1(epsilon=2.0)
-    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    far = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    near = threat.project(far, x)
-    assert (near - x).abs().flatten(1).sum(1).max() <= 2 + 1e-12
-    # No point of the ball, of a thousand drawn from it, is closer before the box is looked at.
-    free = threat.project(far * 0 + 0.5 + (far - x), torch.full_like(x, 0.5)) - 0.5
-    drawn = threat.uniform_start(torch.full((1000, 1, 4, 4), 0.5), Noise(0, torch.arange(1000))) - 0.5
-    inside = (free.abs() < 0.5).flatten(1).all(1)
-    assert inside.any()
-    for row in inside.nonzero().view(-1):
-        distance = ((far - x)[row] - free[row]).norm()
-        assert (((far - x)[row] - drawn).flatten(1).norm(dim=1) >= distance - 1e-9).all()
-    assert threat.norm == "l1:L1"
-    assert threat.with_epsilon(1.0) == L1(epsilon=1.0)
 
 
 def test_a_training_method(trained, tmp_path: Path):

@@ -2,5 +2,6 @@
 
 EVALUATION_ATTACKS = {
     "autoattack": "robustcords.evaluation.attacks.autoattack:AutoAttack",
+    "cw": "robustcords.evaluation.attacks.cw:CarliniWagner",
     "pgd": "robustcords.evaluation.attacks.pgd:RestartedPGD",
 }

@@ -28,7 +28,7 @@ from robustcords.rng import derive
 from robustcords.threats.base import ThreatModel
 
 _CLASSES_NEEDED = {"apgd-dlr": 3, "apgd-t": 4}  # DLR divides by z_1 - z_3, targeted DLR by z_1 - (z_3 + z_4) / 2
-_SQUARE_L2_TILES = 5  # Square starts under l2 from a grid of five by five tiles
+_SQUARE_TILES = 5  # Square starts under l2 and l1 from a grid of five by five tiles
 _SQUARE_MATTERS = 0.002  # the drop in accuracy that pyautoattack warns at
 
 
@@ -159,7 +159,8 @@ def run(
         alive, classes = _correct(model, x, y)
         chosen = variant(version, norm, classes, min(x.shape[-2:]))
         attacker = _attacker(model, norm, epsilon, version, seed, x.device)
-        attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = chosen.targets
+        for targeted in (attacker.apgd_targeted, attacker.fab):  # under l1 APGD aims at five by itself
+            targeted.n_target_classes = min(targeted.n_target_classes, chosen.targets)
         for attack in chosen.attacks:
             alive = _survivors(attacker, attack, x, y, alive)
             withstood[alive] += 1
@@ -184,7 +185,7 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
         alive, classes = _correct(model, x, y)
         chosen = variant("standard", norm, classes, min(x.shape[-2:]))
         attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
-        attacker.apgd_targeted.n_target_classes = chosen.targets
+        attacker.apgd_targeted.n_target_classes = min(attacker.apgd_targeted.n_target_classes, chosen.targets)
         for attack in chosen.attacks:
             alive = _survivors(attacker, attack, x, y, alive) if attack.startswith("apgd") else alive
         withstood[alive] = True
@@ -194,13 +195,13 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
 def square_fits(norm: str, pixels: int) -> bool:
     """Returns whether Square can attack images of ``pixels`` by ``pixels``.
 
-    Under l2 pyautoattack starts from tiles of a fifth of the side. It begins with the first of five in the middle, and
-    lays as many as fit from edge to edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and it raises
-    RuntimeError. Tiles of one pixel that stick out it passes over.
+    Under l2 and l1 pyautoattack starts from tiles of a fifth of the side. It begins with the first of five in the
+    middle, and lays as many as fit from edge to edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and
+    it raises RuntimeError. Tiles of one pixel that stick out it passes over.
     """
-    tile = pixels // _SQUARE_L2_TILES
-    inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_L2_TILES) // 2 + pixels // tile * tile <= pixels)
-    return norm != "L2" or inside
+    tile = pixels // _SQUARE_TILES
+    inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_TILES) // 2 + pixels // tile * tile <= pixels)
+    return norm == "Linf" or inside
 
 
 def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:

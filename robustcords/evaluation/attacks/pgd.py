@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -13,6 +13,7 @@ from robustcords.config.schema import Radius, format_radius, rounded_radius
 from robustcords.engine.modes import Model
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.evaluator import withstands
+from robustcords.losses.objective import cross_entropy_of, margin_of
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -26,6 +27,8 @@ class PGDEvaluation(EvaluationAttackConfig):
         step_size: length of a step in the threat's norm, in pixel space; left out, a quarter of the threat's epsilon
             (of the smallest radius where one is not between half and twice epsilon), or what reaches the largest radius
             where so many steps are too few.
+        objective: what is maximised: ``"ce"``, cross-entropy, or ``"margin"``, ``max_{k != y} z_k - z_y`` (Carlini and
+            Wagner 2017), which does not saturate where a model is sure.
         epsilons: the radii to report, in pixel space; left out, half the threat's epsilon, epsilon and twice epsilon.
     """
 
@@ -34,6 +37,7 @@ class PGDEvaluation(EvaluationAttackConfig):
     steps: Annotated[int, Field(ge=1, le=10_000)] = 50
     restarts: Annotated[int, Field(ge=1, le=1_000)] = 10
     step_size: Annotated[Radius, Field(gt=0)] | None = None
+    objective: Literal["ce", "margin"] = "ce"
     epsilons: Radii | None = None
 
     def resolved(self, threat: ThreatModel) -> Self:
@@ -79,24 +83,25 @@ def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
 
 def _around(threat: ThreatModel) -> list[float]:
     """Returns half the radius, the radius and twice the radius, as far as there are such."""
-    radii = [rounded_radius(min(factor * threat.epsilon, threat.largest)) for factor in (0.5, 1.0, 2.0)]
-    return list(dict.fromkeys(radii))
+    return list(dict.fromkeys(threat.nearest_radius(factor * threat.epsilon) for factor in (0.5, 1.0, 2.0)))
 
 
 class RestartedPGD(EvaluationAttack):
-    """PGD on cross-entropy from several random starts; broken images are dropped between them."""
+    """PGD from several random starts, on cross-entropy or the margin; broken images are dropped (Madry et al. 2018)."""
 
     Config = PGDEvaluation
     config: PGDEvaluation
 
     @property
     def label(self) -> str:
-        """``"PGD-50-10"``."""
-        return f"PGD-{self.config.steps}-{self.config.restarts}"
+        """``"PGD-50-10"``, or ``"margin PGD-50-10"``."""
+        name = f"PGD-{self.config.steps}-{self.config.restarts}"
+        return f"margin {name}" if self.config.objective == "margin" else name
 
     def withstands(
         self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
     ) -> Tensor:
         """Returns which images withstand every restart."""
         attack = PGD(threat, steps=self.config.steps, step_size=self.config.step_size, random_start="uniform")
-        return withstands(model, x, y, noise, alive, attack, self.config.restarts)
+        aim = margin_of if self.config.objective == "margin" else cross_entropy_of
+        return withstands(model, x, y, noise, alive, attack, self.config.restarts, aim)

@@ -163,7 +163,7 @@ def _unbounded(withstood: Tensor) -> Check:
 def _black_box(square: Tensor | None, white: dict[str, Tensor]) -> Check:
     name = "black-box"
     if square is None:
-        return _finding(name, "not conclusive", "Square cannot run under l2 on images of this size", {})
+        return _finding(name, "not conclusive", "Square cannot run on images of this size in this norm", {})
     # More images withstand PGD than withstand Square.
     values = {loss: p_value(square, found) for loss, found in white.items()}
     status = _judge(min(values.values()), len(white), [square, *white.values()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,13 +45,13 @@ class Probe:
     @property
     def radii(self) -> list[float]:
         """Half the radius, the radius, twice and four times the radius, as far as an image's range goes."""
-        radii = (factor * self.threat.epsilon for factor in (0.5, 1.0, 2.0, 4.0))
+        radii = (self.threat.nearest_radius(factor * self.threat.epsilon) for factor in (0.5, 1.0, 2.0, 4.0))
         return list(dict.fromkeys(min(radius, self._diameter) for radius in radii))
 
     @property
     def _diameter(self) -> float:
         """The distance of an all-black image from an all-white one."""
-        return self.threat.diameter(math.prod(self.evaluator.data.shape))
+        return self.threat.diameter(self.evaluator.data.shape)
 
     def gradients(self) -> Tensor:
         """Returns which images have a gradient of cross-entropy that is finite and not exactly zero."""
