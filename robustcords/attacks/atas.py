@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords.attacks.base import Attack, first_gradient
@@ -15,7 +15,7 @@ from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
 from robustcords.attacks.perturbations import Kept, Perturbations
 from robustcords.attacks.pgd import PGD
 from robustcords.config.requirements import GEOMETRY
-from robustcords.config.schema import Radius, rounded_radius
+from robustcords.config.schema import Radius, format_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
 from robustcords.engine.contracts import title
@@ -61,6 +61,13 @@ class ATAS(GradientAttack):
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
         redraw_every: Annotated[int, Field(ge=1)] = 10
         warmup: Annotated[int, Field(ge=0)] = 5
+
+        @model_validator(mode="after")
+        def _in_order(self) -> Self:
+            smallest, largest = self.smallest_step, self.largest_step
+            if smallest is not None and largest is not None and smallest > largest:
+                raise ValueError(f"smallest_step = {format_radius(smallest)} is longer than largest_step")
+            return self
 
     requires: ClassVar[frozenset[str]] = frozenset({GEOMETRY})
     config: ATAS.Config

@@ -142,6 +142,11 @@ def test_the_published_steps_follow_from_the_radius() -> None:
     torch.testing.assert_close(steps, torch.tensor([14.0, 16 / 1.5, 8.0, 4.0]))
 
 
+def test_no_step_is_shorter_than_the_shortest_and_longer_than_the_longest() -> None:
+    with pytest.raises(UserError, match=r"smallest_step = 0\.2 is longer than largest_step"):
+        recipe.load("digits_mart", ["attack.name=atas", "attack.smallest_step=0.2", "attack.largest_step=0.1"])
+
+
 def test_an_example_that_misses_the_epoch_of_a_redraw_is_drawn_anew_when_it_comes_up() -> None:
     attack, model = ATAS(THREAT, **OPTIONS), nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).double()
     nn.init.zeros_(model[1].weight)  # no gradient, so that examples stay where they start

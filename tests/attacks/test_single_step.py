@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import small_problem
 import torch
-from small_run import close, trainer, vector
+from small_run import close, epoch_end, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,10 +22,11 @@ from robustcords.losses.objective import Objective, margin_of
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import TRADES
 from robustcords.methods.efforts.bullet import Bullet
-from robustcords.rng import Noise
+from robustcords.rng import Noise, derive
 from robustcords.selection.gradients.attack_precision import AttackIn
 from robustcords.selection.selector import everything
 from robustcords.threats.base import ThreatModel
+from robustcords.training.callbacks.overfitting import OverfittingProbe
 
 EPSILON = 0.05
 THREAT = ThreatModel(epsilon=EPSILON)
@@ -185,6 +186,17 @@ def test_a_step_up_the_margin() -> None:
     x_adv = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), noise)
     raised = step(model, x, margin_of(y).value, 0.03).clamp(0, 1)
     torch.testing.assert_close(x_adv, raised)
+
+
+@pytest.mark.parametrize("attack", [NFGSM(THREAT), Kim(THREAT)], ids=["n-fgsm", "kim"])
+def test_catastrophic_overfitting_is_watched_for(attack: Attack) -> None:
+    """The probe attacks as training does, outside of the ball or up to where an example is misclassified."""
+    x, y = IMAGES.batch(torch.arange(41))
+    model, noise = small_problem.network(3).eval(), Noise(derive(5, "validation"), torch.arange(41))
+    noted = OverfittingProbe(IMAGES, attack, PGD(THREAT)).after_epoch(epoch_end(model, seed=5))
+    x_adv = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), noise)
+    right = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
+    assert noted["training"] == int(right.sum()) / 41
 
 
 @pytest.mark.parametrize("attack", [NFGSM(THREAT), Kim(THREAT)], ids=["n-fgsm", "kim"])

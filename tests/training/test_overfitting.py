@@ -41,7 +41,7 @@ def test_a_collapse_is_told_once(monkeypatch: pytest.MonkeyPatch):
         assert look(epoch, training, pgd) == {"training": training, "pgd": pgd}
     assert said.getvalue() == (
         "warning: catastrophic overfitting in epoch 4: of 128 training images 90% withstand the training attack and "
-        "10% PGD-10 (at best 40%); use more attack steps, a random start or a smaller radius\n"
+        "10% PGD-10 (at best 40%); use more attack steps, attack n_fgsm, loss grad_align or a smaller radius\n"
     )
 
 

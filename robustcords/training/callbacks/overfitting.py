@@ -88,7 +88,7 @@ class OverfittingProbe(Callback):
         text = (
             f"catastrophic overfitting in epoch {end.epoch + 1}: of {len(self.images)} training images "
             f"{training:.0%} withstand the training attack and {pgd:.0%} PGD-10 "
-            f"(at best {self.best:.0%}); use more attack steps, a random start or a smaller radius"
+            f"(at best {self.best:.0%}); use more attack steps, attack n_fgsm, loss grad_align or a smaller radius"
         )
         if self.config.action == "stop":
             raise RunError(text)
