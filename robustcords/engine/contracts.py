@@ -87,14 +87,14 @@ def in_range(attack: object, images: Tensor) -> None:
         raise UserError(f"attack {title(attack)} returned {pixels}, expected [0, 1]")
 
 
-def chosen(source: str, rows: Any, weights: Any, budget: int, size: int) -> tuple[Tensor, Tensor]:
+def chosen(source: str, rows: Any, weights: Any, budget: int | None, size: int) -> tuple[Tensor, Tensor]:
     """Returns what was selected, rows (k,) int64 and weights (k,), on the CPU.
 
     Args:
         source: what selected it.
         rows: indices, as numbers or a tensor.
         weights: theirs.
-        budget: k.
+        budget: k; None where any number from 1 to N will do.
         size: N, of what was selected from.
 
     Raises:
@@ -105,12 +105,14 @@ def chosen(source: str, rows: Any, weights: Any, budget: int, size: int) -> tupl
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{source} returned no rows and weights: {one_line(error)}") from error
     problem = None
-    if picked.shape != (budget,) or given.shape != (budget,):
-        shapes = f"{tuple(picked.shape)} rows and {tuple(given.shape)} weights"
+    shapes = f"{tuple(picked.shape)} rows and {tuple(given.shape)} weights"
+    if budget is None and (picked.dim() != 1 or picked.shape != given.shape or not len(picked)):
+        problem = f"{shapes}, expected (k,) of both, from 1 to {size}"
+    elif budget is not None and (picked.shape != (budget,) or given.shape != (budget,)):
         problem = f"{shapes}, expected ({budget},) of both: exactly the budget"
     elif picked.is_floating_point() or picked.is_complex() or picked.dtype == torch.bool:
         problem = f"rows of type {picked.dtype}, expected whole numbers"
-    elif len(picked.unique()) < budget or picked.min() < 0 or picked.max() >= size:
+    elif len(picked.unique()) < len(picked) or picked.min() < 0 or picked.max() >= size:
         problem = f"rows that are not unique and from 0 to {size - 1}"
     elif not given.isfinite().all() or given.min() < 0:
         problem = "weights that are negative or not finite"
@@ -119,7 +121,7 @@ def chosen(source: str, rows: Any, weights: Any, budget: int, size: int) -> tupl
     return picked.long(), given
 
 
-def subset(strategy: object, value: Any, budget: int, size: int) -> tuple[Tensor, Tensor]:
+def subset(strategy: object, value: Any, budget: int | None, size: int) -> tuple[Tensor, Tensor]:
     """Returns the rows and weights that a strategy's ``select`` gave; see `chosen`.
 
     Raises:

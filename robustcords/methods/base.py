@@ -34,7 +34,7 @@ class Batch:
         y: (b,) int64 labels; (b, classes) shares of the classes where the augmentation mixes images.
         weights: (b,) of the loss.
         noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
-        total: sum of the weights of the whole global batch.
+        total: what the global batch's weighted losses are divided by: the sum of its weights, or what a strategy fixes.
         geometry: how the images were cropped and flipped, to move what belongs to their pixels alike; None where the
             augmentation does anything else.
     """

@@ -103,9 +103,14 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
 
 
 def _plain_name(recipe: Recipe) -> str:
-    subset = f"{recipe['selector.name']} {recipe['selector.fraction'] * 100:g} %" if has(recipe, "selector") else None
+    subset = subset_name(recipe["selector.name"], recipe["selector.fraction"]) if has(recipe, "selector") else None
     effort = effort_name(recipe["effort.name"])
     return ", ".join(map(str, [recipe["loss.name"], subset or "full data", *([effort] if effort else [])]))
+
+
+def subset_name(selector: str, fraction: float) -> str:
+    """Returns what a method's subsets are called: the selector, and their share unless that is for it to decide."""
+    return f"{selector} {fraction * 100:g} %" if fraction < 1 else selector
 
 
 def effort_name(name: str) -> str:

@@ -187,6 +187,7 @@ class Classes(Record):
     """What an epoch's line says of a selection."""
 
     classes: list[Count] | None = None
+    effective_size: float | None = None
 
 
 class Row(Record):

@@ -55,7 +55,7 @@ def summarise_selection(
     names = ("minimum", "lower quartile", "median", "upper quartile", "maximum")
     weights = dict(zip(names, np.quantile(w, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
     weights |= {"mean": float(w.mean()), "zeros": float((w == 0).mean())}
-    weights["effective size"] = float(w.sum() ** 2 / np.square(w).sum())
+    weights["effective size"] = subset.effective_size
     classes = list(zip(train.classes, chosen, available, strict=True))
     return SelectionSummary(selector, classes, weights, report, seconds, output)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from robustcords.config.schema import parse_duration
 from robustcords.evaluation import majority
 from robustcords.evaluation.results import CLEAN, Evaluation
-from robustcords.report.grouping import effort_name
+from robustcords.report.grouping import effort_name, subset_name
 from robustcords.report.run_report import Environment, RecipeTables, Report, Train, Training
 from robustcords.report.tabular import in_markdown, on_terminal, plain
 from robustcords.runtime.progress import duration, verbatim
@@ -65,7 +65,7 @@ def title(report: Report) -> str:
     recipe = report.recipe
     parts = [f"{recipe.loss.name} on {recipe.data.name}", recipe.model.name]
     if recipe.selector:
-        parts.append(f"{recipe.selector.name} {recipe.selector.fraction * 100:g} %")
+        parts.append(subset_name(recipe.selector.name, recipe.selector.fraction))
     if name := effort_name(recipe.effort.name):
         parts.append(name)
     return ", ".join(parts)

@@ -18,6 +18,7 @@ from robustcords.config.schema import ComponentConfig, Stateful
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
 from robustcords.selection.gradients.loaded import images_of
+from robustcords.selection.observer import Observer
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class SelectionContext:
         lr: the optimizer's peak learning rate; None where nobody has said.
         augment: augments images (B, C, H, W) as training does, by noise that is keyed by example, but mixes none;
             None where nobody has said how.
+        progress: share of the training's epochs that are over, in [0, 1).
+        observer: of the strategy's own class, with what it was told of the steps so far; None where it names none.
     """
 
     train_loader: DataLoader[Any]
@@ -91,6 +94,8 @@ class SelectionContext:
     measure: bool = False
     lr: float | None = None
     augment: Augment | None = None
+    progress: float = 0.0
+    observer: Observer | None = None
 
     @property
     def numbers(self) -> Tensor:
@@ -131,12 +136,21 @@ class Strategy(Stateful, ABC):
         Config: the options; a subclass of `StrategyConfig`.
         requires: what it cannot do without, such as `robustcords.config.requirements.VALIDATION_IMAGES`.
         needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
+        observer: the class that is told the losses of every training step, for a strategy that chooses by these; None
+            for one that does not.
+        varies: whether a selection may have another size than the budget, at least 1.
+        fixes_normaliser: whether its weights have to stay unbiased: a batch's weighted losses are divided by the number
+            of its examples times the selection's mean weight, where else by the sum of its own weights, which would
+            make every batch count the same, whatever it drew.
         report: of the last selection, in the process that made it; None before, and where a strategy writes none.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     requires: ClassVar[frozenset[str]] = frozenset()
     needs_linear_head: ClassVar[bool] = False
+    observer: ClassVar[type[Observer] | None] = None
+    varies: ClassVar[bool] = False
+    fixes_normaliser: ClassVar[bool] = False
     report: SelectionReport | None = None
 
     @classmethod
@@ -184,7 +198,8 @@ class Strategy(Stateful, ABC):
             model_params: a state dictionary that is loaded into the model first.
 
         Returns:
-            k unique rows of the training loader's data set, and their weights (k,) float32, finite and >= 0.
+            k unique rows of the training loader's data set, and their weights (k,) float32, finite and >= 0; any number
+            of them from 1 to N where the size `varies`.
 
         Raises:
             UserError: for a budget that there are too few examples for.

@@ -20,14 +20,14 @@ from robustcords.data.split import stratified_split
 from robustcords.engine import contracts
 from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
-from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.losses.context import Moment
 from robustcords.rng import derive, generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
-from robustcords.storage.checkpoint import as_kept
+from robustcords.storage.kept_state import give_back, refuse_half, refuse_unkeepable, state_of
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,38 @@ class Subset:
         weights: (k,) float32, >= 0.
         selected_at: the epoch it was selected in; None where nothing was selected (full data, or the initial random
             subset).
+        normaliser: what each example of a batch adds to what the batch's weighted losses are divided by, where the
+            strategy fixes it; None where that is the example's own weight.
     """
 
     indices: Tensor
     weights: Tensor
     selected_at: int | None = None
+    normaliser: float | None = None
 
-    def record(self, epoch: int, train: Images) -> dict[str, list[int]] | None:
-        """Returns how many examples of each class were selected, in the epoch of the selection; None in others."""
+    @property
+    def effective_size(self) -> float:
+        """Kish's ``(sum w)^2 / sum w^2``: k for equal weights, less the more a few examples outweigh the others."""
+        weights = self.weights.double()
+        return float(weights.sum() ** 2 / weights.square().sum())
+
+    def total(self, places: Tensor) -> float:
+        """Returns what the weighted losses of a batch are divided by.
+
+        Args:
+            places: of the batch's examples in this subset.
+        """
+        if self.normaliser is not None:
+            return len(places) * self.normaliser
+        # A batch of nothing but weight 0 has no gradient; the floor keeps 0 / 0 out of it.
+        return max(float(self.weights[places].sum()), 1e-12)
+
+    def record(self, epoch: int, train: Images) -> dict[str, Any] | None:
+        """Returns what the metrics say of a selection, in its epoch: by class, and how evenly; None in others."""
         if self.selected_at != epoch:
             return None
-        return {"classes": train.labels[self.indices].bincount(minlength=len(train.classes)).tolist()}
+        classes = train.labels[self.indices].bincount(minlength=len(train.classes)).tolist()
+        return {"classes": classes, "effective_size": self.effective_size}
 
 
 def everything(size: int) -> Subset:
@@ -84,6 +105,7 @@ class SubsetSelector:
         current: the subset that is trained on now; None before the first epoch.
         report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
         kept: the main process's strategy's state after the last selection; None before the first one.
+        observer: what the strategy is told of training; None where it asks for nothing.
 
     Raises:
         UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
@@ -118,6 +140,7 @@ class SubsetSelector:
         self.lr = lr
         self.augment = augment
         self.lasts(epochs)
+        self.observer = strategy.observer(len(train)) if strategy.observer else None
         self.current: Subset | None = None
         self.report: SelectionReport | None = None
         self.kept: dict[str, Any] | None = None
@@ -202,15 +225,30 @@ class SubsetSelector:
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             strategy = self.strategy.from_context(self.config, context)
             if self.kept is not None and strategy.stateful():
-                self._give_back(strategy, self.kept)
+                give_back(self._source, strategy, self.kept)
             found = strategy.select(self.budget, model.state_dict())
         self.report = strategy.report
-        chosen, weight = contracts.subset(strategy, found, self.budget, len(self.train))
-        chosen, weight = chosen.to(context.device), weight.float().to(context.device)
-        subset = Subset(collectives.broadcast(chosen).cpu(), collectives.broadcast(weight).cpu(), epoch)
+        budget = None if strategy.varies else self.budget
+        made = contracts.subset(strategy, found, budget, len(self.train))
+        rows, weights = collectives.decide_together(lambda: made)
+        weights = weights.float()
+        normaliser = float(weights.double().mean()) if strategy.fixes_normaliser else None
+        subset = Subset(rows, weights, epoch, normaliser)
         # Last of all, so that a selection that does not come to its end is begun again from the state before it.
-        self.kept = collectives.decide_together(lambda: self._state_of(strategy)) if strategy.stateful() else {}
+        stateful = strategy.stateful()
+        self.kept = collectives.decide_together(lambda: state_of(self._source, strategy)) if stateful else {}
         return subset
+
+    def observe(self, rows: Tensor, losses: Tensor) -> None:
+        """Tells the strategy's observer of a training step; nothing where it has none.
+
+        Args:
+            rows: (n,) int64, unique, of the training split: the examples of the global batch.
+            losses: (n,) the training loss of each, before weights; one that is not finite says nothing and is left out.
+        """
+        if self.observer:
+            known = losses.isfinite()
+            self.observer.observe(rows[known], losses[known].float())
 
     def check(self, model: nn.Module) -> None:
         """Finds out before training whether the strategy can select by this model, and its state be kept.
@@ -224,34 +262,26 @@ class SubsetSelector:
         Raises:
             UserError: it cannot.
         """
-        self._check_methods()
+        refuse_half(self._source, self.strategy)
+        if self.observer:
+            refuse_unkeepable(f"{self._source}: its observer", self.observer)
         context = self._context(0, model)
         check_loss(self.loss, model, *self.train.first(EXAMPLES, context.device))
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             self.strategy.check(self.config, context)
             strategy = self.strategy.from_context(self.config, context)
             if strategy.stateful():
-                self._give_back(strategy, self._state_of(strategy))
+                refuse_unkeepable(self._source, strategy)
         self._checked = True
 
     def _check_once(self, model: nn.Module) -> None:
         if not self._checked:
             self.check(model)
 
-    def _check_methods(self) -> None:
-        """Checks that what the strategy keeps is taken back, and what it takes back is kept.
-
-        Raises:
-            UserError: it writes one method of the two.
-        """
-        names = ("state_dict", "load_state_dict")
-        written = [name for name in names if getattr(self.strategy, name) is not getattr(Strategy, name)]
-        if len(written) == 1:
-            missing = next(name for name in names if name not in written)
-            raise UserError(
-                f"selector {self.config.name!r}: {self.strategy.__name__} writes {written[0]} and not {missing}: "
-                "a state that is kept takes both"
-            )
+    @property
+    def _source(self) -> str:
+        """What messages call the strategy."""
+        return f"selector {self.config.name!r}"
 
     def _context(
         self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None, *, measure: bool = False
@@ -270,33 +300,9 @@ class SubsetSelector:
             measure=measure,
             lr=self.lr,
             augment=self.augment,
+            progress=epoch / self.epochs,
+            observer=self.observer,
         )
-
-    def _state_of(self, strategy: Strategy) -> dict[str, Any]:
-        """Returns a strategy's state as checkpoints give it back."""
-        name = f"selector {self.config.name!r}: {type(strategy).__name__}.state_dict"
-        try:
-            state = strategy.state_dict()
-        except (UserError, RunError, Interrupted):
-            raise
-        except Exception as error:
-            raise UserError(f"{name} failed: {one_line(error)}") from error
-        if not isinstance(state, dict):
-            raise UserError(f"{name} returned {kind_of(state)}, not a dict")
-        try:
-            return dict(as_kept(state))
-        except TypeError as error:
-            raise UserError(f"{name}: {error}; tensors, numbers, strings, None, lists and dicts can be kept") from error
-
-    def _give_back(self, strategy: Strategy, state: dict[str, Any]) -> None:
-        """Loads a copy of a state into a strategy, which may write over it."""
-        try:
-            strategy.load_state_dict(dict(as_kept(state)))
-        except (UserError, RunError, Interrupted):
-            raise
-        except Exception as error:
-            name = f"selector {self.config.name!r}: {type(strategy).__name__}.load_state_dict"
-            raise UserError(f"{name} failed: {one_line(error)}") from error
 
     def _loader(self, images: Images) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(images, batch_size=self.batch_size, shuffle=False)
@@ -306,6 +312,7 @@ class SubsetSelector:
         return {
             "current": vars(self.current) if self.current else None,
             "strategy": self.kept,
+            "observer": self.observer.state_dict() if self.observer else None,
             "full_until": self.full_until,
             "first": self.first,
         }
@@ -314,4 +321,6 @@ class SubsetSelector:
         """Takes back what `state_dict` gave."""
         self.current = Subset(**state["current"]) if state["current"] else None
         self.kept = state.get("strategy")  # 0.1 kept none
+        if self.observer:
+            self.observer.load_state_dict(state["observer"])
         self.full_until, self.first = state["full_until"], state["first"]

@@ -116,33 +116,6 @@ def as_kept(state: Any) -> Any:
         raise TypeError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def refuse_unkeepable(source: str, part: Any) -> None:
-    """Checks before training, and not at its first checkpoint, that a part's state can be kept and taken back.
-
-    Args:
-        source: what to call the part in a message.
-        part: with ``state_dict`` and ``load_state_dict``; is given its own state.
-
-    Raises:
-        UserError: it is no dict, cannot be kept, or is not taken back.
-    """
-    state = part.state_dict()
-    if not isinstance(state, dict):
-        raise UserError(f"{source}: state_dict returned {kind_of(state)}, not a dict")
-    try:
-        kept = as_kept(state)
-    except TypeError as error:
-        raise UserError(
-            f"{source}: state_dict: {error}; tensors, numbers, strings, None, lists and dicts can be kept"
-        ) from error
-    try:
-        part.load_state_dict(kept)
-    except NotImplementedError as error:
-        raise UserError(f"{source}: {error}: a state that is kept takes both") from error
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{source}: load_state_dict refuses what state_dict returned: {one_line(error)}") from error
-
-
 class Checkpoints:
     """The newest checkpoints of a run.
 

@@ -80,8 +80,7 @@ class BatchLoader:
             y,
             subset.weights[positions[share]].to(self.device),
             Noise(derive(self.seed, "attack", epoch), numbers),
-            # A batch of nothing but weight 0 has no gradient; the floor keeps 0 / 0 out of it.
-            max(float(subset.weights[positions].sum()), 1e-12),
+            subset.total(positions),
             self.augmentation.geometry(Noise(derive(self.seed, "augment", epoch), numbers)),
         )
 

@@ -86,7 +86,7 @@ class LoopStep(Step):
         self.moment = moment
         self.skipped = False
         self.gradient_norm, self._share, self._steps = torch.zeros(()), torch.zeros(()), 0
-        self._differentiated = False
+        self._losses: list[tuple[slice, Tensor]] = []
 
     def end(self) -> None:
         """Checks that the batch was trained on.
@@ -94,8 +94,8 @@ class LoopStep(Step):
         Raises:
             UserError: nothing was differentiated, or no step taken.
         """
-        missing = "optimizer_step()" if self._differentiated else "backward(losses, batch, rows)"
-        if not (self._differentiated and self._steps):
+        missing = "optimizer_step()" if self._losses else "backward(losses, batch, rows)"
+        if not (self._losses and self._steps):
             raise UserError(
                 f"method {contracts.title(self.method)}: step returned without a call of step.{missing}, and so has "
                 "trained nothing"
@@ -105,6 +105,13 @@ class LoopStep(Step):
     def share(self) -> float:
         """This process's share of the batch's weighted mean loss, averaged over the steps that were taken."""
         return float(self._share) / max(1, self._steps)
+
+    def values(self, batch: Batch) -> Tensor:
+        """Returns the loss (b,) of every example that the batch's last pass found; NaN for one that took no part."""
+        found = torch.full((len(batch.y),), torch.nan, device=batch.y.device)
+        for rows, losses in self._losses:
+            found[rows] = losses.float()
+        return found
 
     def phase(self, name: str) -> None:
         """Counts the time from here on."""
@@ -156,7 +163,8 @@ class LoopStep(Step):
         share = (losses * batch.weights[rows]).sum() / batch.total
         # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
         self.accelerator.backward(share * self.settings.accumulation * collectives.world_size())
-        self._share, self._differentiated = self._share + share.detach(), True
+        self._share = self._share + share.detach()
+        self._losses.append((rows, losses.detach()))
 
     def optimizer_step(self) -> None:
         """Clips, steps, and sets gradients to zero."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from robustcords.runtime import collectives
 from robustcords.selection.selector import Subset, SubsetSelector, everything
 
 
@@ -39,6 +41,16 @@ class EpochSubsets:
         """Checks that the selector can select by this model; see `SubsetSelector.check`."""
         if self.selector:
             self.selector.check(model)
+
+    def observe(self, rows: Tensor, losses: Tensor) -> None:
+        """Tells a selector whose strategy learns from training of a step; see `SubsetSelector.observe`.
+
+        Args:
+            rows: (n,) of the training split: the examples of the global batch.
+            losses: (b,) of this process's share of them.
+        """
+        if self.selector and self.selector.observer:
+            self.selector.observe(rows, torch.cat(collectives.gather_rows(losses)).cpu())
 
     def of(
         self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None], *, begun: bool

@@ -30,7 +30,8 @@ from robustcords.runtime.progress import epoch_line
 from robustcords.runtime.session import Session
 from robustcords.runtime.stopwatch import TRAINING, Stopwatch
 from robustcords.selection.selector import Subset, SubsetSelector
-from robustcords.storage.checkpoint import as_kept, belonging, refuse_unkeepable, restore_parts
+from robustcords.storage.checkpoint import as_kept, belonging, restore_parts
+from robustcords.storage.kept_state import refuse_unkeepable
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import Averaging
 from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch, after_step
@@ -221,7 +222,9 @@ class Trainer:
             part: of the epoch that is over after it.
         """
         self.stopwatch.begin("data")
-        self.train_step(self.loader.load(positions, subset, moment.epoch), moment)
+        batch = self.loader.load(positions, subset, moment.epoch)
+        self.train_step(batch, moment)
+        self.subsets.observe(subset.indices[positions], self.step.values(batch))
         if self.averaging:
             self.stopwatch.begin("averaging")
             self.averaging.update(self.planner.share(self.progress, part))
@@ -262,6 +265,7 @@ class Trainer:
         watched = self.inference.under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, begun=self.progress.step > 0)
+            self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
             if selected:
                 self.planner.expect(self, "selection")
                 self.run.save_selection(epoch, self.train.numbers[subset.indices], subset.weights)

@@ -17,7 +17,6 @@ from stateful import KeepsNumbers, LeastUsed
 
 from robustcords.errors import Interrupted, UserError
 from robustcords.runtime.accelerator import start
-from robustcords.selection.selector import SubsetSelector
 from robustcords.training.step import LoopStep
 
 EPOCHS = 5
@@ -57,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_state_changes_what_is_chosen(whole: Path, tmp_path: Path):
     """Else the other tests would say nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SubsetSelector, "_give_back", lambda *_: None)
+        patch.setattr("robustcords.selection.selector.give_back", lambda *_: None)
         fitted(**options(tmp_path / "without"))
     files = [f"selections/epoch_{epoch:04d}.npz" for epoch in range(EPOCHS)]
     same = [(whole / file).read_bytes() == (tmp_path / "without" / file).read_bytes() for file in files]
@@ -164,12 +163,13 @@ def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path, parts: 
     [
         (
             "KeepsASet",
-            r"^selector 'stateful:KeepsASet': KeepsASet\.state_dict: /deep/0/seen: a checkpoint cannot keep a "
+            r"^selector 'stateful:KeepsASet': state_dict: /deep/0/seen: a checkpoint cannot keep a "
             r"set; tensors, numbers, strings, None, lists and dicts can be kept$",
         ),
         (
             "Forgets",
-            r"^selector 'stateful:Forgets': Forgets\.load_state_dict failed: KeyError: 'number' \(stateful\.py:",
+            r"^selector 'stateful:Forgets': load_state_dict refuses what state_dict returned: KeyError: 'number' "
+            r"\(stateful\.py:",
         ),
     ],
 )
@@ -185,8 +185,8 @@ def test_a_state_that_cannot_be_kept_is_refused_before_training(strategy: str, s
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ("OnlyWrites", "OnlyWrites writes state_dict and not load_state_dict: "),
-        ("OnlyReads", "OnlyReads writes load_state_dict and not state_dict: "),
+        ("OnlyWrites", "state_dict is written, and load_state_dict is not: "),
+        ("OnlyReads", "load_state_dict is written, and state_dict is not: "),
     ],
 )
 def test_one_half_of_a_state_is_refused(strategy: str, said: str):

@@ -8,6 +8,7 @@ STRATEGIES = {
     "fixed": "robustcords.selection.strategies.fixed:FixedSubset",
     "glister": "robustcords.selection.cords.glister:GLISTER",
     "gradmatch": "robustcords.selection.cords.gradmatch:GradMatch",
+    "infobatch": "robustcords.selection.strategies.infobatch:InfoBatch",
     "loss": "robustcords.selection.strategies.by_loss:LossStrategy",
     "random": "robustcords.selection.strategies.random:RandomSubset",
 }

@@ -1,0 +1,83 @@
+"""InfoBatch: epochs that leave out some of the examples that are learned already."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from robustcords.rng import Noise, derive
+from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
+from robustcords.selection.gradients.groups import batches_of
+from robustcords.selection.observer import LastLosses
+
+
+class InfoBatch(Strategy):
+    """Leaves out examples below the mean loss with probability r, and weighs the others of these 1 / (1 - r) (Qin 2024).
+
+    Qin et al. 2024, "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning",
+    https://arxiv.org/abs/2303.04947. An example's loss is that of the step that saw it last, so a selection costs no
+    pass over the data. Examples at or above the mean, and those that no step has seen yet, are kept with weight 1. The
+    last share of the epochs trains on everything.
+
+    So the expected weight of every example is 1, and the gradient that of the whole data, up to the rate; the weights'
+    normaliser is fixed for that. How many examples an epoch has varies. ``granularity`` means nothing here.
+    """
+
+    class Config(StrategyConfig):
+        """Options of InfoBatch.
+
+        Attributes:
+            fraction: 1; the losses decide how many examples an epoch has.
+            select_every: epochs from one selection to the next; the paper prunes anew in each.
+            prune: r, the probability with which an example below the mean loss is left out, in [0, 1).
+            anneal: share of the epochs, the last ones, that train on everything.
+        """
+
+        name: str = "infobatch"
+        fraction: Annotated[float, Field(ge=1, le=1)] = 1.0
+        select_every: Annotated[int, Field(ge=1)] = 1
+        prune: Annotated[float, Field(ge=0, lt=1)] = 0.5
+        anneal: Annotated[float, Field(ge=0, le=1)] = 0.125
+
+        @field_validator("fraction", mode="before")
+        @classmethod
+        def _of_no_size(cls, value: Any) -> Any:
+            if value != 1:
+                raise ValueError("the losses decide how many examples an epoch has: set it to 1.0, or leave it out")
+            return value
+
+    observer = LastLosses
+    varies = True
+    fixes_normaliser = True
+
+    def __init__(self, config: Config, context: SelectionContext) -> None:
+        self.config = config
+        self.context = context
+
+    @classmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy for one selection."""
+        return cls(config, context)
+
+    def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
+        """Returns the rows that are kept, in order, and their weights 1 or 1 / (1 - r)."""
+        del budget, model_params
+        rows = torch.tensor([row for batch in batches_of(self.context.train_loader) for row in batch])
+        weights = torch.ones(len(rows))
+        if self.context.progress < 1 - self.config.anneal:
+            losses = self._losses()[rows]
+            learned = losses < losses.nanmean()  # never of NaN
+            numbers = self.context.numbers[rows]
+            drawn = Noise(derive(self.context.seed, "prune"), numbers).uniform(()).view(-1)
+            kept = ~learned | (drawn >= self.config.prune)
+            weights = torch.where(learned, 1 / (1 - self.config.prune), 1.0)[kept]
+            rows = rows[kept]
+        return rows.tolist(), weights
+
+    def _losses(self) -> Tensor:
+        observer = self.context.observer
+        assert isinstance(observer, LastLosses)
+        return observer.losses
