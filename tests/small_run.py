@@ -55,7 +55,14 @@ def network(norm: bool = False) -> nn.Sequential:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *middle, nn.ReLU(), nn.Linear(16, 3))
 
 
-def chooser(name: str = "random", images: ImageSet | None = None, loss: str = "sat", epochs: int = 3, **options: Any):
+def chooser(
+    name: str = "random",
+    images: ImageSet | None = None,
+    loss: str = "sat",
+    epochs: int = 3,
+    proxy: nn.Module | None = None,
+    **options: Any,
+):
     strategy = find("selector", name)
     config = strategy.Config(name=name, **{"fraction": 0.5, "select_every": 1, **options})
     return SubsetSelector(
@@ -68,6 +75,7 @@ def chooser(name: str = "random", images: ImageSet | None = None, loss: str = "s
         epochs=epochs,
         batch_size=BATCH,
         lr=0.1,
+        proxy=proxy,
     )
 
 

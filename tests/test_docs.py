@@ -26,6 +26,7 @@ KEYS = pages.sections(DOCS / "recipes.md")
 
 TABLES = {
     **{f"[{path[0]}]": registry.imported(target) for path, target in tables.TABLES.items() if len(path) == 1},
+    "[selector]/[selector.proxy]": registry.imported(tables.TABLES["selector", "proxy"]),
     "[train]/[train.averaging]": registry.imported(tables.TABLES["train", "averaging"]),
     "[effort]/Bullet-Train/[effort.steps]": BulletSteps,
     "[effort]/Bullet-Train/[effort.step_size]": BulletStepSizes,

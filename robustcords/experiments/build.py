@@ -24,6 +24,7 @@ from robustcords.data.images import Images
 from robustcords.data.loading import loaded
 from robustcords.data.split import stratified_split
 from robustcords.engine import contracts
+from robustcords.engine.inference import Inference
 from robustcords.errors import UserError, nearest
 from robustcords.losses.base import Loss
 from robustcords.methods.base import Method
@@ -200,8 +201,31 @@ def cautions(recipe: Recipe) -> list[str]:
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 
 
+def proxy(recipe: Recipe, images: Data, device: torch.device) -> Inference | None:
+    """Returns the model that selections are made by, as attacks run it, where it is not the one that is trained.
+
+    Its weights are those of the file that the recipe names, or the initial ones of a proxy that is to be trained.
+
+    Raises:
+        UserError: the selector looks at no model, or the file is not of this one.
+    """
+    config = recipe.selector.proxy if recipe.selector else None
+    if recipe.selector is None or config is None:
+        return None
+    if not find("selector", recipe.selector.name).uses_model:
+        raise UserError(f"[selector.proxy]: selector {recipe.selector.name!r} looks at no model; leave the table out")
+    network, _ = settled_model(recipe.model_copy(update={"model": config.model}), images, device)
+    if config.weights:
+        load_weights(network, Path(config.weights))
+    return Inference(network, replay=recipe.train.cuda_graphs)
+
+
 def selector(
-    recipe: Recipe, images: Data, loss: Loss | None = None, trained_with: Attack | None = None
+    recipe: Recipe,
+    images: Data,
+    loss: Loss | None = None,
+    trained_with: Attack | None = None,
+    judge: Inference | None = None,
 ) -> SubsetSelector | None:
     """Returns the subset selector, or None for full data.
 
@@ -210,6 +234,7 @@ def selector(
         images: to select from.
         loss: the one that is trained with; None for one that the recipe says.
         trained_with: the attack that is trained with; None for one that the recipe says.
+        judge: the recipe's `proxy`.
     """
     if recipe.selector is None:
         return None
@@ -225,6 +250,7 @@ def selector(
         seed=recipe.seed,
         lr=getattr(recipe.optimizer, "lr", None),
         augment=augmentation(recipe, images),
+        proxy=judge,
     )
 
 
@@ -278,7 +304,8 @@ def trainer(recipe: Recipe, images: Data, session: Session) -> Trainer:
     loss: Loss = component("loss", recipe.loss)
     trained = method(recipe, loss, attack(recipe), effort(recipe))
     network = model(recipe, images).to(session.device)
-    check_size(recipe, network, images)
+    judge = proxy(recipe, images, session.device)
+    check_size(recipe, judge or network, images)
     if images.validation is None and recipe.evaluation.checkpoints == ["best"]:
         raise UserError(
             f'evaluation.checkpoints = ["best"]: data.validation_fraction = {recipe.data.validation_fraction:g} holds '
@@ -292,7 +319,7 @@ def trainer(recipe: Recipe, images: Data, session: Session) -> Trainer:
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
         schedule=component("schedule", recipe.schedule),
-        selector=selector(recipe, images, loss, trained.attack),
+        selector=selector(recipe, images, loss, trained.attack, judge),
         augmentation=augmentation(recipe, images),
         callbacks=callbacks(recipe, images, trained),
         seed=recipe.seed,

@@ -21,6 +21,7 @@ from robustcords.evaluation.results import Evaluation
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
 from robustcords.experiments.environment import environment
+from robustcords.experiments.proxy import ProxyTraining
 from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.grouping import flat
 from robustcords.report.run_report import Report, summarise
@@ -120,7 +121,7 @@ def run(
         with work.accelerator.main_process_first():
             images = load_images(recipe, work)
         # What cannot be built is said before there is a directory.
-        trainer = build.trainer(recipe, images, work)
+        trainer, proxy = build.trainer(recipe, images, work), ProxyTraining(recipe, images, work)
         recipe.evaluation.build(recipe.threat)
         recipe = build.settled(recipe, trainer.settings.memory_format)
         if path is None:
@@ -140,6 +141,8 @@ def run(
         if profile and directory.writes:
             work.profiler = Profiler(path / "profile", work.device, work.display)
         with work.interruption:
+            if trainer.selector and trainer.selector.proxy:
+                trainer.selector.spent = proxy.run(directory, trainer.selector.proxy.model)
             return path, _run_in(directory, recipe, images, trainer, work)
 
 

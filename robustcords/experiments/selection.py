@@ -10,7 +10,7 @@ import numpy as np
 
 from robustcords.engine.inference import Inference
 from robustcords.errors import UserError
-from robustcords.experiments import build, report_output
+from robustcords.experiments import build, proxy, report_output
 from robustcords.experiments.run import load_images, session
 from robustcords.recipe.recipe import Recipe
 from robustcords.report.selection import SelectionSummary, summarise_selection
@@ -24,24 +24,27 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
     The file holds ``indices`` (k,) int64 in the full training set's numbering and ``weights`` (k,) float32.
 
     Raises:
-        UserError: the recipe has no selector, the weights do not fit its model, or the file exists or cannot be
-            written.
+        UserError: the recipe has no selector, or one whose proxy has to be trained first, the weights do not fit its
+            model, or the file exists or cannot be written.
     """
     report_output.refuse_taken(output)
+    proxy.refuse_untrained(recipe)
     with session(recipe) as work:
         images = load_images(recipe, work)
-        selector = build.selector(recipe, images)
+        judge = build.proxy(recipe, images, work.device)
+        selector = build.selector(recipe, images, judge=judge)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")
         model, _ = build.settled_model(recipe, images, work.device)
         build.load_weights(model, weights)
-        build.check_size(recipe, model, images)
+        build.check_size(recipe, judge or model, images)
         for text in build.cautions(recipe):
             work.display.say(f"warning: {text}")
         start = time.perf_counter()
         with work.reported("selection") as on_batch, work.interruption:
-            network = Inference(model, work.watched, replay=recipe.train.cuda_graphs)
-            subset = selector.select(0, network, on_batch, measure=True)
+            network = selector.proxy or Inference(model, replay=recipe.train.cuda_graphs)
+            with network.under(work.watched):
+                subset = selector.select(0, network, on_batch, measure=True)
         seconds = time.perf_counter() - start
         if collectives.is_main():
             content = io.BytesIO()

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What is used where a recipe names nothing: standard adversarial training (Madry et al. 2018) on the full data."""
 
 TABLES: dict[tuple[str | int, ...], str] = {
+    ("selector", "proxy"): "robustcords.selection.proxy:ProxyConfig",
     ("train",): "robustcords.training.config:TrainConfig",
     ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
     ("evaluation",): "robustcords.evaluation.config:EvaluationConfig",

@@ -46,6 +46,10 @@ class Stopwatch:
         self.begin(phase)
         self._phases = dict.fromkeys(PHASES, 0.0) | {phase: sum(self._phases.values())}
 
+    def add_to(self, phase: str, seconds: float) -> None:
+        """Adds time that something took before the clock was started."""
+        self.add(dict.fromkeys(PHASES, 0.0) | {phase: seconds, "total": seconds})
+
     def begin(self, phase: str) -> None:
         """Ends the phase before and begins one of `PHASES`."""
         self._count()

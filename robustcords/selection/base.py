@@ -19,6 +19,7 @@ from robustcords.losses.base import Loss
 from robustcords.rng import Noise
 from robustcords.selection.gradients.loaded import images_of
 from robustcords.selection.observer import Observer
+from robustcords.selection.proxy import ProxyConfig
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class StrategyConfig(ComponentConfig):
         warm_start: CORDS' kappa, in [0, 1): that share of the epochs is replaced by the fewer full-data epochs that
             cost the same.
         select_first: select at the first epoch too, where CORDS starts from a random subset.
+        proxy: another model to select by, in place of the one that is trained; left out, the latter.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
@@ -52,6 +54,7 @@ class StrategyConfig(ComponentConfig):
     granularity: Granularity = "per_class"
     warm_start: Annotated[float, Field(ge=0, lt=1)] = 0.0
     select_first: bool = False
+    proxy: ProxyConfig | None = None
 
     def budget_of(self, size: int) -> int:
         """Returns how many examples a subset of a training split of ``size`` has: the fraction, rounded, at least 1."""
@@ -77,7 +80,7 @@ class SelectionContext:
         lr: the optimizer's peak learning rate; None where nobody has said.
         augment: augments images (B, C, H, W) as training does, by noise that is keyed by example, but mixes none;
             None where nobody has said how.
-        progress: share of the training's epochs that are over, in [0, 1).
+        progress: share of the training that is over, in [0, 1].
         observer: of the strategy's own class, with what it was told of the steps so far; None where it names none.
     """
 
@@ -135,6 +138,7 @@ class Strategy(Stateful, ABC):
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
         requires: what it cannot do without, such as `robustcords.config.requirements.VALIDATION_IMAGES`.
+        uses_model: whether it looks at the model; where it does not, a proxy would be of no use.
         needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
         observer: the class that is told the losses of every training step, for a strategy that chooses by these; None
             for one that does not.
@@ -147,6 +151,7 @@ class Strategy(Stateful, ABC):
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     requires: ClassVar[frozenset[str]] = frozenset()
+    uses_model: ClassVar[bool] = True
     needs_linear_head: ClassVar[bool] = False
     observer: ClassVar[type[Observer] | None] = None
     varies: ClassVar[bool] = False

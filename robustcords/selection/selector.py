@@ -18,6 +18,7 @@ from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.images import Images
 from robustcords.data.split import stratified_split
 from robustcords.engine import contracts
+from robustcords.engine.inference import Inference
 from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
 from robustcords.errors import UserError
@@ -100,12 +101,15 @@ class SubsetSelector:
         seed: the run's seed.
         lr: the optimizer's peak learning rate, for strategies that ask for it.
         augment: how training augments images, for strategies that select from augmented ones.
+        proxy: another model, with weights of its own, to select by; None for the one that is trained.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
         report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
         kept: the main process's strategy's state after the last selection; None before the first one.
         observer: what the strategy is told of training; None where it asks for nothing.
+        proxy: the model that is selected by, as attacks run it; None where that is the one that is trained.
+        spent: seconds that the proxy's own training took before this one.
 
     Raises:
         UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
@@ -125,6 +129,7 @@ class SubsetSelector:
         seed: int = 0,
         lr: float | None = None,
         augment: Augment | None = None,
+        proxy: nn.Module | None = None,
     ) -> None:
         if VALIDATION_IMAGES in strategy.requires and not validation:
             raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
@@ -134,12 +139,13 @@ class SubsetSelector:
         self.validation = validation
         self.loss = loss
         self.attack = attack
-        self.epochs = epochs
         self.batch_size = batch_size
         self.seed = seed
         self.lr = lr
         self.augment = augment
         self.lasts(epochs)
+        self.proxy = proxy if proxy is None or isinstance(proxy, Inference) else Inference(proxy)
+        self.spent = 0.0
         self.observer = strategy.observer(len(train)) if strategy.observer else None
         self.current: Subset | None = None
         self.report: SelectionReport | None = None
@@ -148,6 +154,7 @@ class SubsetSelector:
 
     def lasts(self, epochs: float) -> None:
         """Takes the length of the training, of which the warm start is a share."""
+        self.epochs = epochs
         self.first = int(self.config.warm_start * epochs)
         self.full_until = math.ceil(self.config.fraction * self.first)
 
@@ -158,6 +165,7 @@ class SubsetSelector:
         if parts > 1:
             small.train = self._part(self.train, parts)
             small.validation = self._part(self.validation, parts) if self.validation else None
+        small.observer = small.strategy.observer(len(small.train)) if small.strategy.observer else None
         return small
 
     def _part(self, images: Images, parts: int) -> Images:
@@ -178,13 +186,21 @@ class SubsetSelector:
             return True
         return epoch > 0 and epoch >= self.first and epoch % self.config.select_every == 0
 
-    def subset(self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None) -> Subset:
+    def subset(
+        self,
+        epoch: int,
+        model: nn.Module,
+        on_batch: Callable[[int, int], None] | None = None,
+        *,
+        progress: float | None = None,
+    ) -> Subset:
         """Returns the subset that an epoch trains on, selecting it now where it is time to.
 
         Args:
             epoch: from 0.
             model: the model as it is now; its weights and mode are left alone.
             on_batch: called with (done, total) batches of the adversarial pass.
+            progress: share of the training that is over, in [0, 1]; None for that of its epochs.
 
         Raises:
             UserError: the strategy returned no subset; the first call raises what `check` does, too.
@@ -193,7 +209,7 @@ class SubsetSelector:
         if epoch < self.full_until:
             return everything(len(self.train))
         if self.selects(epoch):
-            self.current = self.select(epoch, model, on_batch)
+            self.current = self.select(epoch, model, on_batch, progress=progress)
         elif self.current is None:
             order = torch.randperm(len(self.train), generator=generator(self.seed, "initial-subset"))
             self.current = Subset(order[: self.budget].sort().values, torch.ones(self.budget))
@@ -206,6 +222,7 @@ class SubsetSelector:
         on_batch: Callable[[int, int], None] | None = None,
         *,
         measure: bool = False,
+        progress: float | None = None,
     ) -> Subset:
         """Returns the subset that the strategy selects with these weights, and leaves a `report` of it.
 
@@ -214,13 +231,17 @@ class SubsetSelector:
             model: the model; its weights and mode are left alone.
             on_batch: called with (done, total) batches of the adversarial pass.
             measure: have the report say how well the subset's gradients match those of all the data.
+            progress: share of the training that is over, in [0, 1]; None for that of its epochs.
 
         Raises:
             UserError: the strategy returned no subset or changed the model, its state cannot be kept, or it does
                 not take it back.
         """
         self._check_once(model)
-        context = self._context(epoch, model, on_batch, measure=measure)
+        model = self.judge(model)
+        if progress is None:
+            progress = min(epoch / self.epochs, 1.0) if self.epochs else 0.0
+        context = self._context(epoch, model, on_batch, measure=measure, progress=progress)
         # What draws from global generators, as code from outside may, draws the same again.
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             strategy = self.strategy.from_context(self.config, context)
@@ -238,6 +259,10 @@ class SubsetSelector:
         stateful = strategy.stateful()
         self.kept = collectives.decide_together(lambda: state_of(self._source, strategy)) if stateful else {}
         return subset
+
+    def judge(self, model: nn.Module) -> nn.Module:
+        """Returns the model that selections are made by: the proxy where there is one, else the one that is given."""
+        return self.proxy or model
 
     def observe(self, rows: Tensor, losses: Tensor) -> None:
         """Tells the strategy's observer of a training step; nothing where it has none.
@@ -265,8 +290,9 @@ class SubsetSelector:
         refuse_half(self._source, self.strategy)
         if self.observer:
             refuse_unkeepable(f"{self._source}: its observer", self.observer)
+        check_loss(self.loss, model, *self.train.first(EXAMPLES, next(model.parameters()).device))
+        model = self.judge(model)
         context = self._context(0, model)
-        check_loss(self.loss, model, *self.train.first(EXAMPLES, context.device))
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             self.strategy.check(self.config, context)
             strategy = self.strategy.from_context(self.config, context)
@@ -284,13 +310,19 @@ class SubsetSelector:
         return f"selector {self.config.name!r}"
 
     def _context(
-        self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None] | None = None, *, measure: bool = False
+        self,
+        epoch: int,
+        model: nn.Module,
+        on_batch: Callable[[int, int], None] | None = None,
+        *,
+        measure: bool = False,
+        progress: float = 0.0,
     ) -> SelectionContext:
         return SelectionContext(
             train_loader=self._loader(self.train),
             val_loader=self._loader(self.validation) if self.validation else None,
             model=model,
-            loss=self.loss.at(Moment(epoch, 0, min(epoch / self.epochs, 1.0))),
+            loss=self.loss.at(Moment(epoch, 0, progress)),
             attack=self.attack,
             num_classes=len(self.train.classes),
             device=next(model.parameters()).device,
@@ -300,7 +332,7 @@ class SubsetSelector:
             measure=measure,
             lr=self.lr,
             augment=self.augment,
-            progress=epoch / self.epochs,
+            progress=progress,
             observer=self.observer,
         )
 

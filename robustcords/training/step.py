@@ -125,11 +125,11 @@ class LoopStep(Step):
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Gives buffers and the reported loss back as they were."""
-        share = self._share
+        """Gives buffers and the reported losses back as they were."""
+        share, losses = self._share, list(self._losses)
         with buffers_kept(self.model):
             yield
-        self._share = share
+        self._share, self._losses = share, losses
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields rows; gradients are exchanged between processes after the last of them alone."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robustcords.engine.inference import Inference
 from robustcords.runtime import collectives
 from robustcords.selection.selector import Subset, SubsetSelector, everything
 
@@ -42,6 +43,15 @@ class EpochSubsets:
         if self.selector:
             self.selector.check(model)
 
+    def judge(self, model: Inference) -> Inference:
+        """Returns the model that subsets are selected by: a proxy where the selector has one."""
+        return (self.selector and self.selector.proxy) or model
+
+    @property
+    def spent(self) -> float:
+        """Seconds that went into selections before training."""
+        return self.selector.spent if self.selector else 0.0
+
     def observe(self, rows: Tensor, losses: Tensor) -> None:
         """Tells a selector whose strategy learns from training of a step; see `SubsetSelector.observe`.
 
@@ -53,7 +63,7 @@ class EpochSubsets:
             self.selector.observe(rows, torch.cat(collectives.gather_rows(losses)).cpu())
 
     def of(
-        self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None], *, begun: bool
+        self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None], *, progress: float, begun: bool
     ) -> tuple[Subset, bool]:
         """Returns an epoch's subset, and whether it was selected just now.
 
@@ -61,6 +71,7 @@ class EpochSubsets:
             epoch: from 0.
             model: as the selector takes it.
             on_batch: called with (done, total) batches of a selection.
+            progress: share of the training that is over.
             begun: the epoch has been begun already, and continues with what it had.
         """
         if self.selector is None:
@@ -68,5 +79,5 @@ class EpochSubsets:
         before = self.selector.current
         if begun and epoch >= self.selector.full_until:
             return before or everything(self.count), False
-        subset = self.selector.subset(epoch, model, on_batch)
+        subset = self.selector.subset(epoch, model, on_batch, progress=progress)
         return subset, self.selector.current is not before

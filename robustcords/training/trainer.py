@@ -262,7 +262,7 @@ class Trainer:
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
-        watched = self.inference.under(self.session.watched)
+        watched = self.subsets.judge(self.inference).under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, begun=self.progress.step > 0)
             self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
@@ -389,6 +389,7 @@ class Trainer:
         latest = self.run.checkpoints.latest()
         if latest is None:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
+            self.stopwatch.add_to("selection", self.subsets.spent)
             return
         path, state = latest
         if state.get("data", data := self.train.fingerprint()) != data:

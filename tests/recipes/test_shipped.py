@@ -82,7 +82,7 @@ def test_everything_that_it_names_can_be_built(file: Path):
     assert method.effort.config == loaded.effort
     assert (chooser is None) == (loaded.selector is None)
     if chooser:
-        assert chooser.strategy.needs_linear_head == (loaded.selector.name not in {"random", "infobatch"})
+        assert chooser.strategy.needs_linear_head == (loaded.selector.name not in {"random", "importance", "infobatch"})
         assert chooser.budget == round(20 * loaded.selector.fraction)
 
 

@@ -8,7 +8,9 @@ STRATEGIES = {
     "fixed": "robustcords.selection.strategies.fixed:FixedSubset",
     "glister": "robustcords.selection.cords.glister:GLISTER",
     "gradmatch": "robustcords.selection.cords.gradmatch:GradMatch",
+    "importance": "robustcords.selection.strategies.importance:ImportanceSampling",
     "infobatch": "robustcords.selection.strategies.infobatch:InfoBatch",
     "loss": "robustcords.selection.strategies.by_loss:LossStrategy",
     "random": "robustcords.selection.strategies.random:RandomSubset",
+    "rcs": "robustcords.selection.strategies.rcs:RCSStrategy",
 }

@@ -47,6 +47,8 @@ class FixedSubset(Strategy):
                 raise ValueError("a fixed subset is trained on from the first epoch: leave select_first out")
             return {**values, "select_first": True}
 
+    uses_model = False
+
     def __init__(self, config: Config, context: SelectionContext) -> None:
         self.config = config
         self.context = context

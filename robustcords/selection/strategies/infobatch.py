@@ -15,12 +15,14 @@ from robustcords.selection.observer import LastLosses
 
 
 class InfoBatch(Strategy):
-    """Leaves out examples below the mean loss with probability r, and weighs the others of these 1 / (1 - r) (Qin 2024).
+    """Leaves out some examples below the mean loss at random, with weights that make up for it (Qin et al. 2024).
+
+    Each is left out with probability r, and what is kept of them has weight 1 / (1 - r). Examples at or above the mean,
+    and those that no step has seen yet, are kept with weight 1. The last share of the epochs trains on everything.
 
     Qin et al. 2024, "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning",
     https://arxiv.org/abs/2303.04947. An example's loss is that of the step that saw it last, so a selection costs no
-    pass over the data. Examples at or above the mean, and those that no step has seen yet, are kept with weight 1. The
-    last share of the epochs trains on everything.
+    pass over the data.
 
     So the expected weight of every example is 1, and the gradient that of the whole data, up to the rate; the weights'
     normaliser is fixed for that. How many examples an epoch has varies. ``granularity`` means nothing here.
@@ -49,6 +51,7 @@ class InfoBatch(Strategy):
                 raise ValueError("the losses decide how many examples an epoch has: set it to 1.0, or leave it out")
             return value
 
+    uses_model = False
     observer = LastLosses
     varies = True
     fixes_normaliser = True

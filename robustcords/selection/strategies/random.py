@@ -48,6 +48,8 @@ class RandomSubset(Strategy):
                     raise ValueError(f"fresh = true draws in every epoch: leave {key} out")
             return {**values, "select_every": 1, "select_first": True}
 
+    uses_model = False
+
     def __init__(self, config: Config, context: SelectionContext) -> None:
         self.config = config
         self.context = context

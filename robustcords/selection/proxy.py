@@ -1,0 +1,32 @@
+"""The options of a proxy: a smaller model that selections are made by, in place of the one that is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from robustcords.config.schema import ComponentConfig, Names, Table
+
+
+class ProxyConfig(Table):
+    """Options of a proxy (Coleman et al. 2020, "Selection via Proxy", https://arxiv.org/abs/1906.11829).
+
+    It is trained for some epochs before the run itself, as the run is but on all the data; or its weights are given,
+    and then it is not trained.
+
+    Attributes:
+        model: the proxy, as ``[model]`` names one.
+        epochs: to train it for, >= 1, where it is.
+        weights: a safetensors file of weights to take instead, such as another run's.
+    """
+
+    model: Annotated[SerializeAsAny[ComponentConfig], Names("model")]
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    weights: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Self:
+        if self.epochs is None and self.weights is None:
+            raise ValueError("epochs, to train the proxy for, or weights, a file of them, is missing")
+        return self
