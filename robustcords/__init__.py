@@ -101,6 +101,8 @@ if TYPE_CHECKING:
     from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients as AdversarialGradients
     from robustcords.selection.gradients.factors import Gradients as Gradients
     from robustcords.selection.gradients.factors import LastLayerGradients as LastLayerGradients
+    from robustcords.selection.observer import LastLosses as LastLosses
+    from robustcords.selection.observer import Observer as Observer
     from robustcords.selection.selector import Subset as Subset
     from robustcords.selection.selector import SubsetSelector as SubsetSelector
     from robustcords.selection.strategies.adv_craig import AdvCRAIGStrategy as AdvCRAIGStrategy
@@ -108,7 +110,10 @@ if TYPE_CHECKING:
     from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy as AdvGradMatchStrategy
     from robustcords.selection.strategies.by_loss import LossStrategy as LossStrategy
     from robustcords.selection.strategies.el2n import EL2NStrategy as EL2NStrategy
+    from robustcords.selection.strategies.importance import ImportanceSampling as ImportanceSampling
+    from robustcords.selection.strategies.infobatch import InfoBatch as InfoBatch
     from robustcords.selection.strategies.random import RandomSubset as RandomSubset
+    from robustcords.selection.strategies.rcs import RCSStrategy as RCSStrategy
     from robustcords.storage.run_directory import RunDirectory as RunDirectory
     from robustcords.threats.base import ThreatModel as ThreatModel
     from robustcords.training.callbacks.base import Callback as Callback
@@ -171,9 +176,12 @@ _PUBLIC = {
     "Gradients": "selection.gradients.factors:Gradients",
     "ImageSet": "data.images:ImageSet",
     "Images": "data.images:Images",
+    "ImportanceSampling": "selection.strategies.importance:ImportanceSampling",
+    "InfoBatch": "selection.strategies.infobatch:InfoBatch",
     "Kim": "attacks.kim:Kim",
     "Kinds": "methods.efforts.base:Kinds",
     "LastLayerGradients": "selection.gradients.factors:LastLayerGradients",
+    "LastLosses": "selection.observer:LastLosses",
     "Loss": "losses.base:Loss",
     "LossConfig": "losses.base:LossConfig",
     "LossContext": "losses.context:LossContext",
@@ -192,9 +200,11 @@ _PUBLIC = {
     "Noise": "rng:Noise",
     "NuAT": "losses.nuat:NuAT",
     "Objective": "losses.objective:Objective",
+    "Observer": "selection.observer:Observer",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
     "Plan": "methods.efforts.base:Plan",
+    "RCSStrategy": "selection.strategies.rcs:RCSStrategy",
     "Radii": "evaluation.attacks.base:Radii",
     "Ramp": "methods.efforts.ramp:Ramp",
     "RandAugment": "data.augmentations.rand_augment:RandAugment",
@@ -285,9 +295,12 @@ __all__ = [
     "Gradients",
     "ImageSet",
     "Images",
+    "ImportanceSampling",
+    "InfoBatch",
     "Kim",
     "Kinds",
     "LastLayerGradients",
+    "LastLosses",
     "Loss",
     "LossConfig",
     "LossContext",
@@ -304,8 +317,10 @@ __all__ = [
     "Noise",
     "NuAT",
     "Objective",
+    "Observer",
     "PGDEvaluation",
     "Plan",
+    "RCSStrategy",
     "Radii",
     "Ramp",
     "RandAugment",

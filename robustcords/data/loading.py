@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.images import Images
-from robustcords.errors import UserError, is_own, kind_of, one_line
+from robustcords.errors import UserError, is_own, kind_of, listed, one_line
 
 
 def loaded(source: DataSource) -> Splits:
@@ -39,7 +39,9 @@ def loaded(source: DataSource) -> Splits:
     for part in ("train", "test"):
         if problem := _problem(getattr(splits, part)):
             raise UserError(f"{load} returned a {part} set whose {problem}")
-    for what in ("classes", "shape"):
+    if problem := _problem_of_training(splits.train):
+        raise UserError(f"{load} returned a train set whose {problem}")
+    for what in ("classes", "shape") if len(splits.test) else ():
         of_train, of_test = getattr(splits.train, what), getattr(splits.test, what)
         if of_train != of_test:
             raise UserError(f"{load} returned sets of different {what}: {_short(of_train)} and {_short(of_test)}")
@@ -58,6 +60,20 @@ def _problem(images: Any) -> str | None:
         raise
     except Exception as error:
         return f"images cannot be read: {one_line(error)}"
+
+
+def _problem_of_training(images: Images) -> str | None:
+    """Returns why a set, which is one as far as it goes, cannot be trained on, or None."""
+    if not len(images):
+        return "length is 0, expected at least one image"
+    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
+    unnamed = images.classes == tuple(map(str, range(len(counts))))
+    if unnamed and (missing := [name for name, count in zip(images.classes, counts, strict=True) if not count]):
+        return (
+            f"labels go from {int(images.labels.min())} to {int(images.labels.max())}, and no image has "
+            f"{listed(missing)}: number the classes from 0 on without gaps, or name them all in its classes"
+        )
+    return None
 
 
 def _problems(images: Images) -> Iterator[str]:

@@ -138,11 +138,11 @@ def run(
         environment_of(directory)  # better now than when the report is made, after training
         trainer.run = directory
         trainer.planner.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
-        if profile and directory.writes:
-            work.profiler = Profiler(path / "profile", work.device, work.display)
         with work.interruption:
             if trainer.selector and trainer.selector.proxy:
                 trainer.selector.spent = proxy.run(directory, trainer.selector.proxy.model)
+            if profile and directory.writes:
+                work.profiler = Profiler(path / "profile", work.device, work.display)
             return path, _run_in(directory, recipe, images, trainer, work)
 
 

@@ -224,7 +224,8 @@ class Trainer:
         self.stopwatch.begin("data")
         batch = self.loader.load(positions, subset, moment.epoch)
         self.train_step(batch, moment)
-        self.subsets.observe(subset.indices[positions], self.step.values(batch))
+        if self.subsets.observes:
+            self.subsets.observe(subset.indices[positions], self.step.values(batch))
         if self.averaging:
             self.stopwatch.begin("averaging")
             self.averaging.update(self.planner.share(self.progress, part))
@@ -262,9 +263,10 @@ class Trainer:
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
+        passed = self.planner.share(self.progress, 0.0)
         watched = self.subsets.judge(self.inference).under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
-            subset, selected = self.subsets.of(epoch, model, on_batch, begun=self.progress.step > 0)
+            subset, selected = self.subsets.of(epoch, model, on_batch, progress=passed, begun=self.progress.step > 0)
             self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
             if selected:
                 self.planner.expect(self, "selection")

@@ -137,6 +137,34 @@ def test_no_set_at_all():
     assert refused(lambda: Splits(pair, Own())) == f"{GIVEN} a train set whose type is a tuple, expected an Images"
 
 
+class Unnamed(Images):
+    """Images whose classes are their labels' numbers."""
+
+    def __init__(self, labels: list[int]) -> None:
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+
+    def batch(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        return PIXELS[rows], self.labels[rows]
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ([], "length is 0, expected at least one image"),
+        ([1, 2, 2], "labels go from 1 to 2, and no image has 0: number the classes from 0 on without gaps, or name"),
+        ([0, 4, 2], "labels go from 0 to 4, and no image has 1, 3: number the classes from 0 on without gaps, or name"),
+    ],
+)
+def test_a_training_set_without_images_or_with_gaps_in_its_labels(labels: list[int], line: str):
+    assert refused(lambda: Splits(Unnamed(labels), Unnamed(labels))).startswith(f"{GIVEN} a train set whose {line}")
+
+
+def test_a_class_with_a_name_may_have_no_images_and_so_may_a_test_set():
+    named = Own(classes=("a", "b", "c"))
+    loaded(source(lambda: Splits(named, Own(classes=("a", "b", "c")))))
+    loaded(source(lambda: Splits(Unnamed([0, 1, 1]), Unnamed([]))))
+
+
 def test_sets_that_do_not_go_together():
     line = f"{GIVEN} sets of different classes: ('a', 'b') and ('a', 'c')"
     assert refused(lambda: Splits(Own(), Own(classes=("a", "c")))) == line
