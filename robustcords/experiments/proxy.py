@@ -24,7 +24,7 @@ def recipe_of(recipe: Recipe) -> Recipe | None:
     if config is None or config.weights is not None:
         return None
     changes: dict[str, Any] = {"model": config.model, "selector": None, "callbacks": {}}
-    changes["train"] = recipe.train.model_copy(update={"epochs": config.epochs})
+    changes["train"] = recipe.train.model_copy(update={"epochs": config.epochs, "steps": None, "budget": None})
     changes["evaluation"] = recipe.evaluation.model_copy(update={"checkpoints": ["last"]})
     return recipe.model_copy(update=changes)
 

@@ -86,7 +86,7 @@ class LoopStep(Step):
         self.moment = moment
         self.skipped = False
         self.gradient_norm, self._share, self._steps = torch.zeros(()), torch.zeros(()), 0
-        self._losses: list[tuple[slice, Tensor]] = []
+        self._values: Tensor | None = None
 
     def end(self) -> None:
         """Checks that the batch was trained on.
@@ -94,8 +94,8 @@ class LoopStep(Step):
         Raises:
             UserError: nothing was differentiated, or no step taken.
         """
-        missing = "optimizer_step()" if self._losses else "backward(losses, batch, rows)"
-        if not (self._losses and self._steps):
+        missing = "backward(losses, batch, rows)" if self._values is None else "optimizer_step()"
+        if self._values is None or not self._steps:
             raise UserError(
                 f"method {contracts.title(self.method)}: step returned without a call of step.{missing}, and so has "
                 "trained nothing"
@@ -106,12 +106,11 @@ class LoopStep(Step):
         """This process's share of the batch's weighted mean loss, averaged over the steps that were taken."""
         return float(self._share) / max(1, self._steps)
 
-    def values(self, batch: Batch) -> Tensor:
-        """Returns the loss (b,) of every example that the batch's last pass found; NaN for one that took no part."""
-        found = torch.full((len(batch.y),), torch.nan, device=batch.y.device)
-        for rows, losses in self._losses:
-            found[rows] = losses.float()
-        return found
+    @property
+    def values(self) -> Tensor:
+        """The loss (b,) of every example of the batch, in the last pass that it took part in; NaN where in none."""
+        assert self._values is not None
+        return self._values
 
     def phase(self, name: str) -> None:
         """Counts the time from here on."""
@@ -126,10 +125,10 @@ class LoopStep(Step):
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Gives buffers and the reported losses back as they were."""
-        share, losses = self._share, list(self._losses)
+        share, values = self._share, None if self._values is None else self._values.clone()
         with buffers_kept(self.model):
             yield
-        self._share, self._losses = share, losses
+        self._share, self._values = share, values
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields rows; gradients are exchanged between processes after the last of them alone."""
@@ -164,7 +163,9 @@ class LoopStep(Step):
         # Accelerate divides by the accumulation steps and averages over processes; the sums here need neither.
         self.accelerator.backward(share * self.settings.accumulation * collectives.world_size())
         self._share = self._share + share.detach()
-        self._losses.append((rows, losses.detach()))
+        if self._values is None:
+            self._values = torch.full((len(batch.y),), torch.nan, device=losses.device)
+        self._values[rows] = losses.detach().float()
 
     def optimizer_step(self) -> None:
         """Clips, steps, and sets gradients to zero."""

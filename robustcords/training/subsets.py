@@ -52,20 +52,15 @@ class EpochSubsets:
         """Seconds that went into selections before training."""
         return self.selector.spent if self.selector else 0.0
 
-    @property
-    def observes(self) -> bool:
-        """Whether the selector's strategy learns from training."""
-        return self.selector is not None and self.selector.observer is not None
-
     def observe(self, rows: Tensor, losses: Tensor) -> None:
-        """Tells the selector of a step, all processes' shares of it together; see `SubsetSelector.observe`.
+        """Tells a selector whose strategy learns from training of a step; see `SubsetSelector.observe`.
 
         Args:
             rows: (n,) of the training split: the examples of the global batch.
             losses: (b,) of this process's share of them.
         """
-        assert self.selector is not None
-        self.selector.observe(rows, torch.cat(collectives.gather_rows(losses)).cpu())
+        if self.selector and self.selector.observer:
+            self.selector.observe(rows, torch.cat(collectives.gather_rows(losses)).cpu())
 
     def of(
         self, epoch: int, model: nn.Module, on_batch: Callable[[int, int], None], *, progress: float, begun: bool

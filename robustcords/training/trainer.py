@@ -222,10 +222,8 @@ class Trainer:
             part: of the epoch that is over after it.
         """
         self.stopwatch.begin("data")
-        batch = self.loader.load(positions, subset, moment.epoch)
-        self.train_step(batch, moment)
-        if self.subsets.observes:
-            self.subsets.observe(subset.indices[positions], self.step.values(batch))
+        self.train_step(self.loader.load(positions, subset, moment.epoch), moment)
+        self.subsets.observe(subset.indices[positions], self.step.values)
         if self.averaging:
             self.stopwatch.begin("averaging")
             self.averaging.update(self.planner.share(self.progress, part))
@@ -233,8 +231,6 @@ class Trainer:
 
     def train_step(self, batch: Batch, moment: Moment) -> None:
         """Has the method train on a batch, and adds up what the metrics need.
-
-        Minimises ``sum w_i loss_i / sum w_i`` over the global batch: all processes, all accumulation steps.
 
         Raises:
             RunError: the loss is not finite.
@@ -263,10 +259,10 @@ class Trainer:
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
-        passed = self.planner.share(self.progress, 0.0)
+        passed, begun = self.planner.share(self.progress, 0.0), self.progress.step > 0
         watched = self.subsets.judge(self.inference).under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
-            subset, selected = self.subsets.of(epoch, model, on_batch, progress=passed, begun=self.progress.step > 0)
+            subset, selected = self.subsets.of(epoch, model, on_batch, progress=passed, begun=begun)
             self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
             if selected:
                 self.planner.expect(self, "selection")
@@ -388,8 +384,7 @@ class Trainer:
         Raises:
             UserError: it is another run's, or of other data.
         """
-        latest = self.run.checkpoints.latest()
-        if latest is None:
+        if (latest := self.run.checkpoints.latest()) is None:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
             self.stopwatch.add_to("selection", self.subsets.spent)
             return
