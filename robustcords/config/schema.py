@@ -160,6 +160,16 @@ class ComponentConfig(Table):
 class Stateful:
     """What a checkpoint keeps the state of. One that has a state writes both methods."""
 
+    @classmethod
+    def half_written(cls) -> str | None:
+        """Returns which method is missing where a subclass writes one of the two alone; None where it does not."""
+        methods = ("state_dict", "load_state_dict")
+        written = [name for name in methods if getattr(cls, name) is not getattr(Stateful, name)]
+        if len(written) != 1:
+            return None
+        missing = next(name for name in methods if name not in written)
+        return f"{written[0]} is written, and {missing} is not"
+
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint has to keep: tensors, numbers, strings and None, in dicts and lists."""
         return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustcords.config.schema import Stateful
 from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
 from robustcords.storage.checkpoint import as_kept
 
@@ -23,17 +22,18 @@ def refuse_unkeepable(source: str, part: Any) -> None:
     give_back(source, part, state_of(source, part))
 
 
-def refuse_half(source: str, kind: type[Stateful]) -> None:
+def refuse_half(source: str, kind: Any) -> None:
     """Checks that what a class keeps it takes back, and what it takes back is kept.
+
+    Args:
+        source: what to call it in a message.
+        kind: a subclass of `robustcords.config.schema.Stateful`.
 
     Raises:
         UserError: it writes one method of the two.
     """
-    methods = ("state_dict", "load_state_dict")
-    written = [name for name in methods if getattr(kind, name) is not getattr(Stateful, name)]
-    if len(written) == 1:
-        missing = next(name for name in methods if name not in written)
-        raise UserError(f"{source}: {written[0]} is written, and {missing} is not: a state that is kept takes both")
+    if half := kind.half_written():
+        raise UserError(f"{source}: {half}: a state that is kept takes both")
 
 
 def state_of(source: str, part: Any) -> dict[str, Any]:
