@@ -78,6 +78,28 @@ def run(
 
 
 @app.command()
+def plan(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
+    budget: Annotated[str | None, typer.Option(help="Time to train, such as '30 min'; default the recipe's.")] = None,
+    set_: Set = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a few steps of recipes, and say what they cost on this machine."""
+    import json
+
+    from robustcords.experiments import plan as plans
+    from robustcords.recipe import recipe
+    from robustcords.report.planned import print_plans
+
+    time = plans.time_of(budget)
+    planned = [plans.plan(recipe.load(source, set_ or []), source, time) for source in recipes]
+    if json_:
+        typer.echo(json.dumps({"recipes": [each.to_json() for each in planned]}, indent=2))
+    else:
+        print_plans(planned)
+
+
+@app.command()
 def evaluate(
     run_dir: Annotated[
         Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose weights to evaluate.")

@@ -83,6 +83,17 @@ class Costs:
             epoch, left = epoch + 1, calendar.batches
             room -= self.before(epoch, calendar)
 
+    def total(self, steps: int, calendar: Calendar) -> dict[str, float]:
+        """Returns the seconds of a run of so many batches, by ``"training"``, ``"selection"`` and the like."""
+        spent = {"training": steps * self.step, **dict.fromkeys(EVENTS, 0.0)}
+        for epoch in range(math.ceil(steps / calendar.batches)):
+            spent["selection"] += self.before(epoch, calendar)
+            last = (epoch + 1) * calendar.batches >= steps
+            for phase, seconds in self.after(epoch, calendar, last=last).items():
+                spent[phase] += seconds
+        spent["checkpoint"] += sum(spent.values()) / calendar.checkpoint_seconds * self.checkpoint
+        return spent
+
     def scaled(self, **factors: float) -> Costs:
         """Returns the costs with those of some phases, such as ``selection``, multiplied by a factor."""
         by_name = {name: value * factors.get("validation", 1.0) for name, value in self.callbacks.items()}

@@ -21,7 +21,7 @@ import torch
 
 from robustcords.data.images import Images
 from robustcords.data.split import sample
-from robustcords.engine.modes import buffers_kept, modes_kept
+from robustcords.engine.modes import buffers_kept, evaluation_mode, in_float32, modes_kept
 from robustcords.losses.context import Moment
 from robustcords.rng import generator
 from robustcords.runtime import collectives
@@ -58,6 +58,19 @@ def measure(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) 
     selection = _selection(trainer, trainer.selector) if trainer.selector else 0.0
     costs = replace(steps, selection=selection, callbacks=callbacks, checkpoint=_checkpoint(trainer))
     return collectives.decide_together(lambda: costs)
+
+
+def seconds_of_pass(trainer: Trainer) -> float:
+    """Returns what a forward and a backward pass takes an image in evaluation: in float32, by the image alone."""
+    x, _ = trainer.train.first(IMAGES // 2, trainer.device)
+    watch = trainer.stopwatch
+    with evaluation_mode(trainer.model), in_float32(trainer.inference, trainer.device) as network:
+        for number in range(3):
+            if number == 1:  # the first one is a warm-up
+                start = watch.seconds()["total"]
+            leaf = x.clone().requires_grad_()
+            torch.autograd.grad(network(leaf).sum(), leaf)
+    return (watch.seconds()["total"] - start) / 2 / len(x)
 
 
 @contextmanager

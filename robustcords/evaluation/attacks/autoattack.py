@@ -64,6 +64,13 @@ class AutoAttack(EvaluationAttack):
         """The option."""
         return self.config.limit
 
+    def passes(self, classes: int, pixels: int) -> float:
+        """Returns the iterations of its attacks at all radii; Square's queries are forward passes, a third of both."""
+        chosen = variant(self.config.version, self.threat.autoattack_norm or "Linf", classes, pixels)
+        each = {"square": _QUERIES / 3, "apgd-t": _ITERATIONS * chosen.targets, "fab-t": _ITERATIONS * chosen.targets}
+        once = sum(each.get(name, _ITERATIONS) for name in chosen.attacks)
+        return float(once * _REPEATED[self.config.version] * len(self.config.radii))
+
     def run(self, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:
         """Returns the accuracy at each radius; which images are classified correctly it finds out itself."""
         del clean
@@ -91,6 +98,11 @@ class AutoAttack(EvaluationAttack):
             warned = [*measured.warnings, *square_warning(measured.after)]
             found.append(measured.model_copy(update={"variant": chosen.name, "warnings": warned}))
         return found
+
+
+_ITERATIONS, _QUERIES = 100, 5000
+_REPEATED = {"standard": 1, "plus": 5, "rand": 20}
+"""What the package's versions run: iterations, queries of Square, and restarts or draws of each iteration."""
 
 
 @dataclass(frozen=True)

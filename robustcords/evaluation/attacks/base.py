@@ -162,6 +162,19 @@ class EvaluationAttack:
         """On how many of the evaluated images the attack is made; 0 for all."""
         return 0
 
+    def passes(self, classes: int, pixels: int) -> float | None:
+        """Returns about how many forward and backward passes it takes on an image that withstands it, at all radii.
+
+        Args:
+            classes: how many logits the model has.
+            pixels: the shorter side of an image.
+
+        Returns:
+            None where nobody has said, as here.
+        """
+        del classes, pixels
+        return None
+
     def attack_batch(self, model: Model, x: Tensor, y: Tensor, noise: Noise, threat: ThreatModel) -> Tensor:
         """Returns adversarial images (B, C, H, W) in the ball of ``threat``, onto which they are projected.
 

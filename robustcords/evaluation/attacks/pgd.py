@@ -98,6 +98,11 @@ class RestartedPGD(EvaluationAttack):
         name = f"PGD-{self.config.steps}-{self.config.restarts}"
         return f"margin {name}" if self.config.objective == "margin" else name
 
+    def passes(self, classes: int, pixels: int) -> float:
+        """Returns the steps of all restarts at all radii."""
+        del classes, pixels
+        return float(self.config.steps * self.config.restarts * len(self.config.radii))
+
     def withstands(
         self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
     ) -> Tensor:
