@@ -38,6 +38,12 @@ def pytest_configure():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory):
+    """Decoded images of the tests go nowhere else."""
+    os.environ["ROBUSTCORDS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """The tests' tensors are tiny: more threads only wait for each other."""
     torch.set_num_threads(1)

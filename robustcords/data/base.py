@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from robustcords.config.schema import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig, Role
 from robustcords.data.images import Images
 
 
@@ -34,10 +36,15 @@ class DataConfig(ComponentConfig):
         path: where ``name`` is read from: a folder of parquet files, of class folders, or torchvision's root. Left out,
             the source's own place.
         validation_fraction: share of the training set that is held out, stratified by class, in [0, 1).
+        train_limit: use so many images of the training set only, drawn for the run's seed, every class in proportion;
+            0 for all. The validation split is a part of them.
+        cache: keep the decoded images between runs, see `robustcords.data.cache`.
     """
 
     path: Annotated[str, Field(min_length=1)] | None = None
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    train_limit: Annotated[int, Field(ge=0)] = 0
+    cache: Annotated[bool, Role("computation", changeable=True)] = True
 
 
 class DataSource(Component, ABC):
@@ -52,6 +59,14 @@ class DataSource(Component, ABC):
     config: DataConfig
     crop: int = 0
     flip: bool = False
+
+    def files(self) -> Sequence[Path] | None:
+        """Returns the files that the images are decoded from, in a fixed order.
+
+        They tell whether images that were kept from an earlier run are still the same. None, as here, where nobody can
+        say which they are: then nothing is kept.
+        """
+        return None
 
     @abstractmethod
     def load(self) -> Splits:

@@ -10,7 +10,7 @@ import torch
 from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.decoding import CHUNK, Rows, splits
 from robustcords.data.sets import FolderConfig, choose, class_sets
-from robustcords.data.tree import walk
+from robustcords.data.tree import files_below, walk
 from robustcords.errors import UserError, listed, printable
 
 
@@ -24,6 +24,10 @@ class Folder(DataSource):
 
     Config = FolderConfig
     config: FolderConfig
+
+    def files(self) -> Sequence[Path] | None:
+        """Returns all files below the folder."""
+        return files_below(existing_folder(self.config))
 
     def load(self) -> Splits:
         """Returns the decoded training and test sets."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcords.data import cache
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.images import Images
 from robustcords.errors import UserError, is_own, kind_of, listed, one_line
@@ -24,7 +25,7 @@ def loaded(source: DataSource) -> Splits:
     name = f"data {source.config.name!r}"
     load = f"{name}: {type(source).__name__}.load"
     try:
-        splits: Any = source.load()
+        splits: Any = cache.read(source)
     except UserError:
         raise
     except OSError as error:

@@ -26,6 +26,7 @@ from robustcords.data.sets import (
     tested_split,
 )
 from robustcords.data.shards import check_shards, shard
+from robustcords.data.tree import files_below
 from robustcords.errors import UserError, listed, nearest
 
 _IMAGE_NAMES = ("img", "image")
@@ -55,6 +56,12 @@ class Parquet(DataSource):
 
     Config = ParquetConfig
     config: ParquetConfig
+
+    def files(self) -> Sequence[Path] | None:
+        """Returns the files below the folder; None for a hub id, which has a cache of its own."""
+        if self.config.path is None and not Path(self.config.name).expanduser().is_dir():
+            return None
+        return files_below(existing_folder(self.config))
 
     def load(self) -> Splits:
         """Returns the decoded training and test sets."""

@@ -71,9 +71,27 @@ def sample(labels: Tensor, limit: int) -> tuple[Tensor, SampleKind]:
         wanted = torch.zeros(len(counts), dtype=torch.int64)
         wanted[classes[torch.randperm(present, generator=source)[:limit]]] = 1
         return _drawn(labels, wanted.tolist(), source)[1], "stratified"
-    rest = apportion([max(count - 1, 0) for count in counts], limit - present)
-    shares = [more + min(count, 1) for more, count in zip(rest, counts, strict=True)]
-    return _drawn(labels, shares, source)[1], "stratified"
+    return _drawn(labels, _shares(counts, limit), source)[1], "stratified"
+
+
+def training_sample(labels: Tensor, limit: int, seed: int) -> Tensor:
+    """Returns the rows (limit,) of some training images in ascending order: drawn for a run, classes in proportion.
+
+    Args:
+        labels: (N,) int64 >= 0, of all training images.
+        limit: how many, at least as many as there are classes; all where it is 0 or more than there are.
+        seed: the run's seed; equal seeds give equal samples.
+    """
+    labels = labels.cpu()
+    if limit == 0 or limit >= len(labels):
+        return torch.arange(len(labels))
+    return _drawn(labels, _shares(labels.bincount().tolist(), limit), rng.generator(seed, "training-sample"))[1]
+
+
+def _shares(counts: Sequence[int], limit: int) -> list[int]:
+    """Returns how many of each class are taken: one of each that has any, and the rest in proportion."""
+    rest = apportion([max(count - 1, 0) for count in counts], limit - sum(count > 0 for count in counts))
+    return [more + min(count, 1) for more, count in zip(rest, counts, strict=True)]
 
 
 def apportion(sizes: Sequence[int], budget: int) -> list[int]:

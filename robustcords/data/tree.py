@@ -53,6 +53,14 @@ def walk(
         yield parent, below, sorted(name for name in names if not is_hidden(name))
 
 
+def files_below(folder: Path) -> list[Path] | None:
+    """Returns all files below a folder that are not hidden; None where it cannot be read, which a reader will tell."""
+    try:
+        return [parent / name for parent, _, names in walk(folder) for name in names]
+    except (OSError, UserError):
+        return None
+
+
 def split_of(name: str) -> tuple[str | None, str]:
     """Returns the split that a name says it is of, and the rest of the name.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,13 @@ import torch
 from pydantic import field_validator
 
 from robustcords.data.base import DataSource, Splits
+from robustcords.data.cache import cache_folder
 from robustcords.data.catalogue import CLASSES, SETS
 from robustcords.data.decoding import Rows, dataset_rows, message_of, splits
 from robustcords.data.folder import existing_folder, read_class_folders
 from robustcords.data.parquet import ParquetConfig, read_parquet
 from robustcords.data.sets import class_sets, parquet_sets
+from robustcords.data.tree import files_below
 from robustcords.errors import UserError, nearest
 
 _FOR_TABLES = ("image_column", "label_column")
@@ -48,6 +49,13 @@ class Vision(DataSource):
         if usual := SETS.get(str(options.get("name"))):
             self.crop, self.flip = usual.crop, usual.flip
         super().__init__(**options)
+
+    def files(self) -> Sequence[Path] | None:
+        """Returns all files below the folder that the set is read from; none before it is downloaded."""
+        if self.config.path is not None:
+            return files_below(existing_folder(self.config))
+        folder = cache_folder() / self.config.name
+        return files_below(folder) if folder.is_dir() else []
 
     def load(self) -> Splits:
         """Returns the decoded training and test sets."""
@@ -134,12 +142,6 @@ class Vision(DataSource):
             f"data {self.config.name!r}: not usable in {root}, {tried}: {message_of(problem)}; data.path can name a "
             "folder with torchvision's files, parquet files or class folders"
         ) from problem
-
-
-def cache_folder() -> Path:
-    """Returns where downloads are kept: ``robustcords`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (configured if configured.is_absolute() else Path.home() / ".cache") / "robustcords"
 
 
 def _construct(cls: str, root: Path, arguments: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from robustcords.data.augmentations.base import Augmentation
 from robustcords.data.base import DataSource
 from robustcords.data.images import Images
 from robustcords.data.loading import loaded
-from robustcords.data.split import stratified_split
+from robustcords.data.split import stratified_split, training_sample
 from robustcords.engine import contracts
 from robustcords.engine.inference import Inference
 from robustcords.errors import UserError, nearest
@@ -95,11 +95,26 @@ def data(recipe: Recipe) -> Data:
     source: DataSource = component("data", recipe.data)
     splits = loaded(source)
     _refuse_larger_than_images(recipe, splits.test)
-    kept, held_out = stratified_split(splits.train.labels, recipe.data.validation_fraction, recipe.seed)
-    train = splits.train.subset(kept)
-    validation = splits.train.subset(held_out) if len(held_out) else None
+    whole = _limited(recipe, splits.train)
+    kept, held_out = stratified_split(whole.labels, recipe.data.validation_fraction, recipe.seed)
+    train = whole.subset(kept)
+    validation = whole.subset(held_out) if len(held_out) else None
     mean, std = channel_statistics(train)
     return Data(source, train, validation, splits.test, mean, std, splits.notes)
+
+
+def _limited(recipe: Recipe, train: Images) -> Images:
+    """Returns the part of the training set that ``data.train_limit`` says.
+
+    Raises:
+        UserError: it has not room for every class.
+    """
+    limit, classes = recipe.data.train_limit, len(train.labels.unique())
+    if limit == 0 or limit >= len(train):
+        return train
+    if limit < classes:
+        raise UserError(f"data.train_limit = {limit}: there are {classes} classes, and each needs an image")
+    return train.subset(training_sample(train.labels, limit, recipe.seed))
 
 
 def _refuse_larger_than_images(recipe: Recipe, images: Images) -> None:

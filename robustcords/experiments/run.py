@@ -41,7 +41,12 @@ from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
 
 CHANGEABLE = frozenset(
-    {"data.path", "logging.trackers", *(f"train.{key}" for key, role in roles(TrainConfig).items() if role.changeable)}
+    {
+        "data.cache",
+        "data.path",
+        "logging.trackers",
+        *(f"train.{key}" for key, role in roles(TrainConfig).items() if role.changeable),
+    }
 )
 """What a recipe may say otherwise than the run that is resumed with it, besides more epochs.
 

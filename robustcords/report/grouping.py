@@ -16,6 +16,7 @@ Recipe = Mapping[str, Any]
 _TRAIN = {f"train.{key}": role.of for key, role in roles(TrainConfig).items()}
 _NOT_THE_METHOD = (
     "seed",
+    "data.cache",
     "data.path",
     "callbacks",
     "train.overfitting",  # these two are what 0.1 called callbacks

@@ -64,12 +64,12 @@ class Planned:
 def print_plans(plans: Sequence[Planned], console: Console | None = None) -> None:
     """Prints what each recipe costs, and what was assumed."""
     console = for_tables(console)
-    console.print(on_terminal(_HEADER, [_row(each) for each in plans]))
-    budgets = {each.budget for each in plans} - {None}
+    budgets = any(each.budget for each in plans)
+    header = [*_HEADER, *["epochs in budget"] * budgets]
+    console.print(on_terminal(header, [_row(each)[: len(header)] for each in plans]))
     lines = [
         f"on {' and '.join(dict.fromkeys(each.device for each in plans))}; evaluation if {SURVIVING:.0%} of the images "
         "withstand it",
-        *(["epochs are what the budget has room for"] if budgets else []),
         *(f"{each.recipe}: evaluation without {', '.join(each.unknown)}" for each in plans if each.unknown),
     ]
     for line in lines:
@@ -93,4 +93,5 @@ def _row(each: Planned) -> list[str]:
         duration(sum(training.values())),
         f"{training.get('selection', 0.0) / max(sum(training.values()), 1e-9):.0%}",
         duration(each.seconds["evaluation"]),
+        "" if each.epochs_in_budget is None else f"{each.epochs_in_budget:.4g} in {duration(each.budget or 0)}",
     ]

@@ -33,6 +33,7 @@ def refusal(tmp_path, monkeypatch, capsys):
         raise UserError(READY)
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROBUSTCORDS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

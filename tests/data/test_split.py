@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from robustcords.data.split import sample, stratified_split
+from robustcords.data.split import sample, stratified_split, training_sample
 
 
 def labels_with(counts):
@@ -111,3 +111,14 @@ def test_a_sample_is_the_same_every_time_and_draws_from_no_global_generator():
     before = torch.random.get_rng_state()
     assert torch.equal(sample(labels, 30)[0], sample(labels, 30)[0])
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_training_sample_is_of_all_classes_in_proportion_and_of_the_seed():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 9 + [3])
+    rows = training_sample(labels, 20, seed=0)
+    assert labels[rows].bincount().tolist() == [11, 6, 2, 1]  # one each; of 16 more 9.8, 4.8, 1.3 and none
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert torch.equal(rows, training_sample(labels, 20, seed=0))
+    assert not torch.equal(rows, training_sample(labels, 20, seed=1))
+    assert training_sample(labels, 0, seed=0).tolist() == list(range(100))
+    assert len(training_sample(labels, 1000, seed=0)) == 100

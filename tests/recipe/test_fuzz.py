@@ -153,6 +153,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
     monkeypatch.setenv("HOME", str(inside))
+    monkeypatch.delenv("ROBUSTCORDS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(inside / "cache"))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
