@@ -136,7 +136,7 @@ def check_command(arguments: list[str]) -> None:
         options = {"datasets": given["dataset"], "rows": given["row"], "overrides": given["set_"]}
         reproduce.plan(given["table"], given["preset"], **{key: value or () for key, value in options.items()})
     if arguments[0] == "new":
-        scaffold.new(**{key: value for key, value in given.items() if key != "file"})
+        scaffold.new(**{key: value for key, value in given.items() if key not in {"file", "minutes"} and value})
     if arguments[0] == "list":
         scaffold.listing(given["kind"])
 

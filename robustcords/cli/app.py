@@ -286,6 +286,10 @@ def list_(kind: Annotated[str | None, typer.Argument(help="data, model, attack, 
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The recipe to write; must not exist.")],
     data: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Choose all the rest so that it is done in this time on this machine.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model; default resnet18, with --minutes what is chosen.")] = None,
     loss: Annotated[str, typer.Option(help="Loss.")] = "trades",
     selector: Annotated[str, typer.Option(help="Selector, or none for full data.")] = "adv-glister",
     fraction: Annotated[float, typer.Option(help="Share of the training set to select, in (0, 1].")] = 0.3,
@@ -296,10 +300,15 @@ def new(
     ] = None,
 ) -> None:
     """Write a commented recipe to start from."""
-    from robustcords.recipe import scaffold
+    if minutes is not None:
+        from robustcords.experiments.tailored import write
 
-    choices = {"loss": loss, "selector": selector, "fraction": fraction, "bullet": bullet, "method": method}
-    scaffold.write(file, data=data, effort=effort, **choices)
+        write(file, data, minutes, model)
+    else:
+        from robustcords.recipe import scaffold
+
+        choices = {"loss": loss, "selector": selector, "fraction": fraction, "bullet": bullet, "method": method}
+        scaffold.write(file, data=data, model=model or "resnet18", effort=effort, **choices)
     typer.echo(f"{file}: written; robustcords run {file}")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from robustcords.data.base import DataConfig, Splits
 from robustcords.data.images import ImageSet
 from robustcords.data.pictures import to_array, to_label
+from robustcords.data.split import stratified_split
 from robustcords.errors import UserError, listed
 
 CHUNK = 1024
@@ -98,7 +99,7 @@ def from_dataset(dataset: Any, classes: Sequence[str] | None = None) -> ImageSet
 
 def splits(
     train: Rows,
-    test: Rows,
+    test: Rows | float | None,
     classes: Sequence[str] | None = None,
     image_size: int | None = None,
     notes: Sequence[str] = (),
@@ -107,7 +108,7 @@ def splits(
 
     Args:
         train: the training set.
-        test: the test set.
+        test: the test set; or the share of the training set that is taken for it, always the same images.
         classes: the classes' names; left out, they are the numbers from 0 to the largest training label, all of which
             have to occur. Classes with names may have no images, which is noted.
         image_size: see `ImageConfig`.
@@ -121,6 +122,8 @@ def splits(
     if len(train_labels.unique()) < 2:
         raise UserError(f"{train.name}: every label is {int(train_labels[0])}; training needs at least two classes")
     named = tuple(classes) if classes else _numbered(train, train_labels)
+    if not isinstance(test, Rows):
+        return _parted(ImageSet(train_images, train_labels, named), train, test or 0.0, notes)
     test_images, test_labels = _decode(test, image_size, len(named))
     if train_images.shape[2:] != test_images.shape[2:]:
         raise UserError(_other_size(test.where(0), test_images.shape, "the training images are", train_images.shape))
@@ -131,6 +134,19 @@ def splits(
     sets = [ImageSet(_widen(images, max(channels)), labels, named) for images, labels in pair]
     empty = (*_empty_classes(train.name, sets[0]), *_empty_classes(test.name, sets[1]))
     return Splits(sets[0], sets[1], (*notes, *train.notes, *test.notes, *empty))
+
+
+def _parted(images: ImageSet, rows: Rows, fraction: float, notes: Sequence[str]) -> Splits:
+    """Returns a training set with a part of it as the test set.
+
+    Raises:
+        UserError: there are too few images for that.
+    """
+    kept, held_out = stratified_split(images.labels, fraction, seed=0)
+    if not len(held_out):
+        raise UserError(f"{rows.name}: data.test_fraction = {fraction:g} of {len(images)} images is none")
+    notes = (*notes, *rows.notes, *_empty_classes(rows.name, images))
+    return Splits(images.subset(kept), images.subset(held_out), notes)
 
 
 def _empty_classes(name: str, images: ImageSet) -> tuple[str, ...]:

@@ -62,11 +62,13 @@ def read_class_folders(folder: Path, config: FolderConfig) -> Splits:
         present = listed(_folders(folder)) or "no folders"
         raise UserError(f"{folder}: there are no class folders train/CLASS; it holds: {present}")
     chosen = choose(folder, sets, config)
-    train, test = _only(chosen.train, "train"), _only(chosen.test, chosen.test_split)
+    train = _only(chosen.train, "train")
+    test = _only(chosen.test, chosen.test_split) if chosen.test else None
     classes = _folders(train)
-    notes = (*chosen.notes, *_loose(train), *_loose(test), *_nested(train, classes))
+    notes = (*chosen.notes, *_loose(train), *(_loose(test) if test else ()), *_nested(train, classes))
     names = [printable(name) for name in classes]
-    return splits(_rows(train, classes), _rows(test, classes), names, config.image_size, notes)
+    tested = _rows(test, classes) if test else config.test_fraction
+    return splits(_rows(train, classes), tested, names, config.image_size, notes)
 
 
 def _only(places: Sequence[Path], split: str) -> Path:

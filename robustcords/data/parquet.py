@@ -84,6 +84,8 @@ def read_parquet(folder: Path, config: ParquetConfig) -> Splits:
     chosen = choose(folder, sets, config)
     parts = []
     for shards, split in ((chosen.train, "train"), (chosen.test, chosen.test_split)):
+        if not shards:  # it is a part of the training split
+            continue
         check_shards(shards)
         parts.append(_local_rows([part.path for part in shards], f"{folder}, {split} split", config))
     return _splits(parts, config, (*chosen.notes, *_skipped(folder)))
@@ -148,12 +150,16 @@ def _read_hub(config: ParquetConfig) -> Splits:
             "folder with its parquet files"
         ) from error
     test = tested_split(f"data {name!r}", list(found), config)
-    parts = [_hub_rows(found[split], f"{name}, {split} split", config) for split in ("train", test)]
+    names = ["train", *([test] if test else [])]
+    parts = [_hub_rows(found[split], f"{name}, {split} split", config) for split in names]
     return _splits(parts, config, fallback_note(f"data {name!r}", test, config))
 
 
 def _splits(parts: list[tuple[Rows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str] = ()) -> Splits:
-    (train, classes), (test, test_classes) = parts
+    (train, classes), *tested = parts
+    if not tested:
+        return splits(train, config.test_fraction, classes, config.image_size, notes)
+    test, test_classes = tested[0]
     if classes and test_classes and list(classes) != list(test_classes):
         raise UserError(f"{test.name}: the classes are not those of the train split, or not in the same order")
     return splits(train, test, classes, config.image_size, notes)

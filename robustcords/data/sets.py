@@ -14,7 +14,7 @@ from robustcords.data.shards import Shard, shard
 from robustcords.data.tree import split_of, walk
 from robustcords.errors import UserError, listed, nearest
 
-_TEST_NAMES = ("test", "validation", "valid", "val")
+TEST_NAMES = ("test", "validation", "valid", "val")
 _IMAGES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 OnError = Callable[[OSError], object] | None
@@ -32,10 +32,13 @@ class FolderConfig(ImageConfig):
         subset: which of several sets below a folder, as the error that lists them writes it; for a hub id, which of its
             configurations. Left out, there may be only one.
         test_split: the split that is tested on; left out, test, or validation where there is no test.
+        test_fraction: share of the training split that is tested on and not trained on, where there is no split to test
+            on; always the same images, stratified by class.
     """
 
     subset: Annotated[str, Field(min_length=1)] | None = None
     test_split: Annotated[str, Field(min_length=1)] | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Chosen(Generic[T]):
 
     Attributes:
         train: files or folders of the training split.
-        test: those of the split that is tested on.
+        test: those of the split that is tested on; none where that is a part of the training split.
         test_split: that split's name.
         notes: what a person should know of the choice, a line each.
     """
@@ -151,7 +154,7 @@ def choose(folder: Path, sets: Sets[T], config: FolderConfig) -> Chosen[T]:
         sets = {config.subset: sets[config.subset]}
     test = tested_split(str(folder), list(dict.fromkeys(split for each in sets.values() for split in each)), config)
     found = []
-    for split in ("train", test):
+    for split in ("train", test) if test else ("train",):
         names = sorted(name for name, splits in sets.items() if split in splits)
         if len(names) > 1:
             raise UserError(
@@ -160,13 +163,15 @@ def choose(folder: Path, sets: Sets[T], config: FolderConfig) -> Chosen[T]:
             )
         found.append(names[0])
     notes = fallback_note(str(folder), test, config)
+    if not test:
+        return Chosen(sets[found[0]]["train"], (), "", notes)
     if found[0] != found[1]:
         notes += (f"{folder}: trains on {found[0]}, tests on {found[1]}",)
     return Chosen(sets[found[0]]["train"], sets[found[1]][test], test, notes)
 
 
 def tested_split(name: str, present: Sequence[str], config: FolderConfig) -> str:
-    """Returns the split to test on, after checking that it and the training split are there.
+    """Returns the split to test on, or "" for a part of train, after checking that they are there.
 
     Raises:
         UserError: one of them is not.
@@ -176,16 +181,23 @@ def tested_split(name: str, present: Sequence[str], config: FolderConfig) -> str
         raise UserError(f"{name}: there is no train split (splits: {', '.join(present)})")
     if wanted is not None and wanted not in present:
         raise UserError(f"{name}: there is no split {wanted!r}{nearest(wanted, present)}")
-    test = wanted or next((split for split in _TEST_NAMES if split in present), None)
-    if test is None:
-        raise UserError(f"{name}: there is no test split (splits: {', '.join(present)}); set data.test_split")
-    return test
+    test = wanted or next((split for split in TEST_NAMES if split in present), None)
+    if test is None and config.test_fraction is None:
+        raise UserError(
+            f"{name}: there is no test split (splits: {', '.join(present)}); set data.test_split, or "
+            "data.test_fraction to test on a part of train"
+        )
+    return test or ""
 
 
 def fallback_note(name: str, test: str, config: FolderConfig) -> tuple[str, ...]:
     """Returns a line that says what is tested on where that is not called test and no recipe asks for it."""
     if test == "train":
         return (f"{name}: tests on the images that it trains on, as data.test_split says",)
+    if not test:
+        return (
+            f"{name}: there is no test split; tests on {config.test_fraction:.0%} of train, which are not trained on",
+        )
     if test == "test" or config.test_split is not None:
         return ()
     return (f"{name}: there is no test split; tests on {test}",)

@@ -23,7 +23,7 @@ from robustcords.data.tree import files_below
 from robustcords.errors import UserError, nearest
 
 _FOR_TABLES = ("image_column", "label_column")
-_FOR_FOLDERS = ("subset", "test_split", *_FOR_TABLES)
+_FOR_FOLDERS = ("subset", "test_split", "test_fraction", *_FOR_TABLES)
 
 
 class Vision(DataSource):

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +27,15 @@ from robustcords.training.trainer import Trainer
 
 _SECONDS = 2.0
 _HIGH_WATER = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation takes, see `Planned`."""
+
+    seconds: float
+    per_image: Mapping[str, float]
+    unknown: Sequence[str]
 
 
 def time_of(text: str | None) -> timedelta | None:
@@ -60,10 +70,7 @@ def plan(recipe: Recipe, name: str, budget: timedelta | None = None) -> Planned:
         _forget_peak(work)
         costs = measure(trainer, _SECONDS, lambda step: trainer.planner.length.epochs)
         peak = _peak(work)
-        evaluation, unknown = _evaluation(recipe, images, trainer)
-        return _planned(
-            recipe, name, costs, trainer, budget, {"evaluation": evaluation, "data": loading}, unknown, peak
-        )
+        return _planned(recipe, name, costs, trainer, budget, peak, _evaluation(recipe, images, trainer), loading)
 
 
 def _planned(
@@ -72,9 +79,9 @@ def _planned(
     costs: Costs,
     trainer: Trainer,
     budget: timedelta | None,
-    around: Mapping[str, float],
-    unknown: Sequence[str],
     peak: int,
+    evaluation: Evaluated,
+    loading: float,
 ) -> Planned:
     batches = trainer.planner.batches
     when = calendar(trainer, batches)
@@ -94,30 +101,31 @@ def _planned(
         epochs=epochs,
         seconds_per_epoch=sum(whole.values()) / max(epochs, 1 / batches),
         seconds_per_step=costs.phases,
-        seconds={**whole, **around},
+        seconds={**whole, "evaluation": evaluation.seconds, "data": loading},
         seconds_per_selection=costs.selection,
         peak_memory=peak,
         budget=seconds,
         epochs_in_budget=None if fitting is None else fitting / batches,
-        unknown=unknown,
+        seconds_per_image=evaluation.per_image,
+        unknown=evaluation.unknown,
     )
 
 
-def _evaluation(recipe: Recipe, images: build.Data, trainer: Trainer) -> tuple[float, list[str]]:
-    """Returns about what the evaluation takes, and the attacks that are not in that."""
+def _evaluation(recipe: Recipe, images: build.Data, trainer: Trainer) -> Evaluated:
+    """Returns about what the evaluation takes."""
     _, height, width = images.test.shape
     each = seconds_of_pass(trainer)
     rows, _ = sample(images.test.labels, recipe.evaluation.limit)
-    weights = len({"last"} | ({*recipe.evaluation.checkpoints} if images.validation else set()))
-    total, unknown = 0.0, []
-    for attack in recipe.evaluation.build(recipe.threat).values():
+    weights = len(recipe.evaluation.checkpoints) if images.validation else 1
+    total, per_image, unknown = 0.0, {}, []
+    for key, attack in recipe.evaluation.build(recipe.threat).items():
         passes = attack.passes(len(images.test.classes), min(height, width))
         if passes is None:
             unknown.append(attack.title)
         else:
-            count = min(len(rows), attack.limit or len(rows))
-            total += weights * count * SURVIVING * passes * each
-    return total, unknown
+            per_image[key] = weights * SURVIVING * passes * each
+            total += min(len(rows), attack.limit or len(rows)) * per_image[key]
+    return Evaluated(total, per_image, unknown)
 
 
 def _forget_peak(work: Session) -> None:

@@ -61,7 +61,12 @@ def new(
         raise UserError(f"robustcords new: Bullet-Train is an effort, and so is {effort!r}; choose one of the two")
     values["effort"] = {"name": "bullet" if bullet else effort or "uniform"}
     recipe = parse(values, "robustcords new")
-    text = "\n".join([_header(recipe), *_lines(recipe, ())]) + "\n"
+    return commented(recipe, _header(recipe))
+
+
+def commented(recipe: Recipe, header: str) -> str:
+    """Returns a recipe as TOML with every key in it and a comment on each, below a header of comments."""
+    text = "\n".join([header, *_lines(recipe, ())]) + "\n"
     if parse(tomllib.loads(text)) != recipe:
         raise AssertionError("the recipe that was written does not say what was asked for")
     return text
@@ -77,7 +82,15 @@ def write(file: Path, **choices: Any) -> None:
     Raises:
         UserError: as `new`, or the file exists or cannot be written.
     """
-    text = new(**choices)
+    write_text(file, new(**choices))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a recipe to a file that must not exist yet.
+
+    Raises:
+        UserError: the file exists or cannot be written.
+    """
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)

@@ -23,6 +23,19 @@ def test_reads_class_folders(class_folders, pixels):
     assert splits.train.classes == splits.test.classes == ("cat", "dog")
 
 
+def test_a_part_of_train_is_tested_on_where_there_is_nothing_else(class_folders):
+    shutil.rmtree(class_folders / "test")
+    with pytest.raises(UserError, match=r"no test split .*; set data\.test_split, or data\.test_fraction "):
+        load(class_folders)
+    splits = load(class_folders, test_fraction=0.34)
+    whole = load(class_folders, test_split="train").train
+    assert splits.test.labels.bincount().tolist() == [1, 1]
+    assert splits.train.labels.bincount().tolist() == [2, 2]
+    both = torch.cat([splits.train.images, splits.test.images]).flatten(1).sort(dim=0).values
+    assert torch.equal(both, whole.images.flatten(1).sort(dim=0).values)
+    assert any("tests on 34% of train" in note for note in splits.notes)
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_other_names_of_the_test_set(class_folders, name):
     (class_folders / "test").rename(class_folders / name)
