@@ -85,18 +85,12 @@ def plan(
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure a few steps of recipes, and say what they cost on this machine."""
-    import json
-
     from robustcords.experiments import plan as plans
     from robustcords.recipe import recipe
     from robustcords.report.planned import print_plans
 
     time = plans.time_of(budget)
-    planned = [plans.plan(recipe.load(source, set_ or []), source, time) for source in recipes]
-    if json_:
-        typer.echo(json.dumps({"recipes": [each.to_json() for each in planned]}, indent=2))
-    else:
-        print_plans(planned)
+    print_plans([plans.plan(recipe.load(source, set_ or []), source, time) for source in recipes], as_json=json_)
 
 
 @app.command()

@@ -68,7 +68,13 @@ def plan(recipe: Recipe, name: str, budget: timedelta | None = None) -> Planned:
         trainer = build.trainer(build.resolved(recipe, work.accelerator), images, work)
         trainer.model.train()
         _forget_peak(work)
-        costs = measure(trainer, _SECONDS, lambda step: trainer.planner.length.epochs)
+        planner = trainer.planner
+        seconds = (budget or recipe.train.budget or timedelta()).total_seconds()
+
+        def epochs(step: float) -> float:
+            return planner.length.epochs if planner.length.steps != () else seconds / step / planner.batches
+
+        costs = measure(trainer, _SECONDS, epochs)
         peak = _peak(work)
         return _planned(recipe, name, costs, trainer, budget, peak, _evaluation(recipe, images, trainer), loading)
 
@@ -101,7 +107,9 @@ def _planned(
         epochs=epochs,
         seconds_per_epoch=sum(whole.values()) / max(epochs, 1 / batches),
         seconds_per_step=costs.phases,
-        seconds={**whole, "evaluation": evaluation.seconds, "data": loading},
+        seconds=whole,
+        evaluation_seconds=evaluation.seconds,
+        data_seconds=loading,
         seconds_per_selection=costs.selection,
         peak_memory=peak,
         budget=seconds,

@@ -74,13 +74,13 @@ def write(file: Path, name: str, minutes: float, model: str | None = None) -> li
     if model:
         values["model"] = {"name": model}
     choice, planned = _chosen(values, minutes)
-    spared = minutes * 60 * (1 - _SPARE) - planned.seconds["data"]
+    spared = minutes * 60 * (1 - _SPARE) - planned.data_seconds
     evaluation, seconds = _evaluation(values, choice, planned, minutes * 60 * _EVALUATION)
     budget = int(spared - seconds)
     step = sum(planned.seconds_per_step.values())
     if budget < max(20 * step, 10):
         raise UserError(
-            f"--minutes {minutes:g}: too few: reading the data takes {duration(planned.seconds['data'])}, evaluation "
+            f"--minutes {minutes:g}: too few: reading the data takes {duration(planned.data_seconds)}, evaluation "
             f"{duration(seconds)}, a batch {step:.2g} s"
         )
     values |= {"evaluation": evaluation, "train": {"budget": f"{budget} s"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -30,7 +31,9 @@ class Planned:
         epochs: of the run: as the recipe says, or as many as its budget has room for.
         seconds_per_epoch: of the run's training, with all that comes with it, by the epoch.
         seconds_per_step: of a batch, by phase.
-        seconds: of the whole run by part: training, selection, validation, checkpoint, evaluation, data.
+        seconds: of the run's training by part: its batches, selection, validation, checkpoint.
+        evaluation_seconds: about what the evaluation takes.
+        data_seconds: what reading the data took.
         seconds_per_selection: of one selection; 0 where there are none.
         peak_memory: bytes at most while training: of the GPU, or of the process where there is none.
         budget: seconds to train that ``epochs_in_budget`` is of; None where there is no budget.
@@ -46,6 +49,8 @@ class Planned:
     seconds_per_epoch: float
     seconds_per_step: Mapping[str, float]
     seconds: Mapping[str, float]
+    evaluation_seconds: float
+    data_seconds: float
     seconds_per_selection: float
     peak_memory: int
     budget: float | None
@@ -56,16 +61,19 @@ class Planned:
     @property
     def total(self) -> float:
         """The seconds of the whole run."""
-        return sum(self.seconds.values())
+        return sum(self.seconds.values()) + self.evaluation_seconds + self.data_seconds
 
     def to_json(self) -> dict[str, object]:
         """Returns what ``--json`` prints of it."""
         return {**asdict(self), "total": self.total}
 
 
-def print_plans(plans: Sequence[Planned], console: Console | None = None) -> None:
-    """Prints what each recipe costs, and what was assumed."""
+def print_plans(plans: Sequence[Planned], console: Console | None = None, *, as_json: bool = False) -> None:
+    """Prints what each recipe costs, and what was assumed; or the figures as JSON."""
     console = for_tables(console)
+    if as_json:
+        console.file.write(json.dumps({"recipes": [each.to_json() for each in plans]}, indent=2) + "\n")
+        return
     budgets = any(each.budget for each in plans)
     header = [*_HEADER, *["epochs in budget"] * budgets]
     console.print(on_terminal(header, [_row(each)[: len(header)] for each in plans]))
@@ -81,7 +89,7 @@ def print_plans(plans: Sequence[Planned], console: Console | None = None) -> Non
 def _row(each: Planned) -> list[str]:
     step = sum(each.seconds_per_step.values()) or 1.0
     share = {phase: f"{each.seconds_per_step.get(phase, 0.0) / step:.0%}" for phase in ("attack", "update")}
-    training = {part: value for part, value in each.seconds.items() if part not in {"evaluation", "data"}}
+    training = sum(each.seconds.values())
     return [
         each.recipe,
         str(each.batches),
@@ -92,8 +100,8 @@ def _row(each: Planned) -> list[str]:
         f"{each.seconds_per_epoch:.3g}",
         f"{each.peak_memory / 1024**3:.2f} GiB",
         f"{each.epochs:.4g}",
-        duration(sum(training.values())),
-        f"{training.get('selection', 0.0) / max(sum(training.values()), 1e-9):.0%}",
-        duration(each.seconds["evaluation"]),
+        duration(training),
+        f"{each.seconds.get('selection', 0.0) / training:.0%}",
+        duration(each.evaluation_seconds),
         "" if each.epochs_in_budget is None else f"{each.epochs_in_budget:.4g} in {duration(each.budget or 0)}",
     ]
