@@ -6,8 +6,10 @@ misclassified as it is counts as broken, and no attack is spent on it. Logits th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     store: Path | None = None,
     on_progress: ledger.Progress | None = None,
+    on_measured: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Measures clean accuracy, and robust accuracy under the attacks of ``config``, in float32.
 
@@ -63,6 +66,7 @@ def evaluate(
         store: folder for finished chunks. A second call with the same weights, images and settings continues from
             there; what the folder knows of others is not used.
         on_progress: called as ``on_progress(what, done, total)``, on every process alike.
+        on_measured: called before each attack with what has been measured so far.
 
     Returns:
         The accuracies, as fractions in [0, 1]; ``to_json()`` of it is what report.json has.
@@ -81,15 +85,19 @@ def evaluate(
     evaluator = Evaluator.start(model, data, config.limit, threat, seed, device, store, on_progress)
     with evaluator.measuring():
         clean = evaluator.clean()
-        measured = {key: measured_by(attack, evaluator, clean) for key, attack in config.build(threat).items()}
-    return Evaluation.of(
-        measured,
-        clean=share(clean),
-        examples=evaluator.count,
-        sample=evaluator.kind,
-        largest_class=largest_share(evaluator.labels),
-        classes_right=classes_right(evaluator.labels, clean),
-    )
+        around: dict[str, Any] = {
+            "clean": share(clean),
+            "examples": evaluator.count,
+            "sample": evaluator.kind,
+            "largest_class": largest_share(evaluator.labels),
+            "classes_right": classes_right(evaluator.labels, clean),
+        }
+        measured: dict[str, list[Measurement]] = {}
+        for key, attack in config.build(threat).items():
+            if on_measured:
+                on_measured(Evaluation.of(measured, **around))
+            measured[key] = measured_by(attack, evaluator, clean)
+    return Evaluation.of(measured, **around)
 
 
 def measured_by(attack: EvaluationAttack, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:

@@ -56,7 +56,7 @@ def _check_own(output: Path, directory: RunDirectory | None) -> None:
     """Checks that a report in a run directory is the one of the run that is evaluated, and that this has finished."""
     if directory is None or not is_own(output, directory):
         raise UserError(f"--output {output}: where a run has its own report; name another file")
-    if not output.exists():
+    if not directory.finished:
         raise UserError(f"--output {output}: the run has not finished; use run --resume, or name another file")
 
 

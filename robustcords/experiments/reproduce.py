@@ -16,7 +16,7 @@ from robustcords.report.comparison import training_seconds
 from robustcords.report.runs import Run, load_run
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board
-from robustcords.storage.run_directory import has_run
+from robustcords.storage.run_directory import RunDirectory, has_run
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class Plan:
 
     def _directories(self, row: Row, file: str) -> list[Path]:
         found = [path.parent for path in self.folder.glob(f"{row.id},seed=*/{file}")]
+        if file == "report.json":
+            found = [path for path in found if RunDirectory(path).finished]
         return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
@@ -212,7 +214,7 @@ def _sibling(made: Plan, row: Row, seed: int) -> Run | None:
         UserError: it is of another recipe.
     """
     path = made.folder / made.name(row, seed)
-    if not (path / "report.json").exists():
+    if not RunDirectory(path).finished:
         return None
     if different := made.differing(row, path):
         raise UserError(f"{path}: its time counts, but it has another recipe; what differs: {', '.join(different)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -170,19 +170,34 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
         recipe = build.planned(recipe, trainer.planner.budget.steps)
     collectives.barrier()
     results: dict[str, Evaluation] = {}
+
+    def report(*, complete: bool) -> Report:
+        """Writes the report of what has been measured so far."""
+        around, rows = environment_of(directory), rows_of(directory)
+        made = summarise(plain(recipe), around, rows, directory.selections(), results, warnings, complete=complete)
+        if work.accelerator.is_main_process:
+            write_report(directory, made)
+        return made
+
+    if not directory.report.exists():
+        report(complete=False)  # whatever becomes of the evaluation
     validated = any(isinstance(callback, Validation) and callback.best is not None for callback in trainer.callbacks)
     for which in recipe.evaluation.checkpoints:
         if which == "best" and not validated:
             continue
         build.load_weights(trainer.model, directory.weights(which))
         store = directory.path / "evaluation" / which
-        results[which] = test(trainer.inference, images, recipe, recipe.evaluation, work, store, f"{which} weights")
-    around, rows = environment_of(directory), rows_of(directory)
-    report = summarise(plain(recipe), around, rows, directory.selections(), results, warnings)
-    if work.accelerator.is_main_process:
-        write_report(directory, report)
+
+        def so_far(found: Evaluation, which: str = which) -> None:
+            results[which] = found
+            report(complete=False)
+
+        results[which] = test(
+            trainer.inference, images, recipe, recipe.evaluation, work, store, f"{which} weights", on_measured=so_far
+        )
+    made = report(complete=True)
     collectives.barrier()
-    return report
+    return made
 
 
 def load_images(recipe: Recipe, work: Session) -> build.Data:
@@ -194,7 +209,7 @@ def load_images(recipe: Recipe, work: Session) -> build.Data:
 
 
 def write_report(directory: RunDirectory, report: Report) -> None:
-    """Writes the report for people, then the one for programs, which makes the run a finished one."""
+    """Writes the report for people, then the one for programs, which if it is complete makes the run a finished one."""
     write_atomic(directory.path / "report.md", markdown(report))
     report.write(directory.report)
 
@@ -208,6 +223,7 @@ def test(
     store: Path | None = None,
     label: str = "evaluation",
     sanity: Sanity | None = None,
+    on_measured: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Returns what a model reaches on the test set, showing progress; with ``sanity``, its checks too."""
     network = model if isinstance(model, Inference) else Inference(model, replay=recipe.train.cuda_graphs)
@@ -225,7 +241,7 @@ def test(
             "store": store,
             "on_progress": on_progress,
         }
-        result = evaluate(network, images.test, config, recipe.threat, **around)
+        result = evaluate(network, images.test, config, recipe.threat, **around, on_measured=on_measured)
         if sanity is not None:
             result = result.model_copy(update={"sanity": sanity.check(network, images.test, **around)})
         return result

@@ -215,6 +215,7 @@ class Report(Record):
         environment: what the run was made with.
         training: how it went.
         evaluation: the name of the weights to what was measured of them.
+        complete: whether all is measured that was to be; the report of a run whose evaluation was stopped says what is.
     """
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)]
@@ -222,6 +223,7 @@ class Report(Record):
     environment: Environment
     training: Training
     evaluation: dict[Weights, Evaluation]
+    complete: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -252,6 +254,8 @@ def summarise(
     selections: Sequence[Mapping[str, int]],
     evaluation: Mapping[str, Evaluation],
     warnings: Sequence[str] = (),
+    *,
+    complete: bool = True,
 ) -> Report:
     """Returns a run's report.
 
@@ -262,6 +266,7 @@ def summarise(
         selections: ``{"epoch": .., "size": ..}`` for each file of selections/.
         evaluation: the name of the weights (``"best"``, ``"last"``) to what was measured of them.
         warnings: what to know of the recipe's attacks, a sentence each.
+        complete: whether all is measured that was to be.
     """
     seconds: dict[str, float] = {}
     for row in rows:
@@ -269,4 +274,4 @@ def summarise(
             seconds[phase] = seconds.get(phase, 0.0) + value
     training = {"epochs": len(rows), "seconds": seconds, "selections": list(selections), "warnings": list(warnings)}
     parts = {"recipe": recipe, "environment": environment, "training": training, "evaluation": dict(evaluation)}
-    return Report.model_validate({"version": VERSION, **parts})
+    return Report.model_validate({"version": VERSION, **parts, **({} if complete else {"complete": False})})

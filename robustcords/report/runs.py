@@ -115,6 +115,8 @@ def load_run(path: Path) -> Run:
     rows = _rows(path / "metrics.jsonl")
     if len(rows) != report.training.epochs:
         notes.append(f"metrics.jsonl has {len(rows)} of the {report.training.epochs} epochs")
+    if not report.complete:
+        notes.append("the evaluation has not ended; go on with run --resume")
     selections = load_selections(path / "selections")
     if not selections and report.training.selections:
         notes.append("no selections/: overlap is not known")

@@ -57,8 +57,12 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its report, the last file that is written."""
-        return self.report.exists()
+        """Whether the run has a report of all that was to be measured, the last file that is written.
+
+        Raises:
+            UserError: the report is damaged.
+        """
+        return self.report.exists() and read_object(self.report).get("complete", True) is not False
 
     def weights(self, which: str) -> Path:
         """Returns where the ``best`` or the ``last`` weights are."""

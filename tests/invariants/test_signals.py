@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -64,7 +65,11 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         said = stop_in(phase, number, folder, AUTOATTACK)
         assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
     assert (run / "weights" / "last.safetensors").exists()
-    assert not (run / "report.json").exists()
+    report = json.loads((run / "report.json").read_text())
+    assert report["complete"] is False
+    assert {"clean", "pgd"} <= report["evaluation"]["last"].keys()
+    assert "autoattack" not in report["evaluation"]["last"]
+    assert "the evaluation has not ended" in (run / "report.md").read_text()
     finish(begin(folder, AUTOATTACK), folder)
     return run
 

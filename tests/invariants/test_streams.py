@@ -14,6 +14,7 @@ from digits_run import rows
 from forked_run import begin, statuses
 
 from robustcords.storage.checkpoint import Checkpoints
+from robustcords.storage.run_directory import RunDirectory
 
 TALKS = """
 import sys
@@ -70,7 +71,7 @@ def test_a_run_goes_on_without_its_reader(stopped: bool, tmp_path: Path):
     if stopped:
         os.kill(process.pid or 0, signal.SIGINT)
     assert statuses([process]) == [130 if stopped else 0]
-    assert (tmp_path / "run" / "report.json").exists() != stopped
+    assert RunDirectory(tmp_path / "run").finished != stopped
     found = kept.latest()
     assert found is not None
     assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(found[1]["progress"]["epoch"]))
