@@ -72,7 +72,9 @@ def test_everything_that_it_names_can_be_built(file: Path):
     find_head(network, 10)
     loss = build.component("loss", loaded.loss)
     optimizer = build.component("optimizer", loaded.optimizer).build(network.parameters())
-    factors = [build.component("schedule", loaded.schedule).factor(epoch, loaded.train.epochs) for epoch in (0, 1, 2)]
+    factors = [
+        build.component("schedule", loaded.schedule).factor(epoch, loaded.train.epochs or 3) for epoch in (0, 1, 2)
+    ]
     method = build.method(loaded, loss, build.attack(loaded), build.effort(loaded))
     chooser = build.selector(loaded, images)
     assert sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]) > 10_000
