@@ -8,9 +8,11 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
+
+from robustcords.cli.printing import is_main, show_warning
 
 # torch warns of hosts whose addresses have no names, once for each connection. It reads this when it is imported, also
 # in the launcher that this process may become; a user's own setting stands.
@@ -72,7 +74,7 @@ def run(
     from robustcords.report.tables import print_report
 
     path, report = experiment.run(loaded, _run_name(recipe), output, resume, profile)
-    if _is_main():
+    if is_main():
         print_report(report)
         typer.echo(f"\n{printable(str(path))}")
 
@@ -117,7 +119,7 @@ def evaluate(
 
     choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
     report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
-    if _is_main():
+    if is_main():
         print_report(report)
 
 
@@ -137,7 +139,7 @@ def select(
     from robustcords.report.selection import print_selection
 
     summary = selection.select(recipes.load(recipe, set_ or []), weights, output)
-    if _is_main():
+    if is_main():
         print_selection(summary)
 
 
@@ -295,9 +297,9 @@ def new(
 ) -> None:
     """Write a commented recipe to start from."""
     if minutes is not None:
-        from robustcords.experiments.tailored import write
+        from robustcords.experiments import tailored
 
-        write(file, data, minutes, model)
+        typer.echo("\n".join(tailored.write(file, data, minutes, model)))
     else:
         from robustcords.recipe import scaffold
 
@@ -327,13 +329,6 @@ def _run_name(source: str) -> str:
     return name if name.strip(".") else "recipe"  # a folder called "..", in runs/, would be the one around it
 
 
-def _is_main() -> bool:
-    """Returns whether this process prints; the launcher says so before torch is imported."""
-    from robustcords.runtime.launch import rank
-
-    return rank(os.environ) == 0
-
-
 def main() -> None:
     """Runs the command line.
 
@@ -342,7 +337,7 @@ def main() -> None:
     """
     from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation
 
-    warnings.showwarning = _warn
+    warnings.showwarning = show_warning
     common()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
@@ -372,26 +367,6 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Shows this package's own warnings as a line for a person, and those of others as Python does."""
-    from robustcords.errors import printable
-
-    if not _is_main():
-        return
-    if Path(filename).is_relative_to(Path(__file__).parents[1]):
-        text = f"warning: {printable(str(message))}"
-    else:
-        text = warnings.formatwarning(message, category, filename, lineno, line)
-    typer.echo(text, file=file or sys.stderr)
-
-
 def _fail_outside(error: Exception) -> None:
     """Ends the program with one line where a class from outside this package has failed."""
     from robustcords.cli.outside import outside_failure
@@ -404,7 +379,7 @@ def _fail(*lines: str, status: int, speaks: bool | None = None) -> None:
     """Ends the program with one error or more; in processes that do not speak without a word."""
     from robustcords.errors import printable
 
-    if _is_main() if speaks is None else speaks:
+    if is_main() if speaks is None else speaks:
         if _debug:
             traceback.print_exc()
         for line in lines:
