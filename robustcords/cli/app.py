@@ -12,8 +12,6 @@ from typing import Annotated
 
 import typer
 
-from robustcords.cli.printing import is_main, show_warning
-
 # torch warns of hosts whose addresses have no names, once for each connection. It reads this when it is imported, also
 # in the launcher that this process may become; a user's own setting stands.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -74,7 +72,7 @@ def run(
     from robustcords.report.tables import print_report
 
     path, report = experiment.run(loaded, _run_name(recipe), output, resume, profile)
-    if is_main():
+    if _is_main():
         print_report(report)
         typer.echo(f"\n{printable(str(path))}")
 
@@ -119,7 +117,7 @@ def evaluate(
 
     choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
     report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
-    if is_main():
+    if _is_main():
         print_report(report)
 
 
@@ -139,7 +137,7 @@ def select(
     from robustcords.report.selection import print_selection
 
     summary = selection.select(recipes.load(recipe, set_ or []), weights, output)
-    if is_main():
+    if _is_main():
         print_selection(summary)
 
 
@@ -329,12 +327,20 @@ def _run_name(source: str) -> str:
     return name if name.strip(".") else "recipe"  # a folder called "..", in runs/, would be the one around it
 
 
+def _is_main() -> bool:
+    """Returns whether this process prints; the launcher says so before torch is imported."""
+    from robustcords.runtime.launch import rank
+
+    return rank(os.environ) == 0
+
+
 def main() -> None:
     """Runs the command line.
 
     Exit status: 0 done, 2 the input is at fault, 128 + signal if a signal stopped it, 75 if the time limit did, 1
     anything else.
     """
+    from robustcords.cli.printing import show_warning
     from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation
 
     warnings.showwarning = show_warning
@@ -379,7 +385,7 @@ def _fail(*lines: str, status: int, speaks: bool | None = None) -> None:
     """Ends the program with one error or more; in processes that do not speak without a word."""
     from robustcords.errors import printable
 
-    if is_main() if speaks is None else speaks:
+    if _is_main() if speaks is None else speaks:
         if _debug:
             traceback.print_exc()
         for line in lines:
