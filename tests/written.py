@@ -13,7 +13,7 @@ Write = Callable[..., str]
 
 BASE = 'data.name = "digits"\nmodel.name = "resnet8"\n'
 GLISTER = '[selector]\nname = "adv-glister"\nfraction = 0.3\nselect_every = 7\n'
-_FIRST = "attack, augmentation, bullet, callbacks, data, effort, evaluation, logging, loss, method"
+_FIRST = "attack, augmentation, awp, bullet, callbacks, data, effort, evaluation, logging, loss, method"
 TABLES = f"{_FIRST}, model, optimizer, schedule, seed, selector, threat, train"
 
 

@@ -51,7 +51,7 @@ def test_several_recipes_go_over_the_same_grid():
          "--over: 100000000 runs; at most 10000 are made at once"),
         (["seed=" + ",".join(map(str, range(10_001)))], "--over: 10001 runs; at most 10000 are made at once"),
         (["loss.name=mart,tradess"], "--over loss.name=tradess: [loss] name = \"tradess\": unknown loss 'tradess'; did "
-         "you mean 'trades'? (one of: mart, sat, standard, trades)"),
+         "you mean 'trades'? (one of: grad_align, mart, nuat, sat, standard, trades)"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said_in_one_line(over: list[str], message: str):
