@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from clocks import Clock
+from command_line import call, settings
 from ranks import free_port
 from several import together
 from small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
@@ -241,3 +242,34 @@ def test_one_file_says_one_length(other: str, tmp_path: Path):
 def test_a_recipe_without_a_length_has_epochs():
     recipe = parse({"data": {"name": "digits"}, "model": {"name": "resnet8"}})
     assert recipe.train.epochs == 100
+
+
+def test_the_recipe_of_a_run_has_what_its_budget_came_to(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
+    tiny = settings(
+        model__width=2,
+        attack__steps=1,
+        bullet="false",
+        selector="false",
+        train__budget="40 s",
+        train__precision="fp32",
+        evaluation__pgd="false",
+        evaluation__autoattack="false",
+        evaluation__limit=8,
+    )
+    assert call(capsys, "run", "digits_mart", *tiny, "--output", "one").status == 0
+    train = load(tmp_path / "one" / "recipe.toml", of_run=True).train
+    assert train.planned
+    assert (str(train.budget), train.epochs) == ("0:00:40", None)
+    # A clock that runs otherwise changes nothing of what is recorded.
+    clock.slow(monkeypatch, adversarial, "attack_batch", 3.0)
+    answer = call(capsys, "run", "one/recipe.toml", "--output", "two")
+    assert answer.status == 0
+    assert "more than its budget of 40 s" in answer.out
+    first, second = (Path(run, "weights", "last.safetensors").read_bytes() for run in ("one", "two"))
+    assert first == second
+    again = call(capsys, "run", "digits_mart", *tiny, "--output", "one", "--resume")
+    assert "is finished; nothing to do" in again.err
