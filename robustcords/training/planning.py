@@ -75,6 +75,9 @@ class Planner:
             budget.costs = measure(trainer, min(_MEASURED * budget.seconds, _LONGEST_S), self._epochs)
             trainer.stopwatch.ascribe("planning")
             self.extend(trainer)
+            trainer.session.display.say(
+                f"train.budget: a batch takes {budget.costs.step:.3g} s, which makes about {self.length.epochs:.3g} epochs"
+            )
         if trainer.selector and self.length.steps and not trainer.progress.steps:
             trainer.selector.lasts(self.length.epochs)
 
