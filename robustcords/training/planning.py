@@ -76,7 +76,7 @@ class Planner:
             trainer.stopwatch.ascribe("planning")
             self.extend(trainer)
             trainer.session.display.say(
-                f"train.budget: a batch takes {budget.costs.step:.3g} s, which makes about {self.length.epochs:.3g} epochs"
+                f"train.budget: a batch takes {budget.costs.step:.3g} s: about {self.length.epochs:.3g} epochs"
             )
         if trainer.selector and self.length.steps and not trainer.progress.steps:
             trainer.selector.lasts(self.length.epochs)
