@@ -165,10 +165,11 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def is_clean(answer: Answer) -> bool:
-    """Returns whether a command succeeded, or said in one line why not; what libraries warn of is not counted."""
-    errors = [line for line in answer.err.splitlines() if line.startswith("error: ")]
-    last = answer.err.splitlines()[-1:]
-    return answer.status == 0 or (answer.status == 2 and errors == last and "Traceback" not in answer.err)
+    """Returns whether a command succeeded, or said why not in lines of its own; libraries may have warned before."""
+    lines = answer.err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    refused = bool(errors) and lines[-len(errors) :] == errors and len(set(errors)) == len(errors)
+    return answer.status == 0 or (answer.status == 2 and refused and "Traceback" not in answer.err)
 
 
 def check(capsys: pytest.CaptureFixture[str], sandbox: Path, content: bytes, output: str | None) -> str:

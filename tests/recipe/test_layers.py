@@ -42,7 +42,7 @@ def test_extends_is_seen_from_the_file_that_says_it(write: Write) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
-    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n" + BASE.encode())
     assert recipe.load(str(tmp_path / "windows.toml")).seed == 3
 
 
