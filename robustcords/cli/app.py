@@ -84,7 +84,7 @@ def plan(
     set_: Set = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure a few steps of recipes, and say what they cost on this machine."""
+    """Say what recipes cost on this machine, from a few steps."""
     from robustcords.experiments import plan as plans
     from robustcords.recipe import recipe
     from robustcords.report.planned import print_plans
