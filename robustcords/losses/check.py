@@ -16,7 +16,7 @@ from robustcords.engine import contracts
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, kind_of, nearest
 from robustcords.losses.context import Moment
-from robustcords.losses.objective import Objective
+from robustcords.losses.objective import Objective, classes_of
 from robustcords.rng import generator
 
 if TYPE_CHECKING:  # these modules use this one
@@ -155,7 +155,7 @@ def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         value = contracts.numbers(source, given.value(logits), logits.shape[:1])
         return contracts.differentiable(source, value, [logits])
 
-    return replace(given, value=looked_at, labels=y)
+    return replace(given, value=looked_at, labels=classes_of(y))
 
 
 def _copy(loss: Loss) -> Loss:

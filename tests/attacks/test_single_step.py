@@ -154,6 +154,17 @@ def test_kim_goes_to_the_first_point_that_is_misclassified(share: float, k: int)
     torch.testing.assert_close(x_adv, x + k / 3 * EPSILON)
 
 
+@pytest.mark.parametrize("name", ["kim", "fgsm", "n_fgsm"])
+def test_shares_that_are_all_of_one_class_are_that_label(name: str) -> None:
+    model, x, y, noise = batch()
+    attack = find("attack", name)(THREAT)
+    made = [
+        attack(model, x, attack.aim(SAT(), labels, CleanLogits(model, x)), noise)
+        for labels in (y, F.one_hot(y, 3).double())
+    ]
+    torch.testing.assert_close(made[1], made[0], rtol=0, atol=1e-12)
+
+
 def test_kim_needs_labels() -> None:
     model, x, _, noise = batch(2)
     with pytest.raises(UserError, match="Kim asks what is classified correctly: give Objective its labels"):
