@@ -49,7 +49,6 @@ class NuAT(Loss):
     config: NuAT.Config
     batchwise = True
     requires = frozenset()
-    requires = frozenset()
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
