@@ -45,7 +45,6 @@ class Free(Method):
         replays: Annotated[int, Field(ge=1)] = 8
 
     config: Free.Config
-    requires = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset({ADVERSARIAL_VIEW})
     requires = frozenset()
 
@@ -72,8 +71,7 @@ class Free(Method):
         """Returns the perturbation of this process's share of a batch, laid out in memory as the images are."""
         delta = torch.zeros_like(batch.x)
         if self.delta is not None:
-            sizes = [len(keys) for keys in collectives.gather_rows(batch.noise.keys)]
-            kept = self.delta[sum(sizes[: collectives.rank()]) :][: len(delta)]
+            kept = self.delta[collectives.rows_before(batch.noise.keys) :][: len(delta)]
             delta[: len(kept)] = kept
         return delta
 

@@ -66,6 +66,11 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
     return [part[: int(count.item())] for part, count in zip(parts, counts, strict=True)]
 
 
+def rows_before(rows: Tensor) -> int:
+    """Returns how many rows (n, ...) earlier processes have: where this one's begin in those of all together."""
+    return sum(map(len, gather_rows(rows)[: rank()]))
+
+
 def sum_over(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
     """Returns the sums of each number over all processes, in float64."""
     total = torch.tensor(list(values), dtype=torch.float64, device=device)

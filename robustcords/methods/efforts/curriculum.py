@@ -66,11 +66,9 @@ class Curriculum(Effort):
         del clean
         if moment.epoch != self._epoch:
             self._epoch, self._hits, self._seen = moment.epoch, 0, 0
-        rank = collectives.rank()
-        mine = [len(y) * (number == rank) for number in range(collectives.world_size())]
-        shares = collectives.sum_over(mine, device=y.device)
-        places = torch.arange(len(y)) + int(sum(shares[:rank]))
-        steps = places * (self.strength + 1) // max(1, int(sum(shares)))
+        places = torch.arange(len(y)) + collectives.rows_before(y)
+        # In turn, so that processes and micro-batches have as many of each, and as much to do.
+        steps = places % (self.strength + 1)
         drawn = torch.rand(
             self.config.most, generator=generator_for(generator.seed, "step size", moment.step), dtype=torch.float64
         )

@@ -41,7 +41,7 @@ def test_equals_a_training_of_mixed_batches(loss: str):
         x_adv, count = batch.x.clone(), len(batch.y)
         points = start(loss, batch, THREAT.epsilon)
         for number in range(1, STRENGTH + 1):
-            rows = torch.tensor([row for row in range(count) if row * (STRENGTH + 1) // count == number])
+            rows = torch.arange(number, count, STRENGTH + 1)
             x, y, part = batch.x[rows], batch.y[rows], points[rows]
             for _ in range(number):
                 moved = part + 0.12 / number * gradient(loss, model, x, part, y).sign()
@@ -58,17 +58,19 @@ def test_equals_a_training_of_mixed_batches(loss: str):
 def test_the_division_is_even_and_counted():
     effort = at(3, most=7)
     plan = planned(effort, 14)
-    assert plan.steps.bincount().tolist() == [4, 3, 4, 3]
+    assert plan.steps.bincount().tolist() == [4, 4, 3, 3]
     assert plan.kinds is not None
-    assert plan.kinds.counts() == dict(zip([f"pgd-{n}" for n in range(8)], [4, 3, 4, 3, 0, 0, 0, 0], strict=True))
+    assert plan.kinds.counts() == dict(zip([f"pgd-{n}" for n in range(8)], [4, 4, 3, 3, 0, 0, 0, 0], strict=True))
     assert planned(at(0), 5).steps.tolist() == [0] * 5
-    assert planned(at(7), 3).steps.tolist() == [0, 2, 5]
+    assert planned(at(7), 3).steps.tolist() == [0, 1, 2]
     assert len(planned(at(2), 0).steps) == 0
+    halves = planned(at(3), 16).steps.split(8)  # of two micro-batches or processes
+    assert [half.bincount().tolist() for half in halves] == [[2] * 4] * 2
 
 
 def test_step_sizes_are_drawn_for_each_number_of_steps_and_batch():
     plans = [planned(at(3), 40, step) for step in range(200)]
-    sizes = torch.stack([plan.step_size[[10, 20, 30]] for plan in plans if plan.step_size is not None])
+    sizes = torch.stack([plan.step_size[[1, 2, 3]] for plan in plans if plan.step_size is not None])
     for plan in plans:
         assert plan.step_size is not None
         assert all(len(set(plan.step_size[plan.steps == number].tolist())) == 1 for number in (1, 2, 3))
