@@ -10,10 +10,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, first_gradient
-from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
+from robustcords.attacks.base import first_gradient
+from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.perturbations import Kept, Perturbations
-from robustcords.attacks.pgd import PGD
+from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.requirements import GEOMETRY
 from robustcords.config.schema import Radius, format_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
@@ -27,7 +27,7 @@ from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 
-class ATAS(GradientAttack):
+class ATAS(SingleStepAttack):
     """ATAS: one step from the perturbation of the last epoch, shorter where gradients are long (Huang et al. 2023).
 
     For each example, with g the gradient at its start, ``v <- decay * v + (1 - decay) * ||g||_2^2`` and the step is
@@ -74,7 +74,6 @@ class ATAS(GradientAttack):
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(threat, **options)
-        self.config = self.resolved(self.config, threat)
         self.kept: Perturbations | None = None
 
     @classmethod
@@ -87,11 +86,6 @@ class ATAS(GradientAttack):
             if getattr(config, key) is None
         }
         return config.model_copy(update=sizes)
-
-    @property
-    def passes(self) -> int:
-        """One forward and backward pass."""
-        return 1
 
     def prepare(self, train: Images, device: torch.device) -> None:
         """Makes room for the perturbations of all training images.
@@ -138,10 +132,6 @@ class ATAS(GradientAttack):
         delta = geometry.undo(found - x, into=torch.where(anew, 0.0, kept.delta))
         self.kept.note(Kept(kept.rows, delta, value, torch.full_like(kept.epoch, epoch)))
         return found
-
-    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
-        """Returns itself, or an attack of no steps where none is asked for: a single step cannot be divided."""
-        return self if steps else PGD(self.threat, steps=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the perturbations, the running squares of the gradients' lengths, and when each was attacked."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustcords.attacks.pace import Objectives, Pace
 from robustcords.config import registry
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
-from robustcords.config.schema import Stateful, format_radius, is_radius, rounded_radius
+from robustcords.config.schema import Component, Stateful, format_radius, is_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
 from robustcords.engine import contracts
@@ -25,7 +25,7 @@ from robustcords.losses.check import objective
 from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
-from robustcords.threats.base import FollowsThreat, ThreatModel
+from robustcords.threats.base import ThreatModel
 
 
 def logits_and_gradient(model: Model, objective: Objective, x: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class CleanLogits:
         return self._logits
 
 
-class Attack(FollowsThreat, Stateful, ABC):
+class Attack(Component, Stateful, ABC):
     """Finds a perturbation inside a threat model.
 
     Subclasses write `search`, and `search_each` too where each example may have steps of its own: those provide
@@ -119,7 +119,7 @@ class Attack(FollowsThreat, Stateful, ABC):
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(**options)
-        self.threat = threat
+        self.threat, self.config = threat, self.resolved(self.config, threat)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Has a search of its own stand for a base's `search_each` only where the class writes that too."""

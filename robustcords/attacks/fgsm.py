@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, first_gradient, usual_step
-from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
-from robustcords.attacks.pgd import PGD
+from robustcords.attacks.base import first_gradient, usual_step
+from robustcords.attacks.gradient import GradientAttackConfig
+from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.schema import Radius
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
@@ -16,7 +16,7 @@ from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 
-class FGSM(GradientAttack):
+class FGSM(SingleStepAttack):
     """One gradient step (Goodfellow et al. 2015), by default from a uniform random start as in Wong et al. 2020.
 
     From a random start Wong et al. step 1.25 epsilon and project; from the image itself the step is epsilon. Under l2
@@ -38,10 +38,6 @@ class FGSM(GradientAttack):
 
     config: FGSM.Config
 
-    def __init__(self, threat: ThreatModel, **options: Any) -> None:
-        super().__init__(threat, **options)
-        self.config = self.resolved(self.config, threat)
-
     @classmethod
     def resolved(cls, config: FGSM.Config, threat: ThreatModel) -> FGSM.Config:
         """Returns the options with a step size."""
@@ -56,16 +52,7 @@ class FGSM(GradientAttack):
         assert self.config.step_size is not None  # `resolved` has seen to it
         return self.config.step_size
 
-    @property
-    def passes(self) -> int:
-        """One forward and backward pass."""
-        return 1
-
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""
         x_adv = self.threat.uniform_start(x, noise) if self.config.random_start == "uniform" else x
         return self.threat.ascend(x_adv, first_gradient(model, objective, x_adv), self.reach)
-
-    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
-        """Returns itself, or an attack of no steps where none is asked for: a single step cannot be divided."""
-        return self if steps else PGD(self.threat, steps=0)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, first_gradient, usual_step
-from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
-from robustcords.attacks.pgd import PGD
+from robustcords.attacks.base import first_gradient, usual_step
+from robustcords.attacks.gradient import GradientAttackConfig
+from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.schema import Radius
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
@@ -17,7 +17,7 @@ from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 
-class NFGSM(GradientAttack):
+class NFGSM(SingleStepAttack):
     """N-FGSM: one step from noise larger than the ball, not projected onto it (de Jorge et al. 2022, Alg. 1).
 
     ``x' = x + n + step_size * sign(grad CE(x + n))`` with n uniform in the ball of ``noise`` radii: its examples leave
@@ -42,7 +42,6 @@ class NFGSM(GradientAttack):
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(threat, **options)
-        self.config = self.resolved(self.config, threat)
         self.around = threat.with_epsilon(threat.nearest_radius(self.config.noise * threat.epsilon))
 
     @classmethod
@@ -58,16 +57,7 @@ class NFGSM(GradientAttack):
         assert self.config.step_size is not None  # `resolved` has seen to it
         return self.config.step_size
 
-    @property
-    def passes(self) -> int:
-        """One forward and backward pass."""
-        return 1
-
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""
         noisy = self.around.uniform_start(x, noise)
         return self.threat.ascend(noisy, first_gradient(model, objective, noisy), self.reach)
-
-    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
-        """Returns itself, or an attack of no steps where none is asked for: a single step cannot be divided."""
-        return self if steps else PGD(self.threat, steps=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -44,10 +44,6 @@ class PGD(GradientAttack):
 
     config: PGD.Config
     provides: ClassVar[frozenset[str]] = frozenset({STEPS_BY_EXAMPLE})
-
-    def __init__(self, threat: ThreatModel, **options: Any) -> None:
-        super().__init__(threat, **options)
-        self.config = self.resolved(self.config, threat)
 
     @classmethod
     def resolved(cls, config: PGD.Config, threat: ThreatModel) -> PGD.Config:

@@ -12,7 +12,7 @@ from pydantic import ModelWrapValidatorHandler, field_validator, model_validator
 from torch import Tensor
 
 from robustcords.config import registry
-from robustcords.config.schema import Component, Radius, Table, rounded_radius
+from robustcords.config.schema import Radius, Table, rounded_radius
 from robustcords.errors import UserError
 from robustcords.rng import Noise
 
@@ -175,19 +175,6 @@ class ThreatModel(Table, ABC):
         """Returns ``x`` moved by half the radius up or down in every pixel, projected (Sriramanan et al. 2021)."""
         signs = (noise.uniform(x.shape[1:]) < 0.5).to(x.dtype) * 2 - 1
         return self.project(x + share * self.epsilon * signs, x)
-
-
-class FollowsThreat(Component):
-    """A component with options that may follow from the threat model where they are left out."""
-
-    @classmethod
-    def resolved(cls, config: Any, threat: ThreatModel) -> Any:
-        """Returns the options with those filled in that follow from the threat model; here none do.
-
-        A recipe asks for this, so that what it is written back as says every step size.
-        """
-        del threat
-        return config
 
 
 def moved(x: Tensor, delta: Tensor) -> Tensor:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import HARD_LABELS, STEPS_TO_VARY
-from robustcords.config.schema import ComponentConfig, Stateful
+from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.losses.context import Moment
 from robustcords.rng import Noise
-from robustcords.threats.base import FollowsThreat
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class EffortConfig(ComponentConfig):
     """Options that every effort has: none but its name."""
 
 
-class Effort(FollowsThreat, Stateful, ABC):
+class Effort(Component, Stateful, ABC):
     """Decides how hard each example of a batch is attacked. Subclasses write `plan`.
 
     Several processes each plan for their share of a batch. What they decide on together, they exchange with

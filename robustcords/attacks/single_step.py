@@ -1,0 +1,20 @@
+"""Attacks of one gradient step."""
+
+from __future__ import annotations
+
+from robustcords.attacks.base import Attack
+from robustcords.attacks.gradient import GradientAttack
+from robustcords.attacks.pgd import PGD
+
+
+class SingleStepAttack(GradientAttack):
+    """An attack of one gradient step, which an effort can leave out and not divide. Subclasses write `search`."""
+
+    @property
+    def passes(self) -> int:
+        """One forward and backward pass."""
+        return 1
+
+    def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
+        """Returns itself, or an attack of no steps where none is asked for."""
+        return self if steps else PGD(self.threat, steps=0)
