@@ -214,3 +214,20 @@ class Strategy(Stateful, ABC):
     def stateful(cls) -> bool:
         """Returns whether selections leave something for later ones."""
         return cls.state_dict is not Strategy.state_dict
+
+
+class PlainStrategy(Strategy):
+    """A strategy that is built of its options and context alone. Subclasses write `select`.
+
+    Args:
+        config: an instance of `Config`.
+        context: what to select with.
+    """
+
+    def __init__(self, config: Any, context: SelectionContext) -> None:
+        self.config, self.context = config, context
+
+    @classmethod
+    def from_context(cls, config: Any, context: SelectionContext) -> Self:
+        """Returns the strategy for one selection."""
+        return cls(config, context)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from robustcords.errors import Interrupted, RunError, UserError, one_line, raise
 from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import generator
 from robustcords.runtime import collectives
-from robustcords.selection.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.selection.base import PlainStrategy, SelectionContext, SelectionReport, Strategy, StrategyConfig
 from robustcords.selection.cords.instance_state import changed, put, taken
 from robustcords.selection.gradient_based import SELECTION_TYPES, augmentation
-from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
+from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of, rows_of
 from robustcords.selection.gradients.head import check_last_layer
 from robustcords.selection.gradients.loaded import images_of
 
@@ -46,7 +46,7 @@ class UpstreamConfig(StrategyConfig):
     model_mode: Literal["train", "eval"] = "train"
 
 
-class CordsStrategy(Strategy):
+class CordsStrategy(PlainStrategy):
     """A strategy that is written for CORDS, with its own gradients and solver: by `options.selector`, or a subclass.
 
     It selects by clean images and cross-entropy; behind the `AdversarialGradients` hook it gets the training loss and
@@ -78,16 +78,10 @@ class CordsStrategy(Strategy):
     state: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Any, context: SelectionContext) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self.trains = getattr(config, "model_mode", "eval") == "train"
         self.mode = training_mode if self.trains else evaluation_mode
         self.uses_weight = bool(getattr(config, "linear_layer", True))
-
-    @classmethod
-    def from_context(cls, config: Any, context: SelectionContext) -> Self:
-        """Returns the strategy for one selection."""
-        return cls(config, context)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what CORDS' object has left."""
@@ -188,7 +182,7 @@ class CordsStrategy(Strategy):
 
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns exactly ``budget`` rows of the training loader's data set, and their weights (k,) float32."""
-        rows = [row for batch in batches_of(self.context.train_loader) for row in batch]
+        rows = rows_of(self.context.train_loader)
         check_budget(budget, len(rows))
         if budget == len(rows):
             return rows, torch.ones(budget)

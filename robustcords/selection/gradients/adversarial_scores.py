@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Subset
 
 from robustcords.losses.base import Loss
 from robustcords.selection.gradients.factors import LastLayerGradients
-from robustcords.selection.gradients.groups import batches_of
+from robustcords.selection.gradients.groups import batches_of, rows_of
 from robustcords.selection.solvers.greedy import ValidationGradient
 
 
@@ -71,7 +71,7 @@ class AdversarialScores:
             strategy_of_cords.compute_score(model_params, idxs)
             return
         strategy.model.load_state_dict(model_params)
-        rows = [row for batch in batches_of(self.trainloader) for row in batch]
+        rows = rows_of(self.trainloader)
         chosen = Subset(self.trainloader.dataset, [rows[int(place)] for place in idxs])
         loader = DataLoader(chosen, self.trainloader.batch_size, collate_fn=self.trainloader.collate_fn)
         exact = self._of_chosen_parameters(self._pass(loader, strategy.adversarial_loss, "training")).double()

@@ -29,12 +29,21 @@ def batches_of(loader: DataLoader[Any]) -> list[list[int]]:
     return batches
 
 
+def rows_of(loader: DataLoader[Any]) -> list[int]:
+    """Returns the rows of the loader's data set, in the order of its batches.
+
+    Raises:
+        UserError: as `batches_of`.
+    """
+    return [row for batch in batches_of(loader) for row in batch]
+
+
 def labels_of(loader: DataLoader[Any]) -> Tensor:
     """Returns the labels (N,) of a loader's examples in its order: the data set's own, or by reading them."""
-    images, batches = images_of(loader), batches_of(loader)
+    images = images_of(loader)
     if isinstance(images, LoadedImages):
-        return images.labels_of(batches)
-    return images.labels[[row for batch in batches for row in batch]]
+        return images.labels_of(batches_of(loader))
+    return images.labels[rows_of(loader)]
 
 
 def check_budget(budget: int, size: int) -> None:

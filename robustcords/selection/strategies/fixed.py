@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from robustcords.errors import UserError, listed
 from robustcords.runtime import collectives
-from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
-from robustcords.selection.gradients.groups import batches_of, check_budget
+from robustcords.selection.base import PlainStrategy, SelectionContext, StrategyConfig
+from robustcords.selection.gradients.groups import check_budget, rows_of
 from robustcords.storage.selections import read_selection
 
 
-class FixedSubset(Strategy):
+class FixedSubset(PlainStrategy):
     """The subset of a file, with the file's weights, from the first epoch to the last. The model is not looked at.
 
     The file is what ``robustcords select`` writes, one of a run's ``selections/``, or any that is like them. It names
@@ -49,15 +49,6 @@ class FixedSubset(Strategy):
 
     uses_model = False
 
-    def __init__(self, config: Config, context: SelectionContext) -> None:
-        self.config = config
-        self.context = context
-
-    @classmethod
-    def from_context(cls, config: Any, context: SelectionContext) -> Self:
-        """Returns the strategy for one selection."""
-        return cls(config, context)
-
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:
         """Reads the file once before training.
@@ -65,7 +56,7 @@ class FixedSubset(Strategy):
         Raises:
             UserError: as `select`.
         """
-        size = sum(map(len, batches_of(context.train_loader)))
+        size = len(rows_of(context.train_loader))
         cls.from_context(config, context).select(config.budget_of(size), None)
 
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
@@ -76,7 +67,7 @@ class FixedSubset(Strategy):
                 split, or it does not hold ``budget`` of them.
         """
         del model_params
-        rows = [row for batch in batches_of(self.context.train_loader) for row in batch]
+        rows = rows_of(self.context.train_loader)
         check_budget(budget, len(rows))
         # The main process reads it for all: with several machines, the others need no copy of the file.
         indices, weights = collectives.decide_together(self._read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robustcords.data.split import apportion
 from robustcords.rng import generator
-from robustcords.selection.base import SelectionContext, SelectionReport, Strategy
+from robustcords.selection.base import PlainStrategy, SelectionContext, SelectionReport
 from robustcords.selection.gradient_based import AdversarialStrategy
 from robustcords.selection.gradient_based_config import AttackConfig
 from robustcords.selection.gradients.factors import Gradients
-from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
+from robustcords.selection.gradients.groups import check_budget, labels_of, rows_of
 from robustcords.selection.observer import LastLosses
 from robustcords.selection.solvers.systematic import drawn_by_size
 
@@ -36,7 +36,7 @@ class ImportanceConfig(AttackConfig):
     uniform: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
-class ImportanceSampling(Strategy):
+class ImportanceSampling(PlainStrategy):
     """Draws examples without repetition by gradient length or loss, weighted 1 / pi (Katharopoulos and Fleuret 2018).
 
     "Not All Samples Are Created Equal: Deep Learning with Importance Sampling", https://arxiv.org/abs/1803.00942, whose
@@ -54,15 +54,6 @@ class ImportanceSampling(Strategy):
     observer = LastLosses
     fixes_normaliser = True
 
-    def __init__(self, config: ImportanceConfig, context: SelectionContext) -> None:
-        self.config = config
-        self.context = context
-
-    @classmethod
-    def from_context(cls, config: Any, context: SelectionContext) -> Self:
-        """Returns the strategy for one selection."""
-        return cls(config, context)
-
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:
         """Looks at the last layer where it is drawn by gradients."""
@@ -77,7 +68,7 @@ class ImportanceSampling(Strategy):
             self.report = judge.report
             return found
         start = time.perf_counter()
-        rows = torch.tensor([row for batch in batches_of(self.context.train_loader) for row in batch])
+        rows = torch.tensor(rows_of(self.context.train_loader))
         check_budget(budget, len(rows))
         if budget == len(rows):
             return rows.tolist(), torch.ones(budget)

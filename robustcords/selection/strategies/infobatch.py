@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from robustcords.rng import Noise, derive
-from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
-from robustcords.selection.gradients.groups import batches_of
+from robustcords.selection.base import PlainStrategy, StrategyConfig
+from robustcords.selection.gradients.groups import rows_of
 from robustcords.selection.observer import LastLosses
 
 
-class InfoBatch(Strategy):
+class InfoBatch(PlainStrategy):
     """Leaves out some examples below the mean loss at random, with weights that make up for it (Qin et al. 2024).
 
     Each is left out with probability r, and what is kept of them has weight 1 / (1 - r). Examples at or above the mean,
@@ -56,19 +56,10 @@ class InfoBatch(Strategy):
     varies = True
     fixes_normaliser = True
 
-    def __init__(self, config: Config, context: SelectionContext) -> None:
-        self.config = config
-        self.context = context
-
-    @classmethod
-    def from_context(cls, config: Any, context: SelectionContext) -> Self:
-        """Returns the strategy for one selection."""
-        return cls(config, context)
-
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns the rows that are kept, in order, and their weights 1 or 1 / (1 - r)."""
         del budget, model_params
-        rows = torch.tensor([row for batch in batches_of(self.context.train_loader) for row in batch])
+        rows = torch.tensor(rows_of(self.context.train_loader))
         weights = torch.ones(len(rows))
         if self.context.progress < 1 - self.config.anneal:
             losses = self._losses()[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import model_validator
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robustcords.data.split import apportion
 from robustcords.rng import generator
-from robustcords.selection.base import SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.selection.base import PlainStrategy, SelectionContext, SelectionReport, StrategyConfig
 from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
 
 
-class RandomSubset(Strategy):
+class RandomSubset(PlainStrategy):
     """A uniform random subset with weights 1, drawn anew at every selection. The model is not looked at.
 
     ``fresh`` subsets are another every epoch, without repetition: the baseline that costs nothing and that most methods
@@ -51,14 +51,8 @@ class RandomSubset(Strategy):
     uses_model = False
 
     def __init__(self, config: Config, context: SelectionContext) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self._left = torch.zeros(0, dtype=torch.int64)
-
-    @classmethod
-    def from_context(cls, config: Any, context: SelectionContext) -> Self:
-        """Returns the strategy for one selection."""
-        return cls(config, context)
 
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
         """Returns ``budget`` rows of the training loader's data set, and weights 1."""
