@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from robustcords.evaluation.attacks.base import EvaluationAttack as EvaluationAttack
     from robustcords.evaluation.attacks.base import EvaluationAttackConfig as EvaluationAttackConfig
     from robustcords.evaluation.attacks.base import Radii as Radii
+    from robustcords.evaluation.attacks.cw import CarliniWagnerEvaluation as CarliniWagnerEvaluation
     from robustcords.evaluation.attacks.pgd import PGDEvaluation as PGDEvaluation
     from robustcords.evaluation.config import EvaluationConfig as EvaluationConfig
     from robustcords.evaluation.evaluate import evaluate as evaluate
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from robustcords.rng import derive as derive
     from robustcords.rng import generator as generator
     from robustcords.runtime.session import Session as Session
+    from robustcords.selection.base import PlainStrategy as PlainStrategy
     from robustcords.selection.base import SelectionContext as SelectionContext
     from robustcords.selection.base import Strategy as Strategy
     from robustcords.selection.base import StrategyConfig as StrategyConfig
@@ -116,6 +118,10 @@ if TYPE_CHECKING:
     from robustcords.selection.strategies.rcs import RCSStrategy as RCSStrategy
     from robustcords.storage.run_directory import RunDirectory as RunDirectory
     from robustcords.threats.base import ThreatModel as ThreatModel
+    from robustcords.threats.l0 import L0 as L0
+    from robustcords.threats.l1 import L1 as L1
+    from robustcords.threats.l2 import L2 as L2
+    from robustcords.threats.linf import Linf as Linf
     from robustcords.training.callbacks.base import Callback as Callback
     from robustcords.training.callbacks.base import CallbackContext as CallbackContext
     from robustcords.training.callbacks.base import EpochEnd as EpochEnd
@@ -149,6 +155,7 @@ _PUBLIC = {
     "Bullet": "methods.efforts.bullet:Bullet",
     "Callback": "training.callbacks.base:Callback",
     "CallbackContext": "training.callbacks.base:CallbackContext",
+    "CarliniWagnerEvaluation": "evaluation.attacks.cw:CarliniWagnerEvaluation",
     "CleanLogits": "attacks.base:CleanLogits",
     "ComponentConfig": "config.schema:ComponentConfig",
     "CropFlip": "data.augmentations.crop_flip:CropFlip",
@@ -180,8 +187,12 @@ _PUBLIC = {
     "InfoBatch": "selection.strategies.infobatch:InfoBatch",
     "Kim": "attacks.kim:Kim",
     "Kinds": "methods.efforts.base:Kinds",
+    "L0": "threats.l0:L0",
+    "L1": "threats.l1:L1",
+    "L2": "threats.l2:L2",
     "LastLayerGradients": "selection.gradients.factors:LastLayerGradients",
     "LastLosses": "selection.observer:LastLosses",
+    "Linf": "threats.linf:Linf",
     "Loss": "losses.base:Loss",
     "LossConfig": "losses.base:LossConfig",
     "LossContext": "losses.context:LossContext",
@@ -203,6 +214,7 @@ _PUBLIC = {
     "Observer": "selection.observer:Observer",
     "PGD": "attacks.pgd:PGD",
     "PGDEvaluation": "evaluation.attacks.pgd:PGDEvaluation",
+    "PlainStrategy": "selection.base:PlainStrategy",
     "Plan": "methods.efforts.base:Plan",
     "RCSStrategy": "selection.strategies.rcs:RCSStrategy",
     "Radii": "evaluation.attacks.base:Radii",
@@ -248,6 +260,9 @@ __all__ = [
     "AWP",
     "FAT",
     "FGSM",
+    "L0",
+    "L1",
+    "L2",
     "MART",
     "NFGSM",
     "PGD",
@@ -270,6 +285,7 @@ __all__ = [
     "Bullet",
     "Callback",
     "CallbackContext",
+    "CarliniWagnerEvaluation",
     "CleanLogits",
     "ComponentConfig",
     "CropFlip",
@@ -301,6 +317,7 @@ __all__ = [
     "Kinds",
     "LastLayerGradients",
     "LastLosses",
+    "Linf",
     "Loss",
     "LossConfig",
     "LossContext",
@@ -319,6 +336,7 @@ __all__ = [
     "Objective",
     "Observer",
     "PGDEvaluation",
+    "PlainStrategy",
     "Plan",
     "RCSStrategy",
     "Radii",
