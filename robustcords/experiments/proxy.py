@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from robustcords.config.registry import find
+from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.errors import UserError
 from robustcords.experiments import build
 from robustcords.experiments.environment import environment
@@ -44,7 +46,9 @@ class ProxyTraining:
         self.recipe, self.work = recipe_of(recipe), work
         self.trainer: Trainer | None = None
         if self.recipe:
-            self.trainer = build.trainer(self.recipe, replace(images, validation=None), work)
+            # Nothing else in it asks for a validation, whose time the proxy would spend.
+            held_out = VALIDATION_IMAGES in find("effort", recipe.effort.name).requires
+            self.trainer = build.trainer(self.recipe, images if held_out else replace(images, validation=None), work)
 
     def run(self, around: RunDirectory, network: nn.Module) -> float:
         """Trains the proxy, from its newest checkpoint where it has one, and loads its weights.

@@ -57,6 +57,14 @@ def test_a_proxy_is_trained_first_and_selects_and_is_resumed(command: Command, m
     assert [row["epoch"] for row in lines("parts/proxy/metrics.jsonl")] == [0, 1]
 
 
+def test_an_effort_that_goes_by_validations_gets_them_for_the_proxy_too(command: Command):
+    options = settings(
+        effort__name="curriculum", effort__most=1, effort__enough=0.01, attack__steps=1, train__validate_every=1
+    )
+    assert command("run", "digits_proxy", *QUICK, *options, "--output", "run").status == 0
+    assert [row["counts"]["pgd-1"] > 0 for row in lines("run/proxy/metrics.jsonl")] == [False, True]
+
+
 def test_what_a_proxy_cannot_be_is_one_line(command: Command, write: Write):
     answer = command("run", "digits_proxy", *QUICK, *settings(selector__name="random"))
     assert (answer.status, answer.err.splitlines()[-1]) == (

@@ -16,6 +16,7 @@ from robustcords.engine.precision import full_precision
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.evaluator import BATCH, Evaluator
 from robustcords.evaluation.results import Measurement
+from robustcords.losses.objective import margin_of
 from robustcords.threats.base import ThreatModel
 
 _INSIDE = 1 - 1e-6  # how far towards 0 and 1 tanh is taken, whose inverse is infinite there
@@ -158,7 +159,6 @@ def _hinge(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = full_precision(model(x))
-        own = torch.nn.functional.one_hot(y, logits.shape[1]).bool()
-        hinge = (logits[own] - logits.masked_fill(own, -torch.inf).amax(1)).clamp(min=0)
+        hinge = (-margin_of(y).value(logits)).clamp(min=0)
         (gradient,) = torch.autograd.grad(hinge.sum(), x)
     return hinge.detach(), (logits.argmax(1) != y) | logits.isnan().any(1), gradient
