@@ -99,7 +99,7 @@ def _steps(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) -
     def step(number: int, length: float) -> None:
         progress = number * _GOLDEN % 1
         # Step 0 of an epoch is watched more closely than others are, and so takes longer.
-        moment = Moment(int(progress * length), number and 1 + number % len(batches), progress)
+        moment = Moment(int(progress * length), number and 1 + number % len(batches), progress, length)
         trainer.take_step(batches[number % len(batches)], subset, moment, 0.5)
         if trainer.stopping:
             raise trainer.stopping

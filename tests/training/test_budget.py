@@ -17,8 +17,11 @@ from several import together
 from small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
 
 from robustcords.errors import Interrupted, UserError
+from robustcords.losses.context import Moment
 from robustcords.methods import adversarial
+from robustcords.methods.efforts.base import Plan
 from robustcords.methods.efforts.bullet import Bullet
+from robustcords.methods.efforts.uniform import Uniform
 from robustcords.recipe.recipe import dump, load, parse
 from robustcords.runtime import stopwatch
 from robustcords.runtime.accelerator import start
@@ -126,6 +129,20 @@ def test_a_run_that_was_interrupted_is_the_run_that_is_recorded(
     again = budgeted(1, settings={"steps": planned(made)}, model=network(norm=True))
     again.fit()
     assert torch.equal(vector(made), vector(again))
+
+
+def test_steps_are_measured_all_over_the_run():
+    moments = []
+
+    class Recording(Uniform):
+        def plan(self, attack: Any, clean: Any, y: Any, moment: Moment, generator: Any) -> Plan:
+            moments.append(moment)
+            return super().plan(attack, clean, y, moment, generator)
+
+    measuring.measure(trainer(effort=Recording), 0.0, lambda _: 40.0)
+    assert all(moment.passed == moment.epoch for moment in moments)
+    later = [moment.passed for moment in moments if moment.epochs == 40.0]
+    assert len(later) >= 3 and max(later) - min(later) > 10
 
 
 def test_a_budget_that_is_too_short_says_what_takes_how_long(clock: Clock, monkeypatch: pytest.MonkeyPatch):
