@@ -37,6 +37,9 @@ class ATAS(SingleStepAttack):
 
     Outside of a step of training, as in a selection or a callback, nothing is kept or changed: an example starts
     anywhere in the ball, and its step is that of an example whose gradient has always been as long as it is there.
+
+    Example:
+        >>> method = AdversarialTraining(SAT(), ATAS(threat))
     """
 
     class Config(GradientAttackConfig):

@@ -21,6 +21,9 @@ class FGSM(SingleStepAttack):
 
     From a random start Wong et al. step 1.25 epsilon and project; from the image itself the step is epsilon. Under l2
     the step goes along the gradient divided by its length.
+
+    Example:
+        >>> method = AdversarialTraining(SAT(), FGSM(threat))
     """
 
     class Config(GradientAttackConfig):

@@ -24,6 +24,9 @@ class Kim(FGSM):
     c - 1 at which it is misclassified, and ``x + p`` where there is none. What is misclassified already stays as it is.
     Each k is one more forward pass in eval mode, of the examples that are still classified correctly.
     https://arxiv.org/abs/2010.01799
+
+    Example:
+        >>> method = AdversarialTraining(SAT(), Kim(threat, checkpoints=3))
     """
 
     class Config(FGSM.Config):

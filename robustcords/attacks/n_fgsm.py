@@ -23,6 +23,9 @@ class NFGSM(SingleStepAttack):
     ``x' = x + n + step_size * sign(grad CE(x + n))`` with n uniform in the ball of ``noise`` radii: its examples leave
     the ball, so it trains and does not evaluate. The noisy image and the result are clipped to [0, 1]. Under l2 noise
     and step are those of that norm. https://arxiv.org/abs/2202.01181
+
+    Example:
+        >>> method = AdversarialTraining(SAT(), NFGSM(threat, noise=2.0))
     """
 
     class Config(GradientAttackConfig):

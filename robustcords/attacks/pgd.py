@@ -24,6 +24,9 @@ class PGD(GradientAttack):
 
     Under l2 the step goes along the gradient divided by its length. The last iterate is returned, as in the training
     scripts of TRADES and MART.
+
+    Example:
+        >>> x_adv = PGD(threat, steps=10)(model, x, SAT().objective(y, CleanLogits(model, x)), noise)
     """
 
     class Config(GradientAttackConfig):

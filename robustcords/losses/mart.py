@@ -26,6 +26,9 @@ class MART(Loss):
 
     The second logarithm is computed as ``logsumexp(z') - logsumexp(z' without the strongest wrong class)``, which is
     the same number and stays finite where the authors' script adds 1e-4 inside it.
+
+    Example:
+        >>> method = AdversarialTraining(MART(beta=5.0), PGD(threat))
     """
 
     class Config(LossConfig):

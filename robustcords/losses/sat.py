@@ -10,7 +10,11 @@ from robustcords.losses.base import Loss
 
 
 class SAT(Loss):
-    """Cross-entropy on adversarial examples (Madry et al. 2018; Li et al. 2023, Eq. 1)."""
+    """Cross-entropy on adversarial examples (Madry et al. 2018; Li et al. 2023, Eq. 1).
+
+    Example:
+        >>> method = AdversarialTraining(SAT(label_smoothing=0.1), PGD(threat))
+    """
 
     views = ("adversarial",)
     requires = frozenset()

@@ -28,6 +28,9 @@ class TRADES(Loss):
 
     The attack maximises ``KL(p || p')`` with p of the clean images fixed; it starts at ``x + 0.001 N(0, 1)``, since the
     gradient is zero at x itself.
+
+    Example:
+        >>> method = AdversarialTraining(TRADES(beta=6.0), PGD(threat))
     """
 
     class Config(LossConfig):

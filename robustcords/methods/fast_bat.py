@@ -48,6 +48,9 @@ class FastBAT(Method):
         attack: has the threat model, which is l-infinity.
         effort: as every example is attacked alike, none but uniform.
         options: the fields of `Config`.
+
+    Example:
+        >>> method = FastBAT(SAT(), PGD(threat))
     """
 
     class Config(MethodConfig):

@@ -31,6 +31,9 @@ class Free(Method):
 
     Attributes:
         delta: (B, C, H, W) of the global batch, the largest that there has been; None before the first.
+
+    Example:
+        >>> method = Free(SAT(), PGD(threat), replays=8)
     """
 
     class Config(MethodConfig):

@@ -44,6 +44,9 @@ class ThreatModel(Table, ABC):
 
     Raises:
         UserError: there is no such norm.
+
+    Example:
+        >>> threat = ThreatModel(norm="l2", epsilon=0.5)
     """
 
     norm: str = ""

@@ -16,7 +16,11 @@ _TINY = 1e-12  # keeps a division by the norm of a zero gradient finite
 
 
 class L2(ThreatModel):
-    """``sqrt(sum delta_j^2) <= epsilon`` (Madry et al. 2018)."""
+    """``sqrt(sum delta_j^2) <= epsilon`` (Madry et al. 2018).
+
+    Example:
+        >>> threat = L2(epsilon=0.5)
+    """
 
     norm: str = "l2"
     autoattack_norm: ClassVar[str | None] = "L2"

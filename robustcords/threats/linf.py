@@ -14,7 +14,11 @@ from robustcords.threats.base import ThreatModel
 
 
 class Linf(ThreatModel):
-    """``max |delta_j| <= epsilon`` (Madry et al. 2018)."""
+    """``max |delta_j| <= epsilon`` (Madry et al. 2018).
+
+    Example:
+        >>> threat = Linf(epsilon=8 / 255)
+    """
 
     norm: str = "linf"
     largest: ClassVar[float] = 1.0

@@ -30,6 +30,9 @@ class CropFlip(Augmentation):
     """Random crops from the zero-padded image, and horizontal flips (He et al. 2016, section 4.2).
 
     Left out, ``crop`` is 0 and ``flip`` False where no data set says what is usual.
+
+    Example:
+        >>> x = CropFlip(crop=4, flip=True)(x, noise)
     """
 
     class Config(CropFlipConfig):

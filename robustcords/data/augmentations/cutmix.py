@@ -16,6 +16,9 @@ class CutMix(Mixing):
     With lambda from Beta(alpha, alpha), the rectangle has ``sqrt(1 - lambda)`` of the image's height and width, and a
     centre that is uniform over the image; what reaches beyond the edge is cut off. The label's shares are those of the
     pixels (Yun et al. 2019, Eq. 1 and 2, and their script, as to rounding).
+
+    Example:
+        >>> augmentation = CutMix(crop=4, flip=True)
     """
 
     class Config(MixingConfig):

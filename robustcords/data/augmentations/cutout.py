@@ -19,6 +19,9 @@ class Cutout(AfterCropFlip):
 
     The square's centre is uniform over the image, so that part of it may lie outside. The authors paint with 0 after
     normalisation, which is the mean of the data; here, in pixel space, the middle of the range takes that place.
+
+    Example:
+        >>> augmentation = Cutout(crop=4, flip=True, size=8)
     """
 
     class Config(CropFlipConfig):

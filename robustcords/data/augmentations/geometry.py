@@ -20,12 +20,12 @@ class Geometry:
     then flipping horizontally (He et al. 2016, section 4.2). What it does is drawn when it is first asked for.
 
     A method that keeps something for each pixel of each image, such as the perturbations of ATAS, keeps it in the frame
-    of the image as it is in the data set. ``batch.geometry`` takes it to the frame of ``batch.x`` and back:
+    of the image as it is in the data set. ``batch.geometry`` takes it to the frame of ``batch.x`` and back::
 
-        >>> numbers = batch.noise.keys.cpu()
-        >>> start = batch.geometry.apply(kept[numbers].to(batch.x.device))
-        >>> delta = attack(batch.x + start) - batch.x
-        >>> kept[numbers] = batch.geometry.undo(delta, into=kept[numbers].to(delta.device)).cpu()
+        numbers = batch.noise.keys.cpu()
+        start = batch.geometry.apply(kept[numbers].to(batch.x.device))
+        delta = attack(batch.x + start) - batch.x
+        kept[numbers] = batch.geometry.undo(delta, into=kept[numbers].to(delta.device)).cpu()
 
     Such a method declares ``requires = frozenset({GEOMETRY})`` (`robustcords.config.requirements`), and then no batch's
     geometry is None.

@@ -12,6 +12,9 @@ class MixUp(Mixing):
     """Crops and flips, and weighted means of two images and of their labels (Zhang et al. 2018).
 
     ``lambda x + (1 - lambda) x'`` with lambda from Beta(alpha, alpha).
+
+    Example:
+        >>> augmentation = MixUp(crop=4, flip=True, alpha=0.2)
     """
 
     class Config(MixingConfig):

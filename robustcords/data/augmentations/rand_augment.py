@@ -16,6 +16,9 @@ class RandAugment(ImageByImage):
     """Crops and flips, and several random operations of one strength (Cubuk et al. 2020).
 
     It is torchvision's ``v2.RandAugment``.
+
+    Example:
+        >>> augmentation = RandAugment(crop=4, flip=True, magnitude=9)
     """
 
     class Config(CropFlipConfig):

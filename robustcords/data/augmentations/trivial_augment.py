@@ -14,6 +14,9 @@ class TrivialAugment(ImageByImage):
     """Crops and flips, and one random operation of random strength (Müller and Hutter 2021, the wide space).
 
     It is torchvision's ``v2.TrivialAugmentWide``.
+
+    Example:
+        >>> augmentation = TrivialAugment(crop=4, flip=True)
     """
 
     class Config(CropFlipConfig):

@@ -64,6 +64,9 @@ class Bullet(Effort):
 
     Attributes:
         reference: the running robust accuracy.
+
+    Example:
+        >>> method = AdversarialTraining(TRADES(), PGD(threat), Bullet())
     """
 
     class Config(EffortConfig):

@@ -48,6 +48,10 @@ class ImportanceSampling(PlainStrategy):
 
     Classes have their shares of the budget with ``per_class``. ``per_batch`` draws batches by the length of their mean
     gradients, and cuts the last, for which its weight does not make up. By loss, it means ``full``.
+
+    Example:
+        >>> config = ImportanceSampling.Config(fraction=0.3)
+        >>> selector = SubsetSelector(ImportanceSampling, config, train, None, loss=loss, attack=attack)
     """
 
     Config = ImportanceConfig

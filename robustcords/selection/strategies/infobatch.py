@@ -26,6 +26,9 @@ class InfoBatch(PlainStrategy):
 
     So the expected weight of every example is 1, and the gradient that of the whole data, up to the rate; the weights'
     normaliser is fixed for that. How many examples an epoch has varies. ``granularity`` means nothing here.
+
+    Example:
+        >>> selector = SubsetSelector(InfoBatch, InfoBatch.Config(), train, None, loss=loss, attack=attack)
     """
 
     class Config(StrategyConfig):

@@ -24,6 +24,10 @@ class RandomSubset(PlainStrategy):
 
     ``per_class`` draws from every class in proportion to its size, and so does ``per_gradient``, as nothing depends on
     gradients; ``full`` draws from all examples at once; ``per_batch`` draws whole batches and cuts the last one.
+
+    Example:
+        >>> config = RandomSubset.Config(fresh=True)
+        >>> selector = SubsetSelector(RandomSubset, config, train, None, loss=loss, attack=attack)
     """
 
     class Config(StrategyConfig):

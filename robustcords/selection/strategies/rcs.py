@@ -40,6 +40,10 @@ class RCSStrategy(AdversarialStrategy):
     images are attacked anew, and so on; the next window begins with the layer as it was. Weights are 1.
 
     The gradients are those of the last layer. ``granularity`` means nothing here: candidates are batches.
+
+    Example:
+        >>> config = RCSStrategy.Config(fraction=0.3)
+        >>> selector = SubsetSelector(RCSStrategy, config, train, held_out, loss=loss, attack=attack, lr=0.1)
     """
 
     class Config(AttackConfig):

@@ -26,7 +26,7 @@ class Validation(Callback):
         best: the highest robust accuracy so far, or None.
 
     Example:
-        >>> Validation(held_out, PGD(threat, steps=10), every=5)
+        >>> callbacks = [Validation(held_out, PGD(threat, steps=10), every=5)]
     """
 
     name = "validation"
