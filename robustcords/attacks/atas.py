@@ -14,7 +14,7 @@ from robustcords.attacks.base import first_gradient
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.perturbations import Kept, Perturbations
 from robustcords.attacks.single_step import SingleStepAttack
-from robustcords.config.requirements import GEOMETRY
+from robustcords.config.requirements import GEOMETRY, ONE_RADIUS
 from robustcords.config.schema import Radius, format_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
@@ -72,7 +72,7 @@ class ATAS(SingleStepAttack):
                 raise ValueError(f"smallest_step = {format_radius(smallest)} is longer than largest_step")
             return self
 
-    requires: ClassVar[frozenset[str]] = frozenset({GEOMETRY})
+    requires: ClassVar[frozenset[str]] = frozenset({GEOMETRY, ONE_RADIUS})
     config: ATAS.Config
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:

@@ -18,6 +18,9 @@ HARD_LABELS = "hard labels"
 """Every image has one class: the augmentation does not mix images. What gets labels requires this unless it says that
 it takes shares of the classes, (B, classes), too."""
 
+ONE_RADIUS = "one radius in all epochs"
+"""An effort never plans a radius, so that what an attack keeps from epoch to epoch fits."""
+
 GEOMETRY = "crops and flips that can be undone"
 """An augmentation does nothing but move pixels, and says where to: `robustcords.data.augmentations.geometry`."""
 

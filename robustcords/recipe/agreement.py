@@ -13,6 +13,7 @@ from robustcords.config.requirements import (
     CUBE,
     GEOMETRY,
     HARD_LABELS,
+    ONE_RADIUS,
     SECOND_DERIVATIVES,
     STEPS_BY_EXAMPLE,
     STEPS_TO_VARY,
@@ -26,6 +27,7 @@ _WHY = {
     CLEAN_VIEW: ("method", "has none"),
     ADVERSARIAL_VIEW: ("method", "has none"),
     HARD_LABELS: ("augmentation", "mixes images and their labels"),
+    ONE_RADIUS: ("effort", 'varies it; set effort.name = "uniform"'),
     CUBE: ("threat", "has none"),
     GEOMETRY: ("augmentation", 'does more; set augmentation.name = "crop_flip" or "none"'),
 }

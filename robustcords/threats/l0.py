@@ -49,7 +49,7 @@ class L0(ThreatModel):
     @classmethod
     def nearest_radius(cls, value: float) -> float:
         """Returns the nearest number of pixels, at least 1."""
-        return float(max(1, round(value)))
+        return float(max(1, round(value))) if math.isfinite(value) else value
 
     def diameter(self, shape: Sequence[int]) -> float:
         """Returns the number of pixels."""

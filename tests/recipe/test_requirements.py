@@ -90,6 +90,11 @@ def parts(command: Command, tmp_path: Path) -> Iterator[None]:
             '[effort] name = "bullet": requires attack steps to vary, and method "free" attacks all images alike',
         ),
         (
+            ["attack.name=atas", "effort.name=ramp"],
+            '[attack] name = "atas": requires one radius in all epochs, and effort "ramp" varies it; set effort.name = '
+            '"uniform"',
+        ),
+        (
             ["loss.name=grad_align", "train.compile=true"],
             '[loss] name = "grad_align": requires derivatives of gradients, and [train] compile is true',
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_radius_is_a_whole_number_of_pixels():
     threat = ThreatModel(norm="l0", epsilon=3)
     assert (threat.epsilon, threat.autoattack_norm, threat.diameter((3, 32, 32))) == (3.0, None, 1024.0)
     assert threat.with_epsilon(2.0).epsilon == 2
-    assert [threat.nearest_radius(value) for value in (0.2, 1.5, 6.0)] == [1.0, 2.0, 6.0]
+    assert [threat.nearest_radius(value) for value in (0.2, 1.5, 6.0, math.inf)] == [1.0, 2.0, 6.0, math.inf]
     for epsilon in ("8/255", 2.5):
         with pytest.raises(ValueError, match="an l0 radius is a whole number of pixels"):
             L0(epsilon=epsilon)

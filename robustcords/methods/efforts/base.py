@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
-from robustcords.config.requirements import HARD_LABELS, STEPS_TO_VARY
+from robustcords.config.requirements import HARD_LABELS, ONE_RADIUS, STEPS_TO_VARY
 from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.losses.context import Moment
 from robustcords.rng import Noise
@@ -71,11 +71,13 @@ class Effort(Component, Stateful, ABC):
 
     Attributes:
         requires: attack steps to vary, and hard labels, where a subclass says nothing else.
+        provides: one radius in all epochs. One whose plans have an ``epsilon`` says ``provides = frozenset()``.
         observes: whether `observe` is wanted, which costs a forward pass of the examples that were attacked.
     """
 
     Config: ClassVar[type[EffortConfig]] = EffortConfig
     requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, HARD_LABELS})
+    provides: ClassVar[frozenset[str]] = frozenset({ONE_RADIUS})
     observes: ClassVar[bool] = False
 
     @abstractmethod

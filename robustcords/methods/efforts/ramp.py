@@ -23,7 +23,8 @@ class Ramp(Effort):
 
     In epoch e of E, counted from 1, all examples are attacked at the share ``start + (1 - start) * min(1, e / (until *
     E))`` of the radius, with the defaults at ``epsilon * e / E``. The attack's step size and all radii among its
-    options are in proportion. Losses and evaluation know the whole radius throughout.
+    options are in proportion. Under l0 the radius is the nearest number of pixels. Losses and evaluation know the whole
+    radius throughout.
 
     Example:
         >>> effort = Ramp(until=0.5)
@@ -46,16 +47,19 @@ class Ramp(Effort):
 
     config: Ramp.Config
     requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY})
+    provides: ClassVar[frozenset[str]] = frozenset()
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the same for all examples: this epoch's radius and steps."""
         del clean, generator
         config, ramped = self.config, self.config.until * moment.epochs
         share = config.start + (1 - config.start) * min(1.0, (moment.passed + 1) / ramped)
+        whole = attack.threat.epsilon
+        epsilon = whole and attack.threat.nearest_radius(share * whole)  # under l0 a number of pixels
         steps, sizes = self._steps(attack, moment.passed / ramped), None
-        if steps != attack.passes and attack.reach is not None:
-            sizes = torch.full((len(y),), share * attack.reach / steps, dtype=torch.float64)
-        return Plan(torch.full((len(y),), steps), sizes, epsilon=share * attack.threat.epsilon)
+        if steps != attack.passes and attack.reach is not None and whole:
+            sizes = torch.full((len(y),), attack.reach * epsilon / whole / steps, dtype=torch.float64)
+        return Plan(torch.full((len(y),), steps), sizes, epsilon=epsilon)
 
     def attacks(self, attack: Attack) -> dict[str, Attack]:
         """Returns the attack of the end.

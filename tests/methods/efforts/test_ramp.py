@@ -21,6 +21,7 @@ from robustcords.methods.efforts.batch import attack_batch
 from robustcords.methods.efforts.ramp import Ramp
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
+from robustcords.threats.l0 import L0
 
 EPOCHS = 4
 Y = torch.zeros(3, dtype=torch.int64)
@@ -54,10 +55,18 @@ def test_equals_a_training_whose_radius_is_written_out(loss: str):
 
 
 def test_the_line_at_its_ends():
-    assert [planned(Ramp(), epoch).epsilon for epoch in range(4)] == [0.025, 0.05, 0.1 * 0.75, 0.1]
+    assert [planned(Ramp(), epoch).epsilon for epoch in range(4)] == [0.025, 0.05, 0.075, 0.1]
     halved = [planned(Ramp(start=0.5, until=0.5), epoch).epsilon for epoch in range(4)]
     assert halved == pytest.approx([0.075, 0.1, 0.1, 0.1])
     assert planned(Ramp(), 0, epochs=1).epsilon == 0.1
+
+
+def test_under_l0_it_is_a_number_of_pixels():
+    attack = PGD(L0(epsilon=3), steps=2, step_size=3.0)
+    plans = [planned(Ramp(steps=1), epoch, attack, 7) for epoch in range(7)]
+    assert [plan.epsilon for plan in plans] == [1, 1, 1, 2, 2, 3, 3]
+    assert [None if plan.step_size is None else float(plan.step_size[0]) for plan in plans] == [2, 2, 2, 4, *[None] * 3]
+    assert planned(Ramp(), 0, PGD(L0(epsilon=0), steps=2)).epsilon == 0
 
 
 def test_steps_rise_each_for_as_many_epochs_and_go_as_far():
