@@ -72,12 +72,13 @@ def explain(
     problems = error.errors(include_url=False)
     misspelt = {each["loc"][:-1] for each in problems if each["type"] == "extra_forbidden"}
     # A misspelt key is the reason why another one is missing, not the other way round. A value that fits no branch of a
-    # union is a problem of each branch: the first one is said.
+    # union is a problem of each branch, be it of the whole or of an item: the first one is said.
     said = [each for each in problems if not (each["type"] == "missing" and each["loc"][:-1] in misspelt)]
     blamed: dict[Path, str] = {}
     for each in said:
         path, text = _explained(each, table, values, above)
-        blamed.setdefault(path, text)
+        if not any(path[:end] in blamed for end in range(len(above) + 1, len(path))):
+            blamed.setdefault(path, text)
     return list(blamed.items())
 
 

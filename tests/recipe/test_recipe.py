@@ -191,6 +191,14 @@ def test_everything_that_is_wrong_is_said_at_once(write: Write) -> None:
     assert pickle.loads(pickle.dumps(error.value)).lines == error.value.lines
 
 
+def test_one_wrong_item_of_a_list_is_one_line(write: Write) -> None:
+    """``steps`` may be a number too, of which a list is one more problem."""
+    with pytest.raises(UserError) as error:
+        recipe.load(write(BASE + "[train]\nsteps = [3, 0]\n"))
+    assert len(error.value.lines) == 1
+    assert error.value.lines[0].startswith("r.toml: [train] steps = [3, 0]: must be a whole number >= 1 or a list of")
+
+
 def test_a_misspelt_name_is_guessed(write: Write) -> None:
     with pytest.raises(UserError, match=r"\[model\] name is missing; is it \"nmae\", misspelt\?$"):
         recipe.load(write('[data]\nname = "digits"\n[model]\nnmae = "resnet8"\n[threat]\nepsilon = 0.1\n'))
