@@ -107,7 +107,7 @@ def test_ordinary_models_train_in_the_layout_that_they_run_in(command: Command, 
     ("net", "values", "parts"),
     [
         ("LeNet", {"train__memory_format": "channels_last"}, ["'nets:LeNet'", "view size", '"auto" takes a layout']),
-        ("Auxiliary", {}, ["model 'nets:Auxiliary' returned a tuple"]),
+        ("Auxiliary", {}, ["model 'nets:Auxiliary' returns a tuple of tensors"]),
         ("Temperature", {"train__memory_format": "contiguous"}, ["model 'nets:Temperature': selection by gradients"]),
         ("TwoHeads", {}, ["model 'nets:TwoHeads': selection by gradients needs nn.Linear", "several heads"]),
         ("TwoHeads", {"selector__name": "gradmatch"}, ["model 'nets:TwoHeads': selection by gradients needs"]),
