@@ -22,7 +22,7 @@ class TinyNet(nn.Sequential):
 """A network without BatchNorm, whose statistics each process has of its own share."""
 
 SMALL = {
-    "model__name": "tinynet:TinyNet",
+    "model__name": "pixelnet:TinyNet",
     "selector": "false",
     "train__epochs": 1,
     "train__batch_size": 700,  # two steps
@@ -37,7 +37,7 @@ SMALL = {
     ("norm", "epsilon", "radii"), [("l1", "2.0", ("1.0", "2.0", "4.0")), ("l0", "3", ("2.0", "3.0", "6.0"))]
 )
 def test_on_two_processes_as_on_one(command, tmp_path: Path, norm: str, epsilon: str, radii: tuple[str, ...]):
-    (tmp_path / "tinynet.py").write_text(TINY)
+    (tmp_path / "pixelnet.py").write_text(TINY)
     options = settings(**SMALL, threat__norm=norm, threat__epsilon=epsilon)
     arguments = ["run", "digits_mart", *options, "--output"]
     assert ended(start(2, tmp_path, [*arguments, "two"]), within=120) == [0, 0], said(tmp_path, 0)
@@ -55,7 +55,7 @@ def test_on_two_processes_as_on_one(command, tmp_path: Path, norm: str, epsilon:
 
 
 def test_the_attack_of_carlini_and_wagner_is_in_the_report(command, tmp_path: Path):
-    (tmp_path / "tinynet.py").write_text(TINY)
+    (tmp_path / "pixelnet.py").write_text(TINY)
     attack = '[{name = "cw", steps = 40, lr = 0.05, searches = 1, constant = 10.0, epsilons = [0.5, 1.0]}]'
     options = settings(**SMALL, threat__norm="l2", threat__epsilon="1.0", evaluation__attacks=attack)
     done = command("run", "digits_mart", *options, "--output", "run")
