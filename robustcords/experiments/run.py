@@ -139,11 +139,11 @@ def run(
             directory.change_recipe(dump(recipe))
         collectives.barrier()
         directory.start(dump(recipe), environment(recipe, work.accelerator))
-        collectives.barrier()
-        environment_of(directory)  # better now than when the report is made, after training
-        trainer.run = directory
-        trainer.planner.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
         with work.interruption:
+            collectives.barrier()  # nobody begins before a signal to any other one is a request to stop together
+            environment_of(directory)  # better now than when the report is made, after training
+            trainer.run = directory
+            trainer.planner.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
             if trainer.selector and trainer.selector.proxy:
                 trainer.selector.spent = proxy.run(directory, trainer.selector.proxy.model)
             if profile and directory.writes:
