@@ -147,9 +147,7 @@ def evaluate(
     """
     if (run_dir is None) == (recipe is None and weights is None) or (recipe is None) != (weights is None):
         raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights")
-    directory = RunDirectory(run_dir, writes=False) if run_dir else None
-    if directory and not directory.recipe.exists():
-        raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
+    directory = RunDirectory.of_run(run_dir) if run_dir else None
     loaded = load(directory.recipe if directory else str(recipe), overrides, of_run=directory is not None)
     config = choice.apply(loaded.evaluation, loaded.threat)
     sanity = choice.checks(loaded, config)

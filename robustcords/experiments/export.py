@@ -51,9 +51,7 @@ def export(run_dir: Path, to: str, which: str | None = None, output: Path | None
     """
     if to not in FORMATS:
         raise UserError(f"--to {to}: unknown format{nearest(to, FORMATS)}")
-    directory = RunDirectory(run_dir, writes=False)
-    if not directory.recipe.exists():
-        raise UserError(f"{run_dir}: not a run directory (it has no recipe.toml)")
+    directory = RunDirectory.of_run(run_dir)
     report = Report.read(directory.report) if directory.finished else None
     which = _chosen(directory, which, report)
     target = output or Path(f"{run_dir.resolve().name}-{to}")
@@ -169,9 +167,14 @@ def model_card(report: Report | None, config: dict[str, Any], file: str) -> str:
     return "\n".join(lines)
 
 
+def _any_number() -> tuple[dict[int, Any], ...]:
+    """Returns the shape of a model's argument as exports take it: of any number of images."""
+    return ({0: torch.export.Dim("images", min=1)},)
+
+
 def _torch_program(path: Path, model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Writes a model as a torch.export program for any number of images; returns it as it is read again."""
-    program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
+    program = torch.export.export(model, (x[:2],), dynamic_shapes=_any_number())
     torch.export.save(program, path)
     again = torch.export.load(path).module()
 
@@ -192,9 +195,8 @@ def _onnx(path: Path, model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]
         raise UserError(
             f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'robustcords[onnx]' ({error})"
         ) from error
-    shapes = ({0: torch.export.Dim("images", min=1)},)
     options: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "external_data": False}
-    torch.onnx.export(model, (x[:2],), path, dynamo=True, dynamic_shapes=shapes, verbose=False, **options)
+    torch.onnx.export(model, (x[:2],), path, dynamo=True, dynamic_shapes=_any_number(), verbose=False, **options)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 

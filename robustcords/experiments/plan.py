@@ -69,14 +69,15 @@ def plan(recipe: Recipe, name: str, budget: timedelta | None = None) -> Planned:
         trainer.model.train()
         _forget_peak(work)
         planner = trainer.planner
-        seconds = (budget or recipe.train.budget or timedelta()).total_seconds()
+        time_to_train = budget or recipe.train.budget
+        seconds = time_to_train.total_seconds() if time_to_train else None
 
         def epochs(step: float) -> float:
-            return planner.length.epochs if planner.length.steps != () else seconds / step / planner.batches
+            return planner.length.epochs if planner.length.steps != () else (seconds or 0.0) / step / planner.batches
 
         costs = measure(trainer, _SECONDS, epochs)
         peak = _peak(work)
-        return _planned(recipe, name, costs, trainer, budget, peak, _evaluation(recipe, images, trainer), loading)
+        return _planned(recipe, name, costs, trainer, seconds, peak, _evaluation(recipe, images, trainer), loading)
 
 
 def _planned(
@@ -84,14 +85,13 @@ def _planned(
     name: str,
     costs: Costs,
     trainer: Trainer,
-    budget: timedelta | None,
+    seconds: float | None,
     peak: int,
     evaluation: Evaluated,
     loading: float,
 ) -> Planned:
     batches = trainer.planner.batches
     when = calendar(trainer, batches)
-    seconds = (budget or recipe.train.budget or timedelta()).total_seconds() or None
     fitting = costs.fitting(seconds, when, 0) if seconds else None
     length = trainer.planner.length
     if recipe.train.epochs or (length.steps and recipe.train.planned):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcords.engine.modes import evaluation_mode, training_mode
 from robustcords.errors import UserError
 from robustcords.models.base import ImageSize, described, reason
 
@@ -65,26 +66,17 @@ def as_classifier(name: str, network: nn.Module, channels: int, image_size: Imag
         UserError: the network cannot take such images, or it is not clear which part of its output the logits are.
     """
     images, wanted = torch.zeros(2, channels, *image_size), (2, num_classes)
-    modes = [(module, module.training) for module in network.modules()]
     plain = True
     # Eval mode first: it gives parameters of unknown size (nn.LazyLinear) theirs, and buffers as they will be kept.
-    for mode in ("eval", "train"):
-        buffers = {key: value.clone() for key, value in network.named_buffers()} if mode == "train" else {}
-        network.train(mode == "train")
+    for mode, in_mode in (("eval", evaluation_mode), ("train", training_mode)):
         try:
-            with torch.no_grad():
+            with in_mode(network), torch.no_grad():
                 output = network(images)
         except Exception as error:
             where = "" if mode == "eval" else " in train mode"
             raise UserError(
                 f"model {name!r} cannot take {described(channels, image_size)}{where}: {reason(error)}"
             ) from error
-        finally:
-            for module, training in modes:
-                module.training = training
-        with torch.no_grad():
-            for key, value in buffers.items():
-                network.get_buffer(key).copy_(value)
         if logits_in(output, wanted) is None:
             raise UserError(
                 f"model {name!r} returns {_summary(output)} for two images in {mode} mode; it must return logits "

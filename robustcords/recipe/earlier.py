@@ -27,8 +27,7 @@ def augmentation_moved(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(table, dict) or not {"crop", "flip"} & data.keys():
         return values
     earlier = {key: data[key] for key in ("crop", "flip") if key in data}
-    if twice := sorted(earlier.keys() & table.keys()):
-        raise ValueError(f"data.{twice[0]} is augmentation.{twice[0]} now; write one of the two")
+    _refuse_both("data", earlier, "augmentation", table)
     kept = {key: value for key, value in data.items() if key not in earlier}
     return {**values, "data": kept, "augmentation": {**earlier, **table}}
 
@@ -45,7 +44,16 @@ def _callbacks(values: dict[str, Any]) -> dict[str, Any]:
     if "dynamics" in train:
         earlier["dynamics"] = train.pop("dynamics")
     if isinstance(callbacks, dict):
-        if twice := sorted(earlier.keys() & callbacks.keys()):
-            raise ValueError(f"train.{twice[0]} is callbacks.{twice[0]} now; write one of the two")
+        _refuse_both("train", earlier, "callbacks", callbacks)
         callbacks = {**earlier, **callbacks}
     return {**values, "train": train, "callbacks": callbacks}
+
+
+def _refuse_both(before: str, earlier: dict[str, Any], now: str, table: dict[str, Any]) -> None:
+    """Checks that no key stands in its earlier table and in the one that it has moved to.
+
+    Raises:
+        ValueError: one does.
+    """
+    if twice := sorted(earlier.keys() & table.keys()):
+        raise ValueError(f"{before}.{twice[0]} is {now}.{twice[0]} now; write one of the two")

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
-from robustcords.errors import UserError, nearest, together
+from robustcords.errors import UserError, nearest
 from robustcords.recipe import agreement, earlier, layers, messages
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.recipe.short_forms import SHORT_FORMS
@@ -149,12 +149,7 @@ def assemble(stack: Sequence[Layer], origin: str, *, of_run: bool = False) -> Re
     unknown = [_unknown(key, item) for key, item in tables.items() if key not in Recipe.model_fields]
     values = {key: tables.get(key, Written({}, origin, 0, 0)) for key in Recipe.model_fields if key != "seed"}
     values["selector"] = tables.get("selector", Written(None, origin, 0, 0))
-    try:
-        checked = check_all(values)
-    except UserError as error:
-        together([*unknown, error])
-        raise
-    together(unknown)
+    checked = check_all(values, unknown)
     if "seed" in tables:
         checked["seed"] = tables["seed"].plain()
     if "checkpoints" not in (values["evaluation"].table or {}) and not checked["data"].validation_fraction:

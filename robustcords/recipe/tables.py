@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,13 +57,17 @@ def find(kind: str, name: str) -> Any:
         raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
 
 
-def check_all(items: Mapping[str, Written]) -> dict[str, Any]:
+def check_all(items: Mapping[str, Written], found: Sequence[UserError] = ()) -> dict[str, Any]:
     """Returns all checked tables; see `check`.
 
+    Args:
+        items: the tables.
+        found: what is wrong with the recipe apart from them.
+
     Raises:
-        UserError: what is wrong with any of them, a line each.
+        UserError: ``found``, and what is wrong with any of the tables, a line each.
     """
-    checked, errors = {}, []
+    checked, errors = {}, list(found)
     for key, item in items.items():
         try:
             checked[key] = check(key, item)

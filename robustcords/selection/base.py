@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack
 from robustcords.config.schema import ComponentConfig, Stateful
+from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
 from robustcords.selection.gradients.loaded import images_of
@@ -107,6 +108,17 @@ class SelectionContext:
         Of a loader whose data set is no `Images` they are its rows.
         """
         return images_of(self.train_loader).numbers
+
+    @property
+    def peak_rate(self) -> float:
+        """The optimizer's peak learning rate, which ``eta = "lr"`` means.
+
+        Raises:
+            UserError: nobody has said it.
+        """
+        if self.lr is None:
+            raise UserError('selector.eta = "lr" needs the optimizer\'s learning rate, lr; give it, or a number as eta')
+        return self.lr
 
 
 @dataclass

@@ -40,6 +40,18 @@ class RunDirectory:
         """Returns a directory in which nothing is, and to which nothing is written."""
         return cls(Path(os.devnull) / "run", writes=False)
 
+    @classmethod
+    def of_run(cls, path: Path) -> RunDirectory:
+        """Returns the directory of a run that is there, to be read and not written.
+
+        Raises:
+            UserError: there is none.
+        """
+        directory = cls(path, writes=False)
+        if not directory.recipe.exists():
+            raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
+        return directory
+
     @property
     def recipe(self) -> Path:
         """The resolved recipe."""

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords.config.requirements import VALIDATION_IMAGES
-from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.selection.base import SelectionContext
@@ -83,7 +82,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             context.val_loader or context.train_loader,
             context.model,
             context.loss,
-            cls._eta(config, context),
+            context.peak_rate if config.eta == "lr" else config.eta,
             context.device,
             context.num_classes,
             config.linear_layer,
@@ -92,14 +91,6 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
             context.logger,
             config.r,
         )
-
-    @staticmethod
-    def _eta(config: Config, context: SelectionContext) -> float:
-        if config.eta != "lr":
-            return config.eta
-        if context.lr is None:
-            raise UserError('selector.eta = "lr" needs the optimizer\'s learning rate, lr; give it, or a number as eta')
-        return context.lr
 
     @property
     def validation_loss(self) -> Loss:

@@ -72,10 +72,7 @@ class RCSStrategy(AdversarialStrategy):
                 last layer's weights are not parameters of their own.
         """
         strategy = super().from_context(config, context)
-        rate = context.lr if config.eta == "lr" else config.eta
-        if rate is None:
-            raise UserError('selector.eta = "lr" needs the optimizer\'s learning rate, lr; give it, or a number as eta')
-        strategy.eta = rate
+        strategy.eta = context.peak_rate if config.eta == "lr" else config.eta
         head = LastLayer(context.model, context.num_classes).head
         if "weight" not in dict(head.named_parameters()):
             raise UserError(
