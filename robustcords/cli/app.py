@@ -163,10 +163,10 @@ def sweep(
     tasks = sweeps.grid(recipes, over or [], set_ or [])
     page = compare.page_in(folder)
     ended = fleet.run_all(tasks, folder, jobs)
-    if any(job.state != "failed" for job in ended):
+    if fleet.any_done(ended):
         print_comparison(compare.report_on(folder, page, ended))
         typer.echo(f"\n{page}")
-    if any(job.state == "failed" for job in ended):
+    if not all(fleet.any_done([job]) for job in ended):
         raise typer.Exit(1)
 
 
@@ -187,7 +187,7 @@ def reproduce(
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
-    from robustcords.report.beside import block, print_beside
+    from robustcords.report.beside import block, labels, print_beside
 
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
@@ -197,7 +197,7 @@ def reproduce(
     runs, others = plan.runs()
     others += fleet.failures(ended)
     if done := [run.path for mine in runs.values() for run in mine]:
-        compare.report(done, page, sections=[block(plan.table, runs)], left_out=others)
+        compare.report(done, page, sections=[block(plan.table, runs)], left_out=others, labels=labels(plan.table, runs))
         print_beside(plan.table, runs)
         for line in [*others, "", page]:
             typer.echo(line)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robustcords.errors import UserError
 from robustcords.experiments.adversarial_pictures import pictures
 from robustcords.experiments.fleet import Job, failures
 from robustcords.report import page
-from robustcords.report.comparison import Comparison, compare
+from robustcords.report.comparison import Comparison, Label, compare
 from robustcords.report.comparison_tables import Block
 from robustcords.report.runs import find_runs, unfinished
 from robustcords.runtime.progress import Display
@@ -52,6 +52,7 @@ def report(
     images: int = 6,
     sections: Sequence[Block] = (),
     left_out: Sequence[str] = (),
+    labels: Mapping[Path, Label] | None = None,
 ) -> Comparison:
     """Compares finished runs, and writes the page with Markdown and CSV next to it.
 
@@ -60,15 +61,16 @@ def report(
         output: ``FILE.html``.
         baseline: the run to compare with; None for full data without Bullet under the same loss.
         images: test images to show attacked, of each method.
-        sections: what comes before everything else.
+        sections: what comes with the comparison.
         left_out: which runs are known to be missing, and why, a line each.
+        labels: of runs that were planned, by their directories.
 
     Raises:
         UserError: a path, the baseline or the output cannot be used, or a run is damaged.
     """
     page.refuse_foreign(output)
     missing = [f"{path}: left out: not finished (no report.json)" for path in unfinished(paths)]
-    comparison = compare(find_runs(paths), baseline, [*left_out, *missing])
+    comparison = compare(find_runs(paths), baseline, [*left_out, *missing], labels)
     with Display() as display, display.task("images") as update:
         shown = pictures(comparison, images, update)
     page.write(comparison, output, sections, shown)

@@ -26,6 +26,8 @@ from robustcords.storage.files import parse_json, write_atomic
 from robustcords.storage.run_directory import RunDirectory, has_run
 
 _POLL_S = 0.2
+_USER_ERROR = 2
+"""The exit status of a run whose input is at fault."""
 WORKSHOP = ".fleet"
 """The folder, next to the runs, of their recipes and logs."""
 _TAIL = 4096
@@ -63,6 +65,7 @@ class Job:
         path: its run directory.
         state: ``"waiting"``, ``"running"``, ``"done"``, ``"skipped"`` (done before) or ``"failed"``.
         note: what it said last.
+        status: the exit status of its process, once that has ended.
         seconds: how long it has been running, or ran.
         training: how long of that it was training; the rest is evaluation.
         before: `share` when it was started, of a run that is resumed.
@@ -75,6 +78,7 @@ class Job:
     seconds: float = 0.0
     training: float = 0.0
     process: subprocess.Popen[bytes] | None = None
+    status: int | None = None
     device: str = ""
     begun: float = 0.0
     before: float = 0.0
@@ -125,6 +129,10 @@ class Fleet:
         places: the environment of each run at a time, see `slots`.
         board: where progress is shown.
         interruption: asked again and again whether to stop.
+
+    Attributes:
+        jobs: of all calls of `run`.
+        at_fault: whether a run's input was, and others were not begun because of it.
     """
 
     folder: Path
@@ -132,11 +140,13 @@ class Fleet:
     board: Board
     interruption: Interruption
     jobs: list[Job] = field(default_factory=list)
+    at_fault: bool = False
 
     def run(self, tasks: Sequence[Task]) -> list[Job]:
         """Makes all runs that are not done, and returns how each one ended, in order.
 
-        A run that fails keeps none of the others from being made.
+        A run that fails keeps none of the others from being made, unless its input is at fault (exit status 2): what
+        is at fault there is so in most of the others too, so those that have not begun stay as they are.
 
         Raises:
             UserError: a directory holds a run of another recipe.
@@ -159,6 +169,10 @@ class Fleet:
                     if self._look(job):
                         running.remove((job, place))
                         free.append(place)
+                        if job.status == _USER_ERROR and waiting:
+                            self.board.say(f"{len(waiting)} not begun: the input of {job.task.name} is at fault")
+                            waiting.clear()
+                            self.at_fault = True
                 self.board.show(self.table)
                 time.sleep(_POLL_S)
         except BaseException:  # whatever ends this process must not leave runs behind that nobody looks after
@@ -208,7 +222,7 @@ class Fleet:
         job.note = lines[-1] if lines else ""
         if status is None:
             return False
-        job.state = "failed" if status else "done"
+        job.state, job.status = "failed" if status else "done", status
         if status:  # what went wrong, also where a run that outlived its sweep writes into the same file
             job.note = next((line for line in reversed(lines) if line.startswith("error: ")), job.note)
         else:
@@ -279,6 +293,11 @@ def run_all(tasks: Sequence[Task], folder: Path, jobs: int | None = None) -> lis
     """
     with Interruption() as interruption, Board() as board:
         return Fleet(folder, slots(jobs), board, interruption).run(tasks)
+
+
+def any_done(jobs: Sequence[Job]) -> bool:
+    """Returns whether there is a finished run, of this call or of one before."""
+    return any(job.state in {"done", "skipped"} for job in jobs)
 
 
 def failures(jobs: Sequence[Job]) -> list[str]:

@@ -160,7 +160,7 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
         jobs: how many runs at a time; None for one on each GPU, or one where there is none.
 
     Returns:
-        How each run ended. One that is to train for as long as rows that are not there is not begun, unless another
+        How each run ended, of those that were begun or waited to be. One that is to train for as long as rows that are not there is not begun, unless another
         seed of it has been given a length.
     """
     timed = [row for row in made.rows if row.equal_time]
@@ -169,6 +169,8 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
         fleet = Fleet(made.folder, slots(jobs), board, interruption)
         # Seed by seed, so that a whole table is there as early as can be.
         fleet.run([Task(made.name(row, seed), made.recipe(row, seed)) for seed in made.seeds for row in plain])
+        if fleet.at_fault:
+            return fleet.jobs
         workshop = Fleet(made.folder / WORKSHOP, fleet.places[:1], board, interruption)
         tasks = []
         lengths = {row.id: made.length(row) for row in timed}

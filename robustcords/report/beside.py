@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from robustcords.evaluation.results import CLEAN
 from robustcords.paper.tables import COLUMNS, PaperTable, Row
-from robustcords.report.comparison import training_seconds
-from robustcords.report.comparison_tables import Block, Cell, Grid
+from robustcords.report.comparison import Label, training_seconds
+from robustcords.report.comparison_tables import Block, Cell, Grid, signed
 from robustcords.report.intervals import Spread
 from robustcords.report.runs import Run
 from robustcords.report.tabular import on_terminal
@@ -28,7 +29,8 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         runs: row id to its finished runs, one for each seed, in the order of the table; a row may have none.
 
     Returns:
-        A line for each row and each of the paper, ours, and ours minus the paper's, where there are such. Accuracies
+        A line for each row and each of the paper, ours, and ours minus the paper's, where there are such: on other
+        data than the paper's there is no difference. Accuracies
         in percent, as mean and standard deviation over seeds: of the last weights, and in a line of their own of the
         best ones where they were evaluated.
     """
@@ -37,12 +39,9 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         for column in table.columns or COLUMNS
         if any(_measured(row, runs, column) for row in _present(table, runs))
     ]
-    several = len({row.dataset for row in _present(table, runs)}) > 1
     found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
     for row in _present(table, runs):
         printed = {column: row.paper[column] for column in columns}
-        told = [row.dataset] * several + [row.setting] * bool(row.setting)
-        label = f"{row.method} ({', '.join(told)})" if told else row.method
         lines = []
         if not row.baseline:
             lines.append(["paper", *(_number(printed[column], column) for column in columns), ""])
@@ -53,9 +52,21 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
             name = f"ours, {which} weights" if early else "ours"
             lines.append([name, *(_spread(ours[column], column) for column in columns), seeds])
             if not row.baseline and runs[row.id]:
-                lines.append(["difference", *(_gap(ours[column], printed[column], column) for column in columns), ""])
-        found += [[label if number == 0 else "", *line] for number, line in enumerate(lines)]
+                alike = all(run.recipe.data.name == row.dataset for run in runs[row.id])
+                gaps = [_gap(ours[column], printed[column], column) if alike else "" for column in columns]
+                lines.append(["difference", *gaps, "" if alike else f"none: not on {row.dataset}"])
+        found += [[_name(row, table, runs) if number == 0 else "", *line] for number, line in enumerate(lines)]
     return found
+
+
+def labels(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> dict[Path, Label]:
+    """Returns what the runs of a table's rows are called, and whose time they were made to train for."""
+    names = {row.id: _name(row, table, runs) for row in _present(table, runs)}
+    return {
+        run.path: Label(names[row.id], [names[other] for other in row.equal_time if other in names])
+        for row in _present(table, runs)
+        for run in runs[row.id]
+    }
 
 
 def notes(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[str]:
@@ -88,7 +99,7 @@ def block(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Block:
     """Returns `rows` and `notes` for the page."""
     header, *lines = rows(table, runs)
     grid = Grid(table.caption, header, [(line[0], [Cell(text) for text in line[1:]]) for line in lines])
-    return Block(table.title, notes(table, runs), [grid])
+    return Block(table.title, [grid], notes(table, runs))
 
 
 def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
@@ -102,6 +113,13 @@ def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: 
     console.print(shown)
     for note in notes(table, runs):
         console.print(f"- {note}", soft_wrap=True)
+
+
+def _name(row: Row, table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> str:
+    """Returns what a row is called: its method, and its data set and setting where others differ in these alone."""
+    several = len({each.dataset for each in _present(table, runs)}) > 1
+    said = [row.dataset] * several + [row.setting] * bool(row.setting)
+    return f"{row.method} ({', '.join(said)})" if said else row.method
 
 
 def _present(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[Row]:
@@ -150,4 +168,4 @@ def _gap(ours: Spread | None, printed: float | None, column: str) -> str:
     """Returns ours minus the paper's, in points; times differ with the hardware, so they are not subtracted."""
     if ours is None or printed is None or column == "seconds_per_epoch":
         return ""
-    return f"{ours.mean - printed:+.2f}"
+    return signed(ours.mean - printed)

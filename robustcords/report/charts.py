@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from html import escape
 
-from robustcords.config.schema import parse_radius
 from robustcords.report import chart
 from robustcords.report.chart import Chart, Section, style
 from robustcords.report.comparison import Comparison, Measure, Method, accuracies_of
+from robustcords.report.front import clean_measure, deciding_measure, front
 from robustcords.report.intervals import wilson
 from robustcords.report.run_report import Row
 
@@ -21,18 +21,6 @@ def sections(comparison: Comparison) -> list[Section]:
     """Returns the sections that the runs have charts for, or a note on."""
     found = [make(comparison) for make in (robustness, curves, fractions)]
     return [section for section in found if section.charts or section.notes]
-
-
-def deciding_measure(comparison: Comparison) -> Measure | None:
-    """Returns AutoAttack at the training radius, else PGD at it, of the ``last`` weights where there are some."""
-    radii = {float(parse_radius(run.recipe.threat.epsilon)) for run in comparison.runs}
-
-    def rank(measure: Measure) -> tuple[bool, bool, bool, int]:
-        trained = float(parse_radius(measure.radius)) in radii
-        holders = sum(measure in method.accuracies for method in comparison.methods)
-        return trained, measure.which == "last", measure.what.startswith("AutoAttack"), holders
-
-    return max((m for m in comparison.measures if m.radius), key=rank, default=None)
 
 
 def robustness(comparison: Comparison) -> Section:
@@ -47,6 +35,7 @@ def robustness(comparison: Comparison) -> Section:
         return Section("robustness", title, [], notes)
     times = [method.seconds.mean for _, method in shown if method.seconds]
     unit, name = chart.unit(max(times))
+    ahead = front([method for _, method in shown], measure)
     traces = []
     for number, method in shown:
         seconds, accuracy = method.seconds, method.accuracies[measure]
@@ -57,7 +46,11 @@ def robustness(comparison: Comparison) -> Section:
         traces.append(
             {
                 **chart.line(number, [seconds.mean / unit], [accuracy.mean * 100], method.name),
-                "mode": "markers",
+                "mode": "markers+text",
+                "text": [f"<b>{escape(method.name)}</b>" if method in ahead else escape(method.name)],
+                "textposition": "top center",
+                "textfont": {"size": 11},
+                "cliponaxis": False,
                 "error_x": x_error,
                 "error_y": y_error,
                 "hovertemplate": f"<b>{escape(method.name)}</b><br>{escape(measure.label)}: %{{y:.2f}} %"
@@ -65,9 +58,9 @@ def robustness(comparison: Comparison) -> Section:
             }
         )
         traces[-1]["marker"] |= {"size": 12, "line": {"width": 1}}
-    front = _front([(m.seconds.mean / unit, m.accuracies[measure].mean * 100) for _, m in shown if m.seconds])
     line = {"color": "#8C8C8C", "dash": "dot", "width": 1.5, "shape": "hv"}
-    x, y = ([point[axis] for point in front] for axis in (0, 1))
+    x = [method.seconds.mean / unit for method in ahead if method.seconds]
+    y = [method.accuracies[measure].mean * 100 for method in ahead]
     traces.insert(0, {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip"})
     kind = "log" if max(times) > _LOG_FROM * min(times) else "linear"
     layout = chart.layout(f"training time ({name})", f"{measure.label}, accuracy (%)")
@@ -75,7 +68,7 @@ def robustness(comparison: Comparison) -> Section:
     caption = (
         f"{measure.label} of the {measure.which} weights against training time with selection, mean over seeds; up and "
         "left is better. Bars: standard deviation over seeds, or for a single seed the 95 % interval of so many test "
-        "images (Wilson). Dotted: what no other method beats in both."
+        "images (Wilson). Dotted, and in bold: what no other method beats in both."
         + (" The time axis is logarithmic." if kind == "log" else "")
     )
     legend = [(method.name, style(number)) for number, method in shown]
@@ -92,15 +85,6 @@ def error_bar(method: Method, measure: Measure) -> tuple[float, float]:
     run = next(run for run in method.runs if run.seed in spread.values)
     low, high = wilson(spread.mean, accuracies_of(run)[measure].examples)
     return (spread.mean - low) * 100, (high - spread.mean) * 100
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the points that none beats in both time and accuracy, by time."""
-    front: list[tuple[float, float]] = []
-    for time, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or accuracy > front[-1][1]:
-            front.append((time, accuracy))
-    return front
 
 
 def curves(comparison: Comparison) -> Section:
@@ -152,7 +136,7 @@ def fractions(comparison: Comparison) -> Section:
         (recipes[key], sorted(points, key=lambda point: point[0])) for key, points in series.items() if len(points) > 1
     ]
     measure = deciding_measure(comparison)
-    clean = next((m for m in comparison.measures if not m.radius and (not measure or m.which == measure.which)), None)
+    clean = clean_measure(comparison, measure.which if measure else "last")
     kinds: list[tuple[str, str, Callable[[Method], float | None]]] = [
         (m.label, "accuracy (%)", partial(_accuracy, m)) for m in (measure, clean) if m
     ]

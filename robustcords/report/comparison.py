@@ -51,6 +51,19 @@ class Measure:
         return self.which == "best", *((kinds.index(kind), "") if kind in kinds else (len(kinds), self.attack)), radius
 
 
+@dataclass(frozen=True)
+class Label:
+    """What whoever planned a run says of it.
+
+    Attributes:
+        name: what its method is called.
+        equal_time: names of the methods whose time it was made to train for.
+    """
+
+    name: str
+    equal_time: Sequence[str] = ()
+
+
 class Kind(Enum):
     """Why a method is compared with another, as the caption of a table says it."""
 
@@ -143,7 +156,12 @@ class Comparison:
         return next(method for method in self.methods if method.name == name)
 
 
-def compare(runs: Sequence[Run], baseline: Path | None = None, left_out: Sequence[str] = ()) -> Comparison:
+def compare(
+    runs: Sequence[Run],
+    baseline: Path | None = None,
+    left_out: Sequence[str] = (),
+    labels: Mapping[Path, Label] | None = None,
+) -> Comparison:
     """Groups runs into methods and compares each with what a `Reference` can be.
 
     Args:
@@ -151,11 +169,13 @@ def compare(runs: Sequence[Run], baseline: Path | None = None, left_out: Sequenc
         baseline: the directory of a run whose method all others are compared with, added to `runs` if it is not among
             them; None for full data without Bullet under the same loss.
         left_out: which runs are known to be missing, and why.
+        labels: of runs that were planned, by their directories. Then what is compared for a similar time is what was
+            planned for it; otherwise it goes by the times.
 
     Raises:
         UserError: the baseline is no finished run.
     """
-    runs = list(runs)
+    runs, labels = list(runs), labels or {}
     if baseline is not None and not any(_same(run.path, baseline) for run in runs):
         if not (baseline / "report.json").exists():
             raise UserError(f"--baseline {baseline}: not a finished run (no report.json)")
@@ -163,17 +183,20 @@ def compare(runs: Sequence[Run], baseline: Path | None = None, left_out: Sequenc
     missing = list(left_out)
     groups = grouping.group(runs)
     recipes = [recipe for recipe, _ in groups]
-    methods = [
-        _method(name, recipe, members, missing)
-        for name, (recipe, members) in zip(grouping.names(recipes), groups, strict=True)
-    ]
+    planned = [next((labels[run.path] for run in members if run.path in labels), None) for _, members in groups]
+    names = [label.name if label else name for name, label in zip(grouping.names(recipes), planned, strict=True)]
+    methods = [_method(name, *each, missing) for name, each in zip(names, groups, strict=True)]
     baselines = _baselines(groups, baseline)
     seconds = [method.seconds.mean if method.seconds else None for method in methods]
     for n, method in enumerate(list(methods)):
         numbers = {
             Kind.BASELINE: [other for other in [baselines[n]] if other is not None],
             Kind.RANDOM: grouping.random_subsets_of(recipes, n),
-            Kind.SIMILAR_TIME: grouping.similar_time_as(recipes, seconds, baselines, n),
+            Kind.SIMILAR_TIME: (
+                [other for other, label in enumerate(planned) if label and names[n] in label.equal_time]
+                if any(planned)
+                else grouping.similar_time_as(recipes, seconds, baselines, n)
+            ),
         }
         methods[n] = _compared(method, [(kind, methods[other]) for kind, found in numbers.items() for other in found])
     methods.sort(key=lambda method: method.baseline is not None)
@@ -258,7 +281,7 @@ def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
     references = []
     for kind, other in others:
         time = ratio(other.seconds.values, method.seconds.values) if other.seconds and method.seconds else None
-        references.append(Reference(kind, other.name, _differences(method, other), time))
+        references.append(Reference(kind, other.name, differences(method, other), time))
     stopping = {}
     for measure in method.accuracies:
         early = replace(measure, which="best")
@@ -269,7 +292,8 @@ def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
     return replace(method, references=references)
 
 
-def _differences(method: Method, other: Method) -> dict[Measure, Estimate]:
+def differences(method: Method, other: Method) -> dict[Measure, Estimate]:
+    """Returns how much more accurate one method is than another, in each measure that both have."""
     shared = [measure for measure in method.accuracies if measure in other.accuracies]
     return {measure: difference(_by_seed(method, measure), _by_seed(other, measure)) for measure in shared}
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from csv import writer
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
 from robustcords.report.comparison import Comparison, Kind, Measure, Method
+from robustcords.report.front import deciding_measure, front, leader, verdict
 from robustcords.report.intervals import Estimate, Spread
-from robustcords.report.tabular import in_markdown, on_terminal, plain
+from robustcords.report.tabular import fitting, in_markdown, plain
 from robustcords.runtime.progress import duration, for_tables
 
 NOISE = "≈"
 """Marks a difference whose interval holds 0."""
+FRONT, ON_FRONT = "front", "●"
+"""The column of the methods that none beats in both training time and the accuracy that decides, and its mark."""
 
 LEGEND = (
-    f"{NOISE}: within the noise: the 95 % interval of the difference (in the first tables, to the baseline) holds 0, "
-    "or that of a speed-up 1. Of twenty differences that mean nothing one is outside on average: no interval allows "
-    "for how many there are. ±: standard deviation over seeds. An interval over test images says what other images "
-    "would change, not what another seed would; one over seeds the reverse. Training time is data, attack, update, "
-    "communication, averaging and selection; validation and checkpoints do not count."
+    f"{ON_FRONT}: no other method beats it in both training time and the first of the accuracies. {NOISE}: within the "
+    "noise: the 95 % interval of the difference (in the first tables, to the baseline) holds 0, or that of a speed-up "
+    "1. Of twenty differences that mean nothing one is outside on average: no interval allows for how many there are. ±: "
+    "standard deviation over seeds. An interval over test images says what other images would change, not what another "
+    "seed would; one over seeds the reverse. Training time is data, attack, update, communication, averaging and "
+    "selection; validation and checkpoints do not count."
 )
 COLUMNS = ("method", "weights", "measure", "radius", "seeds", "mean", "std", "reference", "difference", "low", "high")
 HEADER = (*COLUMNS, "within_noise", "interval")
@@ -44,6 +48,10 @@ class Cell:
     noise: bool = False
 
 
+Column = tuple[str, Sequence[Cell]]
+"""A column's name, and its cell of each method."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table: its caption, its header, and of each row the name and the cells."""
@@ -55,53 +63,69 @@ class Grid:
 
 @dataclass(frozen=True)
 class Block:
-    """Something that comes before the comparison itself: paragraphs, then tables."""
+    """Something that comes with the comparison: tables, and what there is to note on them."""
 
     title: str
-    text: Sequence[str] = ()
     grids: Sequence[Grid] = ()
+    notes: Sequence[str] = ()
 
 
 def headlines(comparison: Comparison) -> list[Grid]:
-    """Returns the table of accuracies and costs for each set of weights that was evaluated."""
+    """Returns a table of accuracies and costs for each set of weights that was evaluated.
+
+    What decides comes first, then clean accuracy and training time, then the rest.
+    """
+    deciding = deciding_measure(comparison)
     found = []
     for which in dict.fromkeys(measure.which for measure in comparison.measures):
-        measures = [measure for measure in comparison.measures if measure.which == which]
+        decides = replace(deciding, which=which) if deciding else None
+        measures = [decides] if decides in comparison.measures and decides else []
+        measures += [each for each in comparison.measures if each.which == which and each not in measures]
+        before = 2 if decides in measures else 1
         methods = [method for method in comparison.methods if any(m.which == which for m in method.accuracies)]
+        columns = [_accuracies(measure, methods) for measure in measures]
+        columns.insert(before, _training_times(methods))
+        columns += [_speed_ups(methods), _seconds_per_epoch(methods)]
+        columns.append(("seeds", [Cell(str(len(method.runs))) for method in methods]))
+        if decides in measures and len(methods) > 1:
+            ahead = front(methods, decides)
+            columns.insert(0, (FRONT, [Cell(ON_FRONT if method in ahead else "") for method in methods]))
         caption = f"Test accuracy in percent of the {which} weights, and what training cost"
-        header = ["method", "seeds", *(m.label for m in measures), "s/epoch", "training time", "speed-up"]
-        rows = [(method.name, _headline(method, measures, methods)) for method in methods]
-        found.append(Grid(caption, header, rows))
+        rows = zip(*(cells for _, cells in columns), strict=True)
+        names = [method.name for method in methods]
+        found.append(Grid(caption, ["method", *(name for name, _ in columns)], list(zip(names, rows, strict=True))))
     return found
 
 
-def _headline(method: Method, measures: Sequence[Measure], methods: Sequence[Method]) -> list[Cell]:
-    cells = [Cell(str(len(method.runs)))]
-    for measure in measures:
-        spread = method.accuracies.get(measure)
-        best = max(other.accuracies[measure].mean for other in methods if measure in other.accuracies)
+def _accuracies(measure: Measure, methods: Sequence[Method]) -> Column:
+    best = leader(methods, measure)
+    cells = []
+    for method in methods:
         estimate = method.to_baseline.differences.get(measure) if method.to_baseline else None
-        noise = estimate is not None and estimate.noise
-        cells.append(
-            Cell(
-                _percent(spread, len(method.runs)),
-                len(methods) > 1 and spread is not None and spread.mean == best,
-                noise,
-            )
-        )
-    costs = [other.seconds.mean for other in methods if other.seconds]
-    cheapest = len(costs) > 1 and method.seconds is not None and method.seconds.mean == min(costs)
-    per_epoch, whole = method.seconds_per_epoch, method.seconds
-    speed = method.speed_up
-    return [
-        *cells,
-        Cell(_seconds(per_epoch.mean, per_epoch.std) if per_epoch else ""),
-        Cell(_training_time(whole), cheapest),
-        Cell(
-            _speed_up(speed) + _of_seeds(speed.seeds, len(method.runs)) if speed else "",
-            noise=bool(speed and speed.noise),
-        ),
-    ]
+        text = _percent(method.accuracies.get(measure), len(method.runs))
+        cells.append(Cell(text, method is best, estimate is not None and estimate.noise))
+    return measure.label, cells
+
+
+def _training_times(methods: Sequence[Method]) -> Column:
+    costs = [method.seconds.mean for method in methods if method.seconds]
+    cheapest = min(costs) if len(costs) > 1 else None
+    cells = [Cell(_training_time(m.seconds), bool(m.seconds and m.seconds.mean == cheapest)) for m in methods]
+    return "training time", cells
+
+
+def _speed_ups(methods: Sequence[Method]) -> Column:
+    cells = []
+    for method in methods:
+        speed = method.speed_up
+        text = _speed_up(speed) + _of_seeds(speed.seeds, len(method.runs)) if speed else ""
+        cells.append(Cell(text, noise=bool(speed and speed.noise)))
+    return "speed-up", cells
+
+
+def _seconds_per_epoch(methods: Sequence[Method]) -> Column:
+    found = [method.seconds_per_epoch for method in methods]
+    return "s/epoch", [Cell(_seconds(each.mean, each.std) if each else "") for each in found]
 
 
 def differences(comparison: Comparison) -> list[Grid]:
@@ -179,33 +203,39 @@ def _of_seeds(seeds: int, runs: int) -> str:
 
 def points(estimate: Estimate) -> str:
     """Writes a difference of accuracies in percentage points, with its interval."""
-    text = f"{estimate.value * 100:+.2f}"
+    text = signed(estimate.value * 100)
     if estimate.low is None or estimate.high is None:
         return text
-    return f"{text} [{estimate.low * 100:+.2f}, {estimate.high * 100:+.2f}]"
+    return f"{text} [{signed(estimate.low * 100)}, {signed(estimate.high * 100)}]"
+
+
+def signed(value: float) -> str:
+    """Writes a difference with its sign, and one that rounds to nothing without."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
 
 
 def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
-    """Returns the comparison as Markdown: first some blocks, then tables, intervals, warnings and notes."""
-    parts = [MARK, "# Comparison of runs"]
-    for block in blocks:
-        parts += [f"## {plain(block.title)}", *map(plain, block.text)]
-        for grid in block.grids:
-            parts += [f"### {plain(grid.caption)}", _markdown_table(grid)]
+    """Returns the comparison as Markdown: the verdict, its tables, those of some blocks, and all there is to note."""
+    parts = [MARK, "# Comparison of runs", *([plain(words)] if (words := verdict(comparison)) else [])]
     for grid in headlines(comparison):
         parts += [f"## {grid.caption}", _markdown_table(grid)]
     parts.append(LEGEND)
+    for block in blocks:
+        parts.append(f"## {plain(block.title)}")
+        for grid in block.grids:
+            parts += [f"### {plain(grid.caption)}", _markdown_table(grid)]
     for grid in differences(comparison):
         parts += [f"## {grid.caption}", _markdown_table(grid)]
     lists = {
         "Intervals": intervals(comparison),
         "Warnings": comparison.warnings,
         "Notes": [*comparison.left_out, *comparison.notes],
+        **{f"Notes on {block.title}": block.notes for block in blocks},
         "Runs": [f"{method.name}, seed {run.seed}: {run.path}" for method in comparison.methods for run in method.runs],
     }
     for title, lines in lists.items():
         if lines:
-            parts += [f"## {title}", "\n".join(f"- {plain(line)}" for line in lines)]
+            parts += [f"## {plain(title)}", "\n".join(f"- {plain(line)}" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -255,11 +285,13 @@ def _nothing() -> list[str]:
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Prints the headline tables and the warnings to the terminal."""
+    """Prints the verdict, the headline tables and the warnings to the terminal."""
     console = for_tables(console)
+    for line in filter(None, [verdict(comparison)]):
+        console.print(line, "\n", soft_wrap=True)
     for grid in headlines(comparison):
         rows = [[name, *(f"{c.text} {NOISE}" if c.noise else c.text for c in cells)] for name, cells in grid.rows]
         console.print(grid.caption, soft_wrap=True)
-        console.print(on_terminal(grid.header, rows))
+        console.print(fitting(grid.header, rows, console))
     for line in [LEGEND, *(f"warning: {text}" for text in comparison.warnings), *comparison.left_out]:
         console.print(line, soft_wrap=True)

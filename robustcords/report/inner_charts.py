@@ -8,6 +8,7 @@ from html import escape
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from robustcords.report import chart
 from robustcords.report.chart import COLORS, DASHES, PATTERNS, SYMBOLS, Chart, Section, Style, style
@@ -16,6 +17,8 @@ from robustcords.report.run_report import Row
 from robustcords.report.runs import Run
 
 KINDS = ("outlier", "boundary", "robust")
+_EVEN = 0.05
+"""Up to this share of an equal one, classes are called even: a map of them would show nothing."""
 _PARTS = ("attack", "update", "selection", "data", "rest")  # of the time of a run
 
 
@@ -165,11 +168,12 @@ def selections(comparison: Comparison) -> Section:
         [m.name for _, m in selecting if not overlaps(m.runs)],
         "overlap needs two selections and the folder selections/",
     )
-    without = []
-    for number, method in selecting:
-        balance = _balance(number, method)
-        charts += [balance] if balance else []
-        without += [] if balance else [method.name]
+    shares = {number: shares_of_classes(method) for number, method in selecting}
+    level = [m.name for n, m in selecting if (found := shares[n]) and _unevenness(found) < _EVEN]
+    charts += [_balance(n, m, found) for n, m in selecting if (found := shares[n]) and _unevenness(found) >= _EVEN]
+    if level:
+        notes.append(f"Every class has the same share of each selection, to {_EVEN:.0%} of it: {'; '.join(level)}.")
+    without = [method.name for number, method in selecting if not shares[number]]
     notes += chart.not_shown(without, "class balance is not in these runs' metrics.jsonl")
     return Section("selections", title, charts, notes)
 
@@ -184,27 +188,39 @@ def overlaps(runs: Sequence[Run]) -> dict[int, float]:
     return {epoch: float(np.mean(shares)) for epoch, shares in sorted(found.items())}
 
 
-def _balance(number: int, method: Method) -> Chart | None:
-    """Returns a map of classes and epochs; of several seeds the first."""
+def shares_of_classes(method: Method) -> dict[int, list[int]]:
+    """Returns how many images of each class were selected, by epoch, of several seeds of the first; or nothing."""
     selected = {row.epoch: row.selection.classes for row in method.runs[0].rows if row.selection}
-    balances = {epoch: classes for epoch, classes in selected.items() if classes and any(classes)}
-    if len({len(classes) for classes in balances.values()}) != 1:
-        return None
-    counts = np.array(list(balances.values()), dtype=float)
-    shares = counts / counts.sum(axis=1, keepdims=True) * counts.shape[1]
+    found = {epoch: list(classes) for epoch, classes in selected.items() if classes and any(classes)}
+    return found if len({len(classes) for classes in found.values()}) == 1 else {}
+
+
+def _of_equal_shares(counts: Mapping[int, Sequence[int]]) -> npt.NDArray[np.float64]:
+    """Returns (epochs, classes), the images of a class by what an equal share would be."""
+    found = np.array(list(counts.values()), dtype=float)
+    return np.asarray(found / found.sum(axis=1, keepdims=True) * found.shape[1])
+
+
+def _unevenness(counts: Mapping[int, Sequence[int]]) -> float:
+    return float(np.abs(_of_equal_shares(counts) - 1).max())
+
+
+def _balance(number: int, method: Method, counts: Mapping[int, Sequence[int]]) -> Chart:
+    """Returns a map of classes and epochs."""
+    shares, spread = _of_equal_shares(counts), _unevenness(counts)
     trace = {
         "type": "heatmap",
-        "x": [str(epoch + 1) for epoch in balances],
-        "y": list(range(counts.shape[1])),
+        "x": [str(epoch + 1) for epoch in counts],
+        "y": list(range(shares.shape[1])),
         "z": shares.T.tolist(),
-        "customdata": counts.T.tolist(),
-        "colorscale": "Cividis",
-        "zmin": 0,
-        "zmax": max(2.0, float(shares.max())),
+        "customdata": np.array(list(counts.values())).T.tolist(),
+        "colorscale": "RdBu",
+        "zmin": 1 - spread,
+        "zmax": 1 + spread,
         "colorbar": {"thickness": 10, "outlinewidth": 0},
         "hovertemplate": "class %{y}, epoch %{x}<br>%{customdata} images, %{z:.2f} of an equal share<extra></extra>",
     }
     layout = chart.layout("epoch of the selection", "class")
     layout["xaxis"] |= {"type": "category"}
-    caption = f"Images of a class; 1 is an equal share. Seed {method.runs[0].seed}."
+    caption = f"Images of a class by what an equal share would be; 1 is in the middle. Seed {method.runs[0].seed}."
     return Chart(f"balance-{number}", method.name, caption, chart.figure([trace], layout), (), 280, small=True)

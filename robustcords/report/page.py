@@ -14,6 +14,7 @@ from robustcords.errors import UserError
 from robustcords.report import charts, comparison_tables, inner_charts
 from robustcords.report.comparison import Comparison
 from robustcords.report.comparison_tables import Block, Cell, Grid
+from robustcords.report.front import verdict
 from robustcords.storage.files import check_writable, write_atomic
 
 _MARKS = {
@@ -93,7 +94,7 @@ def write(
     Args:
         comparison: the runs.
         output: ``FILE.html``.
-        sections: what comes before everything else.
+        sections: what comes with the comparison.
         pictures: adversarial images; None for none.
 
     Raises:
@@ -115,7 +116,7 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
     Args:
         comparison: the runs.
         stem: what the files next to it are called, without their endings.
-        sections: what comes before everything else.
+        sections: what comes with the comparison.
         pictures: adversarial images; None for none.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -132,11 +133,13 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
         stem=stem,
         comparison=comparison,
         sections=sections,
+        verdict=verdict(comparison),
         headlines=comparison_tables.headlines(comparison),
         differences=comparison_tables.differences(comparison),
         intervals=comparison_tables.intervals(comparison),
         legend=comparison_tables.LEGEND,
-        charts=shown,
+        charts=[section for section in shown if section.key != "robustness"],
+        deciding=next(section for section in shown if section.key == "robustness"),
         figures={chart.key: chart.figure for section in shown for chart in section.charts},
         pictures=pictures or Pictures(notes=["No images were asked for."]),
         environments=_environments(comparison),

@@ -34,10 +34,10 @@ shutil.copy(recipe, path / "recipe.toml")
 signal.signal(signal.SIGTERM, lambda *_: (path / "stopped").write_text("") and None or sys.exit(143))
 print("epoch 1/2", file=sys.stderr, flush=True)
 time.sleep(60 if behaviour == "hangs" else 0.3)
-if behaviour == "fails" and path.name.endswith("1"):
+if behaviour in {"1", "2"} and path.name.endswith("1"):
     print("error: no such luck", file=sys.stderr)
     print("epoch 18/24, says a run that outlived its sweep", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(int(behaviour))
 (path / "metrics.jsonl").write_text("{}\\n{}\\n")
 report = {
     "recipe": tomllib.loads(pathlib.Path(recipe).read_text()),
@@ -87,12 +87,20 @@ def test_as_many_at_a_time_as_there_are_places_each_with_a_device(tmp_path: Path
 def test_one_that_fails_stops_none_of_the_others_and_is_tried_again_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    some = made(tmp_path, monkeypatch, "fails", [{}, {}, {}])
+    some = made(tmp_path, monkeypatch, "1", [{}, {}, {}])
     assert [job.state for job in some.run(tasks(3))] == ["done", "failed", "done"]
     failed = next(line for line in said(some) if "failed" in line)
     assert failed.startswith(f"run1: failed with status 1: error: no such luck ({tmp_path / '.fleet' / 'run1.log'})")
     again = made(tmp_path, monkeypatch, "runs", [{}])
     assert [job.state for job in again.run(tasks(3))] == ["skipped", "done", "skipped"]
+
+
+def test_after_one_whose_input_is_at_fault_no_other_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    some = made(tmp_path, monkeypatch, "2", [{}])
+    assert [job.state for job in some.run(tasks(4))] == ["done", "failed", "waiting", "waiting"]
+    assert some.at_fault
+    assert any("2 not begun: the input of run1 is at fault" in line for line in said(some))
+    assert sorted(path.name for path in tmp_path.glob("run*")) == ["run0", "run1"]
 
 
 def test_what_is_done_is_skipped_unless_more_epochs_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -98,9 +98,24 @@ def test_every_chart_is_there_and_valid(written: Path):
 
     figures = Page(written).figures()
     names = ("decides", "curve-loss", "curve-clean", "curve-robust", "fraction-0", "time", "overlap", "dynamics-")
-    assert all(any(key.startswith(name) for key in figures) for name in (*names, "balance-"))
+    assert all(any(key.startswith(name) for key in figures) for name in names)
     for figure in figures.values():
         assert Figure(figure).data  # raises where a property does not exist
+
+
+@pytest.mark.parametrize(("classes", "shown"), [([30, 30, 31], False), ([10, 50, 30], True)])
+def test_a_map_of_the_classes_is_there_where_it_shows_something(tmp_path: Path, classes: list[int], shown: bool):
+    path = make_run(tmp_path / "run", GLISTER)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    rows[2]["selection"] = {"classes": classes}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.write(compare(find_runs([path])), tmp_path / "page.html")
+    found = Page(tmp_path / "page.html")
+    assert ("balance-0" in found.figures()) == shown
+    assert ("Every class has the same share of each selection" in found.text) != shown
+    if shown:
+        (trace,) = found.figures()["balance-0"]["data"]
+        assert [row[0] for row in trace["z"]] == pytest.approx([1 / 3, 5 / 3, 1])
 
 
 def test_tables_and_pictures_can_be_read_aloud(written: Path):
@@ -121,7 +136,7 @@ def test_what_users_name_is_escaped(tmp_path: Path):
     make_run(tmp_path / "b", {"loss": {"name": f"mine:{evil}"}, "data": {"name": '"><img src=x onerror=alert(1)>'}})
     comparison = compare(find_runs([tmp_path]), left_out=[evil])
     output = tmp_path / "page.html"
-    page.write(comparison, output, [Block(evil, [evil], [Grid(evil, [evil], [(evil, [Cell(evil)])])])])
+    page.write(comparison, output, [Block(evil, [Grid(evil, [evil], [(evil, [Cell(evil)])])], [evil])])
     found = Page(output)
     assert sum(tag == "script" for tag, _ in found.tags) == 3
     assert not any(tag == "img" for tag, _ in found.tags)

@@ -4,7 +4,7 @@ from io import StringIO
 
 import pytest
 
-from robustcords.report.tabular import in_markdown, on_terminal, plain
+from robustcords.report.tabular import fitting, in_markdown, on_terminal, plain
 from robustcords.runtime.progress import verbatim
 
 
@@ -35,3 +35,18 @@ def test_a_table_on_the_terminal_takes_text_for_no_markup() -> None:
     verbatim(shown, width=40).print(on_terminal(["[red]a", "b"], [["[bold]1", "x[/b] :smile:"]]))
     for text in ("[red]a", "[bold]1", "x[/b] :smile:"):
         assert text in shown.getvalue()
+
+
+@pytest.mark.parametrize(("width", "columns"), [(200, 4), (45, 3), (36, 2), (10, 2)])
+def test_a_narrow_terminal_has_fewer_columns_and_whole_figures(width: int, columns: int) -> None:
+    header = ["method", "AutoAttack standard 8/255", "clean", "training time"]
+    rows = [["a method with quite a long name", "24.10 ± 0.57", "54.50", "33:18"]]
+    console = verbatim(StringIO(), width)
+    table = fitting(header, rows, console)
+    assert len(table.columns) == columns
+    console.print(table)
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue()
+    if width > 10:
+        assert all(cell in text for cell in rows[0][1:columns])
+    assert ("no room here for: " in " ".join(text.split())) == (columns < 4)
