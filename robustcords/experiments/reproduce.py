@@ -160,8 +160,8 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
         jobs: how many runs at a time; None for one on each GPU, or one where there is none.
 
     Returns:
-        How each run ended, of those that were begun or waited to be. One that is to train for as long as rows that are not there is not begun, unless another
-        seed of it has been given a length.
+        How each run ended or, after one whose input is at fault, that it waits. One that is to train for as long as
+        rows that are not there is not begun, unless another seed of it has been given a length.
     """
     timed = [row for row in made.rows if row.equal_time]
     plain = [row for row in made.rows if not row.equal_time]
