@@ -1,4 +1,4 @@
-"""What the documentation site has beside the pages of this folder: the reference of public names, and the changes."""
+"""What the documentation site has besides the pages of this folder: the reference of public names, and the changes."""
 
 from __future__ import annotations
 

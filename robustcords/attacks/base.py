@@ -173,7 +173,7 @@ class Attack(Component, Stateful, ABC):
         return objective(loss, y, clean)
 
     def prepare(self, train: Images, device: torch.device) -> None:
-        """Is told before training what is trained on, and where. One that keeps something for every image makes room.
+        """Receives, before training, what is trained on, and where. One that keeps something per image makes room.
 
         Args:
             train: the training split; `Noise.keys` are its ``numbers``.

@@ -110,7 +110,7 @@ class Perturbations:
 def _refuse_without_room(
     name: str, count: int, shape: tuple[int, int, int], bytes_each: int, device: torch.device
 ) -> None:
-    """Checks that there is memory for a perturbation of every image, and beside it for writing a checkpoint of them.
+    """Checks that there is memory for a perturbation of every image, and in addition for writing a checkpoint of them.
 
     Raises:
         UserError: there is not.

@@ -49,7 +49,7 @@ def common(
 ) -> None:
     """Robust image classifiers by adversarial training on small, periodically re-selected subsets."""
     del version
-    global _debug  # noqa: PLW0603 -- `main` has no other way to be told
+    global _debug  # noqa: PLW0603 -- `main` has no other way to know
     _debug = debug
 
 
@@ -187,7 +187,7 @@ def reproduce(
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
-    from robustcords.report.beside import block, labels, print_beside
+    from robustcords.report.alongside import block, labels, print_alongside
 
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
@@ -198,7 +198,7 @@ def reproduce(
     others += fleet.failures(ended)
     if done := [run.path for mine in runs.values() for run in mine]:
         compare.report(done, page, sections=[block(plan.table, runs)], left_out=others, labels=labels(plan.table, runs))
-        print_beside(plan.table, runs)
+        print_alongside(plan.table, runs)
         for line in [*others, "", page]:
             typer.echo(line)
     if len(ended) < len(plan.rows) * len(plan.seeds) or any(job.state == "failed" for job in ended):

@@ -164,7 +164,7 @@ def noted(callback: object, value: Any) -> dict[str, Any] | None:
 
 
 def distinct(names: Sequence[str], taken: Collection[str]) -> None:
-    """Checks that callbacks can be told apart, in the metrics and in a checkpoint.
+    """Checks that no two callbacks have the same name, in the metrics and in a checkpoint.
 
     Args:
         names: of the callbacks.

@@ -31,7 +31,7 @@ _WARM_UP = 2
 class Recorder(Protocol):
     """Turns work into something that does it again."""
 
-    def beside(self) -> AbstractContextManager[object]:
+    def alongside(self) -> AbstractContextManager[object]:
         """Returns a context for work that is like what will be recorded, and is not."""
 
     def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
@@ -56,7 +56,7 @@ class Graphs:
         self._stream = torch.cuda.Stream(device)
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def alongside(self) -> Iterator[None]:
         """Leads to the stream of the graphs: a backward pass ends on the stream where its leaf was first met."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -180,7 +180,7 @@ class _Passes:
         def backward() -> Tensor:
             return torch.autograd.grad(with_graph, leaf, by_logits)[0]
 
-        with recorder.beside():
+        with recorder.alongside():
             for _ in range(_WARM_UP):
                 by_logits = torch.zeros_like(forward())
                 backward()

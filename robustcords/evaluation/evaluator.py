@@ -50,7 +50,7 @@ class Evaluator:
         device: where the model is.
         store: folder for finished chunks, or None.
         identity: what tells this model and these images from others.
-        on_progress: is told how far a measurement is.
+        on_progress: called with the progress of a measurement.
         withstood: of each measurement on all images (count,) bool, which were classified correctly.
     """
 

@@ -22,7 +22,7 @@ Work = Callable[[Tensor], tuple[Tensor, list[str]]]
 """Rows (k,) int64 to one number >= 0 for each (k,) int64, and warnings."""
 
 Progress = Callable[[str, int, int], None]
-"""Is told what is being worked on, how many examples are done, and how many there are."""
+"""Called with what is being measured, how many examples are done, and how many there are."""
 
 
 def chunks(count: int) -> list[Tensor]:
@@ -86,7 +86,7 @@ def run(
     """Works on all chunks that the ledger does not have yet; only the main process reads and writes it.
 
     Args:
-        name: what ``on_progress`` is told.
+        name: what ``on_progress`` is called with.
         count: number of examples.
         work: done for one chunk at a time, by one process.
         ledger: what is done already.

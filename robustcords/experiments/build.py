@@ -222,13 +222,13 @@ def proxy(recipe: Recipe, images: Data, device: torch.device) -> Inference | Non
     Its weights are those of the file that the recipe names, or the initial ones of a proxy that is to be trained.
 
     Raises:
-        UserError: the selector looks at no model, or the file is not of this one.
+        UserError: the selector uses no model, or the file is not of this one.
     """
     config = recipe.selector.proxy if recipe.selector else None
     if recipe.selector is None or config is None:
         return None
     if not find("selector", recipe.selector.name).uses_model:
-        raise UserError(f"[selector.proxy]: selector {recipe.selector.name!r} looks at no model; leave the table out")
+        raise UserError(f"[selector.proxy]: selector {recipe.selector.name!r} uses no model; leave the table out")
     network, _ = settled_model(recipe.model_copy(update={"model": config.model}), images, device)
     if config.weights:
         load_weights(network, Path(config.weights))

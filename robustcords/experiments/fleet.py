@@ -227,8 +227,8 @@ class Fleet:
             job.note = next((line for line in reversed(lines) if line.startswith("error: ")), job.note)
         else:
             job.note = _result(job.path)
-        told = f"failed with status {status}: {job.note} ({self.log(job)})" if status else f"done  {job.note}"
-        self.board.say(f"{job.task.name}: {told}  {duration(job.seconds)}")
+        outcome = f"failed with status {status}: {job.note} ({self.log(job)})" if status else f"done  {job.note}"
+        self.board.say(f"{job.task.name}: {outcome}  {duration(job.seconds)}")
         return True
 
     def _stop(self, jobs: Sequence[Job]) -> None:

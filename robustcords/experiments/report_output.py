@@ -98,7 +98,7 @@ def check_addition(
     if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
         refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
     report = load_run(directory.path).report
-    told, tables = report.recipe.tables.get("evaluation", {}), _tables(recipe, config)
+    reported, tables = report.recipe.tables.get("evaluation", {}), _tables(recipe, config)
     rows, kind = sample(test.labels, config.limit)
     for name in weights:
         found = report.evaluation.get(name)
@@ -115,23 +115,23 @@ def check_addition(
                 refuse(f"has {name} weights on {measured.examples} images, not {limit}")
             if measured and taken == "stratified" and measured.sample != taken:
                 refuse(f"has {name} weights on the first {measured.examples} images, which are not all classes'")
-            if other := _otherwise(told, tables, key, measured=bool(known)):
+            if other := _otherwise(reported, tables, key, measured=bool(known)):
                 refuse(f"has {attack.name} with other settings ({', '.join(other)})")
         checked = found.sanity.examples if found and found.sanity else 0
         if sanity and checked > min(sanity.limit or len(test), len(test)):
             refuse(f"has {name} weights checked on {checked} images")
 
 
-def _otherwise(told: Mapping[str, Any], tables: Mapping[str, Any], key: str, *, measured: bool) -> list[str]:
+def _otherwise(reported: Mapping[str, Any], tables: Mapping[str, Any], key: str, *, measured: bool) -> list[str]:
     """Returns the options in which an attack differs from how a report says that it was run.
 
     Args:
-        told: the report's evaluation tables.
+        reported: the report's evaluation tables.
         tables: those of the evaluation that is to be added.
         key: of the attack in these, see `_entries`.
         measured: whether the report has figures under the same label.
     """
-    own, asked = _entries(told), _entries(tables)[key]
+    own, asked = _entries(reported), _entries(tables)[key]
     if key in SHORT_FORMS:
         alike = [own[key]] if key in own else []
     else:
@@ -139,9 +139,9 @@ def _otherwise(told: Mapping[str, Any], tables: Mapping[str, Any], key: str, *, 
     return min((_differing(each, asked) for each in alike), key=len, default=[])
 
 
-def _differing(told: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def _differing(reported: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Returns the options, name included, in which an attack is not run as a table says."""
-    return [key for key, value in asked.items() if key not in _WHERE and told.get(key) != value]
+    return [key for key, value in asked.items() if key not in _WHERE and reported.get(key) != value]
 
 
 def _entries(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -160,17 +160,17 @@ def add(directory: RunDirectory, recipe: Recipe, config: EvaluationConfig, resul
         results: weights to what was measured of them.
     """
     report = Report.read(directory.report)
-    told = dict(report.recipe.tables.get("evaluation", {}))
+    reported = dict(report.recipe.tables.get("evaluation", {}))
     for key, table in _entries(_tables(recipe, config)).items():
         if key in SHORT_FORMS:
-            told[key] = told.get(key) or table
-        elif all(_differing(each, table) for each in told.get("attacks", [])):
-            told["attacks"] = [*told.get("attacks", []), table]
+            reported[key] = reported.get(key) or table
+        elif all(_differing(each, table) for each in reported.get("attacks", [])):
+            reported["attacks"] = [*reported.get("attacks", []), table]
     evaluation = dict(report.evaluation)
     for name, result in results.items():
         evaluation[name] = evaluation[name].with_more(result) if name in evaluation else result
     whole = {**report.to_json(), "evaluation": {name: entry.to_json() for name, entry in evaluation.items()}}
-    whole["recipe"] = {**report.recipe.tables, "evaluation": told}
+    whole["recipe"] = {**report.recipe.tables, "evaluation": reported}
     write_report(directory, Report.from_json(whole, directory.report))
 
 

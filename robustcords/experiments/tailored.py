@@ -69,7 +69,7 @@ def write(file: Path, name: str, minutes: float, model: str | None = None) -> li
     """
     if file.exists():
         raise UserError(f"{file}: exists already; choose another name")
-    options, told = look(name)
+    options, notes = look(name)
     values: dict[str, Any] = {"data": {"name": name, **options}}
     if model:
         values["model"] = {"name": model}
@@ -84,15 +84,15 @@ def write(file: Path, name: str, minutes: float, model: str | None = None) -> li
             f"{duration(seconds)}, a batch {step:.2g} s"
         )
     values |= {"evaluation": evaluation, "train": {"budget": f"{budget} s"}}
-    told += [
+    notes += [
         f"{choice.recipe}: {choice.why}",
         f"{duration(budget)} of training, about {planned.epochs_in_budget or 0:.3g} epochs, and {duration(seconds)} of "
         f"evaluation on {evaluation['limit']} images, on {planned.device}",
     ]
     recipe = _recipe(values, choice)
-    header = [f"{choice.recipe}.toml on {name} in {minutes:g} minutes, written by robustcords new.", *told]
+    header = [f"{choice.recipe}.toml on {name} in {minutes:g} minutes, written by robustcords new.", *notes]
     write_text(file, commented(recipe, "\n".join(f"# {printable(line)}" for line in header)))
-    return told
+    return notes
 
 
 def look(name: str) -> tuple[dict[str, Any], list[str]]:
@@ -108,15 +108,15 @@ def look(name: str) -> tuple[dict[str, Any], list[str]]:
     sets: Any = class_sets(folder) if kind is Folder else parquet_sets(folder)
     splits = {split for each in sets.values() for split in each}
     options: dict[str, Any] = {}
-    told = []
+    notes = []
     if "train" in splits and not splits & {*TEST_NAMES}:
         options["test_fraction"] = _TESTED
-        told.append(f"there is no test split: {_TESTED:.0%} of train are tested on (data.test_fraction)")
+        notes.append(f"there is no test split: {_TESTED:.0%} of train are tested on (data.test_fraction)")
     if kind is Folder and len(sizes := sizes_below(folder)) > 1:
         side = min(_LARGEST, max(8, min(min(size) for size in sizes) // 8 * 8))
         options["image_size"] = side
-        told.append(f"images have {len(sizes)} sizes and more: all are made {side} x {side} (data.image_size)")
-    return options, told
+        notes.append(f"images have {len(sizes)} sizes and more: all are made {side} x {side} (data.image_size)")
+    return options, notes
 
 
 def _chosen(values: dict[str, Any], minutes: float) -> tuple[Choice, Planned]:

@@ -68,9 +68,9 @@ class GradAlign(Loss):
     def forward(self, model: nn.Module, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
         """Returns the loss (B,), whose gradient takes a backward pass through a backward pass."""
         x = views["clean"]
-        beside = context.threat.uniform_start(x, context.noise)
+        noisy = context.threat.uniform_start(x, context.noise)
         at_image = input_gradients(model, x, y, differentiable=self.config.both)
-        misaligned = misalignment(at_image, input_gradients(model, beside, y))
+        misaligned = misalignment(at_image, input_gradients(model, noisy, y))
         lam = self.resolved(self.config, context.threat).lam
         assert lam is not None  # `resolved` has seen to it
         return self.cross_entropy(model(views["adversarial"]), y) + lam * misaligned

@@ -160,5 +160,5 @@ class Method(Component, Stateful, ABC):
         return {"method": self, "effort": self.effort, "attack": self.attack}
 
     def prepare(self, train: Images, device: torch.device) -> None:
-        """Is told before training what is trained on, and where; hands it on to the attack."""
+        """Receives, before training, what is trained on, and where; passes it to the attack."""
         self.attack.prepare(train, device)

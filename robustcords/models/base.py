@@ -127,7 +127,7 @@ class ModelSource(Component, ABC):
         return Classifier(normalize, network, self.config.name)
 
     def refuse_too_large(self, channels: int, image_size: ImageSize, num_classes: int) -> None:
-        """Checks that the weights fit into this machine's memory, where that can be told without making them."""
+        """Checks that the weights fit into this machine's memory, where that can be determined without making them."""
         del channels, image_size, num_classes
 
     @abstractmethod

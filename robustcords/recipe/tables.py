@@ -184,7 +184,7 @@ def _known(kind: str, item: Written, config: type[Table]) -> Written:
 
 
 def _config_of(kind: str, name: Any) -> type[Any]:
-    """Returns the ``Config`` of a component that is no longer wanted; ``object`` where that cannot be told."""
+    """Returns the ``Config`` of a component that is no longer wanted; ``object`` where it is not known."""
     try:
         config = registry.config_of(find(kind, name))
     except (UserError, TypeError, AttributeError):

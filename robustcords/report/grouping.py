@@ -25,8 +25,8 @@ _NOT_THE_METHOD = (
     "logging",
     *(key for key, role in _TRAIN.items() if role != "method"),
 )
-_ALWAYS_TOLD = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
-"""Keys that a name tells wherever a method has another value than most."""
+_ALWAYS_NAMED = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
+"""Keys that a name includes wherever a method has another value than most."""
 _SIMILAR = 2.0
 """The largest ratio of two training times that are similar. It is shown with the difference."""
 
@@ -82,14 +82,14 @@ def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], lis
 def names(recipes: Sequence[Recipe]) -> list[str]:
     """Returns a name for each method, all different: loss, subset, effort, and what tells it apart.
 
-    The data set, network, attack and number of epochs are told where they are not what most methods have; any other
+    The data set, network, attack and number of epochs are named where they are not what most methods have; any other
     key only where names would be the same, and there too where it is not what most methods have.
     """
     found = [_plain_name(recipe) for recipe in recipes]
-    for key in _ALWAYS_TOLD:
+    for key in _ALWAYS_NAMED:
         usual = _usual([recipe.get(key) for recipe in recipes])
         found = [
-            name if recipe.get(key) == usual else f"{name}, {_told(key, recipe)}"
+            name if recipe.get(key) == usual else f"{name}, {_written(key, recipe)}"
             for name, recipe in zip(found, recipes, strict=True)
         ]
     for key in _by_use(recipes):
@@ -99,7 +99,7 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
             if count > 1 and len({repr(recipes[number].get(key)) for number in alike}) > 1:
                 for number in alike:
                     if recipes[number].get(key) != usual:
-                        found[number] = f"{name}, {_told(key, recipes[number])}"
+                        found[number] = f"{name}, {_written(key, recipes[number])}"
     return found
 
 
@@ -136,10 +136,10 @@ def _by_use(recipes: Sequence[Recipe]) -> list[str]:
     """Returns the keys that differ, those first that tell the most methods apart."""
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     kinds = {key: len({repr(recipe.get(key)) for recipe in recipes}) for key in keys}
-    return sorted((key for key in keys if kinds[key] > 1 and key not in _ALWAYS_TOLD), key=lambda key: -kinds[key])
+    return sorted((key for key in keys if kinds[key] > 1 and key not in _ALWAYS_NAMED), key=lambda key: -kinds[key])
 
 
-def _told(key: str, recipe: Recipe) -> str:
+def _written(key: str, recipe: Recipe) -> str:
     value = recipe.get(key, "none")
     if key == "train.epochs":
         if value == "none":

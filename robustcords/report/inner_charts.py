@@ -44,7 +44,7 @@ def dynamics(comparison: Comparison) -> Section:
             points = chart.over_epochs(method.runs, partial(_share, source, kind))
             x, y = [epoch + 1 for epoch in points], [100 * share for share in points.values()]
             traces.append(chart.trace(look, x, y, kind) | {"mode": "lines+markers" if len(x) <= 20 else "lines"})
-        told = {
+        caption = {
             "dynamics": "by a PGD attack on fixed training images after the epoch",
             "counts": "as Bullet-Train sorted each batch while it trained on it, by confidence and not by an attack",
         }[source]
@@ -52,7 +52,7 @@ def dynamics(comparison: Comparison) -> Section:
         layout["yaxis"] |= {"range": [0, 100]}
         legend = list(zip(KINDS, looks, strict=True))
         charts.append(
-            Chart(f"dynamics-{number}", method.name, told, chart.figure(traces, layout), legend, 260, small=True)
+            Chart(f"dynamics-{number}", method.name, caption, chart.figure(traces, layout), legend, 260, small=True)
         )
     title = "Outlier, boundary and robust examples"
     without = [m.name for n, m in enumerate(comparison.methods) if not any(c.key == f"dynamics-{n}" for c in charts)]
@@ -103,7 +103,7 @@ def times(comparison: Comparison) -> Section:
     layout = chart.layout(f"{name}, mean over seeds", "")
     layout |= {"barmode": "stack"}
     layout["yaxis"] |= {"visible": False, "range": [-0.6, len(rows) - 0.2], "fixedrange": True}
-    # Names above their bars: beside them they would leave a phone no room for the bars.
+    # Names above their bars: next to them they would leave a phone no room for the bars.
     layout["annotations"] = [
         {
             "x": 0,
@@ -124,13 +124,13 @@ def times(comparison: Comparison) -> Section:
 
 def _parts(runs: Sequence[Run]) -> dict[str, float]:
     """Returns the mean seconds of each part of a run."""
-    found = dict.fromkeys(_PARTS, 0.0)
+    means = dict.fromkeys(_PARTS, 0.0)
     for run in runs:
-        told = {phase: run.report.training.phases.get(phase, 0.0) for phase in found if phase != "rest"}
-        rest = max(0.0, run.report.training.total - sum(told.values()))
-        for phase, value in (*told.items(), ("rest", rest)):
-            found[phase] += value / len(runs)
-    return found
+        named = {phase: run.report.training.phases.get(phase, 0.0) for phase in means if phase != "rest"}
+        rest = max(0.0, run.report.training.total - sum(named.values()))
+        for phase, value in (*named.items(), ("rest", rest)):
+            means[phase] += value / len(runs)
+    return means
 
 
 def selections(comparison: Comparison) -> Section:

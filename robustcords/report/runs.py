@@ -116,7 +116,7 @@ def load_run(path: Path) -> Run:
     if len(rows) != report.training.epochs:
         notes.append(f"metrics.jsonl has {len(rows)} of the {report.training.epochs} epochs")
     if not report.complete:
-        notes.append("the evaluation has not ended; go on with run --resume")
+        notes.append("the evaluation has not ended; resume it with run --resume")
     selections = load_selections(path / "selections")
     if not selections and report.training.selections:
         notes.append("no selections/: overlap is not known")

@@ -18,7 +18,7 @@ from robustcords.selection.base import SelectionReport
 from robustcords.selection.selector import Subset
 
 LISTED_CLASSES = 40
-"""With more classes than these, their balance is told in one line."""
+"""With more classes than these, their balance is summed up in one line."""
 
 
 @dataclass(frozen=True)

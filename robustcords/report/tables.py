@@ -115,7 +115,9 @@ def _figures(report: Report) -> list[str]:
 def _warnings(report: Report) -> list[str]:
     found = [f"warning: {text}" for text in report.training.warnings]
     if not report.complete:
-        found.insert(0, "warning: the evaluation has not ended: this is what was measured so far; run --resume goes on")
+        found.insert(
+            0, "warning: the evaluation has not ended: this is what was measured so far; resume it with run --resume"
+        )
     for name, result in report.evaluation.items():
         taken = list(dict.fromkeys(str(m.examples) for m in result.measurements if m.sample == "stratified"))
         if taken:

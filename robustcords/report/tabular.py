@@ -13,7 +13,7 @@ from rich.table import Table
 _MEANS_SOMETHING = re.compile(r"([\\`*|<>~&$]|(?<![^\W_])_|_(?![^\W_])|\](?=\())")
 
 _RULES = 3
-"""What a column takes on a terminal beside its text: a space on either side, and a rule."""
+"""What a column takes on a terminal in addition to its text: a space on either side, and a rule."""
 _NAMES = 16
 """The least width of a first column that wraps."""
 

@@ -48,7 +48,7 @@ def start(precision: str, accumulation: int = 1, trackers: Sequence[str] = ()) -
     # Accelerate keeps the first Accelerator's precision for the whole process; a second run has its own.
     AcceleratorState._reset_state(reset_partial_state=False)
     # Sums over processes and the selection's arithmetic are in float64, which Apple's GPUs do not have. Where there is
-    # no GPU Accelerate has to be told: else it takes every process that torchrun has started for the only one.
+    # no GPU Accelerate needs this: else it takes every process that torchrun has started for the only one.
     on_cpu = torch.backends.mps.is_available() or not torch.accelerator.is_available()
     device = _meet(on_cpu)
     if collectives.world_size() > 1:

@@ -149,7 +149,7 @@ def _told(failure: Exception | None) -> tuple[type[Exception], str] | None:
 
 
 def _handed_over(made: Any, problem: tuple[type[Exception], str] | None) -> Any:
-    """Returns what another process has made, or raises what it told of its failure."""
+    """Returns what another process has made, or raises the failure that it reported."""
     if problem:
         kind, text = problem
         raise kind(text)

@@ -105,7 +105,7 @@ class Interruption:
     def begun_again(self, save: Callable[[], None]) -> Iterator[None]:
         """Is work that a resumed run does again from its beginning, which a stop may leave at any `check`.
 
-        Several processes are not at the same point in it: one that stops leaves the others to be told, or to fail.
+        Several processes are not at the same point in it: one that stops leaves the others to be notified, or to fail.
 
         Args:
             save: is called before the work is left for a stop; may not wait for other processes.

@@ -37,11 +37,11 @@ _TOKEN, _RANK, _MESSAGE = 16, 8, 4096
 class Watch:
     """Watches over the other processes while its context lasts; every process enters it at the same point.
 
-    A computation that fails because a process is lost is told from others by `lost_within`. A process that continues
+    `lost_within` distinguishes a computation that fails because a process is lost. A process that continues
     waiting for a lost one is ended some seconds later, with exit status 1.
 
     Args:
-        on_interrupted: is told if another process has been asked to stop, on a thread of its own.
+        on_interrupted: called on a thread of its own when another process has been asked to stop.
     """
 
     def __init__(self, on_interrupted: Callable[[Interrupted], None] | None = None) -> None:
@@ -207,7 +207,7 @@ def name_interface() -> None:
         return
     import psutil
 
-    with suppress(OSError):  # a name that cannot be looked up is told of when the processes meet
+    with suppress(OSError):  # a name that cannot be resolved is reported when the processes meet
         main = os.environ.get("MASTER_ADDR", "127.0.0.1")
         family, kind, *_, address = socket.getaddrinfo(main, 1, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:

@@ -82,7 +82,7 @@ class SelectionContext:
         augment: augments images (B, C, H, W) as training does, by noise that is keyed by example, but mixes none;
             None where nobody has said how.
         progress: share of the training that is over, in [0, 1].
-        observer: of the strategy's own class, with what it was told of the steps so far; None where it names none.
+        observer: of the strategy's own class, with what it has received of the steps so far; None where it names none.
     """
 
     train_loader: DataLoader[Any]
@@ -150,9 +150,9 @@ class Strategy(Stateful, ABC):
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
         requires: what it cannot do without, such as `robustcords.config.requirements.VALIDATION_IMAGES`.
-        uses_model: whether it looks at the model; where it does not, a proxy would be of no use.
+        uses_model: whether it uses the model; where it does not, a proxy would be of no use.
         needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
-        observer: the class that is told the losses of every training step, for a strategy that chooses by these; None
+        observer: the class that receives the losses of every training step, for a strategy that chooses by these; None
             for one that does not.
         varies: whether a selection may have another size than the budget, at least 1.
         fixes_normaliser: whether its weights have to stay unbiased: a batch's weighted losses are divided by the number

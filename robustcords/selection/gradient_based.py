@@ -52,7 +52,7 @@ def augmentation(config: AttackConfig, context: SelectionContext) -> Augment | N
         UserError: the options want it, and nobody has said how training does it.
     """
     if config.augment and context.augment is None:
-        raise UserError("selector.augment = true needs to be told how training augments images; set it to false")
+        raise UserError("selector.augment = true needs to know how training augments images; set it to false")
     return context.augment if config.augment else None
 
 
@@ -257,11 +257,11 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 matching.add(each.gradients, torch.zeros(0, dtype=torch.int64), torch.zeros(0), each.label)
         classes = [each for each in classes if shares[each.label]]
         for each in classes:
-            gradients, beside = each.gradients, of_class(validation, each.label)
+            gradients, target = each.gradients, of_class(validation, each.label)
             if self.granularity == "per_gradient":
                 gradients = gradients.of_output(each.label)
-                beside = beside and beside.of_output(each.label)
-            groups.append(Group(each.label, gradients, beside, shares[each.label]))
+                target = target and target.of_output(each.label)
+            groups.append(Group(each.label, gradients, target, shares[each.label]))
         found = {}
         for each, (chosen, weights) in zip(classes, self._choose(groups), strict=True):
             found[each.label] = each.places[chosen], weights

@@ -12,10 +12,10 @@ from robustcords.config.schema import Stateful
 
 
 class Observer(Stateful, ABC):
-    """Is told the losses of every training step. A strategy names one as its ``observer``.
+    """Receives the losses of every training step. A strategy names one as its ``observer``.
 
     Strategies are built anew for every selection; their observer stays, and is in every checkpoint. All processes are
-    told the same, in the order of the global batch.
+    given the same, in the order of the global batch.
 
     Args:
         size: N, examples of the training split.
@@ -26,7 +26,7 @@ class Observer(Stateful, ABC):
 
     @abstractmethod
     def observe(self, rows: Tensor, losses: Tensor) -> None:
-        """Is told of one step.
+        """Receives the losses of one step.
 
         Args:
             rows: (n,) int64, unique, the examples that were trained on, as rows of the training split.

@@ -107,7 +107,7 @@ class SubsetSelector:
         current: the subset that is trained on now; None before the first epoch.
         report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
         kept: the main process's strategy's state after the last selection; None before the first one.
-        observer: what the strategy is told of training; None where it asks for nothing.
+        observer: what the strategy learns of training; None where it asks for nothing.
         proxy: the model that is selected by, as attacks run it; None where that is the one that is trained.
         spent: seconds that the proxy's own training took before this one.
 

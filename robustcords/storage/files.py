@@ -17,7 +17,7 @@ _UNFINISHED = ".tmp"
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """Is a change of a file or folder; one that fails is told in one line.
+    """Is a change of a file or folder; a failure is reported in one line.
 
     Raises:
         UserError: it may not be written to.

@@ -128,7 +128,7 @@ class RunDirectory:
             write_atomic(self.recipe, recipe)
 
     def environment(self) -> dict[str, Any]:
-        """Returns what `start` was told.
+        """Returns what `start` received.
 
         Raises:
             UserError: the file is missing or damaged.

@@ -69,7 +69,7 @@ def test_what_a_proxy_cannot_be_is_one_line(command: Command, write: Write):
     answer = command("run", "digits_proxy", *QUICK, *settings(selector__name="random"))
     assert (answer.status, answer.err.splitlines()[-1]) == (
         2,
-        "error: [selector.proxy]: selector 'random' looks at no model; leave the table out",
+        "error: [selector.proxy]: selector 'random' uses no model; leave the table out",
     )
     answer = command("select", "digits_proxy", "--weights", "w.safetensors", "--output", "chosen.npz")
     assert "this command trains no proxy; set selector.proxy.weights to a file" in answer.err

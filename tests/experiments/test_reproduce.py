@@ -160,7 +160,7 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
         ],
     ]
     shown = io.StringIO()
-    beside.print_beside(TABLES["table1"], runs, Console(file=shown, width=200))
+    beside.print_alongside(TABLES["table1"], runs, Console(file=shown, width=200))
     assert (
         "- Ours: resnet8 on cifar10, 12 epochs, 100 test images, PGD-50-10, AutoAttack standard on 100.\n- Paper: "
         in shown.getvalue()

@@ -45,7 +45,7 @@ class Plan:
             there is no ``step_size``, that is the attack as the recipe has it.
         step_size: (B,) floating point, >= 0, in the threat's norm; None for the attack's own, which may follow from the
             number of steps. In float64 it reaches the attack to the last bit.
-        kinds: of the examples; None where they are not told apart.
+        kinds: of the examples; None where they are not distinguished.
         patience: (B,) int64, >= 0: how many steps of an example may begin at points at which it is misclassified,
             before it is left where it is; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
         epsilon: the radius that all are attacked at, in place of the threat model's; the attack's own step size, where
@@ -94,13 +94,13 @@ class Effort(Component, Stateful, ABC):
         """
 
     def observe(self, correct: Tensor) -> None:
-        """Is told after the attack which examples (B,) bool the model classifies correctly, where it `observes`.
+        """Receives, after the attack, which examples (B,) bool the model classifies correctly, where it `observes`.
 
         A mixed image is classified correctly as the class with the larger share.
         """
 
     def on_validation(self, result: Mapping[str, float]) -> None:
-        """Is told what a validation found, the same in all processes: accuracies ``clean`` and ``robust``.
+        """Receives what a validation measured, the same in all processes: accuracies ``clean`` and ``robust``.
 
         Where a recipe's run measures the attack of `validation_attack` too, its accuracy is ``planned``.
         """

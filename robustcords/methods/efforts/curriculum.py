@@ -101,7 +101,7 @@ class Curriculum(Effort):
         return {f"pgd-{number}": attack.with_effort(number, self._size(attack, number)) for number in numbers}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how far the curriculum is, and what it goes on by."""
+        """Returns how far the curriculum is, and what it continues by."""
         return {
             "strength": self.strength,
             "epoch": self._epoch,

@@ -22,7 +22,7 @@ class FAT(Effort):
     """Friendly adversarial training: early-stopped PGD (Zhang et al. 2020, Algorithm 1), arXiv 2002.11242.
 
     Before each step the model is asked about the point that the step would begin at. An example that it misclassifies
-    there goes on for ``tau`` such points and then stops where it is; one that stays correct takes all of the attack's
+    there continues for ``tau`` such points and then stops where it is; one that stays correct takes all of the attack's
     steps. That forward is the one that the step's gradient is computed by. ``tau`` rises over the run.
 
     Example:

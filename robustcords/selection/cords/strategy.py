@@ -271,8 +271,8 @@ class CordsStrategy(PlainStrategy):
             self.state = {"own": strategy.state_dict()}
             return
         attributes, lost = taken(strategy, self._arguments.values())
-        told = self.state.get("lost", [])
-        if collectives.is_main() and (names := [name for name in lost if name not in told]):
+        reported = self.state.get("lost", [])
+        if collectives.is_main() and (names := [name for name in lost if name not in reported]):
             text = "%s: every selection begins with new %s: these attributes cannot be kept; write state_dict for them"
             self.context.logger.warning(text, self.config.name, ", ".join(names))
         self.state = {"attributes": changed(new, attributes), "lost": lost}

@@ -23,7 +23,7 @@ from robustcords.selection.base import Augment
 from robustcords.selection.gradients.factors import LastLayerGradients, logit_gradients
 
 OnBatch = Callable[[int, int], None]
-"""Is told how many batches are done, and how many there are."""
+"""Called with how many batches are done, and how many there are."""
 
 
 def adversarial_pass(

@@ -24,7 +24,7 @@ def check_last_layer(
     bias_alone: bool,
     mode: Callable[[nn.Module], AbstractContextManager[None]] = evaluation_mode,
 ) -> None:
-    """Passes two images through the model as a selection does, and looks at its last layer.
+    """Passes two images through the model as a selection does, and inspects its last layer.
 
     And once with other parameters: a temperature that starts at 1 shows when it is another, and what follows a head
     that starts at 0 when that is not.

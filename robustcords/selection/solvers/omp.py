@@ -30,7 +30,7 @@ _LARGEST_GRAM = 12_000  # gradients whose products are all kept (1.2 GB)
 _LARGEST_DIRECTION = 12_000  # entries of a direction whose square matrix is kept (1.2 GB)
 _MOST_SETTLED = 3000  # rows that are solved by least squares over w >= 0 where a pursuit goes round in circles
 _OVERSHOT = 1e-9  # a negative weight of this share of the largest is no rounding
-_SCREEN = 512  # candidates that a block of steps looks at on a CPU; an accelerator looks at all as quickly
+_SCREEN = 512  # candidates that a block of steps considers on a CPU; an accelerator considers all as quickly
 _TOGETHER = 1e9  # bytes of the problems that are solved at a time
 
 
@@ -53,7 +53,7 @@ Match = tuple[Tensor, Tensor]
 """Rows (k,) int64, unique, and weights (k,) float64, >= 0, on the CPU."""
 
 OnPick = Callable[[int, int], None]
-"""Is told how many gradients are held, and how many are to be."""
+"""Called with how many gradients are chosen, and how many will be."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 With S the gradients that are held, ``M = (G_SS + ridge I)^-1`` and weights ``w = M c_S``. Taking a gradient, as well as
 dropping one, changes M by ``s d d^T`` for one vector d, the weights by a multiple of d, and the correlations with the
 residual by the same multiple of ``G_:S d``. So both are the same arithmetic, chosen by masks; no step waits for the
-host, and problems that are at different points go on side by side.
+host, and problems that are at different points proceed together.
 
 Steps are made in blocks. Within a block M stays as it is and its changes are kept as vectors; where there are many
-candidates, the block looks at the most promising of them alone. At the end of the block one matrix product gives the
+candidates, the block considers the most promising of them alone. At the end of the block one matrix product gives the
 correlations of all candidates after each of its steps. What follows a step at which another one would have been taken
 is then thrown away, so the picks are those of looking at all candidates at every step.
 """
@@ -25,7 +25,7 @@ _NOISE = 1e-12  # a correlation below this share of the largest one at the start
 _DEPENDENT = 1e-12  # a pivot below this share of its diagonal is rounding
 _ROUNDING = 1e-13  # error of the normal equations, as a share of the largest correlation, that weights may have
 _INACCURATE = 1e-9  # such an error at which M is made anew
-_RESOLVED = 1e-14  # of the target's square, below which what is left cannot be told from rounding
+_RESOLVED = 1e-14  # of the target's square, below which what is left cannot be distinguished from rounding
 _CHECK = 8  # blocks from one such test to the next
 
 
@@ -40,7 +40,7 @@ class Pursuit:
         lengths: (R,) the length of what is to be matched.
         ridge: lam >= 0.
         tolerance: end where the residual is below this share of the length.
-        screen: how many candidates a block looks at; n looks at all of them in every step.
+        screen: how many candidates a block considers; n considers all of them in every step.
 
     Attributes:
         rows: (R * n, n) the Gram matrices' rows; problem r's begin at ``offsets[r]``.

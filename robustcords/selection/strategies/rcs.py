@@ -176,7 +176,7 @@ class Divergence(Loss):
         return kl_divergence(logits["adversarial"], logits["clean"])
 
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns ``KL(p' || p)``, from beside the image, as it has no gradient there."""
+        """Returns ``KL(p' || p)``, from next to the image, as it has no gradient there."""
         del y
         target = clean().detach()
         return Objective(lambda logits: kl_divergence(logits, target), start="gaussian", anchored=True)

@@ -102,7 +102,7 @@ def block(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Block:
     return Block(table.title, [grid], notes(table, runs))
 
 
-def print_beside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
+def print_alongside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:
     """Prints `rows` and `notes` to the terminal."""
     console = for_tables(console)
     header, *lines = rows(table, runs)
