@@ -143,8 +143,8 @@ def _write(done: profile, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     names = itertools.chain(["trace.json.gz"], (f"trace-{number}.json.gz" for number in itertools.count(2)))
     path = next(folder / name for name in names if not (folder / name).exists())
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / path.name
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / path.name
         done.export_chrome_trace(str(made))
         write_atomic(path, made.read_bytes())
     return path

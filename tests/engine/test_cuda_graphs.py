@@ -48,7 +48,7 @@ class Again:
     def __init__(self) -> None:
         self.recorded: list[Tensor] = []
 
-    beside = staticmethod(nullcontext)
+    alongside = staticmethod(nullcontext)
 
     def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
         place = work()
