@@ -22,6 +22,7 @@ from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.run_report import Report
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board, duration
+from robustcords.runtime.warm import Started, WarmProcess
 from robustcords.storage.files import parse_json, write_atomic
 from robustcords.storage.run_directory import RunDirectory, has_run
 
@@ -77,7 +78,7 @@ class Job:
     note: str = ""
     seconds: float = 0.0
     training: float = 0.0
-    process: subprocess.Popen[bytes] | None = None
+    process: Started | None = None
     status: int | None = None
     device: str = ""
     begun: float = 0.0
@@ -115,9 +116,28 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
     return [{"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))} for _ in range(count)]
 
 
-def command(recipe: Path, output: Path) -> list[str]:
-    """Returns what makes a run, or resumes it."""
-    return [sys.executable, "-m", "robustcords", "run", str(recipe), "--output", str(output), "--resume"]
+def start(recipe: Path, output: Path, log: Path, place: Mapping[str, str]) -> Started:
+    """Makes a run, or resumes it, in a process of its own.
+
+    Args:
+        recipe: its file.
+        output: its directory.
+        log: the file to which progress and errors are appended.
+        place: what its environment has of its own, see `slots`.
+    """
+    arguments = ["run", str(recipe), "--output", str(output), "--resume"]
+    if "CUDA_VISIBLE_DEVICES" not in place:
+        return WarmProcess(arguments, log, place)
+    with log.open("ab") as file:
+        # A session of its own: Ctrl-C reaches this process alone, which then asks the runs to stop, once.
+        return subprocess.Popen(
+            [sys.executable, "-m", "robustcords", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            env={**os.environ, **place},
+            start_new_session=True,
+        )
 
 
 @dataclass
@@ -199,16 +219,8 @@ class Fleet:
         write_atomic(recipe, dump(job.task.recipe))
         job.state, job.begun, job.device = "running", time.monotonic(), place.get("CUDA_VISIBLE_DEVICES", "")
         job.before = job.share
-        with self.log(job).open("ab") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which then asks the runs to stop, once.
-            job.process = subprocess.Popen(
-                command(recipe, job.path),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env={**os.environ, **place},
-                start_new_session=True,
-            )
+        self.log(job).touch()  # a process that has just begun may not have made it yet
+        job.process = start(recipe, job.path, self.log(job), place)
         self.board.say(f"{job.task.name}: started")
 
     def _look(self, job: Job) -> bool:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from robustcords.experiments.run import plain
 from robustcords.recipe.recipe import load
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board
+from robustcords.runtime.warm import Started
 
 # Does what a run does to its directory, without importing torch.
 PRETENDS = """
@@ -58,8 +60,12 @@ def tasks(count: int, epochs: int = 2) -> list[Task]:
 
 
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, places: list[dict[str, str]]) -> Fleet:
-    pretended = lambda recipe, output: [sys.executable, "-c", PRETENDS, str(recipe), str(output), behaviour]  # noqa: E731
-    monkeypatch.setattr(fleet, "command", pretended)
+    def pretended(recipe: Path, output: Path, log: Path, place: dict[str, str]) -> Started:
+        command = [sys.executable, "-c", PRETENDS, str(recipe), str(output), behaviour]
+        with log.open("ab") as file:
+            return subprocess.Popen(command, stderr=file, env={**os.environ, **place}, start_new_session=True)
+
+    monkeypatch.setattr(fleet, "start", pretended)
     monkeypatch.setattr(fleet, "_POLL_S", 0.02)
     return Fleet(folder, places, Board(Console(file=io.StringIO(), width=200)), Interruption())
 
@@ -268,7 +274,7 @@ def test_the_time_to_go_takes_evaluation_for_as_long_as_it_has_been(tmp_path: Pa
 def test_a_folder_or_page_that_cannot_be_is_told_before_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(fleet, "command", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr(fleet, "start", lambda *_: pytest.fail("a run was started"))
     (tmp_path / "file").write_text("")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "report.html").write_text("mine")
