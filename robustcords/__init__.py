@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from robustcords.data.augmentations.mixup import MixUp as MixUp
     from robustcords.data.augmentations.none import NoAugmentation as NoAugmentation
     from robustcords.data.augmentations.rand_augment import RandAugment as RandAugment
+    from robustcords.data.augmentations.resized_crop import ResizedCrop as ResizedCrop
     from robustcords.data.augmentations.trivial_augment import TrivialAugment as TrivialAugment
     from robustcords.data.base import DataConfig as DataConfig
     from robustcords.data.base import DataSource as DataSource
@@ -223,6 +224,7 @@ _PUBLIC = {
     "RandomSubset": "selection.strategies.random:RandomSubset",
     "Recipe": "recipe.recipe:Recipe",
     "ResNet": "models.resnet:ResNet",
+    "ResizedCrop": "data.augmentations.resized_crop:ResizedCrop",
     "RunDirectory": "storage.run_directory:RunDirectory",
     "SAT": "losses.sat:SAT",
     "SelectionContext": "selection.base:SelectionContext",
@@ -345,6 +347,7 @@ __all__ = [
     "RandomSubset",
     "Recipe",
     "ResNet",
+    "ResizedCrop",
     "RunDirectory",
     "SelectionContext",
     "Session",

@@ -25,7 +25,7 @@ from robustcords.data.images import ImageSet
 
 VARIABLE = "ROBUSTCORDS_CACHE"
 """The environment variable that names another folder."""
-_VERSION = 1
+_VERSION = 2
 """Of the files, and of what decoding makes of an image: another one is decoded anew."""
 _NOT_THE_IMAGES = {"path", "validation_fraction", "train_limit", "cache"}
 """Options that decoding does not depend on; where the files are is told by these themselves."""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords.data.base import DataConfig, Splits
@@ -39,9 +39,24 @@ class ImageConfig(DataConfig):
         image_size: side of the square that every image is made: the shorter side is resized (bilinear, antialiased),
             the longer one cropped around the centre. Left out, images keep their size, which has to be the same for
             all.
+        resize: what the shorter side is resized to, at least ``image_size``, which is then cut out of the centre. The
+            square of this size is kept, for augmentations that crop by themselves. Left out, ``image_size``.
     """
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    resize: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+    @model_validator(mode="after")
+    def _room_for_the_centre(self) -> Self:
+        if self.resize is not None and not 1 <= (self.image_size or 0) <= self.resize:
+            given = "left out" if self.image_size is None else f"{self.image_size}"
+            raise ValueError(f"resize = {self.resize} needs an image_size of at most that, and it is {given}")
+        return self
+
+    @property
+    def frame(self) -> int | None:
+        """Side of the square that images are decoded to; None where they keep their size."""
+        return self.resize or self.image_size
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ def splits(
     train: Rows,
     test: Rows | float | None,
     classes: Sequence[str] | None = None,
-    image_size: int | None = None,
+    frame: int | None = None,
     notes: Sequence[str] = (),
 ) -> Splits:
     """Decodes a training and a test set; both get the same number of channels.
@@ -111,20 +126,20 @@ def splits(
         test: the test set; or the share of the training set that is taken for it, always the same images.
         classes: the classes' names; left out, they are the numbers from 0 to the largest training label, all of which
             have to occur. Classes with names may have no images, which is noted.
-        image_size: see `ImageConfig`.
+        frame: see `ImageConfig`.
         notes: what else there is to say of these sets.
 
     Raises:
         UserError: an image or label cannot be used, sizes differ, a split is empty, there is only one class, or a
             class without a name has no images.
     """
-    train_images, train_labels = _decode(train, image_size, len(classes) if classes else None)
+    train_images, train_labels = _decode(train, frame, len(classes) if classes else None)
     if len(train_labels.unique()) < 2:
         raise UserError(f"{train.name}: every label is {int(train_labels[0])}; training needs at least two classes")
     named = tuple(classes) if classes else _numbered(train, train_labels)
     if not isinstance(test, Rows):
         return _parted(ImageSet(train_images, train_labels, named), train, test or 0.0, notes)
-    test_images, test_labels = _decode(test, image_size, len(named))
+    test_images, test_labels = _decode(test, frame, len(named))
     if train_images.shape[2:] != test_images.shape[2:]:
         raise UserError(_other_size(test.where(0), test_images.shape, "the training images are", train_images.shape))
     channels = {train_images.shape[1], test_images.shape[1]}

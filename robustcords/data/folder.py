@@ -68,7 +68,7 @@ def read_class_folders(folder: Path, config: FolderConfig) -> Splits:
     notes = (*chosen.notes, *_loose(train), *(_loose(test) if test else ()), *_nested(train, classes))
     names = [printable(name) for name in classes]
     tested = _rows(test, classes) if test else config.test_fraction
-    return splits(_rows(train, classes), tested, names, config.image_size, notes)
+    return splits(_rows(train, classes), tested, names, config.frame, notes)
 
 
 def _only(places: Sequence[Path], split: str) -> Path:

@@ -73,6 +73,13 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         """
         return Part(self, rows)
 
+    def frames(self) -> Images:
+        """Returns these images with all that is kept around them, for augmentations that crop; here there is no more.
+
+        Rows, labels and `numbers` are those of this set; `shape` may be larger.
+        """
+        return self
+
     def resident(self, device: torch.device) -> Images:
         """Returns the set with its pixels on a device, where it can be moved there; here it cannot, and stays."""
         del device
@@ -144,6 +151,10 @@ class Part(Images):
     def batches(self, parts: Sequence[Sequence[int]], device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields images and labels of several lists of rows."""
         return self.whole.batches([self.rows[list(rows)].tolist() for rows in parts], device)
+
+    def frames(self) -> Images:
+        """Returns these rows of what the set keeps around its images."""
+        return Part(self.whole.frames(), self.rows)
 
     def _stored(self, rows: Tensor) -> Tensor:
         return self.whole._stored(self.rows[rows])

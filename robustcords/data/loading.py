@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from robustcords.data import cache
 from robustcords.data.base import DataSource, Splits
+from robustcords.data.centred import Centred
+from robustcords.data.decoding import ImageConfig
 from robustcords.data.images import Images
 from robustcords.errors import UserError, is_own, kind_of, listed, one_line
 
@@ -46,7 +49,15 @@ def loaded(source: DataSource) -> Splits:
         of_train, of_test = getattr(splits.train, what), getattr(splits.test, what)
         if of_train != of_test:
             raise UserError(f"{load} returned sets of different {what}: {_short(of_train)} and {_short(of_test)}")
-    return splits
+    return _centred(splits, source)
+
+
+def _centred(splits: Splits, source: DataSource) -> Splits:
+    """Returns the centres of what was decoded larger than it is seen."""
+    side = source.config.image_size if isinstance(source.config, ImageConfig) and source.config.resize else None
+    if side is None:
+        return splits
+    return replace(splits, train=Centred(splits.train, side), test=Centred(splits.test, side))
 
 
 def _problem(images: Any) -> str | None:

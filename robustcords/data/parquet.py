@@ -158,11 +158,11 @@ def _read_hub(config: ParquetConfig) -> Splits:
 def _splits(parts: list[tuple[Rows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str] = ()) -> Splits:
     (train, classes), *tested = parts
     if not tested:
-        return splits(train, config.test_fraction, classes, config.image_size, notes)
+        return splits(train, config.test_fraction, classes, config.frame, notes)
     test, test_classes = tested[0]
     if classes and test_classes and list(classes) != list(test_classes):
         raise UserError(f"{test.name}: the classes are not those of the train split, or not in the same order")
-    return splits(train, test, classes, config.image_size, notes)
+    return splits(train, test, classes, config.frame, notes)
 
 
 def _hub_rows(table: Any, name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:

@@ -28,7 +28,8 @@ def to_array(picture: Any, size: int | None = None) -> NDArray[Any]:
 
     Args:
         picture: a path, encoded bytes, a PIL image, or a tensor (C, H, W) of uint8 or of floats in [0, 1].
-        size: side of the square that it is resized and cropped to; not for tensors.
+        size: side of the square that it is resized and cropped to, as torchvision's ``Resize`` and ``CenterCrop`` do;
+            not for tensors.
 
     Raises:
         ValueError, OSError: the picture cannot be read, or its values or shape cannot be used; one line says why.
@@ -65,10 +66,18 @@ def _open(file: io.BytesIO | Path) -> Image.Image:
 
 def _from_pil(image: Image.Image, size: int | None) -> NDArray[Any]:
     image = _eight_bits(image)
-    if size and image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
+    pixels = np.asarray(_square(image, size) if size else image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    """Returns the centre of the image, the shorter side of which is resized to this length."""
+    shorter = min(image.size)
+    width, height = (int(side * length / shorter) for length in image.size)
+    if shorter != side:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (round((length - side) / 2) for length in (width, height))
+    return image.crop((left, top, left + side, top + side))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -111,7 +111,7 @@ class Vision(DataSource):
     def _decoded(self, train: Any, test: Any) -> Splits:
         usual = SETS[self.config.name]
         classes = _class_names(getattr(train, "classes", None), usual.first_label)
-        return splits(self._rows(train, "training"), self._rows(test, "test"), classes, self.config.image_size)
+        return splits(self._rows(train, "training"), self._rows(test, "test"), classes, self.config.frame)
 
     def _rows(self, part: Any, split: str) -> Rows:
         """Returns the rows of one of torchvision's datasets, with labels from 0."""

@@ -48,7 +48,8 @@ class BatchLoader:
         self.augmentation = augmentation or NoAugmentation()
         self.seed, self.device = seed, device
         self.memory_format = "contiguous"
-        check_augmentation(self.augmentation, train.first(2, device)[0], torch.arange(2, device=device))
+        check_augmentation(self.augmentation, train, device)
+        self._taken = self.augmentation.takes(train)
 
     def order(self, epoch: int, size: int) -> list[Tensor]:
         """Returns the epoch's global batches as positions in its subset, shuffled.
@@ -86,10 +87,10 @@ class BatchLoader:
 
     def _augmented(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns some images and their labels, on the device."""
-        x, y = self.train.batch(rows, self.device)
+        x, y = self._taken.batch(rows, self.device)
         noise = Noise(derive(self.seed, "augment", epoch), self.train.numbers[rows].to(self.device))
         source = f"augmentation {contracts.title(self.augmentation)}"
-        return contracts.numbers(source, self.augmentation(x, noise), x.shape, x.dtype), y
+        return contracts.numbers(source, self.augmentation(x, noise), (len(x), *self.train.shape), x.dtype), y
 
     def _mixed(self, mixing: Mixing, rows: Tensor, share: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns this process's share of a global batch's images, mixed in pairs, and their labels (b, classes)."""

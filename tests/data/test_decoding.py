@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import center_crop, resize
 
 from robustcords.data.images import ImageSet
 from robustcords.data.pictures import to_array
@@ -73,6 +74,14 @@ def test_resizing_crops_the_centre():
     # Shrinking averages: an even chequerboard becomes grey.
     board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
     assert abs(to_array(board, 8).astype(int) - 128).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(50, 37), (37, 50), (21, 64), (32, 32)])
+@pytest.mark.parametrize("side", [32, 29])
+def test_resizing_is_torchvisions(size, side):
+    picture = random_image("RGB", size)
+    expected = center_crop(resize(picture, side), [side, side])
+    assert np.array_equal(to_array(png(picture), side), np.asarray(expected).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(

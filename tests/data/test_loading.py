@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robustcords.data.base import DataSource, Splits
+from robustcords.data.folder import Folder
 from robustcords.data.images import Images, ImageSet
 from robustcords.data.loading import loaded
 from robustcords.errors import UserError
@@ -55,6 +57,22 @@ def test_what_fits_is_handed_on():
     assert loaded(source(lambda: splits)) is splits
     empty = Splits(Own(), ImageSet(PIXELS[:0], LABELS[:0], ("a", "b")))
     assert loaded(source(lambda: empty)) is empty
+
+
+def test_what_is_decoded_larger_is_seen_in_the_centre(tmp_path):
+    for split in ("train", "test"):
+        for name, size in (("a", (20, 15)), ("b", (9, 30))):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.effect_noise(size, 60).save(tmp_path / split / name / "0.png")
+    splits = loaded(Folder(name="photos", path=str(tmp_path), image_size=6, resize=8))
+    for images in (splits.train, splits.test):
+        assert (images.shape, images.frames().shape) == ((1, 6, 6), (1, 8, 8))
+        whole = images.frames().batch(torch.arange(2))[0]
+        assert torch.equal(images.batch(torch.arange(2))[0], whole[:, :, 1:7, 1:7])
+    with pytest.raises(ValueError, match="resize = 8 needs an image_size of at most that, and it is left out"):
+        Folder(name="photos", resize=8)
+    with pytest.raises(ValueError, match="at most that, and it is 9"):
+        Folder(name="photos", resize=8, image_size=9)
 
 
 def test_whole_sets_are_numbered_from_0_whatever_they_were_a_part_of():

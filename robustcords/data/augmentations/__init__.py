@@ -7,5 +7,6 @@ AUGMENTATIONS = {
     "mixup": "robustcords.data.augmentations.mixup:MixUp",
     "none": "robustcords.data.augmentations.none:NoAugmentation",
     "rand_augment": "robustcords.data.augmentations.rand_augment:RandAugment",
+    "resized_crop": "robustcords.data.augmentations.resized_crop:ResizedCrop",
     "trivial_augment": "robustcords.data.augmentations.trivial_augment:TrivialAugment",
 }

@@ -11,6 +11,7 @@ from robustcords.config.requirements import HARD_LABELS
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.base import DataSource
+from robustcords.data.images import Images
 from robustcords.rng import Noise
 
 
@@ -40,12 +41,19 @@ class Augmentation(Component, ABC):
         del source
         return config
 
+    def takes(self, images: Images) -> Images:
+        """Returns what is augmented to stand for the images of a set: here these images themselves.
+
+        An augmentation that crops takes their `robustcords.Images.frames`.
+        """
+        return images
+
     @abstractmethod
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
-        """Returns images (B, C, H, W) in [0, 1] of the same shape and dtype; ``x`` stays as it is.
+        """Returns images (B, C, H, W) in [0, 1] of the set's shape and of the dtype of ``x``, which stays as it is.
 
         Args:
-            x: (B, C, H, W) in [0, 1].
+            x: (B, C, H, W) in [0, 1], of what it `takes`.
             noise: (B,) keyed by example, another in every epoch.
         """
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack, CleanLogits
+from robustcords.data.augmentations.base import Augmentation
 from robustcords.data.images import Images
 from robustcords.engine.inference import frozen
 from robustcords.engine.memory_format import MEMORY_FORMATS, layout_of
@@ -69,6 +70,8 @@ def adversarial_pass(
     attack = attack if "adversarial" in loss.views else None
     world, rank = collectives.world_size(), collectives.rank()
     mine, layout = batches[rank::world], MEMORY_FORMATS[layout_of(model)]
+    if isinstance(augment, Augmentation):
+        images = augment.takes(images)
     columns: list[list[Tensor]] = []
     with evaluation_mode(model), nullcontext() if train_mode else frozen(model):
         for done, (batch, (original, y)) in enumerate(zip(mine, images.batches(mine, device), strict=True), 1):

@@ -7,6 +7,7 @@ from torch import Tensor
 from robustcords import Augmentation, Noise
 from robustcords.config import registry
 from robustcords.data.augmentations.check import check_augmentation
+from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
 
 
@@ -19,7 +20,8 @@ class Own(Augmentation):
 
 def checked(augmentation: Augmentation) -> None:
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    check_augmentation(augmentation, x, torch.arange(4))
+    images = ImageSet(x, torch.arange(4), tuple("abcd"))
+    check_augmentation(augmentation, images, torch.device("cpu"), count=4)
 
 
 @pytest.mark.parametrize("name", registry.names("augmentation"))
