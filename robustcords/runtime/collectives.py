@@ -79,6 +79,34 @@ def sum_over(values: Sequence[float], device: torch.device | str = "cpu") -> lis
     return total.tolist()
 
 
+class _Sum(torch.autograd.Function):
+    """A sum over processes, whose gradient is the sum of what every process's loss has to say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        del ctx
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        return differentiable_sum(*gradients)
+
+
+def differentiable_sum(tensor: Tensor) -> Tensor:
+    """Returns the sum of every process's tensor, of equal shapes, with a gradient of any order.
+
+    A process differentiates its own loss; the gradients are those of the sum of all processes' losses. All of them have
+    to go backward through it.
+    """
+    if world_size() == 1:
+        return tensor
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
 def broadcast(tensor: Tensor) -> Tensor:
     """Returns the main process's tensor; elsewhere it is received into ``tensor``, which has its shape and dtype."""
     if world_size() > 1:

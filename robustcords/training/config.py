@@ -66,6 +66,7 @@ class TrainConfig(Table):
         keep_checkpoints: how many of the newest checkpoints to keep.
         time_limit: from the start of the command, such as ``"23.5 h"``: after this the run stops with a checkpoint, as
             after a signal, to be resumed; left out or ``false``, none.
+        sync_batchnorm: with several processes, have BatchNorm normalise by the images of all of them in training.
         clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
         averaging: table of weight averaging; left out or ``false``, none.
     """
@@ -83,6 +84,7 @@ class TrainConfig(Table):
     checkpoint_every: Annotated[Annotated[int, Field(ge=1)] | Duration, _RECORD] = 1
     keep_checkpoints: Annotated[int, Field(ge=1), _RECORD] = 2
     time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
+    sync_batchnorm: bool = False
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
     averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
 

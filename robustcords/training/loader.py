@@ -90,7 +90,9 @@ class BatchLoader:
         x, y = self._taken.batch(rows, self.device)
         noise = Noise(derive(self.seed, "augment", epoch), self.train.numbers[rows].to(self.device))
         source = f"augmentation {contracts.title(self.augmentation)}"
-        return contracts.numbers(source, self.augmentation(x, noise), (len(x), *self.train.shape), x.dtype), y
+        return contracts.numbers(
+            source, self.augmentation(x, noise), torch.Size((len(x), *self.train.shape)), x.dtype
+        ), y
 
     def _mixed(self, mixing: Mixing, rows: Tensor, share: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns this process's share of a global batch's images, mixed in pairs, and their labels (b, classes)."""

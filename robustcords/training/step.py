@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from robustcords.methods.base import Batch, Method, Step
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.training.config import TrainConfig
+from robustcords.training.sync_batchnorm import SyncBatchNorm
 
 
 class LossPass(nn.Module):
@@ -29,16 +30,18 @@ class LossPass(nn.Module):
     Args:
         model: shared, not copied.
         loss: whose ``forward`` runs the model.
+        sync_batchnorm: whether BatchNorm's statistics are those of all processes' images.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, *, sync_batchnorm: bool = False) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.sync_batchnorm = model, loss, sync_batchnorm
 
     def forward(self, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
         """Returns the loss (b,) of every example; see `robustcords.losses.base.Loss.forward`."""
         source = f"loss {contracts.title(self.loss)}"
-        found = self.loss.at(context.moment).forward(self.model, views, y, context)
+        with SyncBatchNorm() if self.sync_batchnorm else nullcontext():
+            found = self.loss.at(context.moment).forward(self.model, views, y, context)
         value = contracts.numbers(source, found, y.shape[:1])
         return contracts.differentiable(source, value, list(self.model.parameters()))
 
@@ -78,7 +81,9 @@ class LoopStep(Step):
     ) -> None:
         self.model, self.inference, self.accelerator, self.settings = model, inference, accelerator, settings
         self.method, self._phase, self.seed = method, phase, seed
-        self.passes, self.optimizer = accelerator.prepare(LossPass(model, method.loss), optimizer)
+        together = settings.sync_batchnorm and collectives.world_size() > 1
+        passes = LossPass(model, method.loss, sync_batchnorm=together)
+        self.passes, self.optimizer = accelerator.prepare(passes, optimizer)
         self.begin(Moment(0, 0, 0.0))
 
     def begin(self, moment: Moment) -> None:

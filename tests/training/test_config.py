@@ -28,11 +28,14 @@ OTHER = {
     "checkpoint_every": "10 min",
     "keep_checkpoints": 7,
     "time_limit": "1 h",
+    "sync_batchnorm": True,
     "clip_gradient": 1.0,
     "averaging": True,
 }
 """Another value of every key."""
-METHOD = {"epochs", "steps", "budget", "batch_size", "accumulation", "validate_every", "clip_gradient", "averaging"}
+METHOD = {"epochs", "steps", "budget", "batch_size", "accumulation", "validate_every", "clip_gradient", "averaging"} | {
+    "sync_batchnorm"
+}
 COMPUTATION = {"precision", "compile", "cuda_graphs", "memory_format"}
 RESUMED_WITH = {"checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit"}
 

@@ -28,12 +28,12 @@ def check_augmentation(augmentation: Augmentation, images: Images, device: torch
     name = f"augmentation {contracts.title(augmentation)}"
     noise = Noise(derive(0, "check"), torch.arange(count).to(device))
     before, shape = x.clone(), images.shape
-    made = contracts.numbers(name, augmentation(x, noise), (count, *shape), x.dtype)
+    made = contracts.numbers(name, augmentation(x, noise), torch.Size((count, *shape)), x.dtype)
     if not (made.min() >= -1e-6 and made.max() <= 1 + 1e-6):
         raise UserError(f"{name} returned pixels from {made.min():g} to {made.max():g}, expected [0, 1]")
     if not torch.equal(x, before):
         raise UserError(f"{name} writes over the images that it is given; it has to return others")
-    alone = contracts.numbers(name, augmentation(x[-1:], noise[-1:]), (1, *shape), x.dtype)
+    alone = contracts.numbers(name, augmentation(x[-1:], noise[-1:]), torch.Size((1, *shape)), x.dtype)
     if not torch.allclose(alone, made[-1:], rtol=0, atol=1e-4):
         raise UserError(
             f"{name} makes something else of an image that is alone in its batch; it has to draw from the noise, which "
