@@ -27,12 +27,15 @@ class Pace:
             misclassified, and so many have begun at such points before (Zhang et al. 2020, Algorithm 1). None for
             steps that nothing stops.
         y: (B,) int64 labels, by which examples are misclassified; where the images are.
+        rise: >= 0: an example stops where it is as soon as a step would begin at a point at which what is maximised is
+            no more than this share above what it was where the step before began. None for no such end.
     """
 
     steps: Tensor
     step_size: Tensor
     patience: Tensor | None
     y: Tensor
+    rise: float | None = None
 
 
 class Remaining:
@@ -58,6 +61,8 @@ class Remaining:
     def __init__(self, x: Tensor, objectives: Objectives, pace: Pace) -> None:
         self._images, self._found, self._objectives, self._pace = x, x.clone(), objectives, pace
         self._patience = None if pace.patience is None else pace.patience.to(x.device)
+        self._rise = pace.rise or 0.0
+        self._values = None if pace.rise is None else torch.full((len(x),), -torch.inf, device=x.device)
         self._take(torch.arange(len(x)))
 
     def __len__(self) -> int:
@@ -72,18 +77,27 @@ class Remaining:
         self._keep(self._pace.steps[self._rows] > step)
 
     def stop(self, logits: Tensor, gradient: Tensor) -> Tensor:
-        """Leaves out the misclassified examples whose patience is at its end; returns the gradient of the others.
+        """Leaves out the examples that need no further step; returns the gradient of the others.
+
+        These are the misclassified ones whose patience is at its end, and those whose objective has ceased to rise.
 
         Args:
             logits: (k, classes) at `x_adv`.
             gradient: (k, C, H, W) there.
         """
-        if self._patience is None:
+        if self._patience is None and self._values is None:
             return gradient
         rows = self._rows.to(logits.device)
-        wrong = logits.argmax(dim=1) != self._pace.y[rows]
-        going = ~(wrong & (self._patience[rows] == 0))
-        self._patience[rows] -= wrong.long()
+        going = torch.ones(len(rows), dtype=torch.bool, device=logits.device)
+        if self._patience is not None:
+            wrong = logits.argmax(dim=1) != self._pace.y[rows]
+            going &= ~(wrong & (self._patience[rows] == 0))
+            self._patience[rows] -= wrong.long()
+        if self._values is not None:
+            before, now = self._values[rows], self.objective.value(logits).to(self._values.dtype)
+            # Before the first step nothing is known: -inf, which everything is above.
+            going &= (now - before > self._rise * before.abs()) | before.isinf()
+            self._values[rows] = now
         going = going.cpu()
         self._keep(going)
         return gradient if going.all() else gradient[going]

@@ -61,7 +61,7 @@ def plan(effort: object, value: Any, count: int) -> Any:
         UserError: it has no whole numbers (B,) of steps, or step sizes or kinds that are none.
     """
     name = f"effort {title(effort)}"
-    if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds", "patience", "epsilon")):
+    if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds", "patience", "rise", "epsilon")):
         raise UserError(f"{name} planned {kind_of(value)}, expected a Plan")
     _whole(f"{name} planned steps", value.steps, count)
     if value.step_size is not None:

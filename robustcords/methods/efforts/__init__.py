@@ -4,6 +4,7 @@ EFFORTS = {
     "bullet": "robustcords.methods.efforts.bullet:Bullet",
     "curriculum": "robustcords.methods.efforts.curriculum:Curriculum",
     "fat": "robustcords.methods.efforts.fat:FAT",
+    "plateau": "robustcords.methods.efforts.plateau:Plateau",
     "ramp": "robustcords.methods.efforts.ramp:Ramp",
     "uniform": "robustcords.methods.efforts.uniform:Uniform",
 }

@@ -48,6 +48,8 @@ class Plan:
         kinds: of the examples; None where they are not distinguished.
         patience: (B,) int64, >= 0: how many steps of an example may begin at points at which it is misclassified,
             before it is left where it is; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
+        rise: >= 0: an example is left where it is as soon as what is maximised is no more than this share above what it
+            was a step before; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
         epsilon: the radius that all are attacked at, in place of the threat model's; the attack's own step size, where
             there is no other, and radii are then in proportion.
     """
@@ -56,6 +58,7 @@ class Plan:
     step_size: Tensor | None = None
     kinds: Kinds | None = None
     patience: Tensor | None = None
+    rise: float | None = None
     epsilon: float | None = None
 
 

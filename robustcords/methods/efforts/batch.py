@@ -129,14 +129,15 @@ def attack_by_plan(
         clean: returns the images' own logits (B, classes).
 
     Raises:
-        UserError: the plan has a patience, and the attack cannot stop between its steps.
+        UserError: the plan ends an example's attack early, and the attack cannot stop between its steps.
     """
     attack = attack if plan.epsilon is None else attack.with_epsilon(plan.epsilon)
     together = STEPS_BY_EXAMPLE in attack.provides
-    if plan.patience is not None and not together:
-        raise UserError(f"attack {contracts.title(attack)}: no {STEPS_BY_EXAMPLE}, and the effort plans a patience")
+    early = plan.patience is not None or plan.rise is not None
+    if early and not together:
+        raise UserError(f"attack {contracts.title(attack)}: no {STEPS_BY_EXAMPLE}, and the effort plans an early end")
     groups = _groups(attack, plan)
-    if together and groups and (len(groups) > 1 or plan.patience is not None):
+    if together and groups and (len(groups) > 1 or early):
         batches = [_in_one(attack, groups, plan, y)]
     else:
         batches = [(rows, partial(_all_alike, varied)) for varied, rows in groups]
@@ -173,7 +174,7 @@ def _in_one(attack: Attack, groups: list[_Group], plan: Plan, y: Tensor) -> tupl
         steps[alike], sizes[alike] = varied.passes, varied.step_size
     rows = steps.nonzero().flatten()
     patience = None if plan.patience is None else plan.patience.cpu()[rows]
-    pace = Pace(steps[rows], sizes[rows], patience, classes_of(y)[rows.to(y.device)])
+    pace = Pace(steps[rows], sizes[rows], patience, classes_of(y)[rows.to(y.device)], plan.rise)
     return rows.tolist(), partial(attack.each, pace=pace)
 
 

@@ -19,6 +19,7 @@ from robustcords.attacks.pgd import PGD
 from robustcords.errors import Interrupted
 from robustcords.methods.efforts.curriculum import Curriculum
 from robustcords.methods.efforts.fat import FAT
+from robustcords.methods.efforts.plateau import Plateau
 from robustcords.methods.efforts.ramp import Ramp
 from robustcords.runtime.accelerator import start
 from robustcords.storage.run_directory import RunDirectory
@@ -26,6 +27,7 @@ from robustcords.storage.run_directory import RunDirectory
 EFFORTS: dict[str, Any] = {
     "ramp": partial(Ramp, start=0.2, steps=1),
     "fat": partial(FAT, tau=[0, 1], milestones=[0.5]),
+    "plateau": partial(Plateau, rise=1.0),
     "curriculum": partial(Curriculum, most=3, patience=1),
 }
 ATTACK = PGD(THREAT, steps=3, step_size=0.03)

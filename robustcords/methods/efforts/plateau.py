@@ -1,0 +1,46 @@
+"""Attacks that stop an example once its loss no longer rises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustcords.attacks.base import Attack
+from robustcords.config.requirements import STEPS_BY_EXAMPLE, STEPS_TO_VARY
+from robustcords.losses.context import Moment
+from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
+from robustcords.rng import Noise
+
+
+class Plateau(Effort):
+    """An attack whose steps end for each example where what it maximises has ceased to rise.
+
+    With f_k what is maximised at the point that step k would begin at, an example stops there, for k >= 1, once
+    ``f_k - f_{k-1} <= rise * |f_{k-1}|``. That value comes with the forward pass of the step's gradient, so that an
+    example that stops has cost that pass and no step; the others are a smaller batch.
+
+    Example:
+        >>> effort = Plateau(rise=0.02)
+    """
+
+    class Config(EffortConfig):
+        """Options of the plateau.
+
+        Attributes:
+            rise: share of the value before that a step has to gain for another one to follow, 0 to 1.
+        """
+
+        name: str = "plateau"
+        rise: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    config: Plateau.Config
+    requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, STEPS_BY_EXAMPLE})
+
+    def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
+        """Returns the attack's own steps for all examples, and when they end."""
+        del clean, moment, generator
+        return Plan(torch.full((len(y),), attack.passes), rise=self.config.rise)
