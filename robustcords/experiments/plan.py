@@ -127,7 +127,7 @@ def _evaluation(recipe: Recipe, images: build.Data, trainer: Trainer) -> Evaluat
     weights = len(recipe.evaluation.checkpoints) if images.validation else 1
     total, per_image, unknown = 0.0, {}, []
     for key, attack in recipe.evaluation.build(recipe.threat).items():
-        passes = attack.passes(len(images.test.classes), min(height, width))
+        passes = attack.passes(len(images.test.classes), (height, width))
         if passes is None:
             unknown.append(attack.title)
         else:

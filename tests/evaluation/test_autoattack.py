@@ -23,6 +23,11 @@ def network(classes: int, channels: int = 1, size: int = 5) -> nn.Module:
     return nn.Sequential(body, nn.Linear(8, classes)).eval()
 
 
+def always_first(x: Tensor) -> Tensor:
+    """A classifier of images of any size, to which all are of class 0."""
+    return x.flatten(1)[:, :3] * 0 + torch.tensor([2.0, 1.0, 0.0])
+
+
 def images(model: nn.Module, count: int, channels: int = 1, size: int = 5) -> tuple[Tensor, Tensor]:
     x = torch.rand((count, channels, size, size), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -49,7 +54,7 @@ def images(model: nn.Module, count: int, channels: int = 1, size: int = 5) -> tu
     ],
 )
 def test_variants(version: str, norm: str, classes: int, pixels: int, name: str, attacks: str):
-    variant = autoattack.variant(version, norm, classes, pixels)
+    variant = autoattack.variant(version, norm, classes, (pixels, pixels))
     assert (variant.name, variant.attacks) == (name, tuple(attacks.split()))
     assert variant.targets == min(9, classes - 1)
 
@@ -62,7 +67,7 @@ def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: f
     model = network(classes, size=size)
     x, y = images(model, 12, size=size)
     y[0] = (y[0] + 1) % classes
-    variant = autoattack.variant("standard", norm, classes, size)
+    variant = autoattack.variant("standard", norm, classes, (size, size))
     withstood, _ = autoattack.run(model, x, y, norm=norm, epsilon=epsilon, version="standard", seed=5)
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
@@ -81,18 +86,18 @@ def test_equals_pyautoattack_called_directly(classes: int, norm: str, epsilon: f
 
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 def test_square_is_run_on_the_sizes_that_it_can_be(norm: str):
-    for size in (*range(5, 26), 28, 32, 49, 64):
-        model = network(3, size=size)
-        x, y = images(model, 1, size=size)
-        attacker = SquareAttack(model, norm=norm, eps=1e-4, n_queries=1, seed=0, device="cpu")
-        with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError):
-            attacker.perturb(x, y)
-            assert autoattack.square_fits(norm, size), size
-            continue
-        assert not autoattack.square_fits(norm, size), size
-    assert not autoattack.square_fits(norm, 24)
-    assert not autoattack.square_fits(norm, 4)
-    assert autoattack.square_fits("Linf", 4)
+    squares = [(side, side) for side in (4, 5, 7, 9, 11, 12, 14, 15, 19, 20, 24, 28, 32)]
+    others = [(17, 24), (24, 17), (12, 10), (10, 12), (40, 5), (24, 3), (3, 24), (64, 32), (25, 33)]
+    fitting = set()
+    for size in (*squares, *others):
+        attacker = SquareAttack(always_first, norm=norm, eps=1e-4, n_queries=1, seed=0, device="cpu")
+        with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError, ZeroDivisionError):
+            attacker.perturb(torch.rand(1, 1, *size), torch.zeros(1, dtype=torch.int64))
+            fitting.add(size)
+        assert autoattack.square_fits(norm, size) == (size in fitting), size
+    assert {(32, 32), (40, 5), (24, 3)} < fitting
+    assert not {(24, 24), (17, 24), (3, 24)} & fitting
+    assert autoattack.square_fits("Linf", (4, 4))
 
 
 @pytest.mark.parametrize("classes", range(2, 11))
@@ -101,7 +106,7 @@ def test_any_number_of_classes_runs_with_one_example_left(classes: int):
     x, y = images(model, 3, channels=3, size=4)
     y[:2] = (y[:2] + 1) % classes
     # l2 on 4 by 4 pixels leaves Square out, whose 5,000 queries are the slow part.
-    variant = autoattack.variant("standard", "L2", classes, 4)
+    variant = autoattack.variant("standard", "L2", classes, (4, 4))
     withstood, warnings = autoattack.run(model, x, y, norm="L2", epsilon=1e-4, version="standard", seed=0)
     assert withstood.tolist() == [0, 0, len(variant.attacks)]
     assert warnings == []

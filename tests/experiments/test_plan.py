@@ -54,6 +54,6 @@ def test_the_total_is_the_sum_of_its_parts(steps: int):
 def test_the_evaluation_takes_what_its_passes_take():
     recipe = load("digits_mart")
     pgd, autoattack = recipe.evaluation.build(recipe.threat).values()
-    assert pgd.passes(10, 32) == pgd.config.steps * pgd.config.restarts * len(pgd.config.radii)
+    assert pgd.passes(10, (32, 32)) == pgd.config.steps * pgd.config.restarts * len(pgd.config.radii)
     # APGD-CE, APGD-T and FAB-T on nine targets, of 100 iterations, and 5000 queries of Square.
-    assert autoattack.passes(10, 32) == pytest.approx(100 * (1 + 9 + 9) + 5000 / 3)
+    assert autoattack.passes(10, (32, 32)) == pytest.approx(100 * (1 + 9 + 9) + 5000 / 3)

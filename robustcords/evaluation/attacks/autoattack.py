@@ -24,6 +24,7 @@ from robustcords.engine.modes import evaluation_mode
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.evaluator import BATCH, Evaluator
 from robustcords.evaluation.results import Measurement
+from robustcords.models.base import ImageSize
 from robustcords.rng import derive
 from robustcords.threats.base import ThreatModel
 
@@ -64,9 +65,9 @@ class AutoAttack(EvaluationAttack):
         """The option."""
         return self.config.limit
 
-    def passes(self, classes: int, pixels: int) -> float:
+    def passes(self, classes: int, image_size: ImageSize) -> float:
         """Returns the iterations of its attacks at all radii; Square's queries are forward passes, a third of both."""
-        chosen = variant(self.config.version, self.threat.autoattack_norm or "Linf", classes, pixels)
+        chosen = variant(self.config.version, self.threat.autoattack_norm or "Linf", classes, image_size)
         each = {"square": _QUERIES / 3, "apgd-t": _ITERATIONS * chosen.targets, "fab-t": _ITERATIONS * chosen.targets}
         once = sum(each.get(name, _ITERATIONS) for name in chosen.attacks)
         return float(once * _REPEATED[self.config.version] * len(self.config.radii))
@@ -78,7 +79,7 @@ class AutoAttack(EvaluationAttack):
         with torch.no_grad():
             classes = evaluator.model(x).shape[1]
         norm = evaluator.autoattack_norm
-        chosen = variant(self.config.version, norm, classes, min(x.shape[-2:]))
+        chosen = variant(self.config.version, norm, classes, _size(x))
         found = []
         for epsilon in self.config.radii:
 
@@ -120,7 +121,7 @@ class Variant:
     targets: int
 
 
-def variant(version: str, norm: str, classes: int, pixels: int) -> Variant:
+def variant(version: str, norm: str, classes: int, image_size: ImageSize) -> Variant:
     """Returns what of a version can run.
 
     The targeted attacks aim at nine classes at most, and with fewer than ten classes at all but the label's own.
@@ -130,11 +131,11 @@ def variant(version: str, norm: str, classes: int, pixels: int) -> Variant:
         version: ``"standard"``, ``"plus"`` or ``"rand"``.
         norm: as AutoAttack calls it, ``"Linf"``, ``"L2"`` or ``"L1"``.
         classes: how many logits the model has, at least 2.
-        pixels: the shorter side of an image.
+        image_size: height and width of an image.
     """
     wanted = _attacker(nn.Identity(), norm, 1.0, version, 0, torch.device("cpu")).attacks_to_run
     fits = {name: classes >= _CLASSES_NEEDED.get(name, 2) for name in wanted}
-    if not square_fits(norm, pixels):
+    if not square_fits(norm, image_size):
         fits["square"] = False
     attacks = tuple(name for name in wanted if fits[name])
     missing = [name for name in wanted if not fits[name]]
@@ -169,7 +170,7 @@ def run(
     messages: list[str] = []
     with evaluation_mode(model), _untouched(model, x.device), _caught(messages):
         alive, classes = _correct(model, x, y)
-        chosen = variant(version, norm, classes, min(x.shape[-2:]))
+        chosen = variant(version, norm, classes, _size(x))
         attacker = _attacker(model, norm, epsilon, version, seed, x.device)
         for targeted in (attacker.apgd_targeted, attacker.fab):  # under l1 APGD aims at five by itself
             targeted.n_target_classes = min(targeted.n_target_classes, chosen.targets)
@@ -195,7 +196,7 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
     withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with evaluation_mode(model), _untouched(model, x.device), _caught([]):
         alive, classes = _correct(model, x, y)
-        chosen = variant("standard", norm, classes, min(x.shape[-2:]))
+        chosen = variant("standard", norm, classes, _size(x))
         attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
         attacker.apgd_targeted.n_target_classes = min(attacker.apgd_targeted.n_target_classes, chosen.targets)
         for attack in chosen.attacks:
@@ -204,16 +205,25 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
     return withstood
 
 
-def square_fits(norm: str, pixels: int) -> bool:
-    """Returns whether Square can attack images of ``pixels`` by ``pixels``.
+def square_fits(norm: str, image_size: ImageSize) -> bool:
+    """Returns whether Square can attack images of this height and width.
 
-    Under l2 and l1 pyautoattack starts from tiles of a fifth of the side. It begins with the first of five in the
-    middle, and lays as many as fit from edge to edge: with 12, 14, 19 or 24 pixels, say, the last ones stick out, and
-    it raises RuntimeError. Tiles of one pixel that stick out it passes over.
+    Under l2 and l1 pyautoattack starts from square tiles of a fifth of the height. It leaves the margin at the top and
+    at the left that five of them leave of the height, and lays as many as fit into each side without a margin: with 12,
+    14, 19 or 24 pixels in both directions, say, the last ones stick out, and it raises RuntimeError. Tiles of one pixel
+    that stick out it passes over, and on images narrower than a tile it lays none.
     """
-    tile = pixels // _SQUARE_TILES
-    inside = tile == 1 or (tile > 1 and (pixels - tile * _SQUARE_TILES) // 2 + pixels // tile * tile <= pixels)
-    return norm == "Linf" or inside
+    height, width = image_size
+    tile = height // _SQUARE_TILES
+    if norm == "Linf" or tile == 1:
+        return True
+    margin = (height - tile * _SQUARE_TILES) // 2
+    return tile > 1 and (width < tile or all(margin + side // tile * tile <= side for side in image_size))
+
+
+def _size(x: Tensor) -> ImageSize:
+    """Returns height and width of images (B, C, H, W)."""
+    return x.shape[2], x.shape[3]
 
 
 def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:

@@ -14,6 +14,7 @@ from robustcords.engine.modes import Model, modes_kept, without_parameter_gradie
 from robustcords.errors import UserError
 from robustcords.evaluation.evaluator import Evaluator, survivors
 from robustcords.evaluation.results import Measurement
+from robustcords.models.base import ImageSize
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -162,17 +163,17 @@ class EvaluationAttack:
         """On how many of the evaluated images the attack is made; 0 for all."""
         return 0
 
-    def passes(self, classes: int, pixels: int) -> float | None:
+    def passes(self, classes: int, image_size: ImageSize) -> float | None:
         """Returns about how many forward and backward passes it takes on an image that withstands it, at all radii.
 
         Args:
             classes: how many logits the model has.
-            pixels: the shorter side of an image.
+            image_size: height and width of the images.
 
         Returns:
             None where nobody has said, as here.
         """
-        del classes, pixels
+        del classes, image_size
         return None
 
     def attack_batch(self, model: Model, x: Tensor, y: Tensor, noise: Noise, threat: ThreatModel) -> Tensor:

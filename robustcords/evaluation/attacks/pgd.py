@@ -14,6 +14,7 @@ from robustcords.engine.modes import Model
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.evaluator import withstands
 from robustcords.losses.objective import cross_entropy_of, margin_of
+from robustcords.models.base import ImageSize
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -98,9 +99,9 @@ class RestartedPGD(EvaluationAttack):
         name = f"PGD-{self.config.steps}-{self.config.restarts}"
         return f"margin {name}" if self.config.objective == "margin" else name
 
-    def passes(self, classes: int, pixels: int) -> float:
+    def passes(self, classes: int, image_size: ImageSize) -> float:
         """Returns the steps of all restarts at all radii."""
-        del classes, pixels
+        del classes, image_size
         return float(self.config.steps * self.config.restarts * len(self.config.radii))
 
     def withstands(

@@ -115,7 +115,7 @@ class Probe:
     def square(self) -> Tensor | None:
         """Returns what withstands Square at the radius; None where it cannot run."""
         evaluator = self.evaluator
-        if not autoattack.square_fits(evaluator.autoattack_norm, min(evaluator.data.shape[1:])):
+        if not autoattack.square_fits(evaluator.autoattack_norm, evaluator.data.shape[1:]):
             return None
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
