@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from robustcords.training.trainer import Trainer
 COUNT, BATCH = 61, 16
 THREAT = ThreatModel(epsilon=0.05)
 ATTACK = PGD(THREAT, steps=2, step_size=0.03)
+SGD = partial(torch.optim.SGD, momentum=0.9)
 
 
 def made_up(count: int = COUNT, seed: int = 0) -> ImageSet:
@@ -87,6 +89,7 @@ def trainer(
     method: Method | None = None,
     model: nn.Module | None = None,
     lr: float = 0.1,
+    optimizer: Callable[..., torch.optim.Optimizer] = SGD,
     run: Path | None = None,
     settings: dict[str, Any] | None = None,
     validation: ImageSet | None = None,
@@ -111,7 +114,7 @@ def trainer(
         model,
         method or AdversarialTraining(find("loss", loss)(), attack, effort()),
         options.pop("train", made_up()),
-        torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
+        optimizer(model.parameters(), lr=lr),
         config,
         callbacks=[*validated, *callbacks],
         run=directory,

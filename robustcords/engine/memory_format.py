@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 Layout = Literal["channels_last", "contiguous"]
 
@@ -20,9 +21,19 @@ def layout_of(model: nn.Module) -> Layout:
     return "contiguous"
 
 
+def own_memory(model: nn.Module) -> None:
+    """Gives each number of a model's tensors a place of its own, which those that ``expand`` makes lack.
+
+    Nothing can be written to such a tensor, not even what it holds already, so that no state could be loaded.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor) and tensor.layout == torch.strided and 0 in tensor.stride():
+            tensor.data = tensor.data.contiguous()
+
+
 def lay_out(model: nn.Module, device: torch.device, layout: str) -> nn.Module:
     """Moves a model to a device, in place, and gives its tensors of four dimensions a layout; others have one only."""
-    model.to(device)
+    own_memory(model.to(device))
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.to(memory_format=MEMORY_FORMATS[layout])

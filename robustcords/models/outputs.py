@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcords.engine.memory_format import own_memory
 from robustcords.engine.modes import evaluation_mode, training_mode
 from robustcords.errors import UserError
 from robustcords.models.base import ImageSize, described, reason
@@ -67,6 +68,7 @@ def as_classifier(name: str, network: nn.Module, channels: int, image_size: Imag
     """
     images, wanted = torch.zeros(2, channels, *image_size), (2, num_classes)
     plain = True
+    own_memory(network)
     # Eval mode first: it gives parameters of unknown size (nn.LazyLinear) theirs, and buffers as they will be kept.
     for mode, in_mode in (("eval", evaluation_mode), ("train", training_mode)):
         try:

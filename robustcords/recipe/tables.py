@@ -32,7 +32,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 TABLES: dict[tuple[str | int, ...], str] = {
     ("selector", "proxy"): "robustcords.selection.proxy:ProxyConfig",
     ("train",): "robustcords.training.config:TrainConfig",
-    ("train", "averaging"): "robustcords.training.averaging:AveragingConfig",
+    ("train", "averaging"): "robustcords.training.config:AveragingConfig",
     ("evaluation",): "robustcords.evaluation.config:EvaluationConfig",
     ("logging",): "robustcords.training.config:LoggingConfig",
 }

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from robustcords.engine.allocator import keep_freed_memory
@@ -25,6 +25,9 @@ from robustcords.runtime.watchdog import meeting, name_interface
 
 _WAIT = timedelta(hours=6)
 """How long one process may wait for another that lives: for a download, or for an attack on its last examples."""
+
+_DISTRIBUTED = DistributedDataParallelKwargs(find_unused_parameters=True)
+"""A step need not use every parameter. Which ones it does is looked up in its graph, but not in those of attacks."""
 
 
 def start(precision: str, accumulation: int = 1, trackers: Sequence[str] = ()) -> Accelerator:
@@ -64,6 +67,7 @@ def start(precision: str, accumulation: int = 1, trackers: Sequence[str] = ()) -
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=accumulation,
         log_with=list(trackers) or None,
+        kwargs_handlers=[_DISTRIBUTED],
         # Trackers with files get the run's directory when there is one; Accelerate asks for a place at once.
         project_dir=Path("runs"),
     )

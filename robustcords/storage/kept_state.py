@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
 from robustcords.storage.checkpoint import as_kept
+
+
+def refuse_unsaved(source: str, model: nn.Module) -> None:
+    """Checks before training that a model's state can be written as a file of weights, and is taken back.
+
+    Args:
+        source: what to call the model in a message.
+        model: is given its own state.
+
+    Raises:
+        UserError: something in its state is no tensor that such a file holds, or the state is not taken back.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        hint = "; let get_extra_state return a tensor" if name.endswith("_extra_state") else ""
+        if not isinstance(value, Tensor):
+            raise UserError(f"{source}: {name!r} in its state_dict is {kind_of(value)}, and weights are tensors{hint}")
+        if value.layout != torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+            raise UserError(f"{source}: {name!r} in its state_dict is {kind}, and weights are dense tensors")
+    _kept(source, _hollow(state))
+    _load(source, model, state)
+
+
+def refuse_grown(parts: Mapping[str, Any]) -> None:
+    """Checks that what states have come to hold since training began can be kept; no numbers are copied.
+
+    Args:
+        parts: each with a ``state_dict``, by what to call it in a message.
+
+    Raises:
+        UserError: a state is no dict, or cannot be kept.
+    """
+    for source, part in parts.items():
+        _kept(source, _hollow(_state(source, part)))
 
 
 def refuse_unkeepable(source: str, part: Any) -> None:
@@ -18,7 +57,8 @@ def refuse_unkeepable(source: str, part: Any) -> None:
     Raises:
         UserError: it writes one method of the two; its state is no dict, cannot be kept, or is not taken back.
     """
-    refuse_half(source, type(part))
+    if hasattr(part, "half_written"):  # an optimizer has both methods
+        refuse_half(source, type(part))
     give_back(source, part, state_of(source, part))
 
 
@@ -42,6 +82,10 @@ def state_of(source: str, part: Any) -> dict[str, Any]:
     Raises:
         UserError: it is no dict, or cannot be kept.
     """
+    return _kept(source, _state(source, part))
+
+
+def _state(source: str, part: Any) -> dict[str, Any]:
     try:
         state = part.state_dict()
     except (UserError, RunError, Interrupted):
@@ -50,12 +94,26 @@ def state_of(source: str, part: Any) -> dict[str, Any]:
         raise UserError(f"{source}: state_dict failed: {one_line(error)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{source}: state_dict returned {kind_of(state)}, not a dict")
+    return state
+
+
+def _kept(source: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Returns a state as checkpoints give it back; see `state_of`."""
     try:
         return dict(as_kept(state))
     except TypeError as error:
         raise UserError(
             f"{source}: state_dict: {error}; tensors, numbers, strings, None, lists and dicts can be kept"
         ) from error
+
+
+def _hollow(state: Any) -> Any:
+    """Returns a state with empty tensors in place of its own, where a checkpoint might keep these."""
+    if isinstance(state, Tensor):
+        return torch.empty(0, dtype=state.dtype) if state.layout == torch.strided else state
+    if isinstance(state, dict):
+        return {key: _hollow(value) for key, value in state.items()}
+    return [_hollow(value) for value in state] if isinstance(state, list | tuple) else state
 
 
 def give_back(source: str, part: Any, state: dict[str, Any]) -> None:
@@ -69,8 +127,12 @@ def give_back(source: str, part: Any, state: dict[str, Any]) -> None:
     Raises:
         UserError: the part fails.
     """
+    _load(source, part, dict(as_kept(state)))
+
+
+def _load(source: str, part: Any, state: dict[str, Any]) -> None:
     try:
-        part.load_state_dict(dict(as_kept(state)))
+        part.load_state_dict(state)
     except (UserError, RunError, Interrupted):
         raise
     except Exception as error:

@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from robustcords.config.schema import Table
-
-_STARTS = {"ema": 0.0, "swa": 0.75}
-
-
-class AveragingConfig(Table):
-    """Options of weight averaging.
-
-    Attributes:
-        kind: ``"ema"``, an exponential moving average; or ``"swa"``, the plain mean (Izmailov et al. 2018, but over
-            every step from the start on and not over epochs).
-        decay: weight that the ema keeps at each step, in [0, 1); swa has no use for it.
-        start: share of the run after which averaging starts, in [0, 1). Left out, 0 for ema and 0.75 for swa.
-        warmup: have the ema begin with a shorter memory: after n averages it keeps ``min(decay, (1 + n) / (10 + n))``,
-            so that the first weights do not stay in it for long.
-        statistics: BatchNorm's: ``"averaged"`` like weights, or ``"copied"`` from the model in training.
-    """
-
-    kind: Literal["ema", "swa"] = "ema"
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    warmup: bool = False
-    statistics: Literal["averaged", "copied"] = "averaged"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _start_of_kind(cls, values: Any) -> Any:
-        kind = values.get("kind") if isinstance(values, dict) else None
-        if not isinstance(kind, str) or kind not in _STARTS:  # a list could not even be looked up
-            return values
-        return {"start": _STARTS[kind], **values}
+from robustcords.training.config import AveragingConfig
 
 
 class Averaging:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from robustcords.config.schema import Duration, Role, Table
 from robustcords.errors import nearest
-
-if TYPE_CHECKING:
-    from robustcords.training.averaging import AveragingConfig
-else:  # importing them imports torch; `recipe.assemble` hands over instances
-    AveragingConfig = Table
 
 EPOCHS = 100
 """The length of a run that nobody has said."""
@@ -29,6 +24,8 @@ _COMPUTATION, _RECORD = Role("computation", changeable=True), Role("record", cha
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 """The trackers that Accelerate knows."""
 
+_STARTS = {"ema": 0.0, "swa": 0.75}
+
 
 def _off(value: Any) -> Any:
     return None if value is False else value
@@ -38,6 +35,34 @@ def _tracker(name: str) -> str:
     if name not in TRACKERS:
         raise ValueError(f"unknown tracker{nearest(name, TRACKERS)}")
     return name
+
+
+class AveragingConfig(Table):
+    """Options of weight averaging.
+
+    Attributes:
+        kind: ``"ema"``, an exponential moving average; or ``"swa"``, the plain mean (Izmailov et al. 2018, but over
+            every step from the start on and not over epochs).
+        decay: weight that the ema keeps at each step, in [0, 1); swa has no use for it.
+        start: share of the run after which averaging starts, in [0, 1). Left out, 0 for ema and 0.75 for swa.
+        warmup: have the ema begin with a shorter memory: after n averages it keeps ``min(decay, (1 + n) / (10 + n))``,
+            so that the first weights do not stay in it for long.
+        statistics: BatchNorm's: ``"averaged"`` like weights, or ``"copied"`` from the model in training.
+    """
+
+    kind: Literal["ema", "swa"] = "ema"
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: bool = False
+    statistics: Literal["averaged", "copied"] = "averaged"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_of_kind(cls, values: Any) -> Any:
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in _STARTS:  # a list could not even be looked up
+            return values
+        return {"start": _STARTS[kind], **values}
 
 
 class TrainConfig(Table):
@@ -86,7 +111,7 @@ class TrainConfig(Table):
     time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
     sync_batchnorm: bool = False
     clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
-    averaging: Annotated[SerializeAsAny[AveragingConfig] | None, BeforeValidator(_off)] = None
+    averaging: Annotated[AveragingConfig | None, BeforeValidator(_off)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +131,14 @@ class TrainConfig(Table):
     def planned(self) -> bool:
         """Whether it is known how many epochs or steps there are; with a budget, after it has been measured."""
         return not self.budget or isinstance(self.steps, int) or len(self.steps or ()) == SHARES
+
+    def saves_after(self, epochs: int) -> bool:
+        """Returns whether there is a checkpoint after so many epochs."""
+        return isinstance(self.checkpoint_every, int) and epochs % self.checkpoint_every == 0
+
+    def saves_within(self, seconds: float) -> bool:
+        """Returns whether it is time for a checkpoint within an epoch, so long after the last one."""
+        return not isinstance(self.checkpoint_every, int) and seconds >= self.checkpoint_every.total_seconds()
 
 
 class LoggingConfig(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Annotated, Self
@@ -9,6 +10,7 @@ from typing import Annotated, Self
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from robustcords.config.schema import Component, ComponentConfig
 from robustcords.engine import contracts
@@ -91,14 +93,31 @@ class AdamW(Optimizer):
         return torch.optim.AdamW(parameters, **self.config.options())
 
 
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Returns the learning rate of each group, which may be a tensor too."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
 def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Checks that an optimizer's steps train a model.
 
     Parameters may be frozen, and an optimizer may have others besides, such as a loss's own.
 
     Raises:
-        UserError: no parameter of the model requires a gradient, or the optimizer is that of another model.
+        UserError: a parameter has no size yet, or none requires a gradient; the optimizer is that of another model, or
+            its step is to compute the loss itself.
     """
+    if any(map(is_lazy, model.parameters())):
+        raise UserError(
+            f"{name_of(model)}: it has parameters without a size, as nn.LazyLinear has before it has seen images: call "
+            "the model once, and then make the optimizer"
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure and closure.default is closure.empty:
+        raise UserError(
+            f"optimizer {contracts.title(optimizer)}: its step needs a closure that computes the loss again, which "
+            "training does not give it"
+        )
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if not trained:
         raise UserError(f"{name_of(model)}: no parameter requires a gradient, so there is nothing to train")

@@ -24,8 +24,14 @@ from robustcords.engine.modes import buffers_kept, evaluation_mode, modes_kept
 from robustcords.errors import UserError
 from robustcords.models.base import name_of, reason
 from robustcords.runtime import collectives
+from robustcords.storage.kept_state import refuse_unsaved
 
 log = logging.getLogger(__name__)
+
+_ALONE = (
+    " (where one image is too few, as for BatchNorm: raise train.batch_size, or lower train.accumulation or the number "
+    "of processes, over which a batch is divided)"
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,9 @@ class Rehearsal:
         """Passes images through the model, forward and backward, as evaluation and training do.
 
         Raises:
-            UserError: that fails, or does not give logits.
+            UserError: that fails, does not give logits, or the model's state could not be saved.
         """
+        refuse_unsaved(name_of(model), model)
         devices = [self.device] if self.device.type == "cuda" else []
         draws = torch.random.fork_rng(devices=devices)
         with modes_kept(model), buffers_kept(model), draws, sound_convolutions():
@@ -108,5 +115,6 @@ class Rehearsal:
                 torch.autograd.grad(total, wanted, allow_unused=True)
         except Exception as error:
             shape = f"{size} images of {' x '.join(map(str, x.shape[1:]))}"
-            raise UserError(f"{name_of(model)} cannot be {what} on {shape}: {reason(error)}") from error
+            hint = _ALONE if what == "trained" and size == 1 else ""
+            raise UserError(f"{name_of(model)} cannot be {what} on {shape}: {reason(error)}{hint}") from error
         contracts.logits(name_of(model), logits, size, len(self.images.classes))

@@ -9,6 +9,7 @@ from typing import Annotated, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from robustcords.config.schema import Component, ComponentConfig
 
@@ -67,7 +68,10 @@ class Schedule(Component, ABC):
         """
         factor = self.factor(epoch, epochs)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
+            if isinstance(group["lr"], Tensor):  # compiled steps read their rate from it
+                group["lr"].fill_(peak * factor)
+            else:
+                group["lr"] = peak * factor
 
     @abstractmethod
     def shape(self, epoch: float, epochs: float) -> float:

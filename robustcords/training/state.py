@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustcords.errors import RunError
 from robustcords.storage.run_directory import RunDirectory
@@ -72,14 +72,55 @@ def check_weights(model: nn.Module, where: str, run: RunDirectory) -> None:
         RunError: a weight is NaN or infinite.
     """
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-        raise not_finite("the weights are", where, run)
+        raise _not_finite("the weights are", where, run, _DIVERGED)
 
 
-def not_finite(what: str, where: str, run: RunDirectory) -> RunError:
+def check_step(loss: float, norm: float, examples: Tensor, progress: Progress, run: RunDirectory) -> None:
+    """Checks what a step came to.
+
+    Args:
+        loss: the weighted mean over the global batch.
+        norm: of its gradient.
+        examples: their numbers in the full training set.
+        progress: before the step.
+        run: what is left.
+
+    Raises:
+        RunError: the loss or the gradient is NaN or infinite.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    numbers = ", ".join(map(str, examples.tolist()))
+    where = f"in epoch {progress.epoch}, step {progress.step} (training examples {numbers})"
+    if math.isfinite(loss):
+        other = f", or {_DIVERGED}" if progress.steps else ""
+        advice = f"look for a root or logarithm of 0 in the model and the loss{other}"
+    elif not progress.steps:
+        advice = "optimizer.lr has hardly acted yet: look at the model's first weights, and at the loss"
+    else:
+        advice = _DIVERGED
+    raise _not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where, run, advice)
+
+
+def check_epoch(progress: Progress, run: RunDirectory) -> None:
+    """Checks that an epoch has trained, in float16 too, where steps with infinite gradients are not taken.
+
+    Raises:
+        RunError: it has not taken any step.
+    """
+    if progress.skipped and not progress.weight:
+        advice = 'float16 overflows where bfloat16 does not: set train.precision to "bf16" or "fp32"'
+        raise _not_finite("the gradients of all steps were", f"in epoch {progress.epoch}", run, advice)
+
+
+_DIVERGED = "lower optimizer.lr or set train.clip_gradient"
+
+
+def _not_finite(what: str, where: str, run: RunDirectory, advice: str) -> RunError:
     """Returns the error for numbers that are NaN or infinite: where they came up, and what is left."""
     kept = run.checkpoints.paths()
     good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-    return RunError(f"{what} not finite {where}; {good}; lower optimizer.lr or set train.clip_gradient")
+    return RunError(f"{what} not finite {where}; {good}; {advice}")
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:

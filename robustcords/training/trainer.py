@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -31,17 +29,17 @@ from robustcords.runtime.session import Session
 from robustcords.runtime.stopwatch import TRAINING, Stopwatch
 from robustcords.selection.selector import Subset, SubsetSelector
 from robustcords.storage.checkpoint import as_kept, belonging, restore_parts
-from robustcords.storage.kept_state import refuse_unkeepable
+from robustcords.storage.kept_state import refuse_grown, refuse_unkeepable
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.averaging import Averaging
 from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch, after_step
 from robustcords.training.config import TrainConfig
 from robustcords.training.loader import BatchLoader
-from robustcords.training.optimizers import trainable
+from robustcords.training.optimizers import rates, trainable
 from robustcords.training.planning import Planner
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.schedules import Schedule
-from robustcords.training.state import Progress, check_weights, not_finite, upgraded
+from robustcords.training.state import Progress, check_epoch, check_step, check_weights, upgraded
 from robustcords.training.step import LoopStep
 from robustcords.training.subsets import EpochSubsets
 
@@ -108,14 +106,15 @@ class Trainer:
         self.method, self.schedule, self.selector, self.callbacks = method, schedule, selector, callbacks
         self.train, self.seed, self.device = train, seed, self.session.device
         self.run = run or RunDirectory.nowhere()
-        self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.peak_lrs = rates(optimizer)
         self.subsets = EpochSubsets(selector, len(train))
         self.loader = BatchLoader(train, settings.batch_size, augmentation, seed=seed, device=self.device)
         for size in self.subsets.sizes():
             self.loader.check(size, settings.accumulation)
         trainable(model, optimizer)
         contracts.distinct([callback.name for callback in callbacks], TAKEN)
-        for kind, part in (*method.parts().items(), *(("callback", callback) for callback in callbacks)):
+        written = [("optimizer", optimizer), *method.parts().items(), *(("callback", each) for each in callbacks)]
+        for kind, part in written:
             refuse_unkeepable(f"{kind} {contracts.title(part)}", part)
         method.prepare(train, self.device)
         # In place and before it is wrapped: what Accelerate prepares has its final layout, device and name.
@@ -179,8 +178,7 @@ class Trainer:
                 images = self.train_epoch(epoch, subset)
                 self.finish_epoch(epoch, subset, images)
             self.progress = Progress(epoch=epoch + 1, steps=self.progress.steps)
-            every = self.settings.checkpoint_every
-            if self.ended(epoch + 1) or (isinstance(every, int) and (epoch + 1) % every == 0):
+            if self.ended(epoch + 1) or self.settings.saves_after(epoch + 1):
                 self.save_checkpoint()
         self.save_weights("last")
 
@@ -234,6 +232,7 @@ class Trainer:
 
         Raises:
             RunError: the loss is not finite.
+            UserError: a checkpoint could not keep a state that has come up.
         """
         self.step.begin(moment)
         with torch_seeded(derive(self.seed, "dropout", self.progress.steps, collectives.rank()), self.device):
@@ -247,11 +246,11 @@ class Trainer:
         values = [share, norm, self.checkpoint_is_due(), *reasons, *counts.values()]
         loss, norm, due, signalled, overdue, *totals = collectives.sum_over(values, device=self.device)
         collectives.share_buffers(self.model)
-        if not self.step.skipped and not (math.isfinite(loss) and math.isfinite(norm)):
-            numbers = ", ".join(map(str, batch.noise.keys.tolist()))
-            where = f"in epoch {self.progress.epoch}, step {self.progress.step} (training examples {numbers})"
-            raise not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where, self.run)
+        if not self.step.skipped:
+            check_step(loss, norm, batch.noise.keys, self.progress, self.run)
         self.progress.add(loss, batch.total, dict(zip(counts, totals, strict=True)), skipped=self.step.skipped)
+        if moment.step == 0:
+            refuse_grown(self.parts())
         after_step(self.callbacks, loss, self.model, thorough=moment.step == 0)
         self.stopping = self.session.interruption.verdict((signalled, overdue))
         self.saving = due > 0
@@ -272,13 +271,12 @@ class Trainer:
     def finish_epoch(self, epoch: int, subset: Subset, images: int) -> None:
         """Calls back, and writes the epoch's line of metrics, of so many images that it trained on."""
         self.stopwatch.begin("logging")
-        if self.progress.skipped and not self.progress.weight:
-            raise not_finite("the gradients of all steps were", f"in epoch {self.progress.epoch}", self.run)
+        check_epoch(self.progress, self.run)
         row: dict[str, Any] = {
             "epoch": epoch,
             "progress": self.planner.share(self.progress, 1.0),
             "train_loss": self.progress.mean_loss,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": rates(self.optimizer)[0],
             "subset_size": len(subset.indices),
             "skipped_steps": self.progress.skipped,
         }
@@ -350,8 +348,7 @@ class Trainer:
 
     def checkpoint_is_due(self) -> bool:
         """Returns whether it is time for a checkpoint within the epoch."""
-        every = self.settings.checkpoint_every
-        return isinstance(every, timedelta) and time.monotonic() - self.saved >= every.total_seconds()
+        return self.settings.saves_within(time.monotonic() - self.saved)
 
     def stop_or_save(self) -> None:
         """Writes a checkpoint if it is time for one, and ends the run with one if any process has a reason to.

@@ -21,8 +21,7 @@ from robustcords.methods.efforts.bullet import Bullet
 from robustcords.runtime import interruption
 from robustcords.runtime.interruption import Interruption
 from robustcords.training import trainer as training
-from robustcords.training.averaging import AveragingConfig
-from robustcords.training.config import TrainConfig
+from robustcords.training.config import AveragingConfig, TrainConfig
 
 
 class Killed(BaseException):

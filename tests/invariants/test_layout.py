@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import SMALL, Command, refused, settings
-from small_run import chooser, fitted, made_up, trainer
+from small_run import chooser, fitted, made_up, network, trainer
 from torch import Tensor, nn
 
 from robustcords.engine.memory_format import lay_out
@@ -171,6 +171,9 @@ def test_it_runs_the_batches_that_training_will_meet():
     message = r"^model 'Odd' cannot be trained on 7 images of 1 x 8 x 8: ValueError: at least 8"
     with pytest.raises(UserError, match=message):
         trainer(model=Odd(least=8), settings={"accumulation": 2})
+    message = "cannot be trained on 1 images of 1 x 8 x 8: ValueError: .* BatchNorm: raise train.batch_size, or lower"
+    with pytest.raises(UserError, match=message):
+        trainer(model=network(norm=True), settings={"accumulation": 8})
 
 
 def test_tensors_of_other_dimensions_stay_as_they_are():

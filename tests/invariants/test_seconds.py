@@ -13,8 +13,8 @@ from small_run import BATCH, chooser, made_up, trainer
 from robustcords.methods import adversarial
 from robustcords.runtime import collectives, stopwatch
 from robustcords.runtime.stopwatch import PHASES, Stopwatch
-from robustcords.training.averaging import AveragingConfig
 from robustcords.training.callbacks import validation
+from robustcords.training.config import AveragingConfig
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from robustcords.runtime.stopwatch import PHASES
 from robustcords.selection.base import SelectionContext, Strategy, StrategyConfig
 from robustcords.storage.checkpoint import read
 from robustcords.storage.run_directory import RunDirectory
-from robustcords.training.averaging import AveragingConfig
 from robustcords.training.callbacks.base import Callback, EpochEnd
+from robustcords.training.config import AveragingConfig
 from robustcords.training.trainer import Trainer
 
 
@@ -234,11 +234,12 @@ def without_gradients() -> nn.Module:
     [
         ({"model": Breaks(6)}, r"the loss is not finite in epoch 1, step 2 \(training examples \d+, .*step_00000004;"),
         ({"model": Breaks(1)}, "the loss is not finite in epoch 0, step 1 .* there is no checkpoint yet;"),
-        ({"model": network(), "lr": 1e30}, "the loss is not finite in epoch 0, step 1"),
+        ({"model": Breaks(0)}, "the loss is not finite in epoch 0, step 0 .*; optimizer.lr has hardly acted yet: look"),
+        ({"model": network(), "lr": 1e30}, "the loss is not finite in epoch 0, step 1 .*; lower optimizer.lr or set"),
         # A single step, of which the loss is fine.
         (
             {"model": without_gradients(), "settings": {"batch_size": COUNT, "epochs": 1}},
-            r"a gradient is not finite in epoch 0, step 0 \(training examples .*\); there is no checkpoint yet",
+            r"a gradient is not finite in epoch 0, step 0 \(training examples .*\); there is no checkpoint yet; look",
         ),
     ],
 )

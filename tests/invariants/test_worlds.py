@@ -11,13 +11,14 @@ import torch
 from ranks import free_port
 from safetensors.torch import load_file
 from several import together
-from small_run import After, chooser, fitted, made_up
+from small_run import After, chooser, fitted, made_up, network
+from torch import Tensor, nn
 
 from robustcords.errors import Interrupted
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.runtime.accelerator import start
 from robustcords.storage.run_directory import RunDirectory
-from robustcords.training.averaging import AveragingConfig
+from robustcords.training.config import AveragingConfig
 
 
 class AfterSteps(After):
@@ -27,9 +28,23 @@ class AfterSteps(After):
         pass
 
 
+class PartlyUsed(nn.Module):
+    """Has parameters that no step uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(2))
+        self.inner = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return logits
+
+
 def options(run: Path) -> dict[str, Any]:
     """Returns a run without BatchNorm, whose batches one, two and three processes can share."""
     return {
+        "model": PartlyUsed(),
         "loss": "mart",
         "effort": Bullet,
         "selector": chooser("adv-glister", loss="mart", select_first=True),

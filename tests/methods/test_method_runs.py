@@ -27,7 +27,7 @@ from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.fast_bat import FastBAT
 from robustcords.methods.free import Free
 from robustcords.runtime.accelerator import start
-from robustcords.training.averaging import AveragingConfig
+from robustcords.training.config import AveragingConfig
 
 METHODS: dict[str, Callable[[], Method]] = {
     "free": lambda: Free(SAT(), ATTACK, replays=2),

@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from robustcords.training.averaging import Averaging, AveragingConfig
+from robustcords.training.averaging import Averaging
+from robustcords.training.config import AveragingConfig, TrainConfig
 
 
 class Net(nn.Module):
@@ -153,6 +154,7 @@ def test_defaults() -> None:
     assert AveragingConfig(kind="swa", start=0.5).start == 0.5
     config = AveragingConfig(kind="swa")
     assert AveragingConfig(**config.model_dump()) == config
+    assert TrainConfig(averaging={"kind": "swa"}).averaging == config  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

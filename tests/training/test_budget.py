@@ -26,9 +26,8 @@ from robustcords.recipe.recipe import dump, load, parse
 from robustcords.runtime import stopwatch
 from robustcords.runtime.accelerator import start
 from robustcords.training import measuring
-from robustcords.training.averaging import AveragingConfig
 from robustcords.training.callbacks import validation
-from robustcords.training.config import SHARES, TrainConfig
+from robustcords.training.config import SHARES, AveragingConfig, TrainConfig
 from robustcords.training.costs import Calendar, Costs
 from robustcords.training.length import Length
 from robustcords.training.schedules import Cosine, Step

@@ -17,7 +17,7 @@ from robustcords.errors import Interrupted, UserError
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.selection.selector import everything
-from robustcords.training.averaging import AveragingConfig
+from robustcords.training.config import AveragingConfig
 from robustcords.training.loader import BatchLoader
 
 ATTACK = PGD(THREAT, steps=3, step_size=0.03)
