@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +62,7 @@ def run(
     ] = False,
 ) -> None:
     """Train, evaluate and report."""
+    from robustcords.cli.ending import is_main
     from robustcords.errors import printable
     from robustcords.recipe import recipe as recipes
 
@@ -72,7 +71,7 @@ def run(
     from robustcords.report.tables import print_report
 
     path, report = experiment.run(loaded, _run_name(recipe), output, resume, profile)
-    if _is_main():
+    if is_main():
         print_report(report)
         typer.echo(f"\n{printable(str(path))}")
 
@@ -112,12 +111,13 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Evaluate the weights of a run, or a recipe with a weights file."""
+    from robustcords.cli.ending import is_main
     from robustcords.experiments import evaluation
     from robustcords.report.tables import print_report
 
     choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
     report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
-    if _is_main():
+    if is_main():
         print_report(report)
 
 
@@ -132,12 +132,13 @@ def select(
 
     Its indices and weights are written, and what was selected is shown.
     """
+    from robustcords.cli.ending import is_main
     from robustcords.experiments import selection
     from robustcords.recipe import recipe as recipes
     from robustcords.report.selection import print_selection
 
     summary = selection.select(recipes.load(recipe, set_ or []), weights, output)
-    if _is_main():
+    if is_main():
         print_selection(summary)
 
 
@@ -226,6 +227,20 @@ def report(
 
     print_comparison(compare.report(run_dirs, output, baseline, images))
     typer.echo(f"\n{output}")
+
+
+@app.command()
+def watch(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Runs, or folders that hold some.")],
+    once: Annotated[bool, typer.Option("--once", help="Show them once, and end.")] = False,
+) -> None:
+    """Show how far runs are, until they are done.
+
+    Epochs, loss, accuracy on the validation split, and the time that is left, of finished and unfinished runs.
+    """
+    from robustcords.experiments import watch as runs
+
+    runs.watch(run_dirs, once=once)
 
 
 @app.command()
@@ -327,67 +342,19 @@ def _run_name(source: str) -> str:
     return name if name.strip(".") else "recipe"  # a folder called "..", in runs/, would be the one around it
 
 
-def _is_main() -> bool:
-    """Returns whether this process prints; the launcher says so before torch is imported."""
-    from robustcords.runtime.launch import rank
-
-    return rank(os.environ) == 0
-
-
 def main() -> None:
-    """Runs the command line.
-
-    Exit status: 0 done, 2 the input is at fault, 128 + signal if a signal stopped it, 75 if the time limit did, 1
-    anything else.
-    """
+    """Runs the command line; `robustcords.cli.ending` has the exit status of what fails, and 0 is done."""
+    from robustcords.cli.ending import ending
     from robustcords.cli.printing import show_warning
-    from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation
+    from robustcords.errors import UserError
 
     warnings.showwarning = show_warning
     common()
-    try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except typer.TyperException as error:
-        _fail(error.format_message(), status=2)
-    except typer.Abort:
-        sys.exit(130)
-    except UserError as error:
-        _fail(*error.lines, status=2)
-    except LostProcess as error:
-        _fail(f"{error}{continuation()}", status=1, speaks=error.speaks)
-    except RunError as error:
-        _fail(str(error), status=1)
-    except Interrupted as error:
-        _fail(f"{error}{continuation()}", status=error.status)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            _fail(f"{str(error.filename)[:100]}...: {error.strerror}", status=2)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-            # Of a package that writes files of its own, such as a tracker.
-            _fail(f"{error.filename or 'a file'}: cannot be written ({error.strerror})", status=1)
-        _fail_outside(error)
-        raise
-    except Exception as error:
-        _fail_outside(error)
-        raise
+    with ending(lambda: _debug):
+        try:
+            status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        except typer.TyperException as error:
+            raise UserError(error.format_message()) from error
+        except typer.Abort:
+            sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _fail_outside(error: Exception) -> None:
-    """Ends the program with one line where a class from outside this package has failed."""
-    from robustcords.cli.outside import outside_failure
-
-    if text := outside_failure(error):
-        _fail(text, status=2, speaks=True)  # it may have failed in this process alone
-
-
-def _fail(*lines: str, status: int, speaks: bool | None = None) -> None:
-    """Ends the program with one error or more; in processes that do not speak without a word."""
-    from robustcords.errors import printable
-
-    if _is_main() if speaks is None else speaks:
-        if _debug:
-            traceback.print_exc()
-        for line in lines:
-            typer.echo(f"error: {printable(line)}", err=True)
-    sys.exit(status)

@@ -90,7 +90,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     Raises:
         UserError: a path is no folder, holds no run, or a run is damaged; or none of the runs is finished.
     """
-    found = _directories(paths)
+    found = directories(paths)
     finished = [path for path in found if (path / "report.json").exists()]
     if not finished:
         raise UserError(f"{', '.join(map(str, found))}: not finished (no report.json); resume with run --resume")
@@ -99,7 +99,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
 
 def unfinished(paths: Iterable[Path]) -> list[Path]:
     """Returns the run directories that `find_runs` leaves out because they have no report yet."""
-    return [path for path in _directories(paths) if not (path / "report.json").exists()]
+    return [path for path in directories(paths) if not (path / "report.json").exists()]
 
 
 def load_run(path: Path) -> Run:
@@ -129,7 +129,7 @@ def load_run(path: Path) -> Run:
     return Run(path, report, rows, selections, outcomes, notes)
 
 
-def _directories(paths: Iterable[Path]) -> list[Path]:
+def directories(paths: Iterable[Path]) -> list[Path]:
     """Returns the run directories that some paths are or hold."""
     found: dict[Path, Path] = {}
     for path in paths:
