@@ -108,10 +108,11 @@ def _write(
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     weights.chmod((folder / file).stat().st_mode)  # it is written for its owner alone
     channels, height, width = test.shape
+    resize = getattr(recipe.data, "frame", None)  # none where images are of one size as they are
     config = {
         "model": recipe.model.name,
         "classes": list(test.classes),
-        "images": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
+        "images": {"channels": channels, "height": height, "width": width, "resize": resize, "range": [0, 1]},
         "threat": {"norm": recipe.threat.norm, "epsilon": recipe.threat.epsilon},
         "weights": which,
     }
@@ -161,7 +162,7 @@ def model_card(report: Report | None, config: dict[str, Any], file: str) -> str:
         "## Use",
         "",
         f"`{file}` is the model, `model.safetensors` its weights by name; `config.json` says what it takes and names "
-        "the classes. `python load.py PICTURE...` classifies pictures: it shows in twenty lines how to load the model.",
+        "the classes. `python load.py PICTURE...` classifies pictures: it shows in a few lines how to load the model.",
         "",
     ]
     return "\n".join(lines)
@@ -209,16 +210,22 @@ from pathlib import Path
 
 import numpy as np
 IMPORT
-from PIL import Image
+from PIL import Image, ImageOps
 
 folder = Path(__file__).parent
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-height, width = config["images"]["height"], config["images"]["width"]
+height, width, shorter = (config["images"][key] for key in ("height", "width", "resize"))
 mode = "L" if config["images"]["channels"] == 1 else "RGB"
 LOAD
 
 for path in sys.argv[1:]:
-    picture = Image.open(path).convert(mode).resize((width, height))
+    picture = ImageOps.exif_transpose(Image.open(path)).convert(mode)
+    if shorter:  # is what the shorter side is resized to; the centre is what the model has seen
+        sides = [shorter * side // min(picture.size) for side in picture.size]
+        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
+        picture = picture.resize(sides, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    else:
+        picture = picture.resize((width, height))
     pixels = np.asarray(picture, dtype=np.float32).reshape(1, height, width, -1).transpose(0, 3, 1, 2) / 255
     logits = RUN
     print(path, config["classes"][int(logits.argmax())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from robustcords.data.pictures import to_array
 from robustcords.errors import RunError, UserError
 from robustcords.experiments import build, export
 from robustcords.recipe import recipe
@@ -64,7 +66,8 @@ def test_the_script_says_what_the_model_says(to: str, run: Path, tmp_path: Path)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     config = json.loads((folder / "config.json").read_text())
     assert config["classes"] == [str(digit) for digit in range(10)]
-    assert (config["images"], config["weights"]) == ({"channels": 1, "height": 8, "width": 8, "range": [0, 1]}, "last")
+    taken = {"channels": 1, "height": 8, "width": 8, "resize": None, "range": [0, 1]}
+    assert (config["images"], config["weights"]) == (taken, "last")
     pixels = (x[:2, 0] * 255).round().to(torch.uint8)
     paths = [tmp_path / f"{row}.png" for row in range(2)]
     for path, picture in zip(paths, pixels.numpy(), strict=True):
@@ -75,6 +78,24 @@ def test_the_script_says_what_the_model_says(to: str, run: Path, tmp_path: Path)
     arguments = [sys.executable, "-c", code, str(folder / "load.py"), *map(str, paths)]
     said = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     assert said.splitlines() == [f"{path} {name}" for path, name in zip(paths, named, strict=True)]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_script_sees_of_a_photograph_what_evaluation_has_seen(
+    orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = '(np.save(folder / "seen.npy", pixels), np.zeros((1, 2)))[1]'
+    (tmp_path / "load.py").write_text(export._script("", "", look))
+    images = {"channels": 3, "height": 20, "width": 20, "resize": 24}
+    (tmp_path / "config.json").write_text(json.dumps({"images": images, "classes": ["a", "b"]}))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph = Image.effect_noise((50, 33), 80).convert("RGB")
+    photograph.save(tmp_path / "photograph.png", exif=exif)
+    monkeypatch.setattr("sys.argv", ["load.py", str(tmp_path / "photograph.png")])
+    runpy.run_path(str(tmp_path / "load.py"))
+    expected = to_array(tmp_path / "photograph.png", 24)[:, 2:22, 2:22]
+    assert np.array_equal((np.load(tmp_path / "seen.npy")[0] * 255).round(), expected)
 
 
 def test_a_run_without_a_report_has_a_card_that_claims_nothing(run: Path) -> None:
