@@ -6,9 +6,8 @@ A data set in which every image is grey has one channel; any other has three, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -18,14 +17,16 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from robustcords.config.schema import Role
 from robustcords.data.base import DataConfig, Splits
-from robustcords.data.images import ImageSet
+from robustcords.data.decoder import Decoder, is_coloured, labels_of, other_size, shape_of
+from robustcords.data.images import Images, ImageSet
+from robustcords.data.on_disk import OnDisk
 from robustcords.data.pictures import to_array, to_label
+from robustcords.data.rows import DatasetRows, Rows, message_of
 from robustcords.data.split import stratified_split
+from robustcords.data.storage import Storage, stays_on_disk, worker_count
 from robustcords.errors import UserError, listed
-
-CHUNK = 1024
-"""Rows that are held encoded at once."""
 
 _WITHOUT_NAMES = "classes without names are numbered from 0 without gaps"
 
@@ -41,10 +42,17 @@ class ImageConfig(DataConfig):
             all.
         resize: what the shorter side is resized to, at least ``image_size``, which is then cut out of the centre. The
             square of this size is kept, for augmentations that crop by themselves. Left out, ``image_size``.
+        storage: where decoded images are: in memory; on disk, from where they are read when they are asked for, out of
+            the cache, or with ``cache = false`` out of their own files; or by itself in memory if they take no more
+            than a quarter of what is free. The images are the same.
+        workers: processes that read images on disk ahead, for each process of the run; left out, one for each of its
+            cores, at most 8. With 0 nothing is read ahead.
     """
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
+    storage: Annotated[Storage, Role("computation", changeable=True)] = "auto"
+    workers: Annotated[int, Field(ge=0, le=256), Role("computation", changeable=True)] | None = None
 
     @model_validator(mode="after")
     def _room_for_the_centre(self) -> Self:
@@ -59,54 +67,12 @@ class ImageConfig(DataConfig):
         return self.resize or self.image_size
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A split that is not decoded yet.
-
-    Attributes:
-        name: what to call it in messages.
-        count: number of rows.
-        chunks: the rows in order, some at a time.
-        where: names a row (counted from 0) in messages.
-        read: gives a row's picture (see `robustcords.data.pictures.to_array`) and label.
-        threads: how many threads may read and decode.
-        notes: what a person should know of how they are read, a line each.
-    """
-
-    name: str
-    count: int
-    chunks: Iterable[Sequence[Any]]
-    where: Callable[[int], str]
-    read: Callable[[Any], tuple[Any, Any]]
-    threads: int
-    notes: tuple[str, ...] = ()
-
-
-def message_of(error: BaseException) -> str:
-    """Returns an exception's message on one line, at most 300 characters; its type where it has none."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def dataset_rows(dataset: Any, name: str, threads: int = 1) -> Rows:
-    """Returns the rows of a map-style dataset of (picture, label) pairs."""
-
-    def read(row: int) -> tuple[Any, Any]:
-        item = dataset[row]
-        if not (isinstance(item, tuple | list) and len(item) == 2):
-            raise ValueError("the dataset does not give pairs (image, label)")
-        return item[0], item[1]
-
-    count = len(dataset)
-    chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
-    return Rows(name, count, chunks, lambda row: f"{name}, row {row}", read, threads)
-
-
 def from_dataset(dataset: Any, classes: Sequence[str] | None = None) -> ImageSet:
     """Returns a map-style dataset in memory; see `ImageSet.from_dataset`."""
     name = type(dataset).__name__
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UserError(f"{name}: not a map-style dataset; it needs __len__ and __getitem__")
-    rows = dataset_rows(dataset, name)
+    rows = DatasetRows(name, len(dataset), dataset=dataset)
     given = getattr(dataset, "classes", None) if classes is None else classes
     images, labels = _decode(rows, None, len(given) if given else None)
     return ImageSet(images, labels, tuple(map(str, given)) if given else _numbered(rows, labels))
@@ -116,7 +82,7 @@ def splits(
     train: Rows,
     test: Rows | float | None,
     classes: Sequence[str] | None = None,
-    frame: int | None = None,
+    config: ImageConfig | None = None,
     notes: Sequence[str] = (),
 ) -> Splits:
     """Decodes a training and a test set; both get the same number of channels.
@@ -126,32 +92,67 @@ def splits(
         test: the test set; or the share of the training set that is taken for it, always the same images.
         classes: the classes' names; left out, they are the numbers from 0 to the largest training label, all of which
             have to occur. Classes with names may have no images, which is noted.
-        frame: see `ImageConfig`.
+        config: how large images are made, and where they are kept; None for neither.
         notes: what else there is to say of these sets.
 
     Raises:
         UserError: an image or label cannot be used, sizes differ, a split is empty, there is only one class, or a
             class without a name has no images.
     """
-    train_images, train_labels = _decode(train, frame, len(classes) if classes else None)
-    if len(train_labels.unique()) < 2:
-        raise UserError(f"{train.name}: every label is {int(train_labels[0])}; training needs at least two classes")
-    named = tuple(classes) if classes else _numbered(train, train_labels)
+    read = _reader([train, test] if isinstance(test, Rows) else [train], config)
+    first = read(train, len(classes) if classes else None)
+    if len(first.labels.unique()) < 2:
+        raise UserError(f"{train.name}: every label is {int(first.labels[0])}; training needs at least two classes")
+    first.classes = named = tuple(classes) if classes else _numbered(train, first.labels)
     if not isinstance(test, Rows):
-        return _parted(ImageSet(train_images, train_labels, named), train, test or 0.0, notes)
-    test_images, test_labels = _decode(test, frame, len(named))
-    if train_images.shape[2:] != test_images.shape[2:]:
-        raise UserError(_other_size(test.where(0), test_images.shape, "the training images are", train_images.shape))
-    channels = {train_images.shape[1], test_images.shape[1]}
+        return _parted(first, train, test or 0.0, notes)
+    second = read(test, len(named))
+    second.classes = named
+    if first.shape[1:] != second.shape[1:]:
+        raise UserError(other_size(test.where(0), second.shape, "the training images are", first.shape))
+    channels = {first.shape[0], second.shape[0]}
     if len(channels) > 1 and channels != {1, 3}:
-        raise UserError(f"{test.name}: {test_images.shape[1]} channels, but {train_images.shape[1]} in training")
-    pair = ((train_images, train_labels), (test_images, test_labels))
-    sets = [ImageSet(_widen(images, max(channels)), labels, named) for images, labels in pair]
-    empty = (*_empty_classes(train.name, sets[0]), *_empty_classes(test.name, sets[1]))
+        raise UserError(f"{test.name}: {second.shape[0]} channels, but {first.shape[0]} in training")
+    empty = (*_empty_classes(train.name, first), *_empty_classes(test.name, second))
+    sets = [_widened(images, max(channels)) for images in (first, second)]
     return Splits(sets[0], sets[1], (*notes, *train.notes, *test.notes, *empty))
 
 
-def _parted(images: ImageSet, rows: Rows, fraction: float, notes: Sequence[str]) -> Splits:
+def _reader(parts: Sequence[Rows], config: ImageConfig | None) -> Callable[[Rows, int | None], Images]:
+    """Returns what reads each of some splits: into memory, or where images stay on disk, when they are asked for.
+
+    It takes a split and the number of classes, where that is known.
+
+    Raises:
+        UserError: a split is empty, or cannot stay on disk as the recipe wants it to.
+    """
+    size = config and config.frame
+
+    def in_memory(rows: Rows, classes: int | None) -> ImageSet:
+        return ImageSet(*_decode(rows, size, classes), ())
+
+    if config is None or config.storage == "memory":
+        return in_memory
+    _, height, width = shape_of(parts[0], size)
+    if not stays_on_disk(config.storage, sum(rows.count for rows in parts) * 3 * height * width):
+        return in_memory
+    if unknown := next((rows for rows in parts if rows.labels() is None), None):
+        if config.storage == "auto":
+            return in_memory
+        raise UserError(f"{unknown.name}: data.storage = 'disk': its labels are not known before it is decoded")
+    shape = (3 if any(map(is_coloured, parts)) else 1, height, width)
+
+    def on_disk(rows: Rows, classes: int | None) -> OnDisk:
+        if not rows.count:
+            raise UserError(f"{rows.name}: there are no images in it")
+        labels = labels_of(rows, classes)
+        assert labels is not None
+        return OnDisk(Decoder(rows, size, shape), labels, (), worker_count(config.workers))
+
+    return on_disk
+
+
+def _parted(images: Images, rows: Rows, fraction: float, notes: Sequence[str]) -> Splits:
     """Returns a training set with a part of it as the test set.
 
     Raises:
@@ -164,16 +165,18 @@ def _parted(images: ImageSet, rows: Rows, fraction: float, notes: Sequence[str])
     return Splits(images.subset(kept), images.subset(held_out), notes)
 
 
-def _empty_classes(name: str, images: ImageSet) -> tuple[str, ...]:
+def _empty_classes(name: str, images: Images) -> tuple[str, ...]:
     """Returns a line that names the classes without images, where there are some."""
     counts = images.labels.bincount(minlength=len(images.classes)).tolist()
     empty = [label for label, count in zip(images.classes, counts, strict=True) if not count]
     return (f"{name}: {len(empty)} of {len(counts)} classes have no images ({listed(empty)})",) if empty else ()
 
 
-def _widen(images: Tensor, channels: int) -> Tensor:
-    """Returns images (N, C, H, W) with grey ones repeated to this number of channels."""
-    return images if images.shape[1] == channels else images.repeat(1, channels, 1, 1)
+def _widened(images: Images, channels: int) -> Images:
+    """Returns a set with grey images repeated to this number of channels, where it has fewer."""
+    if images.shape[0] == channels or not isinstance(images, ImageSet):
+        return images
+    return ImageSet(images.images.repeat(1, channels, 1, 1), images.labels, images.classes)
 
 
 def _numbered(rows: Rows, labels: Tensor) -> tuple[str, ...]:
@@ -217,23 +220,18 @@ def _decode(rows: Rows, size: int | None, classes: int | None) -> tuple[Tensor, 
 def _check(rows: Rows, row: int, image: NDArray[Any], images: NDArray[Any]) -> None:
     """Refuses an image that does not fit in with those before it."""
     if image.shape[1:] != images.shape[2:]:
-        raise UserError(_other_size(rows.where(row), image.shape, "those before it are", images.shape))
+        raise UserError(other_size(rows.where(row), image.shape, "those before it are", images.shape))
     if len(image) != images.shape[1] and (len(image), images.shape[1]) != (1, 3):
         raise UserError(f"{rows.where(row)}: {len(image)} channels, but {images.shape[1]} in the images before it")
     if image.dtype != images.dtype:
         raise UserError(f"{rows.where(row)}: {image.dtype} pixels, but {images.dtype} in the images before it")
 
 
-def _other_size(where: str, shape: Sequence[int], others: str, expected: Sequence[int]) -> str:
-    sizes = [f"{width} x {height}" for height, width in (shape[-2:], expected[-2:])]
-    return f"{where}: the image is {sizes[0]} pixels, {others} {sizes[1]}; set data.image_size to make all one size"
-
-
 def _read(rows: Rows, size: int | None, classes: int | None) -> Iterator[tuple[NDArray[Any], int]]:
     """Yields every row's image (C, H, W) and label, in order."""
     start = 0
     with ThreadPoolExecutor(rows.threads) as pool:
-        for chunk in rows.chunks:
+        for chunk in rows.chunks():
             blocks = range(0, len(chunk), _BLOCK)
             read = partial(_read_block, rows, size, classes)
             # One thread means the caller's own: not every dataset may be read from another.

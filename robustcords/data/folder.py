@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from robustcords.data.base import DataConfig, DataSource, Splits
-from robustcords.data.decoding import CHUNK, Rows, splits
+from robustcords.data.decoding import splits
+from robustcords.data.rows import Names, Rows
 from robustcords.data.sets import FolderConfig, choose, class_sets
 from robustcords.data.tree import files_below, walk
 from robustcords.errors import UserError, listed, printable
@@ -32,6 +37,31 @@ class Folder(DataSource):
     def load(self) -> Splits:
         """Returns the decoded training and test sets."""
         return read_class_folders(existing_folder(self.config), self.config)
+
+
+@dataclass(frozen=True)
+class Files(Rows):
+    """A split of which every row is a file.
+
+    Attributes:
+        files: their paths.
+        numbers: (N,) the labels.
+    """
+
+    files: Sequence[str] = ()
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def items(self, rows: Sequence[int]) -> list[tuple[Path, int]]:
+        """Returns paths and labels."""
+        return [(Path(self.files[row]), int(self.numbers[row])) for row in rows]
+
+    def where(self, row: int) -> str:
+        """Returns the file."""
+        return str(self.files[row])
+
+    def labels(self) -> Tensor:
+        """Returns those of the class folders."""
+        return torch.from_numpy(self.numbers)
 
 
 def existing_folder(config: DataConfig) -> Path:
@@ -68,7 +98,7 @@ def read_class_folders(folder: Path, config: FolderConfig) -> Splits:
     notes = (*chosen.notes, *_loose(train), *(_loose(test) if test else ()), *_nested(train, classes))
     names = [printable(name) for name in classes]
     tested = _rows(test, classes) if test else config.test_fraction
-    return splits(_rows(train, classes), tested, names, config.frame, notes)
+    return splits(_rows(train, classes), tested, names, config, notes)
 
 
 def _only(places: Sequence[Path], split: str) -> Path:
@@ -91,11 +121,9 @@ def _rows(folder: Path, classes: list[str]) -> Rows:
     if unknown := [name for name in present if name not in classes]:
         raise UserError(f"{folder / unknown[0]}: there is no such class in training (classes: {listed(classes)})")
     numbers = {name: number for number, name in enumerate(classes)}
-    files = [(file, numbers[name]) for name in present for file in _files(folder / name)]
-    chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    return Rows(
-        str(folder), len(files), chunks, lambda row: str(files[row][0]), lambda item: item, torch.get_num_threads()
-    )
+    files = [(str(file), numbers[name]) for name in present for file in _files(folder / name)]
+    names, labels = Names([name for name, _ in files]), np.array([label for _, label in files], dtype=np.int64)
+    return Files(str(folder), len(files), torch.get_num_threads(), files=names, numbers=labels)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from robustcords.data.base import DataSource, Splits
-from robustcords.data.decoding import CHUNK, Rows, message_of, splits
+from robustcords.data.decoding import splits
 from robustcords.data.folder import existing_folder
+from robustcords.data.rows import message_of
 from robustcords.data.sets import (
     FolderConfig,
     choose,
@@ -26,6 +24,7 @@ from robustcords.data.sets import (
     tested_split,
 )
 from robustcords.data.shards import check_shards, shard
+from robustcords.data.tables import HubRows, Parquets, TableRows
 from robustcords.data.tree import files_below
 from robustcords.errors import UserError, listed, nearest
 
@@ -97,29 +96,21 @@ def _skipped(folder: Path) -> tuple[str, ...]:
     return (f"{folder}: {len(names)} parquet files of no split are skipped ({listed(names)})",) if names else ()
 
 
-def _local_rows(files: list[Path], name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:
-    """Returns one split of local files and its classes' names.
-
-    Pyarrow reads them in place. ``load_dataset`` would first copy them into a cache, take paths for patterns, and call
-    a server of Hugging Face's that counts downloads.
-    """
+def _local_rows(files: list[Path], name: str, config: ParquetConfig) -> tuple[TableRows, Sequence[str] | None]:
+    """Returns one split of local files and its classes' names."""
     opened = [_open(file) for file in files]
-    features = [features for _, features in opened]
-    ends = list(itertools.accumulate(parquet.metadata.num_rows for parquet, _ in opened))
-
-    def batches(columns: list[str]) -> Iterator[Any]:
-        for (parquet, own), file in zip(opened, files, strict=True):
-            if any(own.get(column) != features[0][column] for column in columns):
-                raise UserError(f"{file}: columns {', '.join(columns)} are not of the same types as in {files[0]}")
-            yield from parquet.iter_batches(CHUNK, columns=columns)
-
-    def where(row: int) -> str:
-        number = bisect.bisect_right(ends, row)
-        return f"{files[number]}, row {row - (ends[number - 1] if number else 0)}"
-
-    return _rows(
-        features[0], batches, Rows(name, ends[-1], (), where, _pair(files[0].parent), torch.get_num_threads()), config
+    first = opened[0][1]
+    columns, notes = _columns(first, name, config)
+    for (_, own), file in zip(opened, files, strict=True):
+        if any(own.get(column) != first[column] for column in columns):
+            raise UserError(f"{file}: columns {', '.join(columns)} are not of the same types as in {files[0]}")
+    groups = tuple(
+        tuple(about.row_group(number).num_rows for number in range(about.num_row_groups))
+        for about in (parquet.metadata for parquet, _ in opened)
     )
+    count, threads = sum(map(sum, groups)), torch.get_num_threads()
+    around: Any = {"columns": columns, "folder": files[0].parent, "files": tuple(files), "groups": groups}
+    return Parquets(name, count, threads, notes, **around), getattr(first[columns[1]], "names", None)
 
 
 def _open(file: Path) -> tuple[Any, Any]:
@@ -155,62 +146,30 @@ def _read_hub(config: ParquetConfig) -> Splits:
     return _splits(parts, config, fallback_note(f"data {name!r}", test, config))
 
 
-def _splits(parts: list[tuple[Rows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str] = ()) -> Splits:
+def _splits(
+    parts: list[tuple[TableRows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str] = ()
+) -> Splits:
     (train, classes), *tested = parts
     if not tested:
-        return splits(train, config.test_fraction, classes, config.frame, notes)
+        return splits(train, config.test_fraction, classes, config, notes)
     test, test_classes = tested[0]
     if classes and test_classes and list(classes) != list(test_classes):
         raise UserError(f"{test.name}: the classes are not those of the train split, or not in the same order")
-    return splits(train, test, classes, config.frame, notes)
+    return splits(train, test, classes, config, notes)
 
 
-def _hub_rows(table: Any, name: str, config: ParquetConfig) -> tuple[Rows, Sequence[str] | None]:
+def _hub_rows(table: Any, name: str, config: ParquetConfig) -> tuple[TableRows, Sequence[str] | None]:
     """Returns one split of a hub id and its classes' names."""
-
-    def batches(columns: list[str]) -> Iterator[Any]:
-        yield from table.select_columns(columns).with_format("arrow").iter(batch_size=CHUNK)
-
-    rows = Rows(name, len(table), (), lambda row: f"{name}, row {row}", _pair(Path()), torch.get_num_threads())
-    return _rows(table.features, batches, rows, config)
+    columns, notes = _columns(table.features, name, config)
+    rows = HubRows(name, len(table), torch.get_num_threads(), notes, columns=columns, table=table)
+    return rows, getattr(table.features[columns[1]], "names", None)
 
 
-def _rows(
-    features: Any, batches: Callable[[list[str]], Iterator[Any]], rows: Rows, config: ParquetConfig
-) -> tuple[Rows, Sequence[str] | None]:
-    """Returns rows completed with their chunks and, where the label column has them, the classes' names.
-
-    Args:
-        features: the columns.
-        batches: gives Arrow tables of some columns.
-        rows: everything else.
-        config: which columns.
-    """
-    image, about_images = _image_column(features, rows.name, config)
-    label, about_labels = _label_column(features, rows.name, config)
-
-    def chunks() -> Iterator[list[tuple[Any, Any]]]:
-        try:
-            for part in batches([image, label]):
-                yield list(zip(part.column(image).to_pylist(), part.column(label).to_pylist(), strict=True))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{rows.name}: cannot be read: {message_of(error)}") from error
-
-    complete = replace(rows, chunks=chunks(), notes=(*about_images, *about_labels))
-    return complete, getattr(features[label], "names", None)
-
-
-def _pair(folder: Path) -> Callable[[tuple[Any, Any]], tuple[Any, Any]]:
-    """Returns what gives a row's picture and label; relative paths of pictures start from a folder."""
-
-    def read(item: tuple[Any, Any]) -> tuple[Any, Any]:
-        picture, label = item
-        if isinstance(picture, dict):
-            inside, path = picture.get("bytes"), picture.get("path")
-            picture = inside if inside is not None or path is None else folder / path
-        return picture, label
-
-    return read
+def _columns(features: Any, name: str, config: ParquetConfig) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """Returns the columns of images and labels, and lines on others."""
+    image, about_images = _image_column(features, name, config)
+    label, about_labels = _label_column(features, name, config)
+    return (image, label), (*about_images, *about_labels)
 
 
 def _image_column(features: Any, name: str, config: ParquetConfig) -> tuple[str, tuple[str, ...]]:

@@ -38,6 +38,34 @@ def to_array(picture: Any, size: int | None = None) -> NDArray[Any]:
         return _from_tensor(picture)
     if isinstance(picture, Image.Image):
         return _from_pil(picture, size)
+    with _open(picture) as image:
+        if size:
+            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the side keeps what the resizing needs.
+            image.draft(None, (2 * size, 2 * size))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _from_pil(image, size)
+
+
+def channels_of(picture: Any) -> int:
+    """Returns how many channels `to_array` gives a picture; of an encoded one, only the beginning is read.
+
+    Raises:
+        ValueError, OSError: the picture cannot be read; one line says why.
+    """
+    if isinstance(picture, Tensor):
+        return len(picture)
+    if isinstance(picture, Image.Image):
+        return 1 if _is_grey(picture.mode) else 3
+    with _open(picture) as image:
+        return 1 if _is_grey(image.mode) else 3
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in _GREY or mode == "I" or mode.startswith("I;16")
+
+
+def _open(picture: Any) -> Image.Image:
+    """Returns an encoded picture, of which the beginning has been read."""
     if picture is None:
         raise ValueError("there is no image")
     if not isinstance(picture, str | Path | bytes):
@@ -46,17 +74,8 @@ def to_array(picture: Any, size: int | None = None) -> NDArray[Any]:
         raise ValueError("the image has no bytes")
     if not isinstance(picture, bytes) and not Path(picture).stat().st_size:
         raise ValueError("the file is empty")
-    with _open(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture)) as image:
-        if size:
-            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the side keeps what the resizing needs.
-            image.draft(None, (2 * size, 2 * size))
-        ImageOps.exif_transpose(image, in_place=True)
-        return _from_pil(image, size)
-
-
-def _open(file: io.BytesIO | Path) -> Image.Image:
     try:
-        image = Image.open(file)
+        image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture))
     except UnidentifiedImageError:
         raise ValueError("not an image, or of a kind that Pillow does not know") from None
     if image.format in _PROGRAMS:
@@ -88,7 +107,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image.convert("L")
     if image.mode in _COLOUR:
         return image.convert("RGB")
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if _is_grey(image.mode):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("grey values beyond 16 bits")

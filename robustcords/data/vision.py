@@ -15,9 +15,10 @@ from pydantic import field_validator
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.cache import cache_folder
 from robustcords.data.catalogue import CLASSES, SETS
-from robustcords.data.decoding import Rows, dataset_rows, message_of, splits
+from robustcords.data.decoding import splits
 from robustcords.data.folder import existing_folder, read_class_folders
 from robustcords.data.parquet import ParquetConfig, read_parquet
+from robustcords.data.rows import DatasetRows, message_of
 from robustcords.data.sets import class_sets, parquet_sets
 from robustcords.data.tree import files_below
 from robustcords.errors import UserError, nearest
@@ -111,18 +112,12 @@ class Vision(DataSource):
     def _decoded(self, train: Any, test: Any) -> Splits:
         usual = SETS[self.config.name]
         classes = _class_names(getattr(train, "classes", None), usual.first_label)
-        return splits(self._rows(train, "training"), self._rows(test, "test"), classes, self.config.frame)
+        return splits(self._rows(train, "training"), self._rows(test, "test"), classes, self.config)
 
-    def _rows(self, part: Any, split: str) -> Rows:
+    def _rows(self, part: Any, split: str) -> DatasetRows:
         """Returns the rows of one of torchvision's datasets, with labels from 0."""
-        rows = dataset_rows(part, f"{self.config.name}, {split} set", torch.get_num_threads())
-        first = SETS[self.config.name].first_label
-
-        def read(row: int) -> tuple[Any, Any]:
-            picture, label = rows.read(row)
-            return picture, label - first
-
-        return replace(rows, read=read) if first else rows
+        name, first = f"{self.config.name}, {split} set", SETS[self.config.name].first_label
+        return DatasetRows(name, len(part), torch.get_num_threads(), dataset=part, first_label=first)
 
     def _open(self, root: Path, arguments: Mapping[str, Any]) -> Any:
         """Returns one of torchvision's datasets, downloaded if it is not at ``root``."""

@@ -1,0 +1,146 @@
+"""Images that stay on disk, and are read when they are asked for: those of the next batches by worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from robustcords.data.images import Images
+from robustcords.errors import RunError, UserError
+
+Pixels = tuple[Tensor, str | None]
+"""Images (B, C, H, W) uint8; or why one of them cannot be read, in which case these mean nothing."""
+
+
+class Reader(Dataset[Pixels], ABC):
+    """Reads images by their rows. Worker processes get a copy, so it can be pickled.
+
+    Attributes:
+        shape: C, H and W of every image.
+    """
+
+    shape: tuple[int, int, int]
+
+    @abstractmethod
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Returns images (B, C, H, W) uint8, which nothing else refers to.
+
+        Raises:
+            UserError: one cannot be read; the line names it.
+        """
+
+    def __getitem__(self, rows: Sequence[int]) -> Pixels:
+        """Returns what `read` does, or its error: a ``DataLoader`` would print a worker's with its traceback."""
+        try:
+            return self.read(rows), None
+        except UserError as error:
+            return torch.empty(0), str(error)
+
+
+class _Plan(Sampler[list[int]]):
+    """The batches that a loader reads next."""
+
+    def __init__(self) -> None:
+        self.parts: Sequence[Sequence[int]] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(rows) for rows in self.parts)
+
+
+class OnDisk(Images):
+    """A set of images that are read when they are asked for.
+
+    `batch` reads in the caller's process. `batches` reads ahead in workers, which are started when they are first
+    needed, and stay.
+
+    Args:
+        reader: of the pixels.
+        labels: (N,) int64.
+        classes: the classes' names.
+        workers: how many processes read ahead; with 0 nothing is read ahead.
+    """
+
+    def __init__(self, reader: Reader, labels: Tensor, classes: tuple[str, ...], workers: int) -> None:
+        self.reader, self.labels, self.classes, self.workers = reader, labels, classes, workers
+        self.shape = reader.shape
+        self._loader: DataLoader[Pixels] | None = None
+        self._plan, self._turn = _Plan(), 0
+
+    def batch(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Returns images (B, C, H, W) float32 in [0, 1] and labels (B,) of some rows, on a device."""
+        return self._given(self.reader.read(rows.tolist()), rows, device)
+
+    def batches(self, parts: Sequence[Sequence[int]], device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images and labels of several lists of rows, which workers read ahead.
+
+        Raises:
+            UserError: an image cannot be read.
+            RunError: a worker has died.
+        """
+        done = 0
+        while done < len(parts):
+            # Workers serve one caller at a time. One that finds them taken by another begins again where it was.
+            self._turn = turn = self._turn + 1
+            for pixels in self._ahead(parts[done:], torch.device(device)):
+                rows = torch.tensor(parts[done], dtype=torch.int64)
+                done += 1
+                yield self._given(pixels, rows, device)
+                if self._turn != turn:
+                    break
+
+    def _ahead(self, parts: Sequence[Sequence[int]], device: torch.device) -> Iterator[Tensor]:
+        if not self.workers:
+            yield from map(self.reader.read, parts)
+            return
+        self._plan.parts = parts
+        try:
+            for pixels, problem in self._reading(device):
+                if problem is not None:
+                    raise UserError(problem)
+                yield pixels
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            text = " ".join(str(error).split())
+            raise RunError(f"a process that reads images is gone ({text}); data.workers = 0 does without") from error
+
+    def _reading(self, device: torch.device) -> DataLoader[Pixels]:
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.reader,
+                batch_size=None,
+                sampler=self._plan,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_begin,
+                generator=torch.Generator(),  # of its own: none is drawn from the global one
+                persistent_workers=True,
+            )
+        return self._loader
+
+    def _given(self, pixels: Tensor, rows: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        x = pixels.to(device, non_blocking=True).float().div_(255)
+        return x, self.labels[rows].to(device, non_blocking=True)
+
+    def _stored(self, rows: Tensor) -> Tensor:
+        return self.reader.read(rows.tolist())
+
+
+def _as_it_is(pixels: Any) -> Any:
+    return pixels
+
+
+def _begin(number: int) -> None:
+    """Has a worker end when it is told to, and not by what is meant for the run: that stops between two steps."""
+    del number
+    os.setpgrp()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_DFL)

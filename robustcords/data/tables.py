@@ -1,0 +1,148 @@
+"""Rows of tables: of parquet files, which are read by row groups, and of Hugging Face's own tables."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from robustcords.data.rows import CHUNK, Rows, message_of
+from robustcords.errors import UserError
+
+_GROUPS = 16  # row groups that a process keeps, for rows that are near each other
+
+
+@dataclass(frozen=True)
+class TableRows(Rows):
+    """A split with a column of pictures and one of labels.
+
+    Attributes:
+        columns: the pictures' and the labels'.
+        folder: where relative paths of pictures start from.
+    """
+
+    columns: tuple[str, str] = ("", "")
+    folder: Path = Path()
+
+    def read(self, item: Any) -> tuple[Any, Any]:
+        """Returns a row's picture and label."""
+        picture, label = item
+        if isinstance(picture, dict):
+            inside, path = picture.get("bytes"), picture.get("path")
+            picture = inside if inside is not None or path is None else self.folder / path
+        return picture, label
+
+    def pairs(self, table: Any) -> list[tuple[Any, Any]]:
+        """Returns the pictures and labels of an Arrow table."""
+        return list(zip(*(table.column(name).to_pylist() for name in self.columns), strict=True))
+
+    def broken(self, error: Exception) -> UserError:
+        """Returns what to say of a table that cannot be read."""
+        return UserError(f"{self.name}: cannot be read: {message_of(error)}")
+
+
+@dataclass(frozen=True)
+class Parquets(TableRows):
+    """Rows of local files.
+
+    Pyarrow reads them in place. ``load_dataset`` would first copy them into a cache, take paths for patterns, and call
+    a server of Hugging Face's that counts downloads.
+
+    Attributes:
+        files: in the order of the rows.
+        groups: how many rows each row group of each file has.
+    """
+
+    files: tuple[Path, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    _kept: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """The file of each row group, and its number there."""
+        return [(file, group) for file, sizes in enumerate(self.groups) for group in range(len(sizes))]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(itertools.chain.from_iterable(self.groups)))
+
+    def items(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Returns pictures and labels, from the row groups that they are in."""
+        found = []
+        for row in rows:
+            number = bisect.bisect_right(self._ends, row)
+            found.append(self._group(number)[row - (self._ends[number - 1] if number else 0)])
+        return found
+
+    def _group(self, number: int) -> list[tuple[Any, Any]]:
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+        if number not in self._kept:
+            file, group = self._places[number]
+            while len(self._kept) >= _GROUPS:
+                self._kept.pop(next(iter(self._kept)))
+            try:
+                table = ParquetFile(self.files[file]).read_row_group(group, columns=list(self.columns))
+                self._kept[number] = self.pairs(table)
+            except (OSError, ValueError) as error:
+                raise self.broken(error) from error
+        return self._kept[number]
+
+    def chunks(self) -> Iterator[Sequence[Any]]:
+        """Yields all rows in order, of a row group no more than are needed."""
+        from pyarrow.parquet import ParquetFile
+
+        try:
+            for file in self.files:
+                for part in ParquetFile(file).iter_batches(CHUNK, columns=list(self.columns)):
+                    yield self.pairs(part)
+        except (OSError, ValueError) as error:
+            raise self.broken(error) from error
+
+    def where(self, row: int) -> str:
+        """Returns the file, and the row in it."""
+        ends = list(itertools.accumulate(map(sum, self.groups)))
+        number = bisect.bisect_right(ends, row)
+        return f"{self.files[number]}, row {row - (ends[number - 1] if number else 0)}"
+
+    def labels(self) -> Sequence[Any]:
+        """Returns the column of labels."""
+        from pyarrow.parquet import ParquetFile
+
+        name = self.columns[1]
+        try:
+            parts = [ParquetFile(file).read(columns=[name]).column(name).to_pylist() for file in self.files]
+        except (OSError, ValueError) as error:
+            raise self.broken(error) from error
+        return [label for part in parts for label in part]
+
+
+@dataclass(frozen=True)
+class HubRows(TableRows):
+    """Rows of a table of ``datasets``, which maps its own files into memory.
+
+    Attributes:
+        table: a ``datasets.Dataset``.
+    """
+
+    table: Any = None
+
+    @cached_property
+    def _arrow(self) -> Any:
+        return self.table.select_columns(list(self.columns)).with_format("arrow")
+
+    def items(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Returns pictures and labels."""
+        try:
+            return self.pairs(self._arrow[list(rows)])
+        except (OSError, ValueError) as error:
+            raise self.broken(error) from error
+
+    def labels(self) -> Sequence[Any]:
+        """Returns the column of labels."""
+        found: Sequence[Any] = self._arrow[:].column(self.columns[1]).to_pylist()
+        return found
