@@ -1,35 +1,41 @@
 """Decoded images, kept between runs: one file of 8-bit pixels for each data set, in the user's cache folder.
 
 A file is used for as long as the files that it was decoded from have the sizes and times that they had, and is written
-under a lock and renamed when it is whole, so that several runs at a time decode a set once.
+under a lock and renamed when it is whole, so that several runs at a time decode a set once. Images that stay on disk
+are read out of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
-import tempfile
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from robustcords.data.base import DataSource, Splits
-from robustcords.data.images import ImageSet
+from robustcords.data.decoding import ImageConfig
+from robustcords.data.images import Images, ImageSet
+from robustcords.data.kept import PARTS, KeptFile, write
+from robustcords.data.on_disk import OnDisk, on_disk
+from robustcords.data.storage import in_units, stays_on_disk, worker_count
+from robustcords.errors import UserError
 
 VARIABLE = "ROBUSTCORDS_CACHE"
 """The environment variable that names another folder."""
 _VERSION = 2
 """Of the files, and of what decoding makes of an image: another one is decoded anew."""
-_NOT_THE_IMAGES = {"path", "validation_fraction", "train_limit", "cache"}
+_NOT_THE_IMAGES = {"path", "validation_fraction", "train_limit", "cache", "storage", "workers"}
 """Options that decoding does not depend on; where the files are is told by these themselves."""
-_PARTS = ("train", "test")
+_LARGE = 1024**3  # bytes; where images of fewer are is not worth a line
+_SPARE = 256 * 1024**2  # bytes that are left free on the disk
 
 
 def cache_folder() -> Path:
@@ -47,20 +53,53 @@ def read(source: DataSource) -> Splits:
     """Returns what a source loads, from the cache where that has it, and else decoded and kept there.
 
     Raises:
-        UserError: as `DataSource.load`. That the cache cannot be read or written is no error.
+        UserError: as `DataSource.load`, or images are to stay on disk, and it has no room for them decoded. That images
+            in memory cannot be kept is no error.
     """
     files = source.files() if source.config.cache else None
     if files is None:
         return source.load()
     path = _path(source)
     with _alone(path):
-        found = _kept(path, _fingerprint(source, files))
+        found = _kept(path, _fingerprint(source, files), source)
         if found is None:
             found = source.load()
             files = source.files() or []  # now, as it may have downloaded them
-            with contextlib.suppress(OSError, SafetensorError):
-                _keep(path, _fingerprint(source, files), found)
+            fingerprint = _fingerprint(source, files)
+            try:
+                _keep(path, fingerprint, found)
+            except OSError as error:
+                _refuse_unwritable(source, path, found, error)
+            else:
+                found = (_kept(path, fingerprint, source) if on_disk(found.train) else None) or found
         return found
+
+
+def note_of_place(source: DataSource, splits: Splits) -> str | None:
+    """Returns a line on where the images are, unless that is in memory and they take little of it."""
+    size, stays = _size(splits), on_disk(splits.train)
+    if not (stays or (size >= _LARGE and isinstance(source.config, ImageConfig))):
+        return None
+    count, where = len(splits.train) + len(splits.test), stays.reader.how if stays else "are in memory"
+    return f"data {source.config.name!r}: {count:,} images, {in_units(size)} decoded, {where}"
+
+
+def _size(splits: Splits) -> int:
+    """Returns the bytes that all images take decoded."""
+    return sum(len(images) * math.prod(images.shape) for images in (splits.train, splits.test) if len(images))
+
+
+def _refuse_unwritable(source: DataSource, path: Path, splits: Splits, error: OSError) -> None:
+    """Refuses images on disk that cannot be kept there decoded, where a recipe wants them to be.
+
+    Raises:
+        UserError: it does.
+    """
+    if getattr(source.config, "storage", None) == "disk" and on_disk(splits.train):
+        raise UserError(
+            f"data.storage = 'disk': {path.parent}: {in_units(_size(splits))} of decoded images cannot be written "
+            f"({error.strerror}); {VARIABLE} names another folder, and data.cache = false decodes them as they are read"
+        ) from error
 
 
 def _path(source: DataSource) -> Path:
@@ -84,44 +123,45 @@ def _fingerprint(source: DataSource, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _kept(path: Path, fingerprint: str) -> Splits | None:
+def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
     """Returns what a file has; None where it is not there, not whole, or of other images."""
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("fingerprint") != fingerprint:
-                return None
-            told = json.loads(about["told"])
-            classes = tuple(told["classes"])
-            train, test = (
-                ImageSet(file.get_tensor(f"{part}.images"), file.get_tensor(f"{part}.labels"), classes)
-                for part in _PARTS
-            )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        file = KeptFile.open(path)
+        if file.about.get("fingerprint") != fingerprint:
+            return None
+        told = json.loads(file.about["told"])
+        classes, notes = tuple(told["classes"]), tuple(told["notes"])
+        size = sum(math.prod(file.blocks[f"{part}.images"].shape) for part in PARTS)
+        config = source.config
+        stays = isinstance(config, ImageConfig) and stays_on_disk(config.storage, size)
+        sets: list[Images] = []
+        for part in PARTS:
+            pixels, labels = file.pixels(part), file.numbers(f"{part}.labels")
+            if stays and isinstance(config, ImageConfig):
+                sets.append(OnDisk(pixels, labels, classes, worker_count(config.workers)))
+            else:
+                sets.append(ImageSet(pixels.all(), labels, classes))
+    except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Splits(train, test, tuple(told["notes"]))
+    return Splits(sets[0], sets[1], notes)
 
 
 def _keep(path: Path, fingerprint: str, splits: Splits) -> None:
-    """Writes what was decoded, where that is pixels of 8 bits in memory.
+    """Writes what was decoded, or is decoded now, where that is pixels of 8 bits.
 
     Raises:
         OSError: there is no room, or the folder may not be written to.
+        UserError: an image cannot be decoded.
     """
-    tensors: dict[str, Tensor] = {}
-    for part in _PARTS:
-        images = getattr(splits, part)
-        if not isinstance(images, ImageSet) or images.images.dtype != torch.uint8:
-            return
-        tensors |= {f"{part}.images": images.images.contiguous(), f"{part}.labels": images.labels}
-    told = json.dumps({"classes": splits.train.classes, "notes": splits.notes})
+    sets = (splits.train, splits.test)
+    if not all(on_disk(each) or (isinstance(each, ImageSet) and each.images.dtype == torch.uint8) for each in sets):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        whole = Path(folder) / path.name
-        save_file(tensors, whole, {"fingerprint": fingerprint, "told": told})
-        with whole.open("rb") as file:
-            os.fsync(file.fileno())
-        whole.replace(path)
+    path.with_suffix(".part").unlink(missing_ok=True)  # of a process that was killed
+    if _size(splits) + _SPARE > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    told = json.dumps({"classes": splits.train.classes, "notes": splits.notes})
+    write(path, sets, {"fingerprint": fingerprint, "told": told})
 
 
 @contextlib.contextmanager

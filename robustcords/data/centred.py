@@ -57,8 +57,9 @@ class Centred(Images):
         """Returns the set with its frames on a device, where they can be moved there."""
         return Centred(self.whole.resident(device), self.side)
 
-    def _stored(self, rows: Tensor) -> Tensor:
-        return self._centre(self.whole._stored(rows))
+    def stored(self, rows: Tensor) -> Tensor:
+        """Returns the centres of some images as they are stored."""
+        return self._centre(self.whole.stored(rows))
 
     def _centre(self, x: Tensor) -> Tensor:
         top, left = ((length - self.side) // 2 for length in self._frame)

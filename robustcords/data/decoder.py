@@ -27,6 +27,8 @@ class Decoder(Reader):
         shape: C, H and W of every image; with three channels, grey ones are repeated in each.
     """
 
+    how = "stay on disk, and are decoded when they are read"
+
     def __init__(self, rows: Rows, size: int | None, shape: tuple[int, int, int]) -> None:
         self.rows, self.size, self.shape = rows, size, shape
 

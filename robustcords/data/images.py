@@ -100,7 +100,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         """
         digest = hashlib.sha256()
         for number, part in enumerate(rows.split(_DIGESTED)):
-            pixels = self._stored(part)
+            pixels = self.stored(part)
             if not number:
                 digest.update(_title("images", pixels, len(rows)))
             digest.update(_bytes(pixels))
@@ -109,7 +109,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         digest.update(_bytes(labels))
         return digest.hexdigest()
 
-    def _stored(self, rows: Tensor) -> Tensor:
+    def stored(self, rows: Tensor) -> Tensor:
         """Returns the pixels (B, C, H, W) of some rows as they are stored, where that is known."""
         return self.batch(rows)[0]
 
@@ -156,8 +156,9 @@ class Part(Images):
         """Returns these rows of what the set keeps around its images."""
         return Part(self.whole.frames(), self.rows)
 
-    def _stored(self, rows: Tensor) -> Tensor:
-        return self.whole._stored(self.rows[rows])
+    def stored(self, rows: Tensor) -> Tensor:
+        """Returns the pixels of some rows as they are stored."""
+        return self.whole.stored(self.rows[rows])
 
 
 class ImageSet(Images):
@@ -212,7 +213,7 @@ class ImageSet(Images):
 
     def subset(self, rows: Tensor) -> ImageSet:
         """Returns the set of these rows, in this order; their pixels are copied."""
-        return ImageSet(self._stored(rows), self.labels[rows], self.classes, self.numbers[rows])
+        return ImageSet(self.stored(rows), self.labels[rows], self.classes, self.numbers[rows])
 
     def resident(self, device: torch.device) -> ImageSet:
         """Returns the set with its pixels on a device, where they take no more than 4 GiB; they stay otherwise."""
@@ -222,7 +223,8 @@ class ImageSet(Images):
         """Returns the set with its pixels on a device."""
         return ImageSet(self.images.to(device), self.labels, self.classes, self.numbers)
 
-    def _stored(self, rows: Tensor) -> Tensor:
+    def stored(self, rows: Tensor) -> Tensor:
+        """Returns the pixels of some rows as they are stored."""
         return self.images[rows.to(self.images.device)]
 
 

@@ -49,7 +49,8 @@ def loaded(source: DataSource) -> Splits:
         of_train, of_test = getattr(splits.train, what), getattr(splits.test, what)
         if of_train != of_test:
             raise UserError(f"{load} returned sets of different {what}: {_short(of_train)} and {_short(of_test)}")
-    return _centred(splits, source)
+    note = cache.note_of_place(source, splits)
+    return _centred(replace(splits, notes=(*splits.notes, note)) if note else splits, source)
 
 
 def _centred(splits: Splits, source: DataSource) -> Splits:

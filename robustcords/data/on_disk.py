@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from robustcords.data.images import Images
+from robustcords.data.images import Images, Part
 from robustcords.errors import RunError, UserError
 
 Pixels = tuple[Tensor, str | None]
@@ -24,8 +26,10 @@ class Reader(Dataset[Pixels], ABC):
 
     Attributes:
         shape: C, H and W of every image.
+        how: where from, for a line: "10 images ...".
     """
 
+    how: str
     shape: tuple[int, int, int]
 
     @abstractmethod
@@ -101,14 +105,17 @@ class OnDisk(Images):
             return
         self._plan.parts = parts
         try:
-            for pixels, problem in self._reading(device):
+            with _deaths_wait():
+                reading = iter(self._reading(device))
+            for pixels, problem in reading:
                 if problem is not None:
                     raise UserError(problem)
                 yield pixels
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
                 raise
-            text = " ".join(str(error).split())
+            self._loader = None
+            text = " ".join(str(error).split()) or type(error).__name__
             raise RunError(f"a process that reads images is gone ({text}); data.workers = 0 does without") from error
 
     def _reading(self, device: torch.device) -> DataLoader[Pixels]:
@@ -130,8 +137,30 @@ class OnDisk(Images):
         x = pixels.to(device, non_blocking=True).float().div_(255)
         return x, self.labels[rows].to(device, non_blocking=True)
 
-    def _stored(self, rows: Tensor) -> Tensor:
+    def stored(self, rows: Tensor) -> Tensor:
+        """Returns the pixels of some rows as they are stored."""
         return self.reader.read(rows.tolist())
+
+
+@contextmanager
+def _deaths_wait() -> Iterator[None]:
+    """Takes back torch's handler of SIGCHLD, which raises an error wherever the run is when a worker dies.
+
+    That is seen as well when something is to come from that worker.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def on_disk(images: Images) -> OnDisk | None:
+    """Returns the set on disk that images are, or are a part of; None for others."""
+    while isinstance(images, Part):
+        images = images.whole
+    return images if isinstance(images, OnDisk) else None
 
 
 def _as_it_is(pixels: Any) -> Any:
@@ -141,6 +170,7 @@ def _as_it_is(pixels: Any) -> Any:
 def _begin(number: int) -> None:
     """Has a worker end when it is told to, and not by what is meant for the run: that stops between two steps."""
     del number
-    os.setpgrp()
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_DFL)

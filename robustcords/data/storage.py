@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,6 @@ _SHARE = 4
 """Images stay in memory where they take no more than one part in so many of what is free: a split is copied out of
 them, and training needs some too."""
 _CGROUPS = Path("/sys/fs/cgroup")
-_LARGE = 1024**3
 
 
 def stays_on_disk(wanted: Storage, size: int) -> bool:
@@ -30,7 +28,7 @@ def stays_on_disk(wanted: Storage, size: int) -> bool:
 
 def free_memory() -> int:
     """Returns the bytes that each of this machine's processes may still take: of the machine's, or its container's."""
-    free = psutil.virtual_memory().available
+    free = int(psutil.virtual_memory().available)
     try:
         most, used = (int((_CGROUPS / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, most - used)
@@ -52,12 +50,7 @@ def worker_count(wanted: int | None) -> int:
     return min(8, max(1, cores // processes()))
 
 
-def size_of(shapes: Sequence[tuple[int, tuple[int, ...]]]) -> int:
-    """Returns the bytes of sets of so many images (C, H, W) each."""
-    return sum(count * channels * height * width for count, (channels, height, width) in shapes)
-
-
-def written(size: int) -> str:
+def in_units(size: int) -> str:
     """Returns a size as people write it, such as ``"30.1 GB"``."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if size >= factor:

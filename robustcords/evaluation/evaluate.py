@@ -158,12 +158,12 @@ def robust_accuracy(
         return attack(inference, x, attack.aim(plain, y, CleanLogits(inference, x)), noise)
 
     with evaluation_mode(model), inference.frozen():
-        for number, rows in enumerate(torch.arange(len(data)).split(batch_size)):
-            if number % collectives.world_size() == collectives.rank():
-                x, y = data.batch(rows, device)
-                noise = Noise(derive(seed, "validation"), rows.to(device))
-                correct = classified(inference, x, y)
-                clean += int(correct.sum())
-                robust += int(survivors(inference, x, y, noise, correct, attacked).sum())
+        mine = torch.arange(len(data)).split(batch_size)[collectives.rank() :: collectives.world_size()]
+        batches = data.batches([rows.tolist() for rows in mine], device)
+        for rows, (x, y) in zip(mine, batches, strict=True):
+            noise = Noise(derive(seed, "validation"), rows.to(device))
+            correct = classified(inference, x, y)
+            clean += int(correct.sum())
+            robust += int(survivors(inference, x, y, noise, correct, attacked).sum())
     total = collectives.sum_over([clean, robust], device if collectives.world_size() > 1 else "cpu")
     return total[0] / len(data), total[1] / len(data)

@@ -44,6 +44,8 @@ CHANGEABLE = frozenset(
     {
         "data.cache",
         "data.path",
+        "data.storage",
+        "data.workers",
         "logging.trackers",
         *(f"train.{key}" for key, role in roles(TrainConfig).items() if role.changeable),
     }

@@ -18,6 +18,8 @@ _NOT_THE_METHOD = (
     "seed",
     "data.cache",
     "data.path",
+    "data.storage",
+    "data.workers",
     "callbacks",
     "train.overfitting",  # these two are what 0.1 called callbacks
     "train.dynamics",

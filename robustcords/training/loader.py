@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +52,8 @@ class BatchLoader:
         self.memory_format = "contiguous"
         check_augmentation(self.augmentation, train, device)
         self._taken = self.augmentation.takes(train)
+        self._expected: deque[Tensor] = deque()
+        self._ahead: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def order(self, epoch: int, size: int) -> list[Tensor]:
         """Returns the epoch's global batches as positions in its subset, shuffled.
@@ -67,9 +71,14 @@ class BatchLoader:
         """Returns how many batches an epoch of so many examples has."""
         return math.ceil(size / self.batch_size)
 
+    def read_ahead(self, batches: Sequence[Tensor], subset: Subset, epoch: int) -> None:
+        """Says which batches `load` will be asked for next: images on disk are read before they are needed."""
+        rows = [self._needed(positions, subset, epoch) for positions in batches]
+        self._expected, self._ahead = deque(rows), self._taken.batches([part.tolist() for part in rows], self.device)
+
     def load(self, positions: Tensor, subset: Subset, epoch: int) -> Batch:
         """Returns this process's share of a global batch."""
-        share = torch.arange(len(positions)).tensor_split(collectives.world_size())[collectives.rank()]
+        share = self._share(positions)
         rows = subset.indices[positions]
         numbers = self.train.numbers[rows[share]].to(self.device)
         if isinstance(self.augmentation, Mixing):
@@ -85,9 +94,27 @@ class BatchLoader:
             self.augmentation.geometry(Noise(derive(self.seed, "augment", epoch), numbers)),
         )
 
+    def _share(self, positions: Tensor) -> Tensor:
+        """Returns which examples of a global batch are this process's."""
+        return torch.arange(len(positions)).tensor_split(collectives.world_size())[collectives.rank()]
+
+    def _needed(self, positions: Tensor, subset: Subset, epoch: int) -> Tensor:
+        """Returns the rows that `load` reads."""
+        rows, share = subset.indices[positions], self._share(positions)
+        if isinstance(self.augmentation, Mixing):
+            return rows[self._partners(self.augmentation, rows, share, epoch)[0]]
+        return rows[share]
+
+    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images and their labels as they are, on the device: read ahead, where these were expected."""
+        if self._expected and torch.equal(self._expected[0], rows):
+            self._expected.popleft()
+            return next(self._ahead)
+        return self._taken.batch(rows, self.device)
+
     def _augmented(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns some images and their labels, on the device."""
-        x, y = self._taken.batch(rows, self.device)
+        x, y = self._read(rows)
         noise = Noise(derive(self.seed, "augment", epoch), self.train.numbers[rows].to(self.device))
         source = f"augmentation {contracts.title(self.augmentation)}"
         return contracts.numbers(
@@ -96,13 +123,18 @@ class BatchLoader:
 
     def _mixed(self, mixing: Mixing, rows: Tensor, share: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns this process's share of a global batch's images, mixed in pairs, and their labels (b, classes)."""
+        needed, places, noise = self._partners(mixing, rows, share, epoch)
+        x, y = self._augmented(rows[needed], epoch)
+        first, second = places.to(self.device).split(len(share))
+        return mixing.mixed((x[first], x[second]), (y[first], y[second]), len(self.train.classes), noise[share])
+
+    def _partners(self, mixing: Mixing, rows: Tensor, share: Tensor, epoch: int) -> tuple[Tensor, Tensor, Noise]:
+        """Returns the places in a global batch of this process's examples and their partners, and where these are."""
         noise = Noise(derive(self.seed, "mix", epoch), self.train.numbers[rows])
         partners = mixing.partners(noise)[share]
         # A partner may be in another process's share. Where it is in this one, it is loaded once.
         needed, places = torch.cat([share, partners]).unique(return_inverse=True)
-        x, y = self._augmented(rows[needed], epoch)
-        first, second = places.to(self.device).split(len(share))
-        return mixing.mixed((x[first], x[second]), (y[first], y[second]), len(self.train.classes), noise[share])
+        return needed, places, noise
 
     def micro_batches(self, size: int, accumulation: int) -> tuple[int, int]:
         """Returns how many examples the smallest and the largest micro-batch of a process have.

@@ -194,6 +194,7 @@ class Trainer:
         """
         self.stopwatch.begin("data")
         batches = self.loader.order(epoch, len(subset.indices))
+        self.loader.read_ahead(batches[self.progress.step :], subset, epoch)
         with self.session.display.task(self.planner.label(self.progress)) as update, self.session.profiler as profiler:
             for step in range(self.progress.step, len(batches)):
                 self.planner.extend(self, len(batches) - step)
@@ -242,8 +243,7 @@ class Trainer:
         self.step.end()
         share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
-        reasons = self.session.interruption.reasons()
-        values = [share, norm, self.checkpoint_is_due(), *reasons, *counts.values()]
+        values = [share, norm, self.checkpoint_is_due(), *self.session.interruption.reasons(), *counts.values()]
         loss, norm, due, signalled, overdue, *totals = collectives.sum_over(values, device=self.device)
         collectives.share_buffers(self.model)
         if not self.step.skipped:
