@@ -69,8 +69,9 @@ def test_another_recipe_is_not_resumed(parts: Path, capsys: pytest.CaptureFixtur
     assert answer.status == 2
     assert answer.err == (
         f"error: --resume {parts}: that run has another recipe; what differs: loss.beta, seed; what may: more "
-        "train.epochs or train.steps, data.cache, data.path, logging.trackers, train.checkpoint_every, train.compile, "
-        "train.cuda_graphs, train.keep_checkpoints, train.memory_format, train.time_limit\n"
+        "train.epochs or train.steps, data.cache, data.path, data.storage, data.workers, logging.trackers, "
+        "train.checkpoint_every, train.compile, train.cuda_graphs, train.keep_checkpoints, train.memory_format, "
+        "train.time_limit\n"
     )
     assert contents(parts) == before
 

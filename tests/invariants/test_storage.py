@@ -54,9 +54,9 @@ def options(folder: Path, way: str, run: Path | None = None) -> dict[str, Any]:
     return {
         "train": train,
         "validation": validation,
-        "selector": chooser("adv-glister", train, epochs=3, select_first=True, fraction=0.7),
+        "selector": chooser("adv-glister", train, epochs=2, select_first=True, fraction=0.7),
         "augmentation": MixUp(name="mixup", crop=1, flip=True),
-        "settings": {"epochs": 3, "batch_size": 12, "validate_every": 1},
+        "settings": {"epochs": 2, "batch_size": 12, "validate_every": 1},
         "run": run,
     }
 
@@ -79,7 +79,7 @@ def test_a_run_goes_on_with_images_elsewhere(
     ways: tuple[str, str], folder: Path, expected: torch.Tensor, tmp_path: Path
 ):
     with pytest.raises(Interrupted):
-        fitted(**options(folder, ways[0], tmp_path / "run"), interruption=After(12))
+        fitted(**options(folder, ways[0], tmp_path / "run"), interruption=After(8))
     assert torch.equal(vector(fitted(**options(folder, ways[1], tmp_path / "run"))), expected)
 
 
