@@ -126,7 +126,7 @@ def _reader(parts: Sequence[Rows], config: ImageConfig | None) -> Callable[[Rows
     Raises:
         UserError: a split is empty, or cannot stay on disk as the recipe wants it to.
     """
-    size = config and config.frame
+    size = config.frame if config else None
 
     def in_memory(rows: Rows, classes: int | None) -> ImageSet:
         return ImageSet(*_decode(rows, size, classes), ())

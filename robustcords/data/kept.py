@@ -120,7 +120,7 @@ class KeptPixels(Reader):
         found = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
         size = math.prod(self.shape)
         for place, row in enumerate(rows):
-            image = found[place].numpy().reshape(-1)
+            image = found[place].numpy().reshape(-1).data
             read = os.preadv(self._file.fileno(), [image], self.block.start + row * size)
             if read != size or zlib.crc32(image) != self.checks[row]:
                 raise UserError(f"{self.path}: damaged at image {row}; delete it, and it is made anew")
