@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from robustcords.config import registry
 from robustcords.data.catalogue import SETS
-from robustcords.errors import UserError, nearest
+from robustcords.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
     from robustcords.data.base import DataSource
@@ -61,6 +61,7 @@ def _reader(name: str, folder: Path) -> type[DataSource]:
     from robustcords.data.folder import Folder
     from robustcords.data.parquet import Parquet
     from robustcords.data.sets import class_sets, parquet_files, parquet_sets, refuse_both
+    from robustcords.data.tree import walk
 
     def pass_over(error: OSError) -> None:
         """Leaves what cannot be read to the reader, which says so."""
@@ -71,7 +72,8 @@ def _reader(name: str, folder: Path) -> type[DataSource]:
         return Folder
     if parquet_files(folder, pass_over):
         return Parquet
+    _, folders, names = next(walk(folder, pass_over), (folder, [], []))
     raise UserError(
         f"data {name!r}: the folder holds neither parquet files (train-*.parquet, test-*.parquet) nor class folders "
-        "(train/CLASS/*.png, test/CLASS/*.png)"
+        f"(train/CLASS/*.png, test/CLASS/*.png); it holds {listed([*folders, *names]) or 'nothing'}"
     )

@@ -22,11 +22,13 @@ class Splits:
         train: the whole training set.
         test: the test set.
         notes: what a person should know of how they were read, a line each.
+        warnings: what reports have to say too, a line each: images that are missing.
     """
 
     train: Images
     test: Images
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class DataConfig(ComponentConfig):

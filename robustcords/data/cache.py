@@ -130,7 +130,7 @@ def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
         if file.about.get("fingerprint") != fingerprint:
             return None
         told = json.loads(file.about["told"])
-        classes, notes = tuple(told["classes"]), tuple(told["notes"])
+        classes, notes, warnings = (tuple(told[key]) for key in ("classes", "notes", "warnings"))
         size = sum(math.prod(file.blocks[f"{part}.images"].shape) for part in PARTS)
         config = source.config
         stays = isinstance(config, ImageConfig) and stays_on_disk(config.storage, size)
@@ -143,7 +143,7 @@ def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
                 sets.append(ImageSet(pixels.all(), labels, classes))
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Splits(sets[0], sets[1], notes)
+    return Splits(sets[0], sets[1], notes, warnings)
 
 
 def _keep(path: Path, fingerprint: str, splits: Splits) -> None:
@@ -160,7 +160,7 @@ def _keep(path: Path, fingerprint: str, splits: Splits) -> None:
     path.with_suffix(".part").unlink(missing_ok=True)  # of a process that was killed
     if _size(splits) + _SPARE > shutil.disk_usage(path.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    told = json.dumps({"classes": splits.train.classes, "notes": splits.notes})
+    told = json.dumps({"classes": splits.train.classes, "notes": splits.notes, "warnings": splits.warnings})
     write(path, sets, {"fingerprint": fingerprint, "told": told})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from robustcords.config.schema import Role
 from robustcords.data.base import DataConfig, Splits
+from robustcords.data.corrupt import readable
 from robustcords.data.decoder import Decoder, is_coloured, labels_of, other_size, shape_of
 from robustcords.data.images import Images, ImageSet
 from robustcords.data.on_disk import OnDisk
@@ -47,12 +49,16 @@ class ImageConfig(DataConfig):
             than a quarter of what is free. The images are the same.
         workers: processes that read images on disk ahead, for each process of the run; left out, one for each of its
             cores, at most 8. With 0 nothing is read ahead.
+        skip_corrupt: leave out images that cannot be read, with a warning that says how many; else the first one is an
+            error. All are decoded once more to find them.
     """
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     storage: Annotated[Storage, Role("computation", changeable=True)] = "auto"
     workers: Annotated[int, Field(ge=0, le=256), Role("computation", changeable=True)] | None = None
+
+    skip_corrupt: bool = False
 
     @model_validator(mode="after")
     def _room_for_the_centre(self) -> Self:
@@ -99,6 +105,8 @@ def splits(
         UserError: an image or label cannot be used, sizes differ, a split is empty, there is only one class, or a
             class without a name has no images.
     """
+    if config and config.skip_corrupt:
+        return _without_corrupt(train, test, classes, config, notes)
     read = _reader([train, test] if isinstance(test, Rows) else [train], config)
     first = read(train, len(classes) if classes else None)
     if len(first.labels.unique()) < 2:
@@ -116,6 +124,18 @@ def splits(
     empty = (*_empty_classes(train.name, first), *_empty_classes(test.name, second))
     sets = [_widened(images, max(channels)) for images in (first, second)]
     return Splits(sets[0], sets[1], (*notes, *train.notes, *test.notes, *empty))
+
+
+def _without_corrupt(
+    train: Rows, test: Rows | float | None, classes: Sequence[str] | None, config: ImageConfig, notes: Sequence[str]
+) -> Splits:
+    """Returns what `splits` does of the images that can be read, with a warning about the others."""
+    train, *lines = readable(train, config.frame)
+    if isinstance(test, Rows):
+        test, line = readable(test, config.frame)
+        lines.append(line)
+    found = splits(train, test, classes, config.model_copy(update={"skip_corrupt": False}), notes)
+    return replace(found, warnings=tuple(line for line in lines if line))
 
 
 def _reader(parts: Sequence[Rows], config: ImageConfig | None) -> Callable[[Rows, int | None], Images]:

@@ -1,8 +1,9 @@
 """One picture, in any form that a data set holds it in, to one array.
 
 The rule for colour. Grey pictures (1, 8 or 16 bits, with or without alpha) give one channel. 16-bit grey is divided by
-257 and rounded, so that 65535 becomes 255. Everything else (palette, RGBA, CMYK, YCbCr) becomes RGB as Pillow converts
-it; alpha is dropped, not blended. The EXIF orientation of pictures that are decoded here is applied.
+257 and rounded, so that 65535 becomes 255; of 16-bit colour, and 16-bit grey with alpha, Pillow reads the upper 8 bits.
+Everything else (palette, RGBA, CMYK, YCbCr) becomes RGB as Pillow converts it; alpha is dropped, not blended. The EXIF
+orientation of pictures that are decoded here is applied.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def _open(picture: Any) -> Image.Image:
         image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture))
     except UnidentifiedImageError:
         raise ValueError("not an image, or of a kind that Pillow does not know") from None
+    if image.mode == "RGBA" and image.tile and str(image.tile[0].args).startswith("LA"):
+        return image.convert("LA")  # grey of 16 bits with alpha, which Pillow makes colour of
     if image.format in _PROGRAMS:
         raise ValueError(f"{image.format} is a program that draws an image, and is not run; convert it to PNG")
     return image

@@ -59,6 +59,7 @@ class Data:
         mean: (C,) of the training split's pixels.
         std: (C,) of the training split's pixels.
         notes: what a person should know of how they were read, a line each.
+        warnings: what reports have to say too, a line each.
     """
 
     source: DataSource
@@ -68,6 +69,7 @@ class Data:
     mean: Tensor
     std: Tensor
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def component(kind: str, config: Any, *context: Any) -> Any:
@@ -104,7 +106,7 @@ def data(recipe: Recipe) -> Data:
     train = whole.subset(kept)
     validation = whole.subset(held_out) if len(held_out) else None
     mean, std = channel_statistics(train)
-    return Data(source, train, validation, splits.test, mean, std, splits.notes)
+    return Data(source, train, validation, splits.test, mean, std, splits.notes, splits.warnings)
 
 
 def _limited(recipe: Recipe, train: Images) -> Images:

@@ -160,6 +160,7 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
     work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images{shared}")
     for text in (warnings := build.cautions(recipe)):
         work.display.say(f"warning: {text}")
+    warnings = [*images.warnings, *warnings]
     if recipe.logging.trackers:
         work.accelerator.project_configuration.logging_dir = str(directory.path / "trackers")
         work.accelerator.init_trackers(
@@ -207,6 +208,8 @@ def load_images(recipe: Recipe, work: Session) -> build.Data:
     images = build.data(recipe)
     for note in images.notes:
         work.display.say(f"note: {note}")
+    for text in images.warnings:
+        work.display.say(f"warning: {text}")
     return images
 
 

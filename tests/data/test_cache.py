@@ -43,7 +43,7 @@ def test_images_are_decoded_once(class_folders: Path, decoded: list[Path], cache
         assert one.images.dtype == other.images.dtype == torch.uint8
         assert torch.equal(one.labels, other.labels)
         assert one.classes == other.classes
-    assert first.notes == again.notes
+    assert (first.notes, first.warnings) == (again.notes, again.warnings)
     assert [path.suffix for path in sorted(cache.iterdir())] == [".lock", ".safetensors"]
 
 

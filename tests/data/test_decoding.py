@@ -1,5 +1,7 @@
 import io
 import sqlite3
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.functional import center_crop, resize
 
 from robustcords.data.images import ImageSet
-from robustcords.data.pictures import to_array
+from robustcords.data.pictures import channels_of, to_array
 from robustcords.errors import UserError
 
 
@@ -58,11 +60,24 @@ def test_palettes_become_their_colours():
     assert to_array(png(image)).ravel().tolist() == [9, 8, 7]
 
 
-def test_orientation_is_applied():
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, lambda stored: stored),
+        (2, np.fliplr),
+        (3, lambda stored: np.rot90(stored, 2)),
+        (4, np.flipud),
+        (5, np.transpose),
+        (6, lambda stored: np.rot90(stored, -1)),  # by 90 degrees clockwise
+        (7, lambda stored: np.rot90(stored, 2).T),
+        (8, np.rot90),
+    ],
+)
+def test_orientation_is_applied(orientation, turned):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = orientation
     image = random_image("L", (5, 3))
-    assert np.array_equal(to_array(png(image, exif=exif)), np.rot90(np.asarray(image), -1)[None])
+    assert np.array_equal(to_array(png(image, exif=exif)), turned(np.asarray(image))[None])
 
 
 def test_resizing_crops_the_centre():
@@ -74,6 +89,26 @@ def test_resizing_crops_the_centre():
     # Shrinking averages: an even chequerboard becomes grey.
     board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
     assert abs(to_array(board, 8).astype(int) - 128).max() <= 2
+
+
+def deep_png(colour_type: int, values: np.ndarray) -> bytes:
+    """Encodes (H, W, C) numbers of 16 bits, which Pillow does not write in all these types."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour_type", "samples", "channels"), [(0, 1, 1), (4, 2, 1), (2, 3, 3), (6, 4, 3)])
+def test_png_of_sixteen_bits(colour_type, samples, channels):
+    values = np.array([0, 257 * 77, 65535])
+    found = to_array(deep_png(colour_type, np.repeat(values[None, :, None], samples, axis=2)))
+    assert found.tolist() == [[[0, 77, 255]]] * channels
+    assert channels_of(deep_png(colour_type, np.zeros((1, 1, samples)))) == channels
 
 
 @pytest.mark.parametrize("size", [(50, 37), (37, 50), (21, 64), (32, 32)])

@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from robustcords import data
+from robustcords.data import source
 from robustcords.errors import UserError
 
 
@@ -103,3 +105,40 @@ def test_bad_folders(class_folders, damage, message):
     with pytest.raises(UserError, match=message) as error:
         load(class_folders)
     assert "\n" not in str(error.value)
+
+
+def test_names_in_upper_case_and_jpegs_of_every_mode_are_read(tmp_path):
+    for split in ("train", "test"):
+        for name, mode in (("cat", "CMYK"), ("dog", "L")):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new(mode, (6, 5), 0).save(tmp_path / split / name / "IMG_1.JPG")
+    train = load(tmp_path).train
+    assert train.images.shape == (2, 3, 5, 6)
+    assert [int(image.float().mean().round()) for image in train.images] == [255, 0]  # no ink, and no light
+
+
+def test_images_in_no_class_folder_are_named(tmp_path):
+    Image.new("L", (6, 5)).save(tmp_path / "IMG_1.JPG")
+    with pytest.raises(UserError, match=r"nor class folders .*; it holds IMG_1.JPG$"):
+        source(str(tmp_path))
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_corrupt_files_are_left_out_where_that_is_wanted(class_folders, storage):
+    whole = load(class_folders, storage="memory")
+    truncate(class_folders)
+    (class_folders / "test" / "cat" / "0.png").write_bytes(b"")
+    splits = load(class_folders, storage=storage, workers=0, skip_corrupt=True)
+    for images, expected, kept in ((splits.train, whole.train, [0, 1, 2, 3, 5]), (splits.test, whole.test, [1, 2, 3])):
+        rows = torch.tensor(kept)
+        assert torch.equal(images.labels, expected.labels[rows])
+        assert torch.equal(images.batch(torch.arange(len(rows)))[0], expected.batch(rows)[0])
+    first, second = splits.warnings
+    assert re.search(
+        r"train: 1 of 6 images cannot be read and are left out .*, the first of them .*dog/1\.png: ", first
+    )
+    assert second.endswith("test/cat/0.png: the file is empty")
+    for file in (class_folders / "train").rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"train: none of its 6 images can be read, and so neither .*cat/0\.png"):
+        load(class_folders, skip_corrupt=True)

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 from command_line import call, settings
 from made_data import classes_as_folders
@@ -55,22 +58,32 @@ def test_names_that_are_none(name, message):
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(UserError, match=r"holds neither parquet files .* nor class folders"):
+    with pytest.raises(UserError, match=r"holds neither parquet files .* nor class folders .*; it holds "):
         data.source(str(tmp_path))
 
 
 def test_what_there_is_to_know_of_the_images_is_told_by_every_command_that_reads_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     classes_as_folders(tmp_path / "set", train=3).joinpath("test").rename(tmp_path / "set" / "val")
+    (tmp_path / "set" / "train" / "ant" / "broken.png").write_bytes(b"no image")
     told = "note: set: there is no test split; tests on validation"
-    small = {"data__name": "./set", "model__width": 4, "train__epochs": 1, "train__memory_format": "contiguous"}
+    left_out = "set/train: 1 of 10 images cannot be read and are left out (data.skip_corrupt), the first of them "
+    left_out += "set/train/ant/broken.png: "
+    small = {
+        "data__name": "./set",
+        "data__skip_corrupt": "true",
+        "model__width": 4,
+        "train__epochs": 1,
+        "train__memory_format": "contiguous",
+    }
     changes = settings(
         **small, attack__steps=1, selector__select_every=1, evaluation__pgd="false", evaluation__autoattack="false"
     )
     answer = call(capsys, "run", "digits_mart", "--output", "run", *changes)
-    assert (answer.status, answer.err.count(told)) == (0, 1), answer.err
+    assert (answer.status, answer.err.count(told), answer.err.count(f"warning: {left_out}")) == (0, 1, 1), answer.err
+    assert json.loads(Path("run/report.json").read_text())["training"]["warnings"][0].startswith(left_out)
     answer = call(capsys, "evaluate", "run")
-    assert (answer.status, answer.err.count(told)) == (0, 1), answer.err
+    assert (answer.status, answer.err.count(told), answer.err.count(f"warning: {left_out}")) == (0, 1, 1), answer.err
     weights = ("--weights", "run/weights/last.safetensors", "--output", "chosen.npz")
     answer = call(capsys, "select", "run/recipe.toml", *weights)
-    assert (answer.status, answer.err.count(told)) == (0, 1), answer.err
+    assert (answer.status, answer.err.count(told), answer.err.count(f"warning: {left_out}")) == (0, 1, 1), answer.err
