@@ -79,7 +79,8 @@ def from_dataset(dataset: Any, classes: Sequence[str] | None = None) -> ImageSet
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UserError(f"{name}: not a map-style dataset; it needs __len__ and __getitem__")
     rows = DatasetRows(name, len(dataset), dataset=dataset)
-    given = getattr(dataset, "classes", None) if classes is None else classes
+    names: Any = getattr(dataset, "classes", None) if classes is None else classes
+    given = names.tolist() if hasattr(names, "tolist") else names  # an array's truth value is nobody's
     images, labels = _decode(rows, None, len(given) if given else None)
     return ImageSet(images, labels, tuple(map(str, given)) if given else _numbered(rows, labels))
 
@@ -199,6 +200,13 @@ def _widened(images: Images, channels: int) -> Images:
     return ImageSet(images.images.repeat(1, channels, 1, 1), images.labels, images.classes)
 
 
+def label_gaps(labels: Tensor, classes: int = 0) -> str | None:
+    """Returns which labels (N,) no image has, below the largest one or the number of classes; None where all occur."""
+    missing = [str(label) for label, count in enumerate(labels.bincount(minlength=classes).tolist()) if not count]
+    span = f"labels go from {int(labels.min())} to {int(labels.max())}"
+    return f"{span}, and no image has {listed(missing)}" if missing else None
+
+
 def _numbered(rows: Rows, labels: Tensor) -> tuple[str, ...]:
     """Returns the names of classes that have none: their numbers.
 
@@ -211,11 +219,10 @@ def _numbered(rows: Rows, labels: Tensor) -> tuple[str, ...]:
         raise UserError(
             f"{where}: the label {largest} is out of range: {_WITHOUT_NAMES}, and there are {len(labels)} images"
         )
-    if missing := [str(label) for label, count in enumerate(labels.bincount().tolist()) if not count]:
+    if gaps := label_gaps(labels):
         raise UserError(
-            f"{rows.name}: labels go from {int(labels.min())} to {largest}, and no image has {listed(missing)}: "
-            f"{_WITHOUT_NAMES}; renumber the labels, or name the classes (in parquet as Hugging Face's ClassLabel, in "
-            "Python as classes=)"
+            f"{rows.name}: {gaps}: {_WITHOUT_NAMES}; renumber the labels, or name the classes (in parquet as Hugging "
+            "Face's ClassLabel, in Python as classes=)"
         )
     return tuple(map(str, range(largest + 1)))
 

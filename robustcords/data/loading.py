@@ -12,9 +12,9 @@ from torch import Tensor
 from robustcords.data import cache
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.centred import Centred
-from robustcords.data.decoding import ImageConfig
+from robustcords.data.decoding import ImageConfig, label_gaps
 from robustcords.data.images import Images
-from robustcords.errors import UserError, is_own, kind_of, listed, one_line
+from robustcords.errors import UserError, is_own, kind_of, one_line
 
 
 def loaded(source: DataSource) -> Splits:
@@ -79,13 +79,10 @@ def _problem_of_training(images: Images) -> str | None:
     """Returns why a set, which is one as far as it goes, cannot be trained on, or None."""
     if not len(images):
         return "length is 0, expected at least one image"
-    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
-    unnamed = images.classes == tuple(map(str, range(len(counts))))
-    if unnamed and (missing := [name for name, count in zip(images.classes, counts, strict=True) if not count]):
-        return (
-            f"labels go from {int(images.labels.min())} to {int(images.labels.max())}, and no image has "
-            f"{listed(missing)}: number the classes from 0 on without gaps, or name them all in its classes"
-        )
+    count = len(images.classes)
+    unnamed = images.classes == tuple(map(str, range(count)))
+    if unnamed and (gaps := label_gaps(images.labels, count)):
+        return f"{gaps}: number the classes from 0 on without gaps, or name them all in its classes"
     return None
 
 

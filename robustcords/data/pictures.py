@@ -23,6 +23,9 @@ _GREY = {"1", "L", "LA", "La"}
 _PROGRAMS = {"EPS"}
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"}
 
+_ROUNDING = 4 * torch.finfo(torch.float32).eps
+"""By how much floats may leave [0, 1], as the last steps of resizing or of a division do; a coarser type's own step."""
+
 
 def to_array(picture: Any, size: int | None = None) -> NDArray[Any]:
     """Returns a picture as (C, H, W) uint8, or float32 in [0, 1] where it is a floating-point tensor.
@@ -126,12 +129,13 @@ def _from_tensor(tensor: Tensor) -> NDArray[Any]:
     if not tensor.is_floating_point():
         raise ValueError(f"a tensor of {tensor.dtype} is not an image; give uint8, or floats in [0, 1]")
     low, high = tensor.min().item(), tensor.max().item()
-    if not (low >= 0 and high <= 1):
+    step = max(torch.finfo(tensor.dtype).eps, _ROUNDING)
+    if not (low >= -step and high <= 1 + step):
         raise ValueError(
             f"pixel values from {low:.4g} to {high:.4g} are outside [0, 1]; normalisation belongs in the model, as its "
             "first layer, and not in the data"
         )
-    return tensor.float().numpy(force=True)
+    return tensor.float().clamp(0, 1).numpy(force=True)
 
 
 def to_label(label: Any, classes: int | None) -> int:

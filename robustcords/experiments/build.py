@@ -243,7 +243,7 @@ def proxy(recipe: Recipe, images: Data, device: torch.device) -> Inference | Non
         raise UserError(f"[selector.proxy]: selector {recipe.selector.name!r} uses no model; leave the table out")
     network, _ = settled_model(recipe.model_copy(update={"model": config.model}), images, device)
     if config.weights:
-        load_weights(network, Path(config.weights))
+        load_weights(network, Path(config.weights), "selector.proxy.weights:")
     return Inference(network, replay=recipe.train.cuda_graphs)
 
 
@@ -371,30 +371,35 @@ def callbacks(recipe: Recipe, images: Data, trained: Method) -> list[Callback]:
     return [callback for callback in built if callback is not None]
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path, what: str = "weights") -> None:
     """Loads a state dict from a safetensors file; nothing in it can run code.
+
+    Args:
+        network: is given them.
+        path: of the file.
+        what: begins the message of an error: who named it.
 
     Raises:
         UserError: the file is missing, is not safetensors, or has other names or shapes than the model.
     """
     if path.is_dir():
         raise UserError(
-            f"weights {path}: a folder; name a file, such as {path / 'weights' / 'last.safetensors'} of a run"
+            f"{what} {path}: a folder; name a file, such as {path / 'weights' / 'last.safetensors'} of a run"
         )
     try:
         state = load_file(path)
     except FileNotFoundError as error:
-        raise UserError(f"weights {path}: there is no such file") from error
+        raise UserError(f"{what} {path}: there is no such file") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"weights {path}: not a safetensors file ({error})") from error
+        raise UserError(f"{what} {path}: not a safetensors file ({error})") from error
     expected = network.state_dict()
     for name, value in expected.items():
         if name not in state:
-            raise UserError(f"weights {path}: no {name!r}, which this model has{nearest(name, state)[:200]}")
+            raise UserError(f"{what} {path}: no {name!r}, which this model has{nearest(name, state)[:200]}")
         if state[name].shape != value.shape:
             shapes = f"{tuple(state[name].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"weights {path}: {name!r} has shape {shapes}: another model, data set or width")
+            raise UserError(f"{what} {path}: {name!r} has shape {shapes}: another model, data set or width")
     extra = sorted(set(state) - set(expected))
     if extra:
-        raise UserError(f"weights {path}: {extra[0]!r} is not in this model ({len(extra)} such)")
+        raise UserError(f"{what} {path}: {extra[0]!r} is not in this model ({len(extra)} such)")
     network.load_state_dict(state)

@@ -7,9 +7,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
+from robustcords.data import DATA
 from robustcords.errors import UserError, nearest
 from robustcords.recipe.short_forms import SHORT_FORMS, written_out
 
@@ -20,6 +22,8 @@ MOST_FILES = 64
 MOST_DOTS = 100
 """On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
+PLACES: tuple[Keys, ...] = (("data", "path"), ("data", "name"), ("selector", "file"), ("selector", "proxy", "weights"))
+"""The keys whose values may be files and folders."""
 _PARTS = re.compile(r'((?:"[^"]*"|[^.])*)\.')
 """The parts of a dotted key; one in quotes may have dots."""
 _FRACTION = re.compile(r"[=,\[]\s*(\d+(?:\.\d+)?/\d+)")
@@ -205,7 +209,27 @@ def _stack(path: Path, above: tuple[Path, ...]) -> list[Layer]:
         layers += _stack(_resolve(base, path.parent, f"{shown}: extends: "), (*above, path.resolve()))
         if len(layers) >= MOST_FILES:
             raise UserError(f"{shown}: extends more than {MOST_FILES} recipes")
-    return [*layers, Layer(shown, values)]
+    return [*layers, Layer(shown, _placed(values, (path.parent, Path())))]
+
+
+def _placed(values: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """Returns what a layer says with files and folders by their full paths, so that a run's recipe holds anywhere.
+
+    Args:
+        values: as TOML gives them.
+        folders: where a relative path begins: in the first of them in which there is such a file or folder. Where there
+            is none, the path stays as it is.
+    """
+    for *above, key in PLACES:
+        table: Any = values
+        for name in above:
+            table = table.get(name) if isinstance(table, dict) else None
+        text = table.get(key) if isinstance(table, dict) else None
+        if isinstance(text, str) and text and text not in DATA:
+            places = (os.path.normpath(folder.absolute() / text) for folder in folders)
+            # Unlike Path's, this one takes any text.
+            table[key] = next((place for place in places if os.path.exists(place)), text)  # noqa: PTH110
+    return values
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -257,11 +281,17 @@ def _override(option: str, together: bool) -> Layer:
         parsed = {} if _dense_line(text) else tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         parsed = {}
-    if list(parsed) == ["value"]:
+    # No option is a date, but a folder may be called by one, or by a number.
+    if list(parsed) == ["value"] and (isinstance(parsed["value"], str) or not _is_text(tuple(parts), parsed["value"])):
         value = parsed["value"]
     for part in reversed(parts):
         value = {part: value}
-    return Layer(origin, value, together)
+    return Layer(origin, _placed(value, (Path(),)), together)
+
+
+def _is_text(keys: Keys, value: Any) -> bool:
+    """Returns whether a value of ``--set`` that TOML takes for something else is text."""
+    return keys in PLACES or isinstance(value, date | time)
 
 
 def written(value: Any, origin: str, layer: int, path: Keys) -> Written:

@@ -4,6 +4,7 @@ import io
 import shutil
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from made_data import class_folder, picture, table
@@ -310,7 +311,18 @@ def test_labels_of_a_dataset_without_classes():
     pairs = [(torch.zeros(1, 2, 2), label) for label in (1, 2, 2)]
     with pytest.raises(UserError, match=r"labels go from 1 to 2, and no image has 0: .*in Python as classes="):
         ImageSet.from_dataset(pairs)
-    assert ImageSet.from_dataset(pairs, classes="abc").classes == ("a", "b", "c")
+    for names in ("abc", np.array(["a", "b", "c"])):
+        assert ImageSet.from_dataset(pairs, classes=names).classes == ("a", "b", "c")
+    assert ImageSet.from_dataset(pairs, classes=torch.tensor([4, 5, 6])).classes == ("4", "5", "6")
+
+
+def test_floats_may_leave_the_range_by_a_rounding_step():
+    steps = torch.tensor([-1.0, 1.0]).mul(1e-7).add(torch.tensor([0.0, 1.0])).view(1, 1, 2)
+    for image in (steps, steps.double(), torch.full((1, 1, 2), 1.0078125, dtype=torch.bfloat16)):
+        images = ImageSet.from_dataset([(image, 0), (image, 1)]).images
+        assert (images.amin() >= 0, images.amax() <= 1, images.dtype) == (True, True, torch.float32)
+    with pytest.raises(UserError, match=r"pixel values from 0 to 1\.001 are outside \[0, 1\]"):
+        ImageSet.from_dataset([(torch.tensor([[[0.0, 1.001]]]), 0)])
 
 
 def test_an_empty_name_is_no_option():

@@ -73,6 +73,9 @@ def test_what_a_proxy_cannot_be_is_one_line(command: Command, write: Write):
     )
     answer = command("select", "digits_proxy", "--weights", "w.safetensors", "--output", "chosen.npz")
     assert "this command trains no proxy; set selector.proxy.weights to a file" in answer.err
+    missing = settings(selector__proxy__weights="gone.safetensors")
+    answer = command("select", "digits_proxy", *missing, "--weights", "w.safetensors", "--output", "chosen.npz")
+    assert "selector.proxy.weights: gone.safetensors: there is no such file" in answer.err
     text = message(write('extends = "digits_mart"\n[selector.proxy.model]\nname = "resnet8"\n'))
     assert "[selector.proxy]" in text
     assert "epochs, to train the proxy for, or weights, a file of them, is missing" in text

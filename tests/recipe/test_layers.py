@@ -176,3 +176,29 @@ def test_set_takes_toml_values_and_strings(write: Write) -> None:
 )  # fmt: skip
 def test_set_that_makes_no_sense(write: Write, option: str, expected: str) -> None:
     assert message(write(BASE), option) == expected
+
+
+def test_files_begin_at_the_recipe_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder in ("study/images", "study/digits", "images", "elsewhere", "2024-01-01", "7"):
+        (tmp_path / folder).mkdir(parents=True)
+    mine = tmp_path / "study" / "mine.toml"
+    mine.write_text('extends = "digits_mart"\n[data]\npath = "images"\n')
+    monkeypatch.chdir(tmp_path)
+
+    def path(*options: str) -> str | None:
+        return recipe.load("study/mine.toml", options).data.path
+
+    assert path() == str(tmp_path / "study" / "images")
+    assert recipe.load("study/mine.toml").data.name == "digits", "a registered name is no folder"
+    assert path("data.path=images") == str(tmp_path / "images")
+    for text in ("2024-01-01", "7", '"7"', " 7 "):
+        assert path(f"data.path={text}") == str(tmp_path / text.strip('" '))
+    assert path("data.path=nowhere") == "nowhere"
+    assert path('data={path = "images"}') == str(tmp_path / "images")
+    # As before: where the recipe's folder has none, the current one may.
+    mine.write_text('extends = "digits_mart"\n[data]\npath = "elsewhere"\n')
+    assert path() == str(tmp_path / "elsewhere")
+    written = tmp_path / "study" / "recipe.toml"
+    written.write_text(recipe.dump(recipe.load("study/mine.toml")))
+    monkeypatch.chdir(tmp_path / "7")
+    assert recipe.load(written).data.path == str(tmp_path / "elsewhere")
