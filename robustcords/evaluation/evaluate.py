@@ -97,7 +97,7 @@ def evaluate(
             if on_measured:
                 on_measured(Evaluation.of(measured, **around))
             measured[key] = measured_by(attack, evaluator, clean)
-    return Evaluation.of(measured, **around)
+    return Evaluation.of(measured, **around, per_class=evaluator.per_class())
 
 
 def measured_by(attack: EvaluationAttack, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:

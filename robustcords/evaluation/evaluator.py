@@ -135,6 +135,14 @@ class Evaluator:
         """The labels (count,) of `numbers`, on the CPU."""
         return self.data.labels[self.numbers]
 
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Returns the accuracy of each class that has images, under each of what was measured on all images."""
+        members = {name: self.labels == label for label, name in enumerate(self.data.classes)}
+        return {
+            what: {name: share(flags[rows]) for name, rows in members.items() if rows.any()}
+            for what, flags in self.withstood.items()
+        }
+
     def part(self, limit: int) -> tuple[Tensor, SampleKind]:
         """Returns places in `numbers` that are taken as the images of the whole evaluation were."""
         return sample(self.labels, limit)

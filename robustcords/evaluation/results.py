@@ -144,6 +144,7 @@ class Evaluation(Record):
         autoattack_warnings: AutoAttack's own.
         same_images: where AutoAttack has fewer images, the other accuracies on those.
         attacks: the measurements of all further attacks.
+        per_class: `Measurement.what` to the accuracy of each class that has images, of what ran on all images.
         sanity: checks for masked gradients, where they were asked for.
     """
 
@@ -164,6 +165,7 @@ class Evaluation(Record):
     autoattack_warnings: list[str] = Field(default=[])
     same_images: SameImages | None = None
     attacks: list[Measurement] = Field(default=[])
+    per_class: dict[str, dict[str, Share]] = Field(default={})
     sanity: SanityChecks | None = None
 
     @model_validator(mode="after")
@@ -180,7 +182,7 @@ class Evaluation(Record):
 
         Args:
             attacked: one of `SHORT_FORMS`, or anything else for a further attack, to what was measured.
-            clean: the attributes up to ``classes_right``.
+            clean: the attributes up to ``classes_right``, and ``per_class``.
         """
         return cls(**clean, **_fields(attacked))
 
@@ -237,6 +239,8 @@ class Evaluation(Record):
             mine, theirs = getattr(self, key), getattr(other, key)
             if key == "sanity":
                 update[key] = theirs
+            elif key == "per_class":
+                update[key] = {**theirs, **mine}
             elif key == "attacks":
                 update[key] = mine + [each for each in theirs if each.what not in {known.what for known in mine}]
             elif key.startswith(tuple(SHORT_FORMS)):

@@ -20,6 +20,8 @@ MARK = "<!-- robustcords run -->"
 """The line that a report.md begins with."""
 
 _UNIT = "accuracy in percent"
+_CLASSES = 20
+"""How many classes report.md shows; report.json has all of them."""
 
 
 def markdown(report: Report) -> str:
@@ -31,7 +33,7 @@ def markdown(report: Report) -> str:
         "## Test accuracy",
         accuracy_table(report),
     ]
-    parts += _sanity(report)
+    parts += [*_by_class(report), *_sanity(report)]
     if report.training.epochs:
         parts += ["## Training", *_training(report.training, report.recipe.train)]
     parts += ["## Environment", plain(_environment(report.environment))]
@@ -99,6 +101,20 @@ def accuracy_table(report: Report) -> str:
     table = in_markdown(header, [list(map(plain, row)) for row in rows])
     notes = map(plain, [*_figures(report), *_warnings(report)])
     return "\n\n".join((f"Test {_UNIT}; an example counts only if it withstands the whole attack.", table, *notes))
+
+
+def _by_class(report: Report) -> list[str]:
+    """Returns report.md's section on single classes, the least accurate under the first attack first, or nothing."""
+    parts = []
+    for name, result in report.evaluation.items():
+        kinds = list(result.per_class)
+        leading = result.per_class[kinds[min(1, len(kinds) - 1)]] if kinds else {}
+        shown = sorted(leading, key=leading.__getitem__)[:_CLASSES]
+        if shown:
+            rows = [[each, *(f"{result.per_class[kind].get(each, 0):.2%}"[:-1] for kind in kinds)] for each in shown]
+            about = f"{name} weights, {len(shown)} of {len(leading)} classes, {_UNIT}."
+            parts += [plain(about), in_markdown(["class", *map(plain, kinds)], [list(map(plain, row)) for row in rows])]
+    return ["## Accuracy by class", *parts] if parts else []
 
 
 def _figures(report: Report) -> list[str]:

@@ -72,6 +72,8 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
         0.5,
         1,
     )
+    of_classes = {"a": 0.0, "b": 1.0, "c": 0.0}
+    assert result.per_class == {"clean": of_classes, "PGD 0.1": of_classes}
     # Of AutoAttack's four images, a sample by class, two are of the second.
     assert (result.autoattack, result.autoattack_largest_class) == ({"0.1": 0.5}, 0.5)
     assert warning(result) == (

@@ -93,6 +93,17 @@ def test_markdown_without_a_run(content: dict[str, Any]):
     assert "| 81.25 |" in text
 
 
+def test_markdown_has_the_least_accurate_classes_first(content: dict[str, Any]):
+    names = [f"class {number}" for number in range(25)]
+    clean, robust = dict.fromkeys(names, 0.5), {name: number / 25 for number, name in enumerate(reversed(names))}
+    content["evaluation"]["last"]["per_class"] = {"clean": clean, "PGD 8/255": robust}
+    lines = markdown(Report.model_validate(content)).partition("## Accuracy by class")[2].splitlines()
+    assert lines[2] == "last weights, 20 of 25 classes, accuracy in percent."
+    assert lines[4] == "| class | clean | PGD 8/255 |"
+    assert lines[6:8] == ["| class 24 | 50.00 | 0.00 |", "| class 23 | 50.00 | 4.00 |"]
+    assert "## Accuracy by class" not in markdown(Report.model_validate({**content, "evaluation": {}}))
+
+
 def test_further_attacks_have_rows_of_their_own(content: dict[str, Any]):
     figure = {"attack": "cw:CW", "label": "CW-20", "what": "CW-20 8/255", "radius": "8/255", "accuracy": 0.25}
     distance = {"attack": "cw:Minimal", "label": "Minimal", "what": "Minimal", "accuracy": 0.5, "warnings": ["slow"]}
