@@ -81,8 +81,6 @@ def from_dataset(dataset: Any, classes: Sequence[str] | None = None) -> ImageSet
     rows = DatasetRows(name, len(dataset), dataset=dataset)
     names: Any = getattr(dataset, "classes", None) if classes is None else classes
     given = names.tolist() if hasattr(names, "tolist") else names  # an array's truth value is nobody's
-    names: Any = getattr(dataset, "classes", None) if classes is None else classes
-    given = names.tolist() if hasattr(names, "tolist") else names  # an array's truth value is nobody's
     images, labels = _decode(rows, None, len(given) if given else None)
     return ImageSet(images, labels, tuple(map(str, given)) if given else _numbered(rows, labels))
 
