@@ -372,12 +372,7 @@ def callbacks(recipe: Recipe, images: Data, trained: Method) -> list[Callback]:
 
 
 def load_weights(network: nn.Module, path: Path, what: str = "weights") -> None:
-    """Loads a state dict from a safetensors file; nothing in it can run code.
-
-    Args:
-        network: is given them.
-        path: of the file.
-        what: begins the message of an error: who named it.
+    """Loads a state dict from a safetensors file, ``what`` in messages; nothing in it can run code.
 
     Raises:
         UserError: the file is missing, is not safetensors, or has other names or shapes than the model.
