@@ -52,7 +52,7 @@ def seconds(recipe: str, changes: list[str], environment: dict[str, str]) -> flo
         command = [sys.executable, "-m", "robustcords", "run", recipe, *sets, "--output", str(output)]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment})
         rows = [json.loads(line)["seconds"] for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return sum(row["data"] + row["attack"] + row["update"] + row["selection"] for row in rows)
+    return float(sum(row[phase] for row in rows for phase in ("data", "attack", "update", "selection")))
 
 
 def main() -> None:
