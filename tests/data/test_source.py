@@ -66,9 +66,10 @@ def test_what_there_is_to_know_of_the_images_is_told_by_every_command_that_reads
     monkeypatch.chdir(tmp_path)
     classes_as_folders(tmp_path / "set", train=3).joinpath("test").rename(tmp_path / "set" / "val")
     (tmp_path / "set" / "train" / "ant" / "broken.png").write_bytes(b"no image")
-    told = "note: set: there is no test split; tests on validation"
-    left_out = "set/train: 1 of 10 images cannot be read and are left out (data.skip_corrupt), the first of them "
-    left_out += "set/train/ant/broken.png: "
+    folder = tmp_path / "set"
+    told = f"note: {folder}: there is no test split; tests on validation"
+    left_out = f"{folder}/train: 1 of 10 images cannot be read and are left out (data.skip_corrupt), the first of them "
+    left_out += f"{folder}/train/ant/broken.png: "
     small = {
         "data__name": "./set",
         "data__skip_corrupt": "true",

@@ -128,7 +128,7 @@ def test_a_run_goes_on_where_its_data_have_moved_to_and_not_with_others(tmp_path
     moved = train("there", 2, *settings(train__memory_format="contiguous"))
     assert moved.status == 0, moved.err
     assert "resumed from run/checkpoints/step_" in moved.err
-    assert load("run/recipe.toml").data.path == "there"
+    assert load("run/recipe.toml").data.path == str(tmp_path / "there")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     other = train("other", 3)
     assert other.status == 2

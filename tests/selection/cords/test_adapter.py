@@ -302,7 +302,7 @@ def test_behind_the_hook_images_can_be_augmented_as_in_training(module):
     assert found[0] == plain[0]
     torch.testing.assert_close(found[1], plain[1])
     assert found[0] != select(f"{module}:Hooked", problem, context=clean, power=1.0)[0]
-    with pytest.raises(UserError, match=r"selector\.augment = true needs to be told"):
+    with pytest.raises(UserError, match=r"selector\.augment = true needs to know"):
         select(f"{module}:Hooked", problem, context=clean, power=1.0, augment=True)
 
 

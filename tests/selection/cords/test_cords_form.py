@@ -94,7 +94,7 @@ def test_augmented_images_are_those_that_are_attacked():
 def test_who_asks_for_augmented_images_says_how():
     problem = Problem(SIZES)
     config = AdvGLISTERStrategy.Config(augment=True)
-    with pytest.raises(UserError, match=r"^selector.augment = true needs to be told how"):
+    with pytest.raises(UserError, match=r"^selector.augment = true needs to know how"):
         AdvGLISTERStrategy.from_context(config, problem.context())
     context = problem.context(augment=CropFlip(crop=1, flip=True))
     chosen, _ = AdvGLISTERStrategy.from_context(config, context).select(12, problem.model.state_dict())
