@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from robustcords.runtime import signals, streams
+from robustcords.runtime import signals, streams, threads
 
 
 def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
@@ -16,6 +16,7 @@ def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
     """
     signals.install()
     streams.outlive_readers()
+    threads.sleep_while_waiting()
     # Behind everything that is installed: a recipe names modules of the current folder, however this was started.
     sys.path.append("")
     from robustcords.cli.app import main
