@@ -61,7 +61,6 @@ class Remaining:
     def __init__(self, x: Tensor, objectives: Objectives, pace: Pace) -> None:
         self._images, self._found, self._objectives, self._pace = x, x.clone(), objectives, pace
         self._patience = None if pace.patience is None else pace.patience.to(x.device)
-        self._rise = pace.rise or 0.0
         self._values = None if pace.rise is None else torch.full((len(x),), -torch.inf, device=x.device)
         self._take(torch.arange(len(x)))
 
@@ -96,7 +95,7 @@ class Remaining:
         if self._values is not None:
             before, now = self._values[rows], self.objective.value(logits).to(self._values.dtype)
             # Before the first step nothing is known: -inf, which everything is above.
-            going &= (now - before > self._rise * before.abs()) | before.isinf()
+            going &= (now - before > (self._pace.rise or 0.0) * before.abs()) | before.isinf()
             self._values[rows] = now
         going = going.cpu()
         self._keep(going)

@@ -164,10 +164,10 @@ def sweep(
     tasks = sweeps.grid(recipes, over or [], set_ or [])
     page = compare.page_in(folder)
     ended = fleet.run_all(tasks, folder, jobs)
-    if fleet.any_done(ended):
+    if any(job.is_done for job in ended):
         print_comparison(compare.report_on(folder, page, ended))
         typer.echo(f"\n{page}")
-    if not all(fleet.any_done([job]) for job in ended):
+    if not all(job.is_done for job in ended):
         raise typer.Exit(1)
 
 

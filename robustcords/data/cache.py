@@ -133,14 +133,16 @@ def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
         classes, notes, warnings = (tuple(told[key]) for key in ("classes", "notes", "warnings"))
         size = sum(math.prod(file.blocks[f"{part}.images"].shape) for part in PARTS)
         config = source.config
-        stays = isinstance(config, ImageConfig) and stays_on_disk(config.storage, size)
+        workers = None
+        if isinstance(config, ImageConfig) and stays_on_disk(config.storage, size):
+            workers = worker_count(config.workers)
         sets: list[Images] = []
         for part in PARTS:
             pixels, labels = file.pixels(part), file.numbers(f"{part}.labels")
-            if stays and isinstance(config, ImageConfig):
-                sets.append(OnDisk(pixels, labels, classes, worker_count(config.workers)))
-            else:
+            if workers is None:
                 sets.append(ImageSet(pixels.all(), labels, classes))
+            else:
+                sets.append(OnDisk(pixels, labels, classes, workers))
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Splits(sets[0], sets[1], notes, warnings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from robustcords.data.on_disk import Reader
 from robustcords.data.pictures import channels_of, to_array, to_label
-from robustcords.data.rows import Rows, message_of
+from robustcords.data.rows import Rows
 from robustcords.errors import UserError
 
 
@@ -55,11 +56,9 @@ class Decoder(Reader):
         return found
 
     def _decoded(self, row: int, item: Any) -> NDArray[Any]:
-        """Returns an image (C or 1, H, W). Whatever a decoder raises is the fault of the file it was given."""
-        try:
+        """Returns an image (C or 1, H, W)."""
+        with self.rows.blamed(row):
             image = to_array(self.rows.read(item)[0], self.size)
-        except Exception as error:
-            raise UserError(f"{self.rows.where(row)}: {message_of(error)}") from error
         if image.shape[1:] != self.shape[1:]:
             raise UserError(other_size(self.rows.where(row), image.shape, "others are", self.shape))
         if image.dtype != np.uint8 or len(image) not in {1, self.shape[0]}:
@@ -75,10 +74,8 @@ def shape_of(rows: Rows, size: int | None) -> tuple[int, int, int]:
     """
     if not rows.count:
         raise UserError(f"{rows.name}: there are no images in it")
-    try:
+    with rows.blamed(0):
         channels, height, width = to_array(rows.read(rows.items([0])[0])[0], size).shape
-    except Exception as error:
-        raise UserError(f"{rows.where(0)}: {message_of(error)}") from error
     return channels, height, width
 
 
@@ -88,15 +85,10 @@ def is_coloured(rows: Rows) -> bool:
     Raises:
         UserError: one cannot be read.
     """
-    row = 0
-    for chunk in rows.chunks():
-        for item in chunk:
-            try:
-                if channels_of(rows.read(item)[0]) > 1:
-                    return True
-            except Exception as error:
-                raise UserError(f"{rows.where(row)}: {message_of(error)}") from error
-            row += 1
+    for row, item in enumerate(chain.from_iterable(rows.chunks())):
+        with rows.blamed(row):
+            if channels_of(rows.read(item)[0]) > 1:
+                return True
     return False
 
 

@@ -25,7 +25,7 @@ from robustcords.data.decoder import Decoder, is_coloured, labels_of, other_size
 from robustcords.data.images import Images, ImageSet
 from robustcords.data.on_disk import OnDisk
 from robustcords.data.pictures import to_array, to_label
-from robustcords.data.rows import DatasetRows, Rows, message_of
+from robustcords.data.rows import DatasetRows, Rows
 from robustcords.data.split import stratified_split
 from robustcords.data.storage import Storage, stays_on_disk, worker_count
 from robustcords.errors import UserError, listed
@@ -57,7 +57,6 @@ class ImageConfig(DataConfig):
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     storage: Annotated[Storage, Role("computation", changeable=True)] = "auto"
     workers: Annotated[int, Field(ge=0, le=256), Role("computation", changeable=True)] | None = None
-
     skip_corrupt: bool = False
 
     @model_validator(mode="after")
@@ -273,12 +272,10 @@ def _read(rows: Rows, size: int | None, classes: int | None) -> Iterator[tuple[N
 def _read_block(
     rows: Rows, size: int | None, classes: int | None, start: int, block: Sequence[Any]
 ) -> list[tuple[NDArray[Any], int]]:
-    """Returns consecutive rows' images and labels. Whatever a decoder raises is the fault of the file it was given."""
+    """Returns consecutive rows' images and labels."""
     done = []
     for row, item in enumerate(block, start):
-        try:
+        with rows.blamed(row):
             picture, label = rows.read(item)
             done.append((to_array(picture, size), to_label(label, classes)))
-        except Exception as error:
-            raise UserError(f"{rows.where(row)}: {message_of(error)}") from error
     return done

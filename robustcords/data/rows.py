@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from robustcords.errors import UserError
 
 CHUNK = 1024
 """Rows that are held encoded at once."""
@@ -52,6 +55,18 @@ class Rows(ABC):
     def where(self, row: int) -> str:
         """Names a row (counted from 0) in messages."""
         return f"{self.name}, row {row}"
+
+    @contextmanager
+    def blamed(self, row: int) -> Iterator[None]:
+        """Is work on a row, whose every failure is the fault of the file that a decoder was given.
+
+        Raises:
+            UserError: it failed; the line names the row.
+        """
+        try:
+            yield
+        except Exception as error:
+            raise UserError(f"{self.where(row)}: {message_of(error)}") from error
 
     def labels(self) -> Sequence[Any] | Tensor | None:
         """Returns the labels of all rows, where they are known without reading the pictures."""

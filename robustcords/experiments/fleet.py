@@ -20,10 +20,11 @@ from robustcords.errors import UserError
 from robustcords.experiments.run import differences, finished
 from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.run_report import Report
+from robustcords.report.underway import trained_share
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board, duration
 from robustcords.runtime.warm import Started, WarmProcess
-from robustcords.storage.files import parse_json, write_atomic
+from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory, has_run
 
 _POLL_S = 0.2
@@ -66,7 +67,6 @@ class Job:
         path: its run directory.
         state: ``"waiting"``, ``"running"``, ``"done"``, ``"skipped"`` (done before) or ``"failed"``.
         note: what it said last.
-        status: the exit status of its process, once that has ended.
         seconds: how long it has been running, or ran.
         training: how long of that it was training; the rest is evaluation.
         before: `share` when it was started, of a run that is resumed.
@@ -79,7 +79,6 @@ class Job:
     seconds: float = 0.0
     training: float = 0.0
     process: Started | None = None
-    status: int | None = None
     device: str = ""
     begun: float = 0.0
     before: float = 0.0
@@ -87,14 +86,12 @@ class Job:
     @property
     def share(self) -> float:
         """How much of its training is done, in [0, 1]."""
-        metrics = self.path / "metrics.jsonl"
-        lines = metrics.read_bytes().splitlines() if metrics.exists() else []
-        if self.task.recipe.train.epochs:
-            return min(1.0, len(lines) / self.task.recipe.train.epochs)
-        try:
-            return float(parse_json(lines[-1])["progress"])
-        except (IndexError, ValueError, LookupError, TypeError):  # none yet, or half a line
-            return 0.0
+        return trained_share(self.path / "metrics.jsonl", self.task.recipe.train.epochs)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is whole, by this call or by one before."""
+        return self.state in {"done", "skipped"}
 
 
 def slots(jobs: int | None) -> list[dict[str, str]]:
@@ -152,7 +149,6 @@ class Fleet:
 
     Attributes:
         jobs: of all calls of `run`.
-        at_fault: whether a run's input was, and others were not begun because of it.
     """
 
     folder: Path
@@ -160,7 +156,11 @@ class Fleet:
     board: Board
     interruption: Interruption
     jobs: list[Job] = field(default_factory=list)
-    at_fault: bool = False
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether others were not begun because a run's input was at fault."""
+        return any(job.state == "waiting" for job in self.jobs)
 
     def run(self, tasks: Sequence[Task]) -> list[Job]:
         """Makes all runs that are not done, and returns how each one ended, in order.
@@ -189,10 +189,9 @@ class Fleet:
                     if self._look(job):
                         running.remove((job, place))
                         free.append(place)
-                        if job.status == _USER_ERROR and waiting:
+                        if waiting and job.process and job.process.poll() == _USER_ERROR:
                             self.board.say(f"{len(waiting)} not begun: the input of {job.task.name} is at fault")
                             waiting.clear()
-                            self.at_fault = True
                 self.board.show(self.table)
                 time.sleep(_POLL_S)
         except BaseException:  # whatever ends this process must not leave runs behind that nobody looks after
@@ -234,7 +233,7 @@ class Fleet:
         job.note = lines[-1] if lines else ""
         if status is None:
             return False
-        job.state, job.status = "failed" if status else "done", status
+        job.state = "failed" if status else "done"
         if status:  # what went wrong, also where a run that outlived its sweep writes into the same file
             job.note = next((line for line in reversed(lines) if line.startswith("error: ")), job.note)
         else:
@@ -290,7 +289,7 @@ class Fleet:
             row = [job.task.name, job.state + device, done, duration(job.seconds)]
             table.add_row(*row, job.note)
         left = self.remaining()
-        ended = sum(job.state in {"done", "skipped"} for job in self.jobs)
+        ended = sum(job.is_done for job in self.jobs)
         table.caption = f"{ended} of {len(self.jobs)} done" + (f", about {duration(left)} to go" if left else "")
         return table
 
@@ -305,11 +304,6 @@ def run_all(tasks: Sequence[Task], folder: Path, jobs: int | None = None) -> lis
     """
     with Interruption() as interruption, Board() as board:
         return Fleet(folder, slots(jobs), board, interruption).run(tasks)
-
-
-def any_done(jobs: Sequence[Job]) -> bool:
-    """Returns whether there is a finished run, of this call or of one before."""
-    return any(job.state in {"done", "skipped"} for job in jobs)
 
 
 def failures(jobs: Sequence[Job]) -> list[str]:

@@ -30,9 +30,8 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
 
     Returns:
         A line for each row and each of the paper, ours, and ours minus the paper's, where there are such: on other
-        data than the paper's there is no difference. Accuracies
-        in percent, as mean and standard deviation over seeds: of the last weights, and in a line of their own of the
-        best ones where they were evaluated.
+        data than the paper's there is no difference. Accuracies in percent, as mean and standard deviation over seeds:
+        of the last weights, and in a line of their own of the best ones where they were evaluated.
     """
     columns = [
         column

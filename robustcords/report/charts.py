@@ -18,8 +18,8 @@ _LOG_FROM = 8
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Returns the sections that the runs have charts for, or a note on."""
-    found = [make(comparison) for make in (robustness, curves, fractions)]
+    """Returns the sections that the runs have charts for, or a note on, but for `robustness`."""
+    found = [make(comparison) for make in (curves, fractions)]
     return [section for section in found if section.charts or section.notes]
 
 

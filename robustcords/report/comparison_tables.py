@@ -287,8 +287,8 @@ def _nothing() -> list[str]:
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Prints the verdict, the headline tables and the warnings to the terminal."""
     console = for_tables(console)
-    for line in filter(None, [verdict(comparison)]):
-        console.print(line, "\n", soft_wrap=True)
+    if words := verdict(comparison):
+        console.print(words, "\n", soft_wrap=True)
     for grid in headlines(comparison):
         rows = [[name, *(f"{c.text} {NOISE}" if c.noise else c.text for c in cells)] for name, cells in grid.rows]
         console.print(grid.caption, soft_wrap=True)

@@ -42,7 +42,7 @@ def front(methods: Sequence[Method], measure: Measure) -> list[Method]:
 
 def leader(methods: Sequence[Method], measure: Measure) -> Method | None:
     """Returns the method that is ahead of all others by more than the noise; None where there is no such method."""
-    best, *others = sorted((m for m in methods if measure in m.accuracies), key=lambda m: -m.accuracies[measure].mean)
+    best, *others = _ranked(methods, measure)
     return best if others and not any(differences(best, other)[measure].noise for other in others) else None
 
 
@@ -58,10 +58,7 @@ def verdict(comparison: Comparison) -> str:
     measure = deciding_measure(comparison)
     if measure is None:
         return ""
-    ranked = sorted(
-        (method for method in comparison.methods if measure in method.accuracies),
-        key=lambda method: -method.accuracies[measure].mean,
-    )
+    ranked = _ranked(comparison.methods, measure)
     if len(ranked) < 2:
         return ""
     best = ranked[0]
@@ -87,6 +84,11 @@ def verdict(comparison: Comparison) -> str:
     if min(len(method.runs) for method in ranked) == 1:
         said.append("With one seed of a method the noise is that of the test images: another seed may differ by more.")
     return " ".join(said)
+
+
+def _ranked(methods: Sequence[Method], measure: Measure) -> list[Method]:
+    """Returns the methods of which an accuracy is known, the highest first."""
+    return sorted((m for m in methods if measure in m.accuracies), key=lambda m: -m.accuracies[measure].mean)
 
 
 def _reached(method: Method, measure: Measure, clean: Measure | None) -> str:

@@ -168,12 +168,17 @@ def selections(comparison: Comparison) -> Section:
         [m.name for _, m in selecting if not overlaps(m.runs)],
         "overlap needs two selections and the folder selections/",
     )
-    shares = {number: shares_of_classes(method) for number, method in selecting}
-    level = [m.name for n, m in selecting if (found := shares[n]) and _unevenness(found) < _EVEN]
-    charts += [_balance(n, m, found) for n, m in selecting if (found := shares[n]) and _unevenness(found) >= _EVEN]
+    level, without = [], []
+    for number, method in selecting:
+        counts = _counts_by_class(method)
+        if not counts:
+            without.append(method.name)
+        elif _unevenness(counts) < _EVEN:
+            level.append(method.name)
+        else:
+            charts.append(_balance(number, method, counts))
     if level:
         notes.append(f"Every class has the same share of each selection, to {_EVEN:.0%} of it: {'; '.join(level)}.")
-    without = [method.name for number, method in selecting if not shares[number]]
     notes += chart.not_shown(without, "class balance is not in these runs' metrics.jsonl")
     return Section("selections", title, charts, notes)
 
@@ -188,7 +193,7 @@ def overlaps(runs: Sequence[Run]) -> dict[int, float]:
     return {epoch: float(np.mean(shares)) for epoch, shares in sorted(found.items())}
 
 
-def shares_of_classes(method: Method) -> dict[int, list[int]]:
+def _counts_by_class(method: Method) -> dict[int, list[int]]:
     """Returns how many images of each class were selected, by epoch, of several seeds of the first; or nothing."""
     selected = {row.epoch: row.selection.classes for row in method.runs[0].rows if row.selection}
     found = {epoch: list(classes) for epoch, classes in selected.items() if classes and any(classes)}

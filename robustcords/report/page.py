@@ -126,6 +126,7 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
     places = Environment(
         loader=PackageLoader("robustcords.report", "template"), autoescape=True, undefined=StrictUndefined
     )
+    deciding = charts.robustness(comparison)
     shown = [*charts.sections(comparison), *inner_charts.sections(comparison)]
     return places.get_template("page.html").render(
         title=_title(comparison),
@@ -138,9 +139,9 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
         differences=comparison_tables.differences(comparison),
         intervals=comparison_tables.intervals(comparison),
         legend=comparison_tables.LEGEND,
-        charts=[section for section in shown if section.key != "robustness"],
-        deciding=next(section for section in shown if section.key == "robustness"),
-        figures={chart.key: chart.figure for section in shown for chart in section.charts},
+        charts=shown,
+        deciding=deciding,
+        figures={chart.key: chart.figure for section in (deciding, *shown) for chart in section.charts},
         pictures=pictures or Pictures(notes=["No images were asked for."]),
         environments=_environments(comparison),
         differing=_differing(comparison),

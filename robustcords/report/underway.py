@@ -12,10 +12,10 @@ from typing import Any
 from rich.table import Table
 
 from robustcords.errors import UserError
-from robustcords.report.run_report import Row
 from robustcords.report.runs import directories, rows_of
 from robustcords.report.tabular import on_terminal
 from robustcords.runtime.progress import duration
+from robustcords.storage.files import parse_json
 from robustcords.storage.run_directory import RunDirectory
 
 _HEADER = ("run", "state", "epochs", "trained for", "to go", "loss", "validation: clean", "robust", "last sign")
@@ -30,7 +30,7 @@ class Underway:
         state: ``"training"``, ``"evaluating"`` or ``"done"``. Whether a process still works on it is not known, but
             when it last wrote something.
         epochs: of the metrics, with how many there are to be where the recipe says so.
-        share: of the training that is done, in [0, 1]; None where it is not known.
+        share: of the training that is done, see `trained_share`.
         seconds: of training and what comes with it, up to the last epoch that has ended.
         loss: training loss of the last epoch.
         validation: what the newest validation measured: accuracies ``clean`` and ``robust``.
@@ -40,7 +40,7 @@ class Underway:
     name: str
     state: str
     epochs: str
-    share: float | None
+    share: float
     seconds: float
     loss: float | None
     validation: Mapping[str, float]
@@ -71,7 +71,7 @@ def _of_run(path: Path) -> Underway:
         str(path),
         state,
         f"{len(rows)} of {planned}" if planned else str(len(rows)),
-        1.0 if state != "training" else _share(rows, planned),
+        1.0 if state != "training" else trained_share(directory.metrics, planned),
         sum(row.seconds.get("total") or 0.0 for row in rows),
         rows[-1].train_loss if rows else None,
         validations[-1] if validations else {},
@@ -87,11 +87,21 @@ def _train(directory: RunDirectory) -> Mapping[str, Any]:
     return train if isinstance(train, dict) else {}
 
 
-def _share(rows: Sequence[Row], planned: int | None) -> float | None:
-    if planned:
-        return min(1.0, len(rows) / planned)
-    progress = (rows[-1].model_extra or {}).get("progress") if rows else 0.0  # of runs whose length is in steps
-    return float(progress) if isinstance(progress, int | float) else None
+def trained_share(metrics: Path, epochs: int | None) -> float:
+    """Returns how much of a run's training is done, in [0, 1]; 0 where that is not known.
+
+    Args:
+        metrics: its metrics.jsonl; a last line that is not whole does not count.
+        epochs: how many it is to have; None where its length is in steps, of which each line says the share.
+    """
+    whole, _, _ = (metrics.read_bytes() if metrics.exists() else b"").rpartition(b"\n")
+    lines = whole.splitlines()
+    if epochs:
+        return min(1.0, len(lines) / epochs)
+    try:
+        return float(parse_json(lines[-1])["progress"])
+    except (IndexError, ValueError, LookupError, TypeError):
+        return 0.0
 
 
 def _silent(path: Path) -> float:
