@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and how they are worded: what, where, what is allowed, the nearest valid name."""
+"""Errors that a user can cause, and their wording: what, where, what is allowed, the nearest valid name."""
 
 from __future__ import annotations
 

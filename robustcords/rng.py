@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, never on how the work is divided.
+"""Random numbers keyed by their purpose, independent of how the work is distributed.
 
 Two tools, both pure functions of explicit keys:
 

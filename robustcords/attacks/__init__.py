@@ -1,4 +1,4 @@
-"""Attacks: they look for the perturbation that a given objective is highest at."""
+"""Training attacks: each searches the threat's ball for the perturbation with the highest objective."""
 
 ATTACKS = {
     "atas": "robustcords.attacks.atas:ATAS",

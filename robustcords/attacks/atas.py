@@ -1,4 +1,4 @@
-"""FGSM from perturbations that are kept from epoch to epoch, with a step size for each example."""
+"""ATAS: FGSM from stored perturbations, with a step size for each example."""
 
 from __future__ import annotations
 

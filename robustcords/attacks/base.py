@@ -1,4 +1,4 @@
-"""What every attack shares: the template that keeps its promises, and how it asks for a gradient."""
+"""The base class of attacks: the template that enforces their invariants, and how they request a gradient."""
 
 from __future__ import annotations
 

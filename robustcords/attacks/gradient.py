@@ -1,4 +1,4 @@
-"""Attacks that follow gradients: a choice of what they maximise."""
+"""The base class of gradient attacks, with the choice of objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FGSM from a random start, cut back to where it first misleads the network."""
+"""FGSM from a random start, shortened to where it first fools the network (Kim et al.)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FGSM from noise that is larger than the ball."""
+"""N-FGSM: one step from noise wider than the ball."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each example of a batch is attacked, and which of them are still being attacked."""
+"""Steps and step size of each example of a batch, and which examples are still under attack."""
 
 from __future__ import annotations
 

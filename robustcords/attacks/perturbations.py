@@ -1,4 +1,4 @@
-"""Perturbations that are kept for every training image from one epoch to the next."""
+"""Perturbations stored for every training image, from one epoch to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks of one gradient step."""
+"""The base class of attacks with one gradient step."""
 
 from __future__ import annotations
 

@@ -62,13 +62,13 @@ def run(
     ] = False,
 ) -> None:
     """Train, evaluate and report."""
-    from robustcords.cli.ending import is_main
+    from robustcords.cli.exit_status import is_main
     from robustcords.errors import printable
     from robustcords.recipe import recipe as recipes
 
     loaded = recipes.load(recipe, set_ or [])  # before torch is imported: what is wrong with it is said at once
     from robustcords.experiments import run as experiment
-    from robustcords.report.tables import print_report
+    from robustcords.report.run_tables import print_report
 
     path, report = experiment.run(loaded, _run_name(recipe), output, resume, profile)
     if is_main():
@@ -86,7 +86,7 @@ def plan(
     """Say what recipes cost on this machine, from a few steps."""
     from robustcords.experiments import plan as plans
     from robustcords.recipe import recipe
-    from robustcords.report.planned import print_plans
+    from robustcords.report.plan_tables import print_plans
 
     time = plans.time_of(budget)
     print_plans([plans.plan(recipe.load(source, set_ or []), source, time) for source in recipes], as_json=json_)
@@ -111,9 +111,9 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Evaluate the weights of a run, or a recipe with a weights file."""
-    from robustcords.cli.ending import is_main
+    from robustcords.cli.exit_status import is_main
     from robustcords.experiments import evaluation
-    from robustcords.report.tables import print_report
+    from robustcords.report.run_tables import print_report
 
     choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
     report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
@@ -132,7 +132,7 @@ def select(
 
     Its indices and weights are written, and what was selected is shown.
     """
-    from robustcords.cli.ending import is_main
+    from robustcords.cli.exit_status import is_main
     from robustcords.experiments import selection
     from robustcords.recipe import recipe as recipes
     from robustcords.report.selection import print_selection
@@ -188,7 +188,7 @@ def reproduce(
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
-    from robustcords.report.alongside import block, labels, print_alongside
+    from robustcords.report.paper_comparison import block, labels, print_alongside
 
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
@@ -310,9 +310,9 @@ def new(
 ) -> None:
     """Write a commented recipe to start from."""
     if minutes is not None:
-        from robustcords.experiments import tailored
+        from robustcords.experiments import new_recipe
 
-        typer.echo("\n".join(tailored.write(file, data, minutes, model)))
+        typer.echo("\n".join(new_recipe.write(file, data, minutes, model)))
     else:
         from robustcords.recipe import scaffold
 
@@ -343,8 +343,8 @@ def _run_name(source: str) -> str:
 
 
 def main() -> None:
-    """Runs the command line; `robustcords.cli.ending` has the exit status of what fails, and 0 is done."""
-    from robustcords.cli.ending import ending
+    """Runs the command line; `robustcords.cli.exit_status` has the exit status of what fails, and 0 is done."""
+    from robustcords.cli.exit_status import ending
     from robustcords.cli.printing import show_warning
     from robustcords.errors import UserError
 

@@ -1,1 +1,1 @@
-"""What every table of a recipe shares, and where a component is found by its name; free of torch."""
+"""The schema that all tables of a recipe share and the registry of components; free of torch."""

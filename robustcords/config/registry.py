@@ -1,4 +1,4 @@
-"""Kinds of components, and finding one by the name that a recipe gives it."""
+"""Kinds of components, and lookup by the name in a recipe."""
 
 from __future__ import annotations
 

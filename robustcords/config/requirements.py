@@ -1,4 +1,4 @@
-"""What components may require of each other: the words for it, which their `requires` and `provides` are made of.
+"""The vocabulary of components' `requires` and `provides`.
 
 A component from outside may use words of its own; they go together where both sides use the same.
 """

@@ -1,4 +1,4 @@
-"""What every table of a recipe shares: a strict base class, radii written as fractions, and named components."""
+"""The schema that all tables of a recipe share: a strict base class, radii as fractions, named components."""
 
 from __future__ import annotations
 

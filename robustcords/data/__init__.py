@@ -1,4 +1,4 @@
-"""Data sets: decoded once, kept as uint8."""
+"""Data sets, and lookup by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torchvision's classification sets: their classes there, how to ask for the splits, and the usual augmentation."""
+"""Torchvision's classification sets: their classes, how to request a split, and the usual augmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The middle of every image of a set, with the rest kept for augmentations that crop by themselves."""
+"""Centre crops of a set, with the full images kept for augmentations that crop themselves."""
 
 from __future__ import annotations
 

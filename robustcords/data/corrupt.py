@@ -1,4 +1,4 @@
-"""Leaving out the images of a split that cannot be read."""
+"""Skipping images of a split that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded images, decoded when they are asked for."""
+"""Encoded images, decoded on access."""
 
 from __future__ import annotations
 

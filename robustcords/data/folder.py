@@ -1,4 +1,4 @@
-"""Images in one folder per class."""
+"""Class folders: images in one folder a class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of images: what training, selection, evaluation and reports read them by, and those in memory."""
+"""`Images`, the interface of image sets, and `ImageSet`, those in memory."""
 
 from __future__ import annotations
 

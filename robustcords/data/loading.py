@@ -1,4 +1,4 @@
-"""What is expected of the images that a source gives, looked at before anything depends on them."""
+"""Checks of the images that a source returns, before a run depends on them."""
 
 from __future__ import annotations
 

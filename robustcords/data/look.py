@@ -1,4 +1,4 @@
-"""A look at images without reading all of them."""
+"""Sizes of images, read from a sample of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that stay on disk, and are read when they are asked for: those of the next batches by worker processes."""
+"""Images on disk, read on access; the next batches are prefetched by worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits that are not decoded yet: how many rows they have, and how any of them is read."""
+"""Splits that are not decoded yet: their length, and how a row is read."""
 
 from __future__ import annotations
 

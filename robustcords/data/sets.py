@@ -1,4 +1,4 @@
-"""Which sets and splits a folder holds, and which of them a recipe means: several are never mixed."""
+"""Which sets and splits a folder holds, and which of them a recipe means; several are never mixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of parquet files: of which split and set a file is, and whether the shards of a split are all there."""
+"""Names of parquet files: which split and set a file belongs to, and whether all shards of a split are present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holding out a part of the training set, and taking a part of a test set that stands for all of it."""
+"""Held-out validation splits, and stratified samples of a set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where decoded images are: in memory, or on disk where they take too much of it."""
+"""Where decoded images are kept: in memory, or on disk if memory is short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of tables: of parquet files, which are read by row groups, and of Hugging Face's own tables."""
+"""Rows of parquet files, read by row group, and of Hugging Face tables."""
 
 from __future__ import annotations
 

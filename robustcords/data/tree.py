@@ -1,4 +1,4 @@
-"""Walking a folder of data, without what no data set is made of, and what the names in it say of splits."""
+"""Walks a data folder, skipping files that belong to no data set, and reads split names from paths."""
 
 from __future__ import annotations
 

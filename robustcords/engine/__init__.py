@@ -1,1 +1,1 @@
-"""How a pass through a network is computed: modes, precision, folding, recordings."""
+"""How a pass through a network is computed: modes, precision, folding, CUDA graphs."""

@@ -1,4 +1,4 @@
-"""Keeping the memory of tensors that come and go."""
+"""Memory allocation that keeps freed pages for the next tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of a model in memory."""
+"""The memory format of a model: channels_last or contiguous."""
 
 from __future__ import annotations
 

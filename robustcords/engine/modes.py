@@ -1,4 +1,4 @@
-"""The modes that a model runs in, and what draws from global generators, without leaving a trace."""
+"""Train and eval mode, and global random generators, set for a block of code and restored after it."""
 
 from __future__ import annotations
 

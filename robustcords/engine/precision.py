@@ -1,4 +1,4 @@
-"""The precision that numbers are computed in."""
+"""Numerical precision: float32, bfloat16, float16."""
 
 from __future__ import annotations
 

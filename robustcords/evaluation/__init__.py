@@ -1,1 +1,1 @@
-"""What a finished model withstands."""
+"""Evaluation of a finished model: clean and robust accuracy."""

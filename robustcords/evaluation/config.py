@@ -1,4 +1,4 @@
-"""What the ``[evaluation]`` table of a recipe may say."""
+"""The ``[evaluation]`` table of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How accurate a model is on images as they are, and under attacks.
+"""Clean accuracy and accuracy under attacks.
 
 An example counts as robust only if the model classifies it correctly as it is and after every attack; one that is
 misclassified as it is counts as broken, and no attack is spent on it. Logits that are no numbers are a wrong answer.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from robustcords.attacks.base import Attack, CleanLogits
 from robustcords.data.images import Images
 from robustcords.engine import contracts
+from robustcords.engine.foreign_calls import left_alone
 from robustcords.engine.inference import Autocast, Inference
-from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, kind_of
 from robustcords.evaluation import ledger

@@ -1,4 +1,4 @@
-"""What an evaluation's measurements have in common: the model as they run it, the images, the chunks of work."""
+"""What all measurements of an evaluation share: the model in eval mode, the images, the chunks of work."""
 
 from __future__ import annotations
 

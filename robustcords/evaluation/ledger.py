@@ -1,4 +1,4 @@
-"""Long work over many examples: cut into fixed chunks, shared out over processes, kept so that it can be resumed."""
+"""Long work over many examples: fixed chunks, distributed over processes, recorded so that it can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accuracy that needs no model: the share of the largest class, which always saying one class reaches.
+"""The accuracy of always predicting the largest class.
 
 Such a model withstands every attack, so its robust accuracy is as high as its clean accuracy and says nothing.
 """

@@ -1,4 +1,4 @@
-"""What an evaluation measured, as report.json has it."""
+"""The results of an evaluation, as in report.json."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a command does."""
+"""One module for each command's work."""

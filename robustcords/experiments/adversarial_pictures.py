@@ -1,4 +1,4 @@
-"""Clean and adversarial test images of finished runs, for the report's page."""
+"""Clean and adversarial test images of finished runs, for the report page."""
 
 from __future__ import annotations
 

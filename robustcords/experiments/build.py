@@ -1,4 +1,4 @@
-"""From a recipe to the objects that it names."""
+"""Builds the objects that a recipe names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ``report`` command does."""
+"""``robustcords report``."""
 
 from __future__ import annotations
 

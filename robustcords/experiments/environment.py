@@ -1,4 +1,4 @@
-"""What a run was made with, for its directory and reports."""
+"""The environment of a run (versions, hardware, code), for its directory and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``robustcords evaluate`` does: finished weights, tested as a recipe says or otherwise."""
+"""``robustcords evaluate``: evaluates finished weights, as their recipe says or otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``robustcords export`` does: a run's weights as a folder that is used without this package."""
+"""``robustcords export``: a run's weights as a folder that works without this package."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from robustcords.errors import RunError, UserError, nearest, unwritable
 from robustcords.experiments import build
 from robustcords.models.base import name_of, reason
 from robustcords.recipe.recipe import Recipe, load
+from robustcords.report.markdown import plain
 from robustcords.report.run_report import Report
-from robustcords.report.tables import accuracy_table, title
-from robustcords.report.tabular import plain
+from robustcords.report.run_tables import accuracy_table, title
 from robustcords.storage.run_directory import RunDirectory
 
 CHECKED = 64

@@ -1,4 +1,4 @@
-"""Many runs, each in a process and a directory of its own, as many at a time as there are devices for.
+"""Many runs, each in its own process and directory, as many at a time as there are devices.
 
 What is done is skipped and what was interrupted is resumed, so the same call again finishes what another one began.
 """
@@ -19,8 +19,8 @@ from rich.table import Table
 from robustcords.errors import UserError
 from robustcords.experiments.run import differences, finished
 from robustcords.recipe.recipe import Recipe, dump, load
+from robustcords.report.run_progress import trained_share
 from robustcords.report.run_report import Report
-from robustcords.report.underway import trained_share
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.progress import Board, duration
 from robustcords.runtime.warm import Started, WarmProcess

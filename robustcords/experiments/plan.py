@@ -1,4 +1,4 @@
-"""What ``robustcords plan`` does: what recipes cost on this machine, from a few measured steps of each."""
+"""``robustcords plan``: the cost of recipes on this machine, from a few measured steps of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustcords.errors import UserError
 from robustcords.experiments import build
 from robustcords.experiments.run import load_images, session
 from robustcords.recipe.recipe import Recipe
-from robustcords.report.planned import SURVIVING, Planned
+from robustcords.report.plan_tables import SURVIVING, Planned
 from robustcords.runtime.session import Session
 from robustcords.training.costs import Costs
 from robustcords.training.measuring import measure, seconds_of_pass

@@ -1,4 +1,4 @@
-"""A proxy of a recipe: the smaller model that selections are made by, trained before the run that it selects for."""
+"""The proxy of a recipe: a smaller model, trained first, whose gradients choose the subsets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where ``evaluate`` and ``select`` write: nothing that a user or a run has made is lost."""
+"""Where ``evaluate`` and ``select`` write, without overwriting anything."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments.run import CHANGEABLE, changed_keys, plain, write_report
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.run_report import Report
+from robustcords.report.run_tables import MARK, markdown
 from robustcords.report.runs import load_run
-from robustcords.report.tables import MARK, markdown
 from robustcords.storage.files import check_writable, parse_json, write_atomic
 from robustcords.storage.run_directory import RunDirectory
 

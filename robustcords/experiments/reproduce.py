@@ -1,4 +1,4 @@
-"""The paper's tables, run again: every row, and the baselines that the paper lacks."""
+"""``robustcords reproduce``: every row of the paper's tables, and the baselines that the paper lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe from beginning to end: train, evaluate, report, in a run directory."""
+"""``robustcords run``: trains, evaluates and reports a recipe in a run directory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from robustcords.experiments.proxy import ProxyTraining
 from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.grouping import flat
 from robustcords.report.run_report import Report, summarise
+from robustcords.report.run_tables import markdown
 from robustcords.report.runs import environment_of, rows_of
-from robustcords.report.tables import markdown
 from robustcords.runtime import collectives
 from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.profiler import Profiler

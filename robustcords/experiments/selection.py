@@ -1,4 +1,4 @@
-"""What ``robustcords select`` does: one subset, chosen with given weights, and a file of it."""
+"""``robustcords select``: one subset, chosen with given weights and written to a file."""
 
 from __future__ import annotations
 

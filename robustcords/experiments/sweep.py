@@ -1,4 +1,4 @@
-"""A grid of runs: every combination of some values of some keys of some recipes."""
+"""``robustcords sweep``: a grid of runs over values of some keys."""
 
 from __future__ import annotations
 

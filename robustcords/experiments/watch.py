@@ -1,4 +1,4 @@
-"""What the ``watch`` command does."""
+"""``robustcords watch``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from robustcords.report.underway import table_of, underway
+from robustcords.report.run_progress import table_of, underway
 from robustcords.runtime.progress import Board, for_tables
 
 _EVERY_S = 2.0

@@ -1,4 +1,4 @@
-"""Losses: unreduced, of clean and adversarial logits."""
+"""Losses: per example, of clean and adversarial logits."""
 
 LOSSES = {
     "grad_align": "robustcords.losses.grad_align:GradAlign",

@@ -1,4 +1,4 @@
-"""What every loss shares: which views it needs, its value per example, and what its attack maximises."""
+"""The base class of losses: their views, their value for each example, and the objective of their attack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found out of a loss before a run depends on it: what it declares, and whether examples keep to themselves."""
+"""Checks of a loss before a run depends on it: its declarations, and whether examples are independent."""
 
 from __future__ import annotations
 

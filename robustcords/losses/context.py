@@ -1,4 +1,4 @@
-"""What a loss may know of the moment it is asked in."""
+"""The context of a loss: threat, moment of training and a keyed generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GradAlign: input gradients that point the same way all over the ball."""
+"""GradAlign: aligned input gradients within the ball."""
 
 from __future__ import annotations
 

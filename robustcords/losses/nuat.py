@@ -1,4 +1,4 @@
-"""NuAT: a nuclear norm of how a whole batch's logits move."""
+"""NuAT: the nuclear norm of the change of a batch's logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack maximises."""
+"""The objective that an attack maximises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard adversarial training."""
+"""Standard adversarial training (SAT): cross-entropy of adversarial examples."""
 
 from __future__ import annotations
 

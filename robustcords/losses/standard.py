@@ -1,4 +1,4 @@
-"""Training without a defence."""
+"""Standard training: cross-entropy of clean images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adversarial training: attack the batch, then minimise the loss at what was found."""
+"""Adversarial training: attack the batch, then minimise the loss at the adversarial examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation, around any method."""
+"""Adversarial weight perturbation (AWP), around any method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step does with a batch: the seam between the loop and a method."""
+"""The base class of methods: the interface between the training loop and what a step does with a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast bi-level adversarial training."""
+"""Fast-BAT: fast bi-level adversarial training."""
 
 from __future__ import annotations
 

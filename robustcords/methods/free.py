@@ -1,4 +1,4 @@
-"""Free adversarial training."""
+"""Free adversarial training: every batch is replayed, and each backward pass updates weights and perturbation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that go around another one: the step that they lend it is the loop's, but for what they change."""
+"""The base class of methods that wrap another method."""
 
 from __future__ import annotations
 

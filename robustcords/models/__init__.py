@@ -1,4 +1,4 @@
-"""Models: image classifiers whose first layer is normalisation and whose last is linear."""
+"""Models: image classifiers that begin with normalisation and end with a linear layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every model shares: normalisation in front, reproducible weights, and how one is built."""
+"""The base class of models: normalisation first, reproducible initial weights, and construction."""
 
 from __future__ import annotations
 

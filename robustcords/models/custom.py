@@ -1,4 +1,4 @@
-"""One's own ``nn.Module``, named in a recipe as ``"package.module:Net"``."""
+"""A custom ``nn.Module``, named in a recipe as ``"package.module:Net"``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of torchvision and timm."""
+"""Classifiers of torchvision and timm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The final linear layer of any classifier: its input, and CORDS' view of a model."""
+"""The last linear layer of any classifier: its input, and the view of a model that CORDS expects."""
 
 from __future__ import annotations
 

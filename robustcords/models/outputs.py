@@ -1,4 +1,4 @@
-"""From what a network of unknown making returns to its logits."""
+"""The logits among the outputs of any network: tensors, tuples, dictionaries, dataclasses."""
 
 from __future__ import annotations
 

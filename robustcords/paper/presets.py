@@ -1,4 +1,4 @@
-"""Sizes in which the paper's rows can be run: as the paper has them, for a CPU, or to see that it works."""
+"""Presets in which the paper's rows can be run: as published, for a CPU, and as a smoke test."""
 
 from __future__ import annotations
 

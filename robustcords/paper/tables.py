@@ -1,4 +1,4 @@
-"""The paper's tables and figures as data: what it prints, the recipes of its rows, and the baselines that it lacks."""
+"""The paper's tables and figures as data: published numbers, the recipe of each row, and the baselines it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: TOML in, a checked `Recipe` out."""
+"""Recipes: TOML in, a validated `Recipe` out."""
 
 from robustcords.recipe.recipe import (
     LoggingConfig,

@@ -1,4 +1,4 @@
-"""What there is to name in a recipe, and what its options mean: read from the classes' own docstrings."""
+"""Names that a recipe may contain and their options, read from the classes' docstrings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading recipe files, and laying several of them over each other without forgetting who wrote what."""
+"""Recipe files and overrides, merged in layers; each value keeps the place that it comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key of a recipe may hold, in words: for error messages, and for the comments of a new recipe."""
+"""Allowed values of a key in words, for error messages and for the comments of a new recipe."""
 
 from __future__ import annotations
 

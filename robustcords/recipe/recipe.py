@@ -1,4 +1,4 @@
-"""Recipes: what a run is made of, read from TOML, checked table by table, and written back."""
+"""`Recipe`: read from TOML, validated table by table, and written back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from robustcords.config import registry
 from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
 from robustcords.errors import UserError, nearest
-from robustcords.recipe import agreement, earlier, layers, messages
+from robustcords.recipe import compatibility, layers, messages, renamed_keys
 from robustcords.recipe.layers import Layer, Written, shipped
 from robustcords.recipe.short_forms import SHORT_FORMS
 from robustcords.recipe.tables import DEFAULTS, check_all, find, options_of, problem
@@ -80,7 +80,7 @@ class Recipe(Table):
         if "best" in self.evaluation.checkpoints and not held_out:
             reason = '"best" is chosen on validation images, and [data] validation_fraction is 0'
             raise _conflict(reason, "evaluation.checkpoints", "data.validation_fraction")
-        if missing := agreement.missing(list(_components(self)), held_out=bool(held_out), compiled=train.compile):
+        if missing := compatibility.missing(list(_components(self)), held_out=bool(held_out), compiled=train.compile):
             raise _conflict(*missing)
         at_image = getattr(self.attack, "random_start", "") == "none"
         losses = getattr(self.attack, "objective", "loss") == "loss"
@@ -120,14 +120,14 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(_plain(recipe))
 
 
-def _components(table: Table, above: str = "") -> Iterator[agreement.Part]:
+def _components(table: Table, above: str = "") -> Iterator[compatibility.Part]:
     """Yields the components that a recipe names, and those that they name themselves."""
     fields = type(table).model_fields
     kinds = nested(type(table)) if above else {kind: kind for kind in registry.KINDS if kind in fields}
     for key, kind in kinds.items():
         if (config := getattr(table, key)) is not None:
             name = registry.KINDS[kind].key
-            yield agreement.Part(kind, f"{above}{key}.{name}", find(kind, getattr(config, name)), config)
+            yield compatibility.Part(kind, f"{above}{key}.{name}", find(kind, getattr(config, name)), config)
             yield from _components(config, f"{above}{key}.")
 
 
@@ -187,7 +187,7 @@ def _unknown(key: str, item: Written) -> UserError:
 def _moved(layer: Layer) -> Layer:
     """Returns a layer with every key where this version has it."""
     try:
-        return replace(layer, values=earlier.moved(layer.values))
+        return replace(layer, values=renamed_keys.moved(layer.values))
     except ValueError as error:
         raise problem(layer.origin, str(error)) from None
 

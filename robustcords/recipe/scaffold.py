@@ -1,4 +1,4 @@
-"""The text of ``robustcords new``: a recipe with every key in it and a comment on each."""
+"""The text of ``robustcords new``: a recipe with every key and a comment on each."""
 
 from __future__ import annotations
 

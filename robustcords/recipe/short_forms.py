@@ -1,11 +1,11 @@
-"""Tables that are short for a component: ``[bullet]`` for ``[effort] name = "bullet"``."""
+"""Short forms of tables: ``[bullet]`` for ``[effort] name = "bullet"``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from robustcords.recipe.earlier import augmentation_moved
+from robustcords.recipe.renamed_keys import augmentation_moved
 
 SHORT_FORMS = {"awp": "method", "bullet": "effort"}
 """A table, called as the component is, to the kind of that component."""

@@ -1,4 +1,4 @@
-"""Checking the tables of a recipe, each by the class that it names or that its key stands for."""
+"""Validates the tables of a recipe, each by its component's class."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A run's results, for programs and for people."""
+"""Results of runs, for programs and for people."""

@@ -1,4 +1,4 @@
-"""What makes runs hard to compare, or to believe."""
+"""Warnings about runs whose results are hard to compare or to believe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page's charts are made of."""
+"""The data of one chart of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts of what methods reach and at what cost."""
+"""Charts of accuracy and cost, method by method."""
 
 from __future__ import annotations
 

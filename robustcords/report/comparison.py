@@ -1,4 +1,4 @@
-"""Runs side by side: what each method reaches at what cost, and which differences are more than noise."""
+"""A comparison of runs: accuracy and cost of each method, and which differences exceed the noise."""
 
 from __future__ import annotations
 

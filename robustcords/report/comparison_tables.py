@@ -1,4 +1,4 @@
-"""A comparison as tables: Markdown, CSV, the terminal, and what the page shows."""
+"""Tables of a comparison: Markdown, CSV, the terminal, and the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from robustcords.report.comparison import Comparison, Kind, Measure, Method
 from robustcords.report.front import deciding_measure, front, leader, verdict
 from robustcords.report.intervals import Estimate, Spread
-from robustcords.report.tabular import fitting, in_markdown, plain
+from robustcords.report.markdown import fitting, in_markdown, plain
 from robustcords.runtime.progress import duration, for_tables
 
 NOISE = "≈"

@@ -1,4 +1,4 @@
-"""Which method to train with: what no other one beats in both robust accuracy and time, and a verdict in words."""
+"""The Pareto front of robust accuracy and time, and a verdict in words."""
 
 from __future__ import annotations
 

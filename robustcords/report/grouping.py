@@ -1,4 +1,4 @@
-"""Which runs are the same method, what a method is called, and what it is compared with."""
+"""Groups of runs: which runs are the same method, its name, and its baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One HTML page that holds everything, with Markdown and CSV next to it."""
+"""The self-contained HTML page, with Markdown and CSV next to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tomli_w
 
 from robustcords import __version__
 from robustcords.errors import UserError
-from robustcords.report import charts, comparison_tables, inner_charts
+from robustcords.report import charts, comparison_tables, training_charts
 from robustcords.report.comparison import Comparison
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.front import verdict
@@ -127,7 +127,7 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
         loader=PackageLoader("robustcords.report", "template"), autoescape=True, undefined=StrictUndefined
     )
     deciding = charts.robustness(comparison)
-    shown = [*charts.sections(comparison), *inner_charts.sections(comparison)]
+    shown = [*charts.sections(comparison), *training_charts.sections(comparison)]
     return places.get_template("page.html").render(
         title=_title(comparison),
         version=__version__,

@@ -1,4 +1,4 @@
-"""What report.json says, and a line of metrics.jsonl: written and read by the same classes."""
+"""The schema of report.json and of a line of metrics.jsonl: one class reads and writes each."""
 
 from __future__ import annotations
 

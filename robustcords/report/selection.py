@@ -1,4 +1,4 @@
-"""One selection for a person: sizes, weights, how well gradients match, and where the time went."""
+"""The summary of one selection: sizes, weights, gradient matching error, and time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robustcords.data.images import Images
-from robustcords.report.tabular import on_terminal
+from robustcords.report.markdown import on_terminal
 from robustcords.runtime.progress import for_tables
 from robustcords.selection.base import SelectionReport
 from robustcords.selection.selector import Subset

@@ -1,1 +1,1 @@
-"""The processes of a run: how they start, meet, report and stop."""
+"""The processes of a run: start, communication, progress, termination."""

@@ -1,4 +1,4 @@
-"""Starting Accelerate: processes, device and precision."""
+"""Setup of Accelerate: processes, device and precision."""
 
 from __future__ import annotations
 

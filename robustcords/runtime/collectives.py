@@ -1,4 +1,4 @@
-"""Working together with other processes, through torch.distributed where it has been started; alone otherwise.
+"""Collective operations through torch.distributed if it is initialised, and on one process otherwise.
 
 Accelerate (or torchrun) starts it; components use these few functions and need to import neither.
 """

@@ -1,4 +1,4 @@
-"""Stopping a run when it is asked to: after the current step, with a checkpoint."""
+"""Stopping a run on request: after the current step, with a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trace of a few training steps, and the operators that take the most time in it."""
+"""A trace of a few training steps, and the operators that take most of their time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of long work: live bars with an ETA on a terminal, plain lines elsewhere, nothing from helper processes."""
+"""Progress of long work: live bars with an ETA on a terminal, plain lines elsewhere, only on the main process."""
 
 from __future__ import annotations
 

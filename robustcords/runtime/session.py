@@ -1,4 +1,4 @@
-"""What surrounds a run: its processes, where its progress is shown, and what may stop it."""
+"""The session of a run: its processes, its progress display, and its interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to the command line: end it at once, where no `Interruption` stops it in good order.
+"""How the command line handles SIGINT and SIGTERM: it exits at once unless an `Interruption` handles them.
 
 Free of torch, as it is in force before that is imported.
 """

@@ -1,4 +1,4 @@
-"""Where the time goes."""
+"""Time by phase."""
 
 from __future__ import annotations
 

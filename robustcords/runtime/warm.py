@@ -1,4 +1,4 @@
-"""Runs in processes of their own that begin with everything imported: forked from one that has done nothing else."""
+"""Processes for runs that start with everything imported: forked from one that has only imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noticing that another process has died, or its machine, so that nobody waits for it for ever.
+"""Detects the death of another process or its machine, so that no process waits forever.
 
 Each process keeps a connection to the main one, on which nothing is sent while all is well. A process that dies ends
 its connection; a machine that dies, or a cut cable, is found by the probes of TCP's keep-alive, which the system

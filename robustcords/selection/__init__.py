@@ -1,1 +1,1 @@
-"""The subset that an epoch trains on."""
+"""Subset selection."""

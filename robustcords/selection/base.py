@@ -1,4 +1,4 @@
-"""What every strategy shares: its options, what it is given, and what it gives back."""
+"""The base class of strategies: options, inputs, and the subset they return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of strategies on adversarial gradients, this package's and custom ones."""
+"""The base class of strategies that use adversarial gradients."""
 
 from __future__ import annotations
 

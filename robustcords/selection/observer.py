@@ -1,4 +1,4 @@
-"""What a strategy learns from training itself: the losses of the steps between one selection and the next."""
+"""Losses of the training steps between two selections, for strategies that learn from them."""
 
 from __future__ import annotations
 

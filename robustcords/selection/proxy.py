@@ -1,4 +1,4 @@
-"""The options of a proxy: a smaller model that selections are made by, in place of the one that is trained."""
+"""The options of a proxy: a smaller model whose gradients choose the subsets."""
 
 from __future__ import annotations
 

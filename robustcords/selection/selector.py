@@ -1,4 +1,4 @@
-"""When a subset is selected, how large it is, and what it is selected with."""
+"""The subset selector: when to select, how many examples, and from which inputs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.images import Images
 from robustcords.data.split import stratified_split
 from robustcords.engine import contracts
+from robustcords.engine.foreign_calls import left_alone
 from robustcords.engine.inference import Inference
-from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import seeded
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
@@ -28,7 +28,7 @@ from robustcords.losses.context import Moment
 from robustcords.rng import derive, generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
-from robustcords.storage.kept_state import give_back, refuse_half, refuse_unkeepable, state_of
+from robustcords.storage.state_check import give_back, refuse_half, refuse_unkeepable, state_of
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors as safetensors, everything else as JSON, whole or not there at all.
+"""Checkpoints: tensors as safetensors, everything else as JSON, written atomically.
 
 A checkpoint is a folder ``checkpoints/step_00000042`` with ``state.json``, ``tensors.safetensors`` and
 ``manifest.json``, which has the SHA-256 of the other two. Nothing in it is unpickled when it is read.

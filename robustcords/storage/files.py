@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Atomic and durable file writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed parts of JSON files: what is written by a class is read, and checked, by the same class."""
+"""Typed parts of JSON files: one class writes, reads and validates each."""
 
 from __future__ import annotations
 

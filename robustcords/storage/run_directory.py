@@ -1,4 +1,4 @@
-"""The directory of one run: its recipe, environment, metrics, selections, checkpoints, weights and report."""
+"""The run directory: recipe, environment, metrics, selections, checkpoints, weights and report."""
 
 from __future__ import annotations
 

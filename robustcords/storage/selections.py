@@ -1,4 +1,4 @@
-"""The files that hold a selection: which examples were chosen, and how they are weighted."""
+"""Files of a selection: chosen rows and their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threats: what an adversary may do to an image."""
+"""Threat models: the perturbations that an adversary may add to an image."""
 
 THREATS = {
     "l0": "robustcords.threats.l0:L0",

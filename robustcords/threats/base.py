@@ -1,4 +1,4 @@
-"""What every threat model shares: a radius, a ball around an image, and steps in it."""
+"""The base class of threat models: a radius, the ball around an image, and steps within it."""
 
 from __future__ import annotations
 

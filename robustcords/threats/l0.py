@@ -1,4 +1,4 @@
-"""The l0 ball: any change of at most epsilon pixels."""
+"""The l0 ball: at most epsilon changed pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The l1 ball: the changes of all pixels together by at most epsilon."""
+"""The l1 ball, intersected with the box of valid pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The l2 ball: all pixels together by at most epsilon."""
+"""The l2 ball."""
 
 from __future__ import annotations
 

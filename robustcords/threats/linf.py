@@ -1,4 +1,4 @@
-"""The l-infinity ball: every pixel by at most epsilon."""
+"""The l-infinity ball."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The loop."""
+"""The training loop and its parts."""

@@ -1,4 +1,4 @@
-"""Averages of a model's weights over training."""
+"""Averages of the weights over training: EMA and SWA."""
 
 from __future__ import annotations
 

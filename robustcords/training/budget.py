@@ -1,4 +1,4 @@
-"""Training for a given time: how many batches each share of the run has, from what has been measured so far.
+"""Training within a time budget: steps for each share of the run, from measured costs.
 
 What a batch costs changes over a run, as with attack steps that depend on what a network has learned, and so it is
 settled share by share. Every schedule runs over the shares, each of which is the same part of it.

@@ -1,4 +1,4 @@
-"""What the ``[train]`` and ``[logging]`` tables of a recipe may say. Free of torch, so that checking is quick."""
+"""The ``[train]`` and ``[logging]`` tables of a recipe; free of torch, so that validation is quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of a run cost in seconds, and how many batches a time has room for."""
+"""The cost of a run's phases in seconds, and the number of batches that fit in a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long training is, in epochs or in batches, and how much of it has passed at a step."""
+"""The length of training in epochs or batches, and the progress at a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches of an epoch: their order, each process's share, augmentation and noise."""
+"""The batches of an epoch: order, share of each process, augmentation and noise."""
 
 from __future__ import annotations
 

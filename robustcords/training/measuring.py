@@ -1,4 +1,4 @@
-"""Measuring what a run costs on this machine: some steps, a selection, the callbacks and a checkpoint, all undone.
+"""Measures what a run costs on this machine and restores the state from before.
 
 The steps are steps of training, at moments spread over the run, as what a method does may depend on them; selection and
 callbacks work on parts of their images. Afterwards every state is put back as a resumed run would have it, so that a

@@ -1,4 +1,4 @@
-"""How long a run is: known from its settings, or, with a budget, settled share by share as it is trained."""
+"""The number of steps of a run: fixed by its settings or, with a budget, decided share by share."""
 
 from __future__ import annotations
 

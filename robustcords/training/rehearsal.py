@@ -1,4 +1,4 @@
-"""A rehearsal of a model's passes, and the layout in memory that they work in, before a run depends on them.
+"""A dry run of a model's passes, which also chooses their memory format, before training.
 
 Convolutions compute in channels_last, but code may not: ``x.view(len(x), -1)`` behind a convolution, as in any LeNet,
 fails there. What works is found by running the passes of training and evaluation once, and taking the one that does.
@@ -24,7 +24,7 @@ from robustcords.engine.modes import buffers_kept, evaluation_mode, modes_kept
 from robustcords.errors import UserError
 from robustcords.models.base import name_of, reason
 from robustcords.runtime import collectives
-from robustcords.storage.kept_state import refuse_unsaved
+from robustcords.storage.state_check import refuse_unsaved
 
 log = logging.getLogger(__name__)
 

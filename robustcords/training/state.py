@@ -1,4 +1,4 @@
-"""How far training has come, and its end where numbers are NaN or infinite, before a checkpoint keeps them."""
+"""Progress of training, and checks for NaN and infinity before a checkpoint is written."""
 
 from __future__ import annotations
 

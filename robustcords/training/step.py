@@ -1,4 +1,4 @@
-"""What the loop lends a method for one batch, on any number of processes and micro-batches, in any precision."""
+"""One optimizer step for a method, on any number of processes and micro-batches and in any precision."""
 
 from __future__ import annotations
 

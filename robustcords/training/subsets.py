@@ -1,4 +1,4 @@
-"""What each epoch trains on: all the data, or what a selector chooses."""
+"""The training subset of each epoch: all examples, or the selector's choice."""
 
 from __future__ import annotations
 

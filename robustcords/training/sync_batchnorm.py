@@ -1,4 +1,4 @@
-"""BatchNorm with the statistics of all processes' images."""
+"""BatchNorm with statistics over all processes."""
 
 from __future__ import annotations
 

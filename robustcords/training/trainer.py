@@ -29,8 +29,8 @@ from robustcords.runtime.session import Session
 from robustcords.runtime.stopwatch import TRAINING, Stopwatch
 from robustcords.selection.selector import Subset, SubsetSelector
 from robustcords.storage.checkpoint import as_kept, belonging, restore_parts
-from robustcords.storage.kept_state import refuse_grown, refuse_unkeepable
 from robustcords.storage.run_directory import RunDirectory
+from robustcords.storage.state_check import refuse_grown, refuse_unkeepable
 from robustcords.training.averaging import Averaging
 from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch, after_step
 from robustcords.training.config import TrainConfig

@@ -21,7 +21,7 @@ from small_study import METHODS
 from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
 from robustcords.experiments import adversarial_pictures
-from robustcords.report import chart, charts, inner_charts, page
+from robustcords.report import chart, charts, page, training_charts
 from robustcords.report.comparison import compare
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.runs import find_runs, load_run
@@ -207,7 +207,7 @@ def test_overlap_and_class_balance_by_hand(study: Path):
     run = load_run(study / "random30")
     before, now, after = (set(selection.indices.tolist()) for selection in run.selections)
     expected = {1: len(before & now) / len(now), 2: len(now & after) / len(after)}
-    assert inner_charts.overlaps([run]) == pytest.approx(expected)
+    assert training_charts.overlaps([run]) == pytest.approx(expected)
     labels = (
         adversarial_pictures.build.data(adversarial_pictures.load(run.path / "recipe.toml")).source.load().train.labels
     )
@@ -242,7 +242,7 @@ def test_dynamics_come_from_the_tracker_else_from_bullet(tmp_path: Path):
 
     def shown(**extra: object) -> chart.Chart:
         (path / "metrics.jsonl").write_text("".join(json.dumps(row | extra) + "\n" for row in rows))
-        return inner_charts.dynamics(compare([load_run(path)])).charts[0]
+        return training_charts.dynamics(compare([load_run(path)])).charts[0]
 
     bullet = shown(counts=counts)
     assert "Bullet-Train sorted" in bullet.caption

@@ -10,7 +10,7 @@ import pytest
 from made_runs import GLISTER, make_run, write_outcomes
 
 from robustcords.errors import UserError
-from robustcords.report import inner_charts
+from robustcords.report import training_charts
 from robustcords.report.comparison import compare
 from robustcords.report.grouping import baselines, group, method_of, names
 from robustcords.report.runs import find_runs, load_run, unfinished
@@ -182,7 +182,7 @@ def test_class_counts_that_no_chart_can_be_made_of_make_none(tmp_path: Path):
     for one, other in (([0, 0], [0, 0]), ([1, 2], [1, 2, 3])):
         rows = [first | {"selection": {"classes": one}}, second | {"selection": {"classes": other}}, *others]
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        shown = inner_charts.sections(compare([load_run(path)]))
+        shown = training_charts.sections(compare([load_run(path)]))
         assert not any(chart.key.startswith("balance") for section in shown for chart in section.charts)
 
 

@@ -1,4 +1,4 @@
-"""How training changes images at random."""
+"""Augmentations: random changes of training images."""
 
 AUGMENTATIONS = {
     "crop_flip": "robustcords.data.augmentations.crop_flip:CropFlip",

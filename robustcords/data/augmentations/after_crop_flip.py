@@ -1,4 +1,4 @@
-"""What every augmentation on top of crops and flips shares."""
+"""The base class of augmentations that follow random crops and flips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How training changes images at random: the seam between the loader and an augmentation."""
+"""The base class of augmentations: the interface between the loader and an augmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rectangles in images."""
+"""Random rectangles in images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found out of an augmentation before a run depends on it."""
+"""Checks of an augmentation before a run depends on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shifts and mirrors of images in batches, where the images are, and their inverses."""
+"""Batched shifts and flips on the images' device, and their inverses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What augmentations that mix images in pairs share: partners, shares, and labels of two classes."""
+"""The base class of augmentations that mix pairs of images: partners, mixing weights, and two labels an image."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustcords.data.augmentations.crop_flip import CropFlipConfig
-from robustcords.data.augmentations.image_by_image import ImageByImage
+from robustcords.data.augmentations.torchvision_transform import ImageByImage
 
 
 class RandAugment(ImageByImage):

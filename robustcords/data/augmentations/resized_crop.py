@@ -1,4 +1,4 @@
-"""Random crops of random size, resized: what photographs are trained on."""
+"""RandomResizedCrop: random crops of random size, resized, as is usual for photographs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks that evaluation makes: they say which images a finished model withstands them on."""
+"""Evaluation attacks: each reports which images a finished model classifies correctly under it."""
 
 EVALUATION_ATTACKS = {
     "autoattack": "robustcords.evaluation.attacks.autoattack:AutoAttack",

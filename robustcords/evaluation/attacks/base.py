@@ -1,4 +1,4 @@
-"""What every attack of the evaluation shares: its options, and how it is made on all images that are still standing."""
+"""The base class of evaluation attacks: their options, and the loop over the images that are still robust."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The l2 attack of Carlini and Wagner, which looks for the nearest adversarial image instead of one within a radius."""
+"""The l2 attack of Carlini and Wagner, which minimises the size of the perturbation."""
 
 from __future__ import annotations
 

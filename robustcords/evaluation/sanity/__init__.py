@@ -1,1 +1,1 @@
-"""Whether gradients are masked."""
+"""Checks for masked gradients."""

@@ -1,4 +1,4 @@
-"""Whether a robust accuracy can be believed: what masked gradients would give away.
+"""Whether a robust accuracy is credible: symptoms of masked gradients.
 
 A model whose gradients are useless (zero, shattered or random) makes PGD fail without being robust. The checks are
 those of Athalye et al. 2018, "Obfuscated Gradients Give a False Sense of Security" (section 3.1), and Carlini et al.

@@ -1,4 +1,4 @@
-"""The attacks that `robustcords.evaluation.sanity.checks` compares: which images withstand what."""
+"""The attacks that `robustcords.evaluation.sanity.checks` compares."""
 
 from __future__ import annotations
 

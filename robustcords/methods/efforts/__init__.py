@@ -1,4 +1,4 @@
-"""How hard each example is attacked."""
+"""Efforts: how strongly each example is attacked."""
 
 EFFORTS = {
     "bullet": "robustcords.methods.efforts.bullet:Bullet",

@@ -1,4 +1,4 @@
-"""How hard each example of a batch is attacked: the seam between a method and whoever decides that."""
+"""The base class of efforts: how strongly each example of a batch is attacked."""
 
 from __future__ import annotations
 

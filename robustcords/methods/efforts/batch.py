@@ -1,4 +1,4 @@
-"""From a training batch to its adversarial examples: the effort's plan, the loss's objective, the attack."""
+"""Adversarial examples of a training batch: the effort's plan, the loss's objective, the attack."""
 
 from __future__ import annotations
 

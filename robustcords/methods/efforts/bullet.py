@@ -1,4 +1,4 @@
-"""Bullet-Train: attack steps only where they matter."""
+"""Bullet-Train: full attacks on boundary examples only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curriculum adversarial training: ever more attack steps, and in every batch the weaker attacks too."""
+"""Curriculum adversarial training (CAT): attacks of increasing strength, mixed within each batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Friendly adversarial training: attacks that stop soon after they have succeeded."""
+"""Friendly adversarial training (FAT): attacks that stop shortly after they succeed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks that stop an example once its loss no longer rises."""
+"""Attacks that stop for an example once its loss no longer rises."""
 
 from __future__ import annotations
 

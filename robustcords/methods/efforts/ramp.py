@@ -1,4 +1,4 @@
-"""A radius that grows over the run, and if wanted more and more steps."""
+"""A radius, and optionally a number of steps, that increases over the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same effort for every example."""
+"""The same attack for every example."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""CORDS' own strategies."""
+"""Strategies of CORDS."""

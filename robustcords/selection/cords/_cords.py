@@ -1,4 +1,4 @@
-"""CORDS' strategies, imported past what keeps the package from importing (Killamsetty et al.; version 0.0.4).
+"""Imports CORDS' strategies without the parts that no longer import (Killamsetty et al.; version 0.0.4).
 
 ``cords.selectionstrategies.SL`` imports every strategy it has, and with them ``sklearn.datasets.load_boston`` and
 apricot. A stand-in for that package, put into ``sys.modules`` first, has the same modules and finds the same names,

@@ -1,4 +1,4 @@
-"""Taking strategies that are written for CORDS, its own and subclasses of them, for selectors."""
+"""Wraps strategies written for CORDS, and subclasses of them, as selectors."""
 
 from __future__ import annotations
 

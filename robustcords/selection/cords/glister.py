@@ -1,4 +1,4 @@
-"""GLISTER, as CORDS has it."""
+"""GLISTER of CORDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GRAD-MATCH, as CORDS has it."""
+"""GRAD-MATCH of CORDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a strategy of CORDS keeps in its attributes from one selection to the next.
+"""The state that a CORDS strategy keeps in its attributes between selections.
 
 In CORDS' code a strategy is one object for the whole run, so whatever it leaves in an attribute is there next time.
 Here it is built anew for every selection. Its state is the attributes that differ from those of an object that has just

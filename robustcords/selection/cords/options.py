@@ -1,4 +1,4 @@
-"""Selectors made of strategies that are written for CORDS, with the options that their constructors have."""
+"""Configs generated from the constructors of strategies written for CORDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running strategies that are written for CORDS as they are, inside the promises that every strategy here keeps."""
+"""Runs strategies written for CORDS unchanged, under the same guarantees as every other strategy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hook that computes a CORDS strategy's gradients at adversarial examples."""
+"""The hook that replaces a CORDS strategy's gradients by those at adversarial examples."""
 
 from __future__ import annotations
 

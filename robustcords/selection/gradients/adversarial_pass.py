@@ -1,4 +1,4 @@
-"""The pass over the data that a selection costs: attack every example, keep the factors of its gradient."""
+"""The adversarial pass of a selection: attack every example, store its gradient in factored form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CORDS' strategies compute besides ``compute_gradients``, at adversarial examples."""
+"""Other quantities of CORDS' strategies besides ``compute_gradients``, at adversarial examples."""
 
 from __future__ import annotations
 

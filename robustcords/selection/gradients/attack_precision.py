@@ -1,4 +1,4 @@
-"""An attack in another precision than that of training."""
+"""An attack in another precision than training's."""
 
 from __future__ import annotations
 

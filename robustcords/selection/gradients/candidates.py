@@ -1,4 +1,4 @@
-"""What a strategy picks from."""
+"""The candidates that a strategy selects from."""
 
 from __future__ import annotations
 

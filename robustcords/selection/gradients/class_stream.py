@@ -1,4 +1,4 @@
-"""Gradients class by class, so that those of all classes never have to be kept at once."""
+"""Gradients class by class, so that only one class is in memory."""
 
 from __future__ import annotations
 

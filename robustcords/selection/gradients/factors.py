@@ -1,4 +1,4 @@
-"""Gradients of the last layer, one an example, kept as factors and never multiplied out.
+"""Per-example gradients of the last layer, in factored form.
 
 With h the input of the final linear layer and delta = dloss/dlogits, an example's gradient of that layer's bias and
 weight is a sum of outer products, ``sum_t delta_t (x) [1, h_t]``: one term for a loss of one view, two for TRADES and

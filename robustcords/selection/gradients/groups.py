@@ -1,4 +1,4 @@
-"""How a loader's examples and a budget are divided: rows, labels, batches, shares."""
+"""Partitions of the data and of the budget: by example, class, batch or share."""
 
 from __future__ import annotations
 

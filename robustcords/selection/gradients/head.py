@@ -1,4 +1,4 @@
-"""What selection by gradients asks of a model's last layer, found out before training."""
+"""Checks of a model's last layer for gradient-based selection, before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data set of a ``DataLoader`` as `Images`, which selection takes its batches from as training does."""
+"""The data set of a ``DataLoader`` as `Images`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a weighted subset's gradients stand for those of all examples."""
+"""The gradient matching error of a weighted subset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of torch, which CORDS' code passes around, with the interface of this package's own."""
+"""Losses of torch, as CORDS' code passes them, with this package's interface."""
 
 from __future__ import annotations
 

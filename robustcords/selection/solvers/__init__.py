@@ -1,1 +1,1 @@
-"""From gradients to a choice."""
+"""Solvers: from gradients to a weighted subset."""

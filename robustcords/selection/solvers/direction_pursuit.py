@@ -1,4 +1,4 @@
-"""Matching pursuit among so many candidates that their products with each other cannot be kept.
+"""Matching pursuit for more candidates than their Gram matrix has room for.
 
 With A the gradients that are held, as columns, and ``P = (ridge I + A A^T)^-1``, the residual of the ridge solution is
 ``r = ridge P b`` and its weights are ``w = A^T r / ridge``: a held gradient's correlation and its weight are the same

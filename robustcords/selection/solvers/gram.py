@@ -1,4 +1,4 @@
-"""The matrix of all products of some gradients."""
+"""Gram matrices of gradients."""
 
 from __future__ import annotations
 

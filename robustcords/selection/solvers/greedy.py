@@ -1,4 +1,4 @@
-"""Greedy selection by the Taylor gain on a validation loss (Killamsetty et al. 2021, GLISTER, Alg. 2)."""
+"""Greedy selection by the first-order gain in validation loss (Killamsetty et al. 2021, GLISTER, Alg. 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Non-negative orthogonal matching pursuit on products of gradients.
+"""Non-negative orthogonal matching pursuit on a Gram matrix.
 
 The problem is ``min || sum_S w_i g_i - b ||^2 + lam ||w||^2`` over w >= 0 and ``|S| <= k`` (Killamsetty et al. 2021,
 Alg. 2; Li et al. 2023, Eq. 6). The path is the one of CORDS' ``OrthogonalMP_REG_Parallel_V1``: take the gradient that

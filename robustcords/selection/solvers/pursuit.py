@@ -1,4 +1,4 @@
-"""Matching pursuit in which every step is a rank-one change, for several problems at once and on any device.
+"""Orthogonal matching pursuit with rank-one updates, for several problems at once and on any device.
 
 With S the gradients that are held, ``M = (G_SS + ridge I)^-1`` and weights ``w = M c_S``. Taking a gradient, as well as
 dropping one, changes M by ``s d d^T`` for one vector d, the weights by a multiple of d, and the correlations with the

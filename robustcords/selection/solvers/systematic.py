@@ -1,4 +1,4 @@
-"""Sampling without repetition by given probabilities (Madow 1949): systematic sampling."""
+"""Systematic sampling without replacement at given inclusion probabilities (Madow 1949)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies: they choose the examples that the next epochs train on, and their weights."""
+"""Strategies: each selects the examples of the next epochs, and their weights."""
 
 STRATEGIES = {
     "adv-craig": "robustcords.selection.strategies.adv_craig:AdvCRAIGStrategy",

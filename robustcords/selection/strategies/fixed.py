@@ -1,4 +1,4 @@
-"""A subset that a file names."""
+"""A subset read from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving the hardest candidates out before choosing."""
+"""Excludes the candidates with the highest losses."""
 
 from __future__ import annotations
 

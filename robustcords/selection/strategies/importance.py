@@ -1,4 +1,4 @@
-"""Importance sampling: examples drawn by how long their gradients are, with weights that keep the mean unbiased."""
+"""Importance sampling by gradient norm, with weights that keep the mean gradient unbiased."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InfoBatch: epochs that leave out some of the examples that are learned already."""
+"""InfoBatch: skips a random share of the examples with low loss in each epoch."""
 
 from __future__ import annotations
 

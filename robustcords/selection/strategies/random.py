@@ -1,4 +1,4 @@
-"""Uniform random subsets: the baseline that every strategy has to beat."""
+"""Uniform random subsets, the baseline."""
 
 from __future__ import annotations
 

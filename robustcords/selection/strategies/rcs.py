@@ -1,4 +1,4 @@
-"""Robustness-aware coreset selection: GLISTER's greedy choice among batches, by how far predictions can be moved."""
+"""RCS, robustness-aware coreset selection: greedy choice of batches by representational divergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of strategies that rank examples by a score and keep one end of the ranking, or its middle."""
+"""The base class of strategies that rank examples by a score and keep the top, bottom or middle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reacts to training after steps and epochs."""
+"""Callbacks: reactions to training steps and epochs."""
 
 CALLBACKS = {
     "dynamics": "robustcords.training.callbacks.dynamics:Dynamics",

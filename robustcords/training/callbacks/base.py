@@ -1,4 +1,4 @@
-"""Callbacks: what reacts to training without being a part of it."""
+"""The base class of callbacks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from robustcords.attacks.base import Attack
 from robustcords.config.schema import Component, ComponentConfig, Stateful
 from robustcords.data.images import Images
 from robustcords.engine import contracts
+from robustcords.engine.foreign_calls import left_alone
 from robustcords.engine.inference import Autocast
-from robustcords.engine.left_alone import left_alone
 from robustcords.engine.modes import modes_kept, seeded
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator

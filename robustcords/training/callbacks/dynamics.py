@@ -1,4 +1,4 @@
-"""How many examples are outliers, on the boundary, or robust, epoch by epoch (Li et al. 2023, Fig. 1)."""
+"""Numbers of outlier, boundary and robust examples by epoch (Li et al. 2023, Fig. 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noticing catastrophic overfitting: a network that withstands the training attack and nothing else."""
+"""Detects catastrophic overfitting: robustness to the training attack alone."""
 
 from __future__ import annotations
 

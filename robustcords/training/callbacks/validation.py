@@ -1,4 +1,4 @@
-"""Validation: accuracy on held-out images, and the weights that did best on them."""
+"""Validation: accuracy on held-out images, and the best weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far runs are, read from what they have written so far."""
+"""The progress of runs, read from their directories."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from robustcords.errors import UserError
+from robustcords.report.markdown import on_terminal
 from robustcords.report.runs import directories, rows_of
-from robustcords.report.tabular import on_terminal
 from robustcords.runtime.progress import duration
 from robustcords.storage.files import parse_json
 from robustcords.storage.run_directory import RunDirectory

@@ -1,4 +1,4 @@
-"""Whether the components of a recipe go together: what each requires, another one has to provide."""
+"""Whether the components of a recipe go together: each requirement must be provided by another component."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of code from outside this package: the model is given back as it was lent."""
+"""Calls of custom code, after which the model is as it was before."""
 
 from __future__ import annotations
 

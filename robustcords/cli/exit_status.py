@@ -1,4 +1,4 @@
-"""How the program ends: one line for what went wrong, and an exit status."""
+"""How the program exits: one line for an error, and an exit status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from robustcords.cli.outside import outside_failure
+from robustcords.cli.error_origin import outside_failure
 from robustcords.errors import Interrupted, LostProcess, RunError, UserError, continuation, printable
 from robustcords.runtime.launch import rank
 

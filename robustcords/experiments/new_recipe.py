@@ -1,4 +1,4 @@
-"""What ``robustcords new --minutes`` does: a recipe for anybody's images that is done in a given time here."""
+"""``robustcords new --minutes``: a recipe for a user's images that finishes in a given time on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustcords.recipe import layers
 from robustcords.recipe.layers import Layer
 from robustcords.recipe.recipe import Recipe, assemble
 from robustcords.recipe.scaffold import commented, write_text
-from robustcords.report.planned import Planned
+from robustcords.report.plan_tables import Planned
 from robustcords.runtime.progress import duration
 
 _CHOICES = Path(layers.__file__).with_name("choices.toml")

@@ -1,4 +1,4 @@
-"""Whose code an error comes from: this package's, or that of a class from outside."""
+"""Whether an error comes from this package or from a custom class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts of what happens inside a run: kinds of examples, time, selections."""
+"""Charts of training dynamics: kinds of examples, time, selections."""
 
 from __future__ import annotations
 

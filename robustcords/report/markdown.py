@@ -1,4 +1,4 @@
-"""Text in Markdown, and tables of text: in Markdown and on the terminal."""
+"""Markdown text, and text tables for Markdown and the terminal."""
 
 from __future__ import annotations
 

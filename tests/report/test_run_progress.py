@@ -12,7 +12,7 @@ from command_line import call
 from made_runs import make_run
 
 from robustcords.experiments import watch
-from robustcords.report.underway import underway
+from robustcords.report.run_progress import underway
 
 
 def unfinished(path: Path, epochs: int, **train: object) -> Path:

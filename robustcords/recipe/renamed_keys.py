@@ -1,4 +1,4 @@
-"""Keys that earlier versions had in other places: recipes and runs that have them are read as ever."""
+"""Keys of earlier versions that have moved since: older recipes and runs still load."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from robustcords.paper.tables import COLUMNS, PaperTable, Row
 from robustcords.report.comparison import Label, training_seconds
 from robustcords.report.comparison_tables import Block, Cell, Grid, signed
 from robustcords.report.intervals import Spread
+from robustcords.report.markdown import on_terminal
 from robustcords.report.runs import Run
-from robustcords.report.tabular import on_terminal
 from robustcords.runtime.progress import for_tables
 
 _RADIUS = "8/255"

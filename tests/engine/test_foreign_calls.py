@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcords.engine.left_alone import left_alone
+from robustcords.engine.foreign_calls import left_alone
 from robustcords.engine.modes import modes_kept
 from robustcords.errors import UserError
 

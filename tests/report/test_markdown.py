@@ -4,7 +4,7 @@ from io import StringIO
 
 import pytest
 
-from robustcords.report.tabular import fitting, in_markdown, on_terminal, plain
+from robustcords.report.markdown import fitting, in_markdown, on_terminal, plain
 from robustcords.runtime.progress import verbatim
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from robustcords.report.run_report import Report
-from robustcords.report.tables import MARK, accuracy_rows, markdown, print_report
+from robustcords.report.run_tables import MARK, accuracy_rows, markdown, print_report
 from robustcords.runtime.progress import verbatim
 
 

@@ -1,4 +1,4 @@
-"""A report for a person: report.md, and a table on the terminal."""
+"""The tables of one run: report.md and the terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from robustcords.config.schema import parse_duration
 from robustcords.evaluation import majority
 from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name, subset_name
+from robustcords.report.markdown import in_markdown, on_terminal, plain
 from robustcords.report.run_report import Environment, RecipeTables, Report, Train, Training
-from robustcords.report.tabular import in_markdown, on_terminal, plain
 from robustcords.runtime.progress import duration, verbatim
 
 MARK = "<!-- robustcords run -->"

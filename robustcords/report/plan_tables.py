@@ -1,4 +1,4 @@
-"""What recipes cost on a machine: the figures, and a table of them for the terminal."""
+"""The results of ``robustcords plan``, and their table on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Console
 
-from robustcords.report.tabular import on_terminal
+from robustcords.report.markdown import on_terminal
 from robustcords.runtime.progress import duration, for_tables
 
 SURVIVING = 0.5

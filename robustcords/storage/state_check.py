@@ -1,4 +1,4 @@
-"""The states of a run's parts: whether a checkpoint can keep them, found out before one has to."""
+"""Checks, before training, that a checkpoint can hold the state of every part of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torchvision's transforms, which take one image and draw from the global generator, on a batch."""
+"""Torchvision's transforms, which take one image and draw from the global generator, applied to a batch."""
 
 from __future__ import annotations
 

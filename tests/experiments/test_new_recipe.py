@@ -9,7 +9,7 @@ import pytest
 from command_line import call
 from made_data import picture
 
-from robustcords.experiments import tailored
+from robustcords.experiments import new_recipe
 from robustcords.recipe.recipe import load, shipped
 
 
@@ -47,7 +47,7 @@ def test_a_time_that_is_too_short(mine: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_choices_are_shipped_recipes_and_one_of_them_always_fits():
-    choices = tomllib.loads(tailored._CHOICES.read_text())["choice"]
+    choices = tomllib.loads(new_recipe._CHOICES.read_text())["choice"]
     assert {each["recipe"] for each in choices} <= shipped().keys()
     needed = [each["epochs"] for each in choices]
     assert needed == sorted(needed, reverse=True)
