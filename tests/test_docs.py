@@ -19,6 +19,7 @@ from robustcords.evaluation.results import SHORT_FORMS
 from robustcords.experiments import reproduce, sweep
 from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
 from robustcords.models.external import ExternalModel
+from robustcords.models.robustbench import RobustBenchModel
 from robustcords.recipe import messages, recipe, scaffold, tables
 
 DOCS = pages.ROOT / "docs"
@@ -41,6 +42,7 @@ UNLISTED = {
     ("data", "Parquet files and hub ids"): ParquetConfig,
     ("data", "Class folders"): FolderConfig,
     ("model", "Torchvision and timm"): ExternalModel.Config,
+    ("model", "RobustBench"): RobustBenchModel.Config,
 }
 
 

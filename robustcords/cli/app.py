@@ -97,8 +97,14 @@ def evaluate(
     run_dir: Annotated[
         Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose weights to evaluate.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="With --weights: the recipe that the weights belong to.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="With --weights or --model: says data, threat and attacks, and the model.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="With --recipe: a safetensors file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With --recipe: another model, such as robustbench:NAME, with its published weights."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="So many test images; 0 for all.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="pgd, autoattack or another; may be repeated.")] = None,
     epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
@@ -110,13 +116,13 @@ def evaluate(
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Evaluate the weights of a run, or a recipe with a weights file."""
+    """Evaluate the weights of a run, a weights file, or a published model."""
     from robustcords.cli.exit_status import is_main
     from robustcords.experiments import evaluation
     from robustcords.report.run_tables import print_report
 
     choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
-    report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output)
+    report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output, model)
     if is_main():
         print_report(report)
 

@@ -21,6 +21,7 @@ from robustcords.experiments import build, report_output
 from robustcords.experiments.environment import environment
 from robustcords.experiments.run import load_images, plain, session, test
 from robustcords.recipe.recipe import Recipe, load
+from robustcords.recipe.tables import find
 from robustcords.report.run_report import Environment, Report, summarise
 from robustcords.report.runs import environment_of, rows_of
 from robustcords.runtime import collectives
@@ -131,22 +132,28 @@ def evaluate(
     overrides: Sequence[str],
     choice: Choice,
     output: Path | None,
+    model: str | None = None,
 ) -> Report:
-    """Evaluates a run's weights, or a recipe with a weights file; returns a report and writes it where asked.
+    """Evaluates a run's weights, or others as a recipe says; returns a report and writes it where asked.
 
     Args:
         run_dir: a run directory; its own report.json is left alone unless ``output`` names it, and then added to.
-        recipe: with ``weights``, instead of ``run_dir``.
-        weights: a safetensors file.
+        recipe: with ``weights`` or ``model``, instead of ``run_dir``.
+        weights: a safetensors file, or a checkpoint that the model's library reads.
         overrides: ``KEY=VALUE`` changes of the recipe.
         choice: what to evaluate.
         output: where the report goes, or None.
+        model: in place of the recipe's; without ``weights`` it has those that its library publishes.
 
     Raises:
         UserError: anything of this cannot be used.
     """
-    if (run_dir is None) == (recipe is None and weights is None) or (recipe is None) != (weights is None):
-        raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights")
+    others = [given for given in (recipe, weights, model) if given is not None]
+    if (run_dir is None) == (not others) or bool(others) != (recipe is not None and len(others) > 1):
+        raise UserError("evaluate takes either a RUN_DIR, or --recipe together with --weights, --model or both")
+    if model is not None:
+        options, weights = _of_model(model, weights)
+        overrides = [*options, *overrides]
     directory = RunDirectory.of_run(run_dir) if run_dir else None
     loaded = load(directory.recipe if directory else str(recipe), overrides, of_run=directory is not None)
     config = choice.apply(loaded.evaluation, loaded.threat)
@@ -154,21 +161,22 @@ def evaluate(
     if output:
         report_output.check(output, directory)
     own = directory if directory and output and report_output.is_own(output, directory) else None
-    files = _weights(directory, weights, config)
+    files = _weights(directory, config) if directory else {"weights": weights}
     # Before anything is measured, as one of the files may be damaged.
     of_run = (environment_of(directory), rows_of(directory), directory.selections()) if directory else None
     with session(loaded) as work:
         images = load_images(loaded.model_copy(update={"evaluation": config}), work)
-        model, layout = build.settled_model(loaded, images, work.accelerator.device)
+        network, layout = build.settled_model(loaded, images, work.accelerator.device)
         loaded = build.settled(loaded, layout)
         if own:
             report_output.check_addition(own, loaded, config, sanity, files, images.test)
         results: dict[str, Evaluation] = {}
         with work.interruption:
             for name, path in files.items():
-                build.load_weights(model, path)
+                if path is not None:
+                    build.load_weights(network, path)
                 store = _store(directory, name)
-                results[name] = test(model, images, loaded, config, work, store, f"{name} weights", sanity)
+                results[name] = test(network, images, loaded, config, work, store, f"{name} weights", sanity)
         around = of_run[0] if of_run else Environment(**environment(loaded, work.accelerator))
         rows, selections = of_run[1:] if of_run else ([], [])
         report = summarise(plain(loaded), around, rows, selections, results, build.cautions(loaded))
@@ -185,10 +193,25 @@ def _reason(error: Exception) -> str:
     return text.removeprefix("Value error, ")
 
 
-def _weights(directory: RunDirectory | None, weights: Path | None, config: EvaluationConfig) -> dict[str, Path]:
-    if directory is None:
-        return {"weights": weights} if weights else {}
-    found: dict[str, Path] = {
+def _of_model(name: str, weights: Path | None) -> tuple[list[str], Path | None]:
+    """Returns the options of ``--set`` that put a model in the recipe's place, and what is left to load afterwards.
+
+    Raises:
+        UserError: there is no such model, or it has no weights of its own and none are given.
+    """
+    fields = find("model", name).Config.model_fields
+    chosen = [f"model.name={name}"]
+    if weights is None:
+        if "pretrained" not in fields:
+            raise UserError(f"--model {name}: has no published weights; give --weights too")
+        return [*chosen, "model.pretrained=true"], None
+    if "checkpoint" in fields and weights.suffix != ".safetensors":
+        return [*chosen, f"model.checkpoint={weights}"], None
+    return chosen, weights
+
+
+def _weights(directory: RunDirectory, config: EvaluationConfig) -> dict[str, Path | None]:
+    found: dict[str, Path | None] = {
         which: directory.weights(which) for which in config.checkpoints if directory.weights(which).exists()
     }
     if not found:

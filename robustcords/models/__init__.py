@@ -24,6 +24,7 @@ MODELS = {
 }
 
 PREFIXES = {
+    "robustbench:": "robustcords.models.robustbench:RobustBenchModel",
     "timm:": "robustcords.models.external:TimmModel",
     "torchvision:": "robustcords.models.external:TorchvisionModel",
 }
@@ -34,9 +35,9 @@ def source(name: str) -> type[ModelSource]:
     """Returns the class that builds the model of a name; construct it with ``source(name)(name=name, **options)``.
 
     Args:
-        name: a registered name; ``"torchvision:NAME"`` or ``"timm:NAME"``; or ``"package.module:Class"``, a
-            `ModelSource`, or any ``nn.Module`` class or function that takes ``num_classes`` (see
-            `robustcords.models.custom`). The last form imports, and so executes, that module.
+        name: a registered name; ``"torchvision:NAME"``, ``"timm:NAME"`` or ``"robustbench:NAME"``; or
+            ``"package.module:Class"``, a `ModelSource`, or any ``nn.Module`` class or function that takes
+            ``num_classes`` (see `robustcords.models.custom`). The last form imports, and so executes, that module.
 
     Raises:
         UserError: the name is unknown, or what it names cannot be imported.

@@ -22,7 +22,13 @@ MOST_FILES = 64
 MOST_DOTS = 100
 """On one line. Tomllib's time, and its memory, grow with the square of a dotted key's parts: minutes for 200 kB."""
 DEEPEST_TABLE = 8
-PLACES: tuple[Keys, ...] = (("data", "path"), ("data", "name"), ("selector", "file"), ("selector", "proxy", "weights"))
+PLACES: tuple[Keys, ...] = (
+    ("data", "path"),
+    ("data", "name"),
+    ("model", "checkpoint"),
+    ("selector", "file"),
+    ("selector", "proxy", "weights"),
+)
 """The keys whose values may be files and folders."""
 _PARTS = re.compile(r'((?:"[^"]*"|[^.])*)\.')
 """The parts of a dotted key; one in quotes may have dots."""

@@ -228,8 +228,10 @@ def test_evaluate_a_weights_file_gives_what_the_run_reported(run: Path, command:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["either a RUN_DIR, or --recipe together with --weights"]),
+        ([], ["either a RUN_DIR, or --recipe together with --weights, --model or both"]),
         (["--recipe", "digits_mart"], ["either a RUN_DIR, or --recipe together with --weights"]),
+        (["--model", "resnet18"], ["either a RUN_DIR, or --recipe together with --weights"]),
+        (["--recipe", "digits_mart", "--model", "resnet18"], ["--model resnet18: has no published weights"]),
         (["RUN", "--recipe", "digits_mart"], ["either a RUN_DIR, or --recipe together with --weights"]),
         (["nowhere"], ["nowhere: not a run directory"]),
         (["RUN", "--attack", "pdg"], ["--attack pdg: unknown; did you mean 'pgd'?"]),
