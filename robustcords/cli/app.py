@@ -252,7 +252,7 @@ def watch(
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run with weights.")],
-    to: Annotated[str, typer.Option(help="torch or onnx.")] = "torch",
+    to: Annotated[str, typer.Option(help="torch, onnx, hub (Hugging Face) or robustbench.")] = "torch",
     weights: Annotated[str | None, typer.Option(help="best or last; default those evaluated.")] = None,
     output: Annotated[Path | None, typer.Option(help="A new folder; default RUN-FORMAT in the current one.")] = None,
 ) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import runpy
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robustcords.data.images import Images
 from robustcords.errors import RunError, UserError, nearest, unwritable
-from robustcords.experiments import build
+from robustcords.experiments import build, robustbench
+from robustcords.experiments.definition import definition
+from robustcords.experiments.model_card import model_card
 from robustcords.models.base import name_of, reason
 from robustcords.recipe.recipe import Recipe, load
-from robustcords.report.markdown import plain
 from robustcords.report.run_report import Report
-from robustcords.report.run_tables import accuracy_table, title
 from robustcords.storage.run_directory import RunDirectory
 
 CHECKED = 64
@@ -31,12 +33,74 @@ TOLERANCE = 1e-4
 """How far they may be apart, as a share of the largest: another runtime adds up in another order."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What is exported.
+
+    Attributes:
+        model: of the run, in eval mode.
+        recipe: the run's.
+        classes: their names.
+        images: (B, C, H, W) of the test set, on which the model is checked.
+        report: the run's, if it has one.
+        which: the name of the weights.
+        name: of the model, in letters, digits and underscores.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    classes: tuple[str, ...]
+    images: Tensor
+    report: Report | None
+    which: str
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        channels, height, width = self.shape
+        resize = getattr(self.recipe.data, "frame", None)  # none where images are of one size as they are
+        threat = self.recipe.threat
+        return {
+            "name": self.name,
+            "model": self.recipe.model.name,
+            "data": self.recipe.data.name,
+            "classes": list(self.classes),
+            "images": {"channels": channels, "height": height, "width": width, "resize": resize, "range": [0, 1]},
+            "threat": {"norm": threat.norm, "epsilon": threat.epsilon},
+            "weights": self.which,
+        }
+
+
+@dataclass(frozen=True)
+class Format:
+    """A form that a model is written in.
+
+    Attributes:
+        file: what the model's file is called.
+        write: writes it; returns the model as it is read again.
+        script: load.py.
+        use: lines of Python for the model card.
+    """
+
+    file: str
+    write: Callable[[Path, Exported], Callable[[Tensor], Tensor]]
+    script: str
+    use: str
+
+
 def export(run_dir: Path, to: str, which: str | None = None, output: Path | None = None) -> Path:
     """Writes a run's weights as a folder; returns the folder.
 
     It holds the model in the format's own file, ``model.safetensors`` (the plain state dict), ``config.json`` (classes
-    and what the model takes), ``load.py`` (a script that classifies pictures without this package) and ``README.md`` (a
-    model card with what was measured). The model in it is checked against the original on test images.
+    and what the model takes), ``load.py`` (a script that loads it without this package) and ``README.md`` (a model card
+    with what was measured). The model in it is checked against the original on test images.
 
     Args:
         run_dir: a run with weights.
@@ -62,13 +126,15 @@ def export(run_dir: Path, to: str, which: str | None = None, output: Path | None
     model = build.model(recipe, images)
     build.load_weights(model, directory.weights(which))
     model.eval()
+    x, _ = images.test.first(min(CHECKED, len(images.test)), torch.device("cpu"))
+    name = re.sub(r"\W+", "_", run_dir.resolve().name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise unwritable(target, error) from error
     try:
-        _write(made, to, model, recipe, images.test, report, which)
+        _write(made, to, Exported(model, recipe, images.test.classes, x, report, which, name))
         made.chmod(0o755)
         made.replace(target)
     except OSError as error:
@@ -89,36 +155,27 @@ def _chosen(directory: RunDirectory, which: str | None, report: Report | None) -
     return which or (measured or there)[0]
 
 
-def _write(
-    folder: Path, to: str, model: nn.Module, recipe: Recipe, test: Images, report: Report | None, which: str
-) -> None:
+def _write(folder: Path, to: str, exported: Exported) -> None:
     """Writes all files into a folder."""
-    x, _ = test.first(min(CHECKED, len(test)), torch.device("cpu"))
+    form, model = FORMATS[to], exported.model
     with torch.no_grad():
-        expected = model(x)
-    file, write, script = FORMATS[to]
+        expected = model(exported.images)
+    weights = folder / "model.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     try:
-        again = write(folder / file, model, x)
+        again = form.write(folder / form.file, exported)
+        logits = again(exported.images)
     except (UserError, OSError):
         raise
     except Exception as error:  # a model of somebody's own may do what the format has no words for
         raise UserError(f"{name_of(model)} cannot be exported to {to}: {reason(error)}") from error
-    _check_same(expected, again(x), to)
-    weights = folder / "model.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
-    weights.chmod((folder / file).stat().st_mode)  # it is written for its owner alone
-    channels, height, width = test.shape
-    resize = getattr(recipe.data, "frame", None)  # none where images are of one size as they are
-    config = {
-        "model": recipe.model.name,
-        "classes": list(test.classes),
-        "images": {"channels": channels, "height": height, "width": width, "resize": resize, "range": [0, 1]},
-        "threat": {"norm": recipe.threat.norm, "epsilon": recipe.threat.epsilon},
-        "weights": which,
-    }
+    _check_same(expected, logits, to)
+    weights.chmod((folder / form.file).stat().st_mode)  # it is written for its owner alone
+    config = exported.config
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "load.py").write_text(script.replace("FILE", file), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(report, config, file), encoding="utf-8")
+    (folder / "load.py").write_text(form.script, encoding="utf-8")
+    card = model_card(exported.report, config, form.file, form.use)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _check_same(expected: Tensor, found: Tensor, to: str) -> None:
@@ -128,66 +185,19 @@ def _check_same(expected: Tensor, found: Tensor, to: str) -> None:
         raise RunError(f"the model exported to {to} gives other logits: {apart:.2g} of the largest apart; not written")
 
 
-def model_card(report: Report | None, config: dict[str, Any], file: str) -> str:
-    """Returns README.md: what the model is, what was measured, and how it is loaded.
-
-    Args:
-        report: the run's; None where it has none.
-        config: what config.json holds.
-        file: the model's.
-    """
-    images, threat = config["images"], config["threat"]
-    front = [
-        "---",
-        "library_name: pytorch",
-        "pipeline_tag: image-classification",
-        "tags: [adversarial-robustness]",
-        "---",
-    ]
-    size = " x ".join(str(images[key]) for key in ("channels", "height", "width"))
-    lines = [
-        *front,
-        f"# {plain(title(report)) if report else plain(config['model'])}",
-        "",
-        f"An image classifier of {len(config['classes'])} classes, trained to be robust to perturbations of norm "
-        f"{threat['norm']} up to {threat['epsilon']:.4g} with robustcords. It takes images of {size} with pixels in "
-        "[0, 1]; the normalisation is its first layer.",
-        "",
-    ]
-    which = config["weights"]
-    if report and which in report.evaluation:
-        of_these = report.model_copy(update={"evaluation": {which: report.evaluation[which]}})
-        lines += ["## Measured", "", accuracy_table(of_these), ""]
-    lines += [
-        "## Use",
-        "",
-        f"`{file}` is the model, `model.safetensors` its weights by name; `config.json` says what it takes and names "
-        "the classes. `python load.py PICTURE...` classifies pictures: it shows in a few lines how to load the model.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def _any_number() -> tuple[dict[int, Any], ...]:
     """Returns the shape of a model's argument as exports take it: of any number of images."""
     return ({0: torch.export.Dim("images", min=1)},)
 
 
-def _torch_program(path: Path, model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _torch_program(path: Path, exported: Exported) -> Callable[[Tensor], Tensor]:
     """Writes a model as a torch.export program for any number of images; returns it as it is read again."""
-    program = torch.export.export(model, (x[:2],), dynamic_shapes=_any_number())
+    program = torch.export.export(exported.model, (exported.images[:2],), dynamic_shapes=_any_number())
     torch.export.save(program, path)
-    again = torch.export.load(path).module()
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = again(images)
-        return logits
-
-    return run
+    return torch.no_grad()(torch.export.load(path).module())
 
 
-def _onnx(path: Path, model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _onnx(path: Path, exported: Exported) -> Callable[[Tensor], Tensor]:
     """Writes a model as ONNX for any number of images; returns it as onnxruntime runs it."""
     runtime: Any
     try:
@@ -197,9 +207,38 @@ def _onnx(path: Path, model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]
             f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'robustcords[onnx]' ({error})"
         ) from error
     options: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "external_data": False}
-    torch.onnx.export(model, (x[:2],), path, dynamo=True, dynamic_shapes=_any_number(), verbose=False, **options)
+    options |= {"dynamo": True, "dynamic_shapes": _any_number(), "verbose": False}
+    torch.onnx.export(exported.model, (exported.images[:2],), path, **options)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _code(path: Path, exported: Exported) -> Callable[[Tensor], Tensor]:
+    """Writes the network's definition, of the weights next to it; returns the model that the two make.
+
+    Raises:
+        UserError: the definition is of another network, as with a first layer that was replaced.
+    """
+    path.write_text(definition(exported.recipe, exported.shape, len(exported.classes)), encoding="utf-8")
+    model: nn.Module = runpy.run_path(str(path))["Model"]()
+    try:
+        model.load_state_dict(load_file(path.with_name("model.safetensors")))
+    except RuntimeError as error:
+        raise UserError(f"{name_of(exported.model)} was changed for the run's images; --to torch takes it") from error
+    return torch.no_grad()(model.eval())
+
+
+def _robustbench(path: Path, exported: Exported) -> Callable[[Tensor], Tensor]:
+    """Writes the network's definition and, where RobustBench has it, weights and model info; returns the model.
+
+    Raises:
+        UserError: RobustBench has no such data set or threat model, or there is no definition.
+    """
+    robustbench.check(exported.recipe, len(exported.classes))
+    model = _code(path, exported)
+    measured = exported.report.evaluation.get(exported.which) if exported.report else None
+    robustbench.write_entry(path.parent, exported.name, exported.model, exported.recipe, measured)
+    return model
 
 
 _SCRIPT = '''"""Classifies pictures: python load.py PICTURE..."""
@@ -232,23 +271,43 @@ for path in sys.argv[1:]:
 '''
 
 
-def _script(load: str, model: str, run: str) -> str:
-    return _SCRIPT.replace("IMPORT", load).replace("LOAD", model).replace("RUN", run)
+def _classifying(file: str, write: Callable[[Path, Exported], Callable[[Tensor], Tensor]], *code: str) -> Format:
+    """Returns a format whose script classifies pictures.
+
+    Args:
+        file: the model's.
+        write: writes it.
+        code: lines that import what is needed, that load the model from a ``folder``, and that run it on ``pixels``.
+    """
+    imports, load, run = code
+    script = _SCRIPT.replace("IMPORT", imports).replace("LOAD", load).replace("RUN", run)
+    use = f'from pathlib import Path\n\n{imports}\n\nfolder = Path(".")  # this one\n{load}'
+    return Format(file, write, script, use)
 
 
-_TORCH = _script(
-    "import torch",
-    'model = torch.export.load(folder / "FILE").module()  # (B, C, H, W) in [0, 1] to logits',
-    "model(torch.from_numpy(np.ascontiguousarray(pixels)))",
-)
-_ONNX = _script(
-    "import onnxruntime",
-    'model = onnxruntime.InferenceSession(folder / "FILE")  # (B, C, H, W) in [0, 1] to logits',
-    'model.run(None, {"images": np.ascontiguousarray(pixels)})[0]',
-)
-
-FORMATS: dict[str, tuple[str, Callable[[Path, nn.Module, Tensor], Callable[[Tensor], Tensor]], str]] = {
-    "onnx": ("model.onnx", _onnx, _ONNX),
-    "torch": ("model.pt2", _torch_program, _TORCH),
+FORMATS = {
+    "hub": _classifying(
+        "network.py",
+        _code,
+        "import torch\nfrom network import Model\nfrom safetensors.torch import load_file",
+        "model = Model().eval()  # (B, C, H, W) in [0, 1] to logits\n"
+        'model.load_state_dict(load_file(folder / "model.safetensors"))',
+        "model(torch.from_numpy(np.ascontiguousarray(pixels)))",
+    ),
+    "onnx": _classifying(
+        "model.onnx",
+        _onnx,
+        "import onnxruntime",
+        'model = onnxruntime.InferenceSession(folder / "model.onnx")  # (B, C, H, W) in [0, 1] to logits',
+        'model.run(None, {"images": np.ascontiguousarray(pixels)})[0]',
+    ),
+    "robustbench": Format("network.py", _robustbench, robustbench.SCRIPT, robustbench.USE),
+    "torch": _classifying(
+        "model.pt2",
+        _torch_program,
+        "import torch",
+        'model = torch.export.load(folder / "model.pt2").module()  # (B, C, H, W) in [0, 1] to logits',
+        "model(torch.from_numpy(np.ascontiguousarray(pixels)))",
+    ),
 }
-"""What a model can be exported to: the model's file, what writes it, and the script that loads it."""
+"""What a model can be exported to."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import psutil
 import torch
@@ -151,6 +152,21 @@ class ModelSource(Component, ABC):
 
 class OwnModel(ModelSource):
     """A model whose network is written here, of which nothing but torch has to make the weights."""
+
+    @abstractmethod
+    def made_of(self, channels: int, num_classes: int) -> tuple[type[nn.Module], dict[str, Any]]:
+        """Returns the network's class, and the arguments that it is made with.
+
+        Args:
+            channels: of the images.
+            num_classes: number of logits.
+        """
+
+    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
+        """Returns the network; it takes images of any size."""
+        del image_size
+        kind, arguments = self.made_of(channels, num_classes)
+        return kind(**arguments)
 
     def refuse_too_large(self, channels: int, image_size: ImageSize, num_classes: int) -> None:
         """Checks the weights' size on torch's meta device, which takes no memory.

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords.models.base import ImageSize, ModelConfig, OwnModel, convolution, initialise
+from robustcords.models.base import ModelConfig, OwnModel, convolution, initialise
 from robustcords.models.resnet import Depths, Width, fill, stages
 
 PRESETS: dict[str, dict[str, Any]] = {"preactresnet18": {"width": 64, "depths": (2, 2, 2, 2)}}
@@ -43,11 +43,12 @@ class PreActResNet(OwnModel):
 
     config: PreActResNet.Config
 
-    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
-        """Returns the network; it takes images of any size."""
-        del image_size
-        widths = [self.config.width * 2**stage for stage in range(len(self.config.depths))]
-        return PreActNetwork(channels, num_classes, self.config.width, widths, self.config.depths)
+    def made_of(self, channels: int, num_classes: int) -> tuple[type[nn.Module], dict[str, Any]]:
+        """Returns the network's class, and the arguments that it is made with."""
+        width, depths = self.config.width, self.config.depths
+        widths = [width * 2**stage for stage in range(len(depths))]
+        options = {"stem": width, "widths": widths, "depths": depths}
+        return PreActNetwork, {"channels": channels, "num_classes": num_classes, **options}
 
 
 class PreActBlock(nn.Module):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcords.models.base import ImageSize, ModelConfig, OwnModel, convolution, initialise
+from robustcords.models.base import ModelConfig, OwnModel, convolution, initialise
 
 Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=200)], ...], Field(min_length=1, max_length=6, strict=False)]
 """Number of blocks in each stage; a list in a recipe."""
@@ -53,10 +53,10 @@ class ResNet(OwnModel):
 
     config: ResNet.Config
 
-    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
-        """Returns the network; it takes images of any size."""
-        del image_size
-        return ResNetNetwork(channels, num_classes, self.config.width, self.config.depths)
+    def made_of(self, channels: int, num_classes: int) -> tuple[type[nn.Module], dict[str, Any]]:
+        """Returns the network's class, and the arguments that it is made with."""
+        options = {"width": self.config.width, "depths": self.config.depths}
+        return ResNetNetwork, {"channels": channels, "num_classes": num_classes, **options}
 
 
 def fill(values: dict[str, Any], presets: dict[str, dict[str, Any]], needed: str) -> dict[str, Any]:

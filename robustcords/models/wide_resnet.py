@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from robustcords.models.base import ImageSize, ModelConfig, OwnModel
+from robustcords.models.base import ModelConfig, OwnModel
 from robustcords.models.preact_resnet import PreActNetwork
 from robustcords.models.resnet import fill
 
@@ -54,9 +54,9 @@ class WideResNet(OwnModel):
 
     config: WideResNet.Config
 
-    def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
-        """Returns the network; it takes images of any size."""
-        del image_size
+    def made_of(self, channels: int, num_classes: int) -> tuple[type[nn.Module], dict[str, Any]]:
+        """Returns the network's class, and the arguments that it is made with."""
         blocks = (self.config.depth - 4) // 6
         widths = [16 * self.config.widen_factor * 2**stage for stage in range(3)]
-        return PreActNetwork(channels, num_classes, 16, widths, [blocks] * 3, self.config.dropout)
+        options = {"stem": 16, "widths": widths, "depths": [blocks] * 3, "dropout": self.config.dropout}
+        return PreActNetwork, {"channels": channels, "num_classes": num_classes, **options}
