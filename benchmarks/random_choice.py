@@ -94,11 +94,9 @@ class Judge:
 
     def select(self, config: Any, seed: int) -> tuple[Tensor, Tensor]:
         """Returns the rows (k,) and weights (k,) of a selector's choice."""
-        selector = SubsetSelector(
-            find("selector", config.name),
-            config,
+        selector = SubsetSelector(find("selector", config.name), config, validation=self.validation)
+        selector.bind(
             self.train,
-            self.validation,
             loss=build.component("loss", self.recipe.loss),
             attack=build.attack(self.recipe),
             epochs=10,

@@ -67,17 +67,9 @@ def chooser(
 ):
     strategy = find("selector", name)
     config = strategy.Config(name=name, **{"fraction": 0.5, "select_every": 1, **options})
-    return SubsetSelector(
-        strategy,
-        config,
-        images or made_up(),
-        made_up(12, seed=1),
-        loss=find("loss", loss)(),
-        attack=ATTACK,
-        epochs=epochs,
-        batch_size=BATCH,
-        lr=0.1,
-        proxy=proxy,
+    selector = SubsetSelector(strategy, config, validation=made_up(12, seed=1), proxy=proxy)
+    return selector.bind(
+        images or made_up(), loss=find("loss", loss)(), attack=ATTACK, epochs=epochs, batch_size=BATCH, lr=0.1
     )
 
 

@@ -6,7 +6,6 @@ Shapes cost nothing to compare, so each call is looked at.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -144,23 +143,6 @@ def pair(source: str, value: Any) -> tuple[Any, Any]:
         raise UserError(f"{source} returned {kind_of(value)}, expected (rows, weights)")
     rows, weights = value
     return rows, weights
-
-
-def noted(callback: object, value: Any) -> dict[str, Any] | None:
-    """Returns what a callback notes in the metrics.
-
-    Raises:
-        UserError: it is neither None nor a dictionary that JSON can hold.
-    """
-    if value is None:
-        return None
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"callback {title(callback)} noted what JSON cannot hold: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"callback {title(callback)} noted {kind_of(value)}, expected a dictionary or None")
-    return value
 
 
 def distinct(names: Sequence[str], taken: Collection[str]) -> None:

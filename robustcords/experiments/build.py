@@ -247,38 +247,18 @@ def proxy(recipe: Recipe, images: Data, device: torch.device) -> Inference | Non
     return Inference(network, replay=recipe.train.cuda_graphs)
 
 
-def selector(
-    recipe: Recipe,
-    images: Data,
-    loss: Loss | None = None,
-    trained_with: Attack | None = None,
-    judge: Inference | None = None,
-) -> SubsetSelector | None:
-    """Returns the subset selector, or None for full data.
+def selector(recipe: Recipe, images: Data, proxy: Inference | None = None) -> SubsetSelector | None:
+    """Returns the subset selector, which a trainer binds to what it trains with, or None for full data.
 
     Args:
         recipe: with or without a selector.
-        images: to select from.
-        loss: the one that is trained with; None for one that the recipe says.
-        trained_with: the attack that is trained with; None for one that the recipe says.
-        judge: the recipe's `proxy`.
+        images: which the validation split is of.
+        proxy: the recipe's `proxy`.
     """
     if recipe.selector is None:
         return None
-    return SubsetSelector(
-        find("selector", recipe.selector.name),
-        recipe.selector,
-        images.train,
-        images.validation,
-        loss=loss or component("loss", recipe.loss),
-        attack=trained_with or attack(recipe),
-        epochs=recipe.train.epochs or 0,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.seed,
-        lr=getattr(recipe.optimizer, "lr", None),
-        augment=augmentation(recipe, images),
-        proxy=judge,
-    )
+    strategy = find("selector", recipe.selector.name)
+    return SubsetSelector(strategy, recipe.selector, validation=images.validation, proxy=proxy)
 
 
 def settled(recipe: Recipe, memory_format: str) -> Recipe:
@@ -346,7 +326,7 @@ def trainer(recipe: Recipe, images: Data, session: Session) -> Trainer:
         component("optimizer", recipe.optimizer).build(network.parameters()),
         recipe.train,
         schedule=component("schedule", recipe.schedule),
-        selector=selector(recipe, images, loss, trained.attack, judge),
+        selector=selector(recipe, images, judge),
         augmentation=augmentation(recipe, images),
         callbacks=callbacks(recipe, images, trained),
         seed=recipe.seed,

@@ -147,7 +147,7 @@ def run(
             trainer.run = directory
             trainer.planner.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
             if trainer.selector and trainer.selector.proxy:
-                trainer.selector.spent = proxy.run(directory, trainer.selector.proxy.model)
+                trainer.selector.proxy_seconds = proxy.run(directory, trainer.selector.proxy.model)
             if profile and directory.writes:
                 work.profiler = Profiler(path / "profile", work.device, work.display)
             return path, _run_in(directory, recipe, images, trainer, work)

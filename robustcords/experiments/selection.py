@@ -32,9 +32,19 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
     with session(recipe) as work:
         images = load_images(recipe, work)
         judge = build.proxy(recipe, images, work.device)
-        selector = build.selector(recipe, images, judge=judge)
+        selector = build.selector(recipe, images, judge)
         if selector is None:
             raise UserError("the recipe has no [selector] table, so there is nothing to select")
+        selector.bind(
+            images.train,
+            loss=build.component("loss", recipe.loss),
+            attack=build.attack(recipe),
+            epochs=recipe.train.epochs or 0,
+            batch_size=recipe.train.batch_size,
+            seed=recipe.seed,
+            lr=getattr(recipe.optimizer, "lr", None),
+            augment=build.augmentation(recipe, images),
+        )
         model, _ = build.settled_model(recipe, images, work.device)
         build.load_weights(model, weights)
         build.check_size(recipe, judge or model, images)

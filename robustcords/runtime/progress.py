@@ -189,6 +189,7 @@ def epoch_line(row: dict[str, Any], label: str) -> str:
         f"{row['images_per_second']:.0f} images/s",
         duration(row["seconds"]["total"]),
     ]
-    if "validation" in row:
-        parts.append(f"validation {row['validation']['clean']:.1%} clean, {row['validation']['robust']:.1%} PGD")
+    validation = row.get("validation", {})
+    if {"clean", "robust"} <= validation.keys():
+        parts.append(f"validation {validation['clean']:.1%} clean, {validation['robust']:.1%} PGD")
     return "  ".join(parts)

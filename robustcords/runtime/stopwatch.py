@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import torch
 from torch.profiler import record_function
@@ -41,10 +42,12 @@ class Stopwatch:
             self._phases[phase] += seconds.get(phase, 0.0)  # 0.1 planned nothing
         self._earlier += seconds["total"]
 
-    def ascribe(self, phase: str) -> None:
-        """Counts all that has been counted since `restart` towards one of `PHASES`, and continues with that."""
+    def ascribe(self, phase: str, since: Mapping[str, float]) -> None:
+        """Moves the time since an earlier result of `seconds` to one of `PHASES`, and continues in that."""
         self.begin(phase)
-        self._phases = dict.fromkeys(PHASES, 0.0) | {phase: sum(self._phases.values())}
+        earlier = {each: since[each] for each in PHASES}
+        spent = sum(self._phases.values()) - sum(earlier.values())
+        self._phases = earlier | {phase: earlier[phase] + spent}
 
     def add_to(self, phase: str, seconds: float) -> None:
         """Adds time that something took before the clock was started."""

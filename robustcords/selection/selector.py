@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from robustcords.losses.context import Moment
 from robustcords.rng import derive, generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import Augment, SelectionContext, SelectionReport, Strategy, StrategyConfig
+from robustcords.selection.observer import Observer
 from robustcords.storage.state_check import give_back, refuse_half, refuse_unkeepable, state_of
 
 log = logging.getLogger(__name__)
@@ -86,41 +87,64 @@ class SubsetSelector:
 
     As in CORDS, training starts from a random subset and selects at every multiple of `select_every`; a new strategy
     object is built each time, so a selection depends on the weights, the seed and the epoch alone, and on what the
-    strategy's ``state_dict`` said after the last one. A selection that is broken off leaves no trace in that. Usable
-    without the trainer: call `subset` at the start of each epoch of any loop.
+    strategy's ``state_dict`` said after the last one. A selection that is broken off leaves no trace in that.
+
+    The trainer binds its selector to what it trains with. In a custom training loop, call `bind` once and `subset` at
+    the start of each epoch.
 
     Args:
         strategy: a subclass of `robustcords.selection.base.Strategy`.
         config: the strategy's options.
-        train: the training split.
-        validation: the validation split; some strategies need none.
-        loss: the training loss.
-        attack: the training attack.
-        epochs: length of the training, for the warm start; where it is not known yet, `lasts` says it later.
-        batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
-        seed: the run's seed.
-        lr: the optimizer's peak learning rate, for strategies that ask for it.
-        augment: how training augments images, for strategies that select from augmented ones.
-        proxy: another model, with weights of its own, to select by; None for the one that is trained.
+        validation: the validation split, for strategies that need one.
+        proxy: another model, with its own weights, to select by; None for the one that is trained.
 
     Attributes:
         current: the subset that is trained on now; None before the first epoch.
-        report: what the strategy says of the last selection, in the process that made it; None where it says nothing.
-        kept: the main process's strategy's state after the last selection; None before the first one.
-        observer: what the strategy learns of training; None where it asks for nothing.
-        proxy: the model that is selected by, as attacks run it; None where that is the one that is trained.
-        spent: seconds that the proxy's own training took before this one.
+        report: what the strategy reports of the last selection, on the process that made it, or None.
+        strategy_state: the main process's strategy's state after the last selection; None before the first one.
+        observer: what the strategy learns from training, or None.
+        proxy: the model to select by, as attacks run it; None for the one that is trained.
+        proxy_seconds: the time that training the proxy took.
 
     Raises:
-        UserError: the strategy needs a validation split and there is none, or the budget is larger than the data.
+        UserError: the strategy needs a validation split and there is none.
+
+    Example:
+        >>> selector = SubsetSelector(AdvGradMatchStrategy, AdvGradMatchStrategy.Config(fraction=0.3))
+        >>> selector.bind(train, loss=loss, attack=attack, epochs=10).subset(0, model).indices
     """
+
+    train: Images
+    loss: Loss
+    attack: Attack
+    batch_size: int
+    seed: int
+    lr: float | None
+    augment: Augment | None
+    observer: Observer | None
+    current: Subset | None
+    strategy_state: dict[str, Any] | None
 
     def __init__(
         self,
         strategy: type[Strategy],
         config: StrategyConfig,
+        *,
+        validation: Images | None = None,
+        proxy: nn.Module | None = None,
+    ) -> None:
+        if VALIDATION_IMAGES in strategy.requires and not validation:
+            raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
+        self.strategy = strategy
+        self.config = config
+        self.validation = validation
+        self.proxy = proxy if proxy is None or isinstance(proxy, Inference) else Inference(proxy)
+        self.proxy_seconds = 0.0
+        self.report: SelectionReport | None = None
+
+    def bind(
+        self,
         train: Images,
-        validation: Images | None,
         *,
         loss: Loss,
         attack: Attack,
@@ -129,31 +153,32 @@ class SubsetSelector:
         seed: int = 0,
         lr: float | None = None,
         augment: Augment | None = None,
-        proxy: nn.Module | None = None,
-    ) -> None:
-        if VALIDATION_IMAGES in strategy.requires and not validation:
-            raise UserError(f"selector {config.name!r} selects on a validation split: set data.validation_fraction > 0")
-        self.strategy = strategy
-        self.config = config
-        self.train = train
-        self.validation = validation
-        self.loss = loss
-        self.attack = attack
-        self.batch_size = batch_size
-        self.seed = seed
-        self.lr = lr
-        self.augment = augment
-        self.lasts(epochs)
-        self.proxy = proxy if proxy is None or isinstance(proxy, Inference) else Inference(proxy)
-        self.spent = 0.0
-        self.observer = strategy.observer(len(train)) if strategy.observer else None
-        self.current: Subset | None = None
-        self.report: SelectionReport | None = None
-        self.kept: dict[str, Any] | None = None
-        self._checked = False
+    ) -> Self:
+        """Sets what training uses, forgets earlier selections, and returns the selector.
 
-    def lasts(self, epochs: float) -> None:
-        """Takes the length of the training, of which the warm start is a share."""
+        Args:
+            train: the training split.
+            loss: the training loss.
+            attack: the training attack.
+            epochs: the length of training, which the warm start is a fraction of; `set_epochs` changes it.
+            batch_size: of the adversarial pass, and of the batches that ``granularity = "per_batch"`` selects.
+            seed: the run's seed.
+            lr: the optimizer's peak learning rate, for strategies that use it.
+            augment: the training augmentation, for strategies that select from augmented images.
+        """
+        self.train, self.loss, self.attack = train, loss, attack
+        self.batch_size, self.seed, self.lr, self.augment = batch_size, seed, lr, augment
+        self.set_epochs(epochs)
+        self._forget()
+        self._checked = False
+        return self
+
+    def _forget(self) -> None:
+        self.current = self.report = self.strategy_state = None
+        self.observer = self.strategy.observer(len(self.train)) if self.strategy.observer else None
+
+    def set_epochs(self, epochs: float) -> None:
+        """Sets the length of training, which the warm start is a fraction of."""
         self.epochs = epochs
         self.first = int(self.config.warm_start * epochs)
         self.full_until = math.ceil(self.config.fraction * self.first)
@@ -161,11 +186,10 @@ class SubsetSelector:
     def on_part(self, parts: int) -> SubsetSelector:
         """Returns a selector of the same kind for one in so many images of each class, to measure what it takes."""
         small = copy.copy(self)
-        small.current = small.report = small.kept = None
         if parts > 1:
             small.train = self._part(self.train, parts)
             small.validation = self._part(self.validation, parts) if self.validation else None
-        small.observer = small.strategy.observer(len(small.train)) if small.strategy.observer else None
+        small._forget()
         return small
 
     def _part(self, images: Images, parts: int) -> Images:
@@ -238,15 +262,15 @@ class SubsetSelector:
                 not take it back.
         """
         self._check_once(model)
-        model = self.judge(model)
+        model = self.selection_model(model)
         if progress is None:
             progress = min(epoch / self.epochs, 1.0) if self.epochs else 0.0
         context = self._context(epoch, model, on_batch, measure=measure, progress=progress)
         # What draws from global generators, as code from outside may, draws the same again.
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             strategy = self.strategy.from_context(self.config, context)
-            if self.kept is not None and strategy.stateful():
-                give_back(self._source, strategy, self.kept)
+            if self.strategy_state is not None and strategy.stateful():
+                give_back(self._source, strategy, self.strategy_state)
             found = strategy.select(self.budget, model.state_dict())
         self.report = strategy.report
         budget = None if strategy.varies else self.budget
@@ -257,11 +281,11 @@ class SubsetSelector:
         subset = Subset(rows, weights, epoch, normaliser)
         # Last of all, so that a selection that does not come to its end is begun again from the state before it.
         stateful = strategy.stateful()
-        self.kept = collectives.decide_together(lambda: state_of(self._source, strategy)) if stateful else {}
+        self.strategy_state = collectives.decide_together(lambda: state_of(self._source, strategy)) if stateful else {}
         return subset
 
-    def judge(self, model: nn.Module) -> nn.Module:
-        """Returns the model that selections are made by: the proxy where there is one, else the one that is given."""
+    def selection_model(self, model: nn.Module) -> nn.Module:
+        """Returns the model that subsets are selected by: the proxy if there is one, else the given one."""
         return self.proxy or model
 
     def observe(self, rows: Tensor, losses: Tensor) -> None:
@@ -285,13 +309,15 @@ class SubsetSelector:
             model: as it will be in a selection; its weights and mode are left alone.
 
         Raises:
-            UserError: it cannot.
+            UserError: it cannot, or the selector has not been bound.
         """
+        if "train" not in vars(self):
+            raise UserError(f"{self._source}: call bind(train, loss=..., attack=...) first; a Trainer does so itself")
         refuse_half(self._source, self.strategy)
         if self.observer:
             refuse_unkeepable(f"{self._source}: its observer", self.observer)
         check_loss(self.loss, model, *self.train.first(EXAMPLES, next(model.parameters()).device))
-        model = self.judge(model)
+        model = self.selection_model(model)
         context = self._context(0, model)
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             self.strategy.check(self.config, context)
@@ -343,7 +369,7 @@ class SubsetSelector:
         """Returns the current subset, the strategy's state, and the warm start, which more epochs do not move."""
         return {
             "current": vars(self.current) if self.current else None,
-            "strategy": self.kept,
+            "strategy": self.strategy_state,
             "observer": self.observer.state_dict() if self.observer else None,
             "full_until": self.full_until,
             "first": self.first,
@@ -352,7 +378,7 @@ class SubsetSelector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.current = Subset(**state["current"]) if state["current"] else None
-        self.kept = state.get("strategy")  # 0.1 kept none
+        self.strategy_state = state.get("strategy")  # 0.1 kept none
         if self.observer:
             self.observer.load_state_dict(state["observer"])
         self.full_until, self.first = state["full_until"], state["first"]

@@ -164,8 +164,10 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def keep_rows(self, epochs: Sequence[int]) -> None:
-        """Keeps the metrics of epochs that are done, and drops all others: a resumed run writes them again.
+    def keep_rows(self, epochs: Sequence[int]) -> list[dict[str, Any]]:
+        """Keeps the metrics of completed epochs, which it returns, and drops all others: a resumed run repeats them.
+
+        A process that does not write returns nothing.
 
         Args:
             epochs: the numbers of those that are done, in order.
@@ -173,12 +175,14 @@ class RunDirectory:
         Raises:
             UserError: those of one of them are damaged or missing.
         """
+        kept: list[dict[str, Any]] = []
         if self.writes and (epochs or self.metrics.exists()):
             kept = [row for row in self.rows() if row["epoch"] in epochs]
             if [row["epoch"] for row in kept] != list(epochs):
                 what = f"not one line for each of the {len(epochs)} epochs that are done"
                 raise UserError(f"{self.metrics}: damaged: {what}")
             write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept
 
     def save_selection(self, epoch: int, indices: Tensor, weights: Tensor) -> None:
         """Writes ``selections/epoch_NNNN.npz``: indices (k,) int64 in the full training set, weights (k,) float32."""

@@ -36,7 +36,7 @@ class Costs:
     Attributes:
         step: a batch, with everything that comes with it, and its part of what comes with an epoch.
         selection: one selection.
-        callbacks: one call of each callback after an epoch, by its name.
+        callbacks: one call of each measured callback after an epoch, by name.
         checkpoint: writing one.
         phases: what ``step`` consists of, by phase.
     """
@@ -56,7 +56,7 @@ class Costs:
         every = calendar.checkpoint_every
         saved = last or (every is not None and (epoch + 1) % every == 0)
         return {
-            "validation": sum(self.callbacks[name] for name in calendar.due(epoch, last)),
+            "validation": sum(self.callbacks.get(name, 0.0) for name in calendar.due(epoch, last)),
             "checkpoint": self.checkpoint if saved else 0.0,
         }
 

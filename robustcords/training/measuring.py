@@ -78,10 +78,12 @@ def _undone(trainer: Trainer) -> Iterator[None]:
     """Gives everything that training changes back as it was."""
     states = as_kept({name: part.state_dict() for name, part in trainer.parts().items()})
     progress, trainer.progress = trainer.progress, Progress()
+    callbacks, trainer.callbacks = trainer.callbacks, [each for each in trainer.callbacks if each.measurable]
     with modes_kept(trainer.model), buffers_kept(trainer.model):
         try:
             yield
         finally:
+            trainer.callbacks = callbacks
             restore_parts(trainer.parts(), states)
             trainer.optimizer.zero_grad()
             trainer.progress = progress
@@ -151,12 +153,17 @@ def _callback(trainer: Trainer, callback: Callback) -> float:
         display=Display(visible=False),
     )
     start = time.perf_counter()
-    after_epoch([callback], end, trainer.stopwatch.begin)
+    after_epoch([callback], end)
     return factor * (time.perf_counter() - start)
 
 
 def _selection(trainer: Trainer, selector: SubsetSelector) -> float:
-    """Returns what a selection takes, from selections on an eighth and a quarter of the images, or on all of few."""
+    """Returns what a selection takes, from selections on an eighth and a quarter of the images, or on all of few.
+
+    A strategy that uses no model takes next to nothing, and may not know parts of the images, as a file of numbers.
+    """
+    if not selector.strategy.uses_model:
+        return 0.0
     few = 20 * len(trainer.train.classes) + 2 * trainer.settings.batch_size
 
     def seconds(parts: int) -> float:

@@ -72,14 +72,15 @@ class Planner:
         """
         self.length, budget = self._length(), self.budget
         if budget and budget.costs is None and not self.length.ended(trainer.progress.epoch, trainer.progress.steps):
+            before = trainer.stopwatch.seconds()
             budget.costs = measure(trainer, min(_MEASURED * budget.seconds, _LONGEST_S), self._epochs)
-            trainer.stopwatch.ascribe("planning")
+            trainer.stopwatch.ascribe("planning", before)
             self.extend(trainer)
             trainer.session.display.say(
                 f"train.budget: a batch takes {budget.costs.step:.3g} s: about {self.length.epochs:.3g} epochs"
             )
-        if trainer.selector and self.length.steps and not trainer.progress.steps:
-            trainer.selector.lasts(self.length.epochs)
+        if trainer.selector and not trainer.progress.steps:
+            trainer.selector.set_epochs(self.length.epochs)
 
     def extend(self, trainer: Trainer, left: int | None = None) -> None:
         """Settles how many batches follow, where that is not known; all processes call it.

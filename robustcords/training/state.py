@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from robustcords.errors import RunError
 from robustcords.storage.run_directory import RunDirectory
 
+PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "budget")
+"""The names of the trainer's own parts in a checkpoint."""
+
+TAKEN = frozenset(
+    {*PARTS, "method", "effort", "attack", "adversary", "data", "seconds"}
+    | {"epoch", "progress", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second"}
+    | {"counts", "selection"}
+)
+"""The other keys of a checkpoint and of a line of metrics, which no callback may overwrite."""
+
 
 @dataclass
 class Progress:

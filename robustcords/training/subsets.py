@@ -32,7 +32,7 @@ class EpochSubsets:
         """Returns how many examples an epoch may have."""
         if self.selector is None:
             return [self.count]
-        return [self.selector.budget, *([self.count] if self.selector.full_until else [])]
+        return [self.selector.budget, *([self.count] if self.selector.config.warm_start else [])]
 
     def skips(self, epoch: int) -> bool:
         """Returns whether an epoch is left out, its time spent by a warm start on full data."""
@@ -43,14 +43,14 @@ class EpochSubsets:
         if self.selector:
             self.selector.check(model)
 
-    def judge(self, model: Inference) -> Inference:
-        """Returns the model that subsets are selected by: a proxy where the selector has one."""
+    def selection_model(self, model: Inference) -> Inference:
+        """Returns the model that subsets are selected by: the selector's proxy if it has one."""
         return (self.selector and self.selector.proxy) or model
 
     @property
-    def spent(self) -> float:
-        """Seconds that went into selections before training."""
-        return self.selector.spent if self.selector else 0.0
+    def proxy_seconds(self) -> float:
+        """The time that training the selector's proxy took."""
+        return self.selector.proxy_seconds if self.selector else 0.0
 
     def observe(self, rows: Tensor, losses: Tensor) -> None:
         """Tells a selector whose strategy learns from training of a step; see `SubsetSelector.observe`.

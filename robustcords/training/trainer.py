@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,19 +39,9 @@ from robustcords.training.optimizers import rates, trainable
 from robustcords.training.planning import Planner
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.schedules import Schedule
-from robustcords.training.state import Progress, check_epoch, check_step, check_weights, upgraded
+from robustcords.training.state import PARTS, TAKEN, Progress, check_epoch, check_step, check_weights, upgraded
 from robustcords.training.step import LoopStep
 from robustcords.training.subsets import EpochSubsets
-
-PARTS = ("model", "optimizer", "scaler", "averaging", "selector", "budget")
-"""What a checkpoint calls the trainer's own parts."""
-
-TAKEN = frozenset(
-    {*PARTS, "method", "effort", "attack", "adversary", "progress", "data", "seconds"}
-    | {"epoch", "progress", "train_loss", "lr", "subset_size", "skipped_steps", "images_per_second"}
-    | {"counts", "selection"}
-)
-"""The other keys of a checkpoint and of a line of metrics, which no callback may write over."""
 
 
 class Trainer:
@@ -107,6 +97,16 @@ class Trainer:
         self.train, self.seed, self.device = train, seed, self.session.device
         self.run = run or RunDirectory.nowhere()
         self.peak_lrs = rates(optimizer)
+        if selector:
+            selector.bind(
+                train,
+                loss=method.loss,
+                attack=method.attack,
+                batch_size=settings.batch_size,
+                seed=seed,
+                lr=self.peak_lrs[0],
+                augment=augmentation,
+            )
         self.subsets = EpochSubsets(selector, len(train))
         self.loader = BatchLoader(train, settings.batch_size, augmentation, seed=seed, device=self.device)
         for size in self.subsets.sizes():
@@ -139,6 +139,7 @@ class Trainer:
         self.optimizer = self.step.optimizer
         self.stopping: Interrupted | None = None
         self.saving, self.saved = False, time.monotonic()
+        self.history: list[dict[str, Any]] = []
 
     def rehearsed(self, settings: TrainConfig) -> TrainConfig:
         """Tries what training will ask of the model and the loss; returns settings with the layout that it runs in.
@@ -153,13 +154,16 @@ class Trainer:
         self.loader.memory_format = rehearsal.settle(self.model, settings.memory_format)
         plain = Inference(self.model, self.accelerator.autocast, replay=False)
         self.subsets.check(plain)
-        if not self.selector or self.selector.loss is not self.method.loss:  # which the selector has checked
+        if not self.selector:  # it has checked the same loss
             check_loss(self.method.loss, plain, *self.train.first(EXAMPLES, self.device))
         return settings.model_copy(update={"memory_format": self.loader.memory_format})
 
     @sound_convolutions()
-    def fit(self) -> None:
-        """Trains to the end, from the newest checkpoint where the run has one.
+    def fit(self) -> list[dict[str, Any]]:
+        """Trains to the end, from the newest checkpoint if the run has one; returns the metrics of each epoch.
+
+        They are the lines of ``metrics.jsonl`` (docs/run-directory.md). If the run was resumed, only its main process
+        has those of the epochs before.
 
         Raises:
             Interrupted: a signal asked to stop; a checkpoint has been written.
@@ -181,6 +185,7 @@ class Trainer:
             if self.ended(epoch + 1) or self.settings.saves_after(epoch + 1):
                 self.save_checkpoint()
         self.save_weights("last")
+        return self.history
 
     def ended(self, epochs: int) -> bool:
         """Returns whether training is over when so many epochs are."""
@@ -243,8 +248,9 @@ class Trainer:
         self.step.end()
         share, norm = self.step.share, float(self.step.gradient_norm)
         self.stopwatch.begin("communication")
-        values = [share, norm, self.checkpoint_is_due(), *self.session.interruption.reasons(), *counts.values()]
-        loss, norm, due, signalled, overdue, *totals = collectives.sum_over(values, device=self.device)
+        overdue = self.settings.saves_within(time.monotonic() - self.saved)
+        values = [share, norm, overdue, *self.session.interruption.reasons(), *counts.values()]
+        loss, norm, due, signalled, expired, *totals = collectives.sum_over(values, device=self.device)
         collectives.share_buffers(self.model)
         if not self.step.skipped:
             check_step(loss, norm, batch.noise.keys, self.progress, self.run)
@@ -252,14 +258,14 @@ class Trainer:
         if moment.step == 0:
             refuse_grown(self.parts())
         after_step(self.callbacks, loss, self.model, thorough=moment.step == 0)
-        self.stopping = self.session.interruption.verdict((signalled, overdue))
+        self.stopping = self.session.interruption.verdict((signalled, expired))
         self.saving = due > 0
 
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
         passed, begun = self.planner.share(self.progress, 0.0), self.progress.step > 0
-        watched = self.subsets.judge(self.inference).under(self.session.watched)
+        watched = self.subsets.selection_model(self.inference).under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, progress=passed, begun=begun)
             self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
@@ -281,8 +287,6 @@ class Trainer:
             "skipped_steps": self.progress.skipped,
         }
         row |= self.call_back(epoch)
-        if "validation" in row:  # only now: what a stop leaves above is done again
-            self.method.effort.on_validation(row["validation"])
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
         self.planner.note_epoch(seconds)
@@ -293,18 +297,14 @@ class Trainer:
             "selection": subset.record(epoch, self.train),
         }
         self.run.add_row(row)
+        self.history.append(row)
         figures = {"train_loss": row["train_loss"], "lr": row["lr"], **row.get("validation", {})}
         self.accelerator.log(figures, step=epoch)
         self.session.display.say(epoch_line(row, self.planner.label(self.progress)))
 
     def call_back(self, epoch: int) -> dict[str, Any]:
         """Returns what the callbacks note of an epoch."""
-
-        def save_weights(which: str) -> None:
-            self.stopwatch.begin("checkpoint")
-            self.save_weights(which)
-            self.stopwatch.begin("validation")
-
+        validations: list[Mapping[str, float]] = []
         end = EpochEnd(
             epoch,
             last=self.ended(epoch + 1),
@@ -312,12 +312,16 @@ class Trainer:
             result=self.evaluated,
             seed=self.seed,
             autocast=self.session.watched,
-            save_weights=save_weights,
+            save_weights=self.save_weights,
             display=self.session.display,
+            validated=validations.append,
         )
+        self.stopwatch.begin("validation")
         before = {callback.name: as_kept(callback.state_dict()) for callback in self.callbacks}
         with self.session.interruption.begun_again(lambda: self.write_checkpoint(before)):
-            noted = after_epoch(self.callbacks, end, self.stopwatch.begin)
+            noted = after_epoch(self.callbacks, end)
+        for result in validations:  # only now: if stopped above, a resumed run repeats it
+            self.method.effort.on_validation(result)
         self.planner.expect(self, "validation")
         return noted
 
@@ -345,10 +349,6 @@ class Trainer:
         self.stopwatch.begin("checkpoint")
         self.planner.expect(self, "checkpoint")
         self.run.save_checkpoint(self.progress.steps, lambda: self.state_dict() | (before or {}))
-
-    def checkpoint_is_due(self) -> bool:
-        """Returns whether it is time for a checkpoint within the epoch."""
-        return self.settings.saves_within(time.monotonic() - self.saved)
 
     def stop_or_save(self) -> None:
         """Writes a checkpoint if it is time for one, and ends the run with one if any process has a reason to.
@@ -383,7 +383,7 @@ class Trainer:
         """
         if (latest := self.run.checkpoints.latest()) is None:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
-            self.stopwatch.add_to("selection", self.subsets.spent)
+            self.stopwatch.add_to("selection", self.subsets.proxy_seconds)
             return
         path, state = latest
         if state.get("data", data := self.train.fingerprint()) != data:
@@ -393,5 +393,7 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             restore_parts(self.parts(), state)
             self.stopwatch.add(state["seconds"])
-        self.run.keep_rows([epoch for epoch in range(self.progress.epoch) if not self.subsets.skips(epoch)])
+        self.history = self.run.keep_rows(
+            [epoch for epoch in range(self.progress.epoch) if not self.subsets.skips(epoch)]
+        )
         self.session.display.say(f"resumed from {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -195,7 +196,14 @@ def test_callbacks_note_what_json_holds_under_a_name_of_their_own():
     for names in (["model"], ["selector"], ["data"], ["seconds"], ["epoch"], ["train_loss"], ["notes", "notes"]):
         with pytest.raises(UserError, match=rf"^callback '{names[-1]}': that name is taken"):
             trainer(callbacks=[Notes(None, name) for name in names])
-    fitted(callbacks=[Notes({"a": 1}), Notes(None, "other")])
+    made = fitted(callbacks=[Notes({"a": 1, "b": [math.nan, math.inf]}), Notes(None, "other")])
+    assert [row["notes"] for row in made.history] == [{"a": 1, "b": [None, None]}] * made.settings.epochs
+    assert "other" not in made.history[0]
+
+
+def test_a_callback_named_validation_need_not_measure_accuracies():
+    made = fitted(callbacks=[Notes({"auc": 0.5}, "validation")])
+    assert made.history[0]["validation"] == {"auc": 0.5}
 
 
 class Keeps(Bullet):

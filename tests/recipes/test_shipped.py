@@ -85,7 +85,7 @@ def test_everything_that_it_names_can_be_built(file: Path):
     assert (chooser is None) == (loaded.selector is None)
     if chooser:
         assert chooser.strategy.needs_linear_head == (loaded.selector.name not in {"random", "importance", "infobatch"})
-        assert chooser.budget == round(20 * loaded.selector.fraction)
+        assert chooser.config.budget_of(20) == round(20 * loaded.selector.fraction)
 
 
 class Headless(nn.Module):

@@ -48,9 +48,8 @@ def selector(strategy: Any = None, epochs: int = 200, validation: ImageSet | Non
     images = ImageSet(torch.zeros(COUNT, 1, 4, 4), torch.arange(COUNT) % 2, ("a", "b"))
     config = StrategyConfig(name="fixed", **{"fraction": 0.25, **options})
     attack = PGD(ThreatModel(epsilon=0.1), steps=1, step_size=0.1)
-    return SubsetSelector(
-        strategy or fixed(), config, images, validation, loss=SAT(), attack=attack, epochs=epochs, seed=3
-    )
+    made = SubsetSelector(strategy or fixed(), config, validation=validation)
+    return made.bind(images, loss=SAT(), attack=attack, epochs=epochs, seed=3)
 
 
 def model() -> nn.Module:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clocks import Clock
@@ -15,6 +16,7 @@ from command_line import call, settings
 from ranks import free_port
 from several import together
 from small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
+from torch import nn
 
 from robustcords.errors import Interrupted, UserError
 from robustcords.losses.context import Moment
@@ -27,6 +29,7 @@ from robustcords.runtime import stopwatch
 from robustcords.runtime.accelerator import start
 from robustcords.training import measuring
 from robustcords.training.callbacks import validation
+from robustcords.training.callbacks.base import Callback, EpochEnd
 from robustcords.training.config import SHARES, AveragingConfig, TrainConfig
 from robustcords.training.costs import Calendar, Costs
 from robustcords.training.length import Length
@@ -56,7 +59,7 @@ def planned(run: Trainer) -> list[int]:
 
 @pytest.mark.parametrize("grows", [0.0, 0.02], ids=["even", "slower and slower"])
 def test_training_ends_with_its_budget(grows: float, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
-    made = budgeted(10, selector=chooser(select_every=5), run=tmp_path / "run")
+    made = budgeted(10, selector=chooser("adv-gradmatch", select_every=5), run=tmp_path / "run")
     begun = itertools.count()
     clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1.0 + grows * next(begun))
     clock.slow(monkeypatch, made.selector, "select", 12.0)
@@ -92,7 +95,7 @@ def test_what_was_settled_makes_the_same_run_again(wanted: str, clock: Clock, mo
 
     def options() -> dict[str, Any]:
         return {
-            "model": torch.nn.Sequential(network(norm=True), torch.nn.Dropout(0.1), torch.nn.Linear(3, 3)),
+            "model": nn.Sequential(network(norm=True), nn.Dropout(0.1), nn.Linear(3, 3)),
             "selector": chooser("adv-gradmatch", select_every=2, warm_start=0.2),
             **({"effort": Bullet} if wanted == "bullet" else {}),
         }
@@ -128,6 +131,42 @@ def test_a_run_that_was_interrupted_is_the_run_that_is_recorded(
     again = budgeted(1, settings={"steps": planned(made)}, model=network(norm=True))
     again.fit()
     assert torch.equal(vector(made), vector(again))
+
+
+class Recorder(Callback):
+    """Records its calls, which no state undoes."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.epochs = 0, []
+
+    def after_step(self, loss: float, model: nn.Module) -> None:
+        self.steps += 1
+
+    def after_epoch(self, end: EpochEnd) -> None:
+        self.epochs.append((end.epoch, end.last))
+
+
+def test_callbacks_that_are_not_measurable_are_called_in_training_alone(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
+    recorder = Recorder()
+    made = budgeted(1, callbacks=[recorder])
+    made.fit()
+    assert recorder.steps == made.progress.steps
+    assert recorder.epochs == [(row["epoch"], row is made.history[-1]) for row in made.history]
+
+
+def test_a_subset_from_a_file_trains_within_a_budget(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
+    file = tmp_path / "subset.npz"
+    rows = torch.arange(0, 400, 4)
+    np.savez(file, indices=rows.numpy(), weights=np.ones(100, dtype=np.float32))
+    images = made_up(400)
+    made = budgeted(1, train=images, selector=chooser("fixed", file=str(file), fraction=0.25, select_first=True))
+    made.fit()
+    assert made.selector and made.selector.current and torch.equal(made.selector.current.indices, rows)
 
 
 def test_steps_are_measured_all_over_the_run():

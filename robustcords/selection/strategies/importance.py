@@ -51,7 +51,7 @@ class ImportanceSampling(PlainStrategy):
 
     Example:
         >>> config = ImportanceSampling.Config(fraction=0.3)
-        >>> selector = SubsetSelector(ImportanceSampling, config, train, None, loss=loss, attack=attack)
+        >>> selector = SubsetSelector(ImportanceSampling, config)
     """
 
     Config = ImportanceConfig

@@ -28,7 +28,7 @@ class InfoBatch(PlainStrategy):
     normaliser is fixed for that. How many examples an epoch has varies. ``granularity`` means nothing here.
 
     Example:
-        >>> selector = SubsetSelector(InfoBatch, InfoBatch.Config(), train, None, loss=loss, attack=attack)
+        >>> selector = SubsetSelector(InfoBatch, InfoBatch.Config())
     """
 
     class Config(StrategyConfig):

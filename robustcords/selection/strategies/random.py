@@ -27,7 +27,7 @@ class RandomSubset(PlainStrategy):
 
     Example:
         >>> config = RandomSubset.Config(fresh=True)
-        >>> selector = SubsetSelector(RandomSubset, config, train, None, loss=loss, attack=attack)
+        >>> selector = SubsetSelector(RandomSubset, config)
     """
 
     class Config(StrategyConfig):

@@ -43,7 +43,7 @@ class RCSStrategy(AdversarialStrategy):
 
     Example:
         >>> config = RCSStrategy.Config(fraction=0.3)
-        >>> selector = SubsetSelector(RCSStrategy, config, train, held_out, loss=loss, attack=attack, lr=0.1)
+        >>> selector = SubsetSelector(RCSStrategy, config, validation=held_out)
     """
 
     class Config(AttackConfig):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -18,9 +19,11 @@ from robustcords.engine import contracts
 from robustcords.engine.foreign_calls import left_alone
 from robustcords.engine.inference import Autocast
 from robustcords.engine.modes import modes_kept, seeded
+from robustcords.errors import UserError, kind_of
 from robustcords.losses.base import Loss
 from robustcords.rng import derive, generator
 from robustcords.runtime.progress import Display
+from robustcords.storage.records import finite
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class EpochEnd:
         autocast: makes the precision that training runs in; asks first whether to stop.
         save_weights: writes the result's weights under a name, such as ``"best"``.
         display: where lines for a person go.
+        validated: to be called with the accuracies of a validation, which the effort adapts to.
     """
 
     epoch: int
@@ -70,18 +74,21 @@ class EpochEnd:
     autocast: Autocast
     save_weights: Callable[[str], None]
     display: Display
+    validated: Callable[[Mapping[str, float]], None] = lambda result: None
 
 
 class Callback(Component, Stateful, ABC):
-    """Is called while a model is trained, by all processes alike; the trainer knows nothing else of it.
+    """Hooks that are called during training, identically on every process.
 
-    Subclasses write what they react to. ``[callbacks]`` of a recipe names them, each with its options. One whose work
-    grows with a set of images has that as ``images``: what it costs is measured on a part of them.
+    Subclasses override the hooks they need. ``[callbacks]`` of a recipe names them, each with its options. The time of
+    `after_epoch` counts as validation.
 
     Attributes:
-        name: the key of what it notes in ``metrics.jsonl``, and of its state in a checkpoint; left out, the class's
-            name in lower case.
-        phase: what its time is counted as.
+        name: the key of its entry in ``metrics.jsonl`` and of its state in a checkpoint; by default the class's name in
+            lower case.
+        measurable: whether a call has no effect that `load_state_dict` does not undo. Then a run with a time budget
+            measures the callback before training, on some of its ``images`` if it has that attribute; any other
+            callback is first called in training, and assumed to take no time until then.
 
     Example:
         >>> class WeightNorm(Callback):
@@ -91,7 +98,7 @@ class Callback(Component, Stateful, ABC):
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
     name: ClassVar[str] = ""
-    phase: ClassVar[str] = "validation"
+    measurable: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Names a class that has no name of its own."""
@@ -160,13 +167,12 @@ def after_step(callbacks: Sequence[Callback], loss: float, model: nn.Module, *, 
                 callback.after_step(loss, model)
 
 
-def after_epoch(callbacks: Sequence[Callback], end: EpochEnd, phase: Callable[[str], None]) -> dict[str, Any]:
-    """Returns what callbacks note of an epoch, by their names.
+def after_epoch(callbacks: Sequence[Callback], end: EpochEnd) -> dict[str, Any]:
+    """Calls callbacks after an epoch, and returns their entries for its line of metrics, by name.
 
     Args:
         callbacks: called in this order.
-        end: handed to each.
-        phase: called with each one's phase.
+        end: passed to each.
 
     Raises:
         UserError: one changed a model, or noted what JSON cannot hold.
@@ -175,7 +181,6 @@ def after_epoch(callbacks: Sequence[Callback], end: EpochEnd, phase: Callable[[s
     for callback in callbacks:
         if not callback.due(end.epoch, last=end.last):
             continue
-        phase(callback.phase)
         source = f"callback {contracts.title(callback)}"
         device = next((parameter.device for parameter in end.model.parameters()), None)
         drawn = seeded(derive(end.seed, f"callback {callback.name}", end.epoch), device)
@@ -184,6 +189,22 @@ def after_epoch(callbacks: Sequence[Callback], end: EpochEnd, phase: Callable[[s
                 lent.enter_context(left_alone(model, source))
             lent.enter_context(drawn)
             entry = callback.after_epoch(end)
-        if (checked := contracts.noted(callback, entry)) is not None:
-            noted[callback.name] = checked
+        if entry is not None:
+            noted[callback.name] = _json(source, entry)
     return noted
+
+
+def _json(source: str, entry: Any) -> dict[str, Any]:
+    """Returns an entry for the metrics, with null for NaN and infinity, which JSON does not have.
+
+    Raises:
+        UserError: it is not a dictionary, or holds what JSON cannot.
+    """
+    if not isinstance(entry, dict):
+        raise UserError(f"{source} noted {kind_of(entry)}, expected a dictionary or None")
+    values: dict[str, Any] = finite(entry)
+    try:
+        json.dumps(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source} noted what JSON cannot hold: {error}") from error
+    return values

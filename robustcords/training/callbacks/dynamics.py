@@ -42,6 +42,7 @@ class Dynamics(Callback):
         every: Annotated[int, Field(ge=1)] = 1
 
     name = "dynamics"
+    measurable = True
     config: Dynamics.Config
 
     def __init__(self, images: Images, threat: ThreatModel, /, **options: Any) -> None:

@@ -47,6 +47,7 @@ class OverfittingProbe(Callback):
         action: Literal["warn", "stop"] = "warn"
 
     name = "probe"
+    measurable = True
     config: OverfittingProbe.Config
 
     def __init__(self, images: Images, training: Attack, pgd: Attack, **options: Any) -> None:

@@ -30,6 +30,7 @@ class Validation(Callback):
     """
 
     name = "validation"
+    measurable = True
 
     def __init__(
         self, images: Images, attack: Attack, every: int = 1, planned: Callable[[], Attack | None] | None = None
@@ -55,7 +56,9 @@ class Validation(Callback):
                 end.display.say_once("largest class", text)
             end.save_weights("best")
         other = self.planned() if self.planned else None
-        return {"clean": clean, "robust": robust} | ({"planned": measured(other)[1]} if other else {})
+        result = {"clean": clean, "robust": robust} | ({"planned": measured(other)[1]} if other else {})
+        end.validated(result)
+        return result
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best accuracy so far."""

@@ -81,7 +81,8 @@ def selector(name: str, **options: Any) -> SubsetSelector:
     config = tables.find("selector", name).Config(**table)
     attack = PGD(ThreatModel(epsilon=0.1), steps=1, step_size=0.1)
     found = tables.find("selector", name)
-    return SubsetSelector(found, config, images(SIZES), images(SIZES, seed=1), loss=SAT(), attack=attack, epochs=9)
+    made = SubsetSelector(found, config, validation=images(SIZES, seed=1))
+    return made.bind(images(SIZES), loss=SAT(), attack=attack, epochs=9)
 
 
 def chosen(made: SubsetSelector, epochs: range) -> list[Any]:
@@ -147,7 +148,7 @@ def test_what_cannot_be_kept_is_named_once(caplog: pytest.LogCaptureFixture):
 def test_cords_own_strategies_leave_nothing(name: str, options: dict[str, Any], caplog: pytest.LogCaptureFixture):
     made = selector(f"cords.selectionstrategies.SL:{name}", **options)
     chosen(made, range(2))
-    assert made.kept == {"attributes": {}, "lost": []}
+    assert made.strategy_state == {"attributes": {}, "lost": []}
     assert caplog.messages == []
 
 

@@ -19,7 +19,7 @@ def selector(size: int, fraction: float, seed: int = 0) -> SubsetSelector:
     images = ImageSet(torch.zeros((size, 1, 2, 2)), torch.arange(size) % 3, ("a", "b", "c"))
     config = RandomSubset.Config(fraction=fraction, fresh=True)
     attack = PGD(ThreatModel())
-    return SubsetSelector(RandomSubset, config, images, None, loss=SAT(), attack=attack, epochs=50, seed=seed)
+    return SubsetSelector(RandomSubset, config).bind(images, loss=SAT(), attack=attack, epochs=50, seed=seed)
 
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
