@@ -111,7 +111,7 @@ class SubsetSelector:
 
     Example:
         >>> selector = SubsetSelector(AdvGradMatchStrategy, AdvGradMatchStrategy.Config(fraction=0.3))
-        >>> selector.bind(train, loss=loss, attack=attack, epochs=10).subset(0, model).indices
+        >>> subset = selector.bind(train, loss=loss, attack=attack, epochs=10).subset(0, model)
     """
 
     train: Images
