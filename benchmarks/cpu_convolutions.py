@@ -4,10 +4,10 @@
     python benchmarks/cpu_convolutions.py cost     a training pass with and without what is done about them
 
 The search draws geometries (kernel, stride, padding, dilation, groups, channels, image and batch size, layout, float32
-or bfloat16, 1 to 3 dimensions, transposed too) and runs each in a child process: forward, then the gradients by the
-images, the weight and the bias. A child that dies is a result like any other. They are compared with convolutions
-written as sums of products in float64, and two repeats with each other, for which the C library fills the memory that
-it hands out with two different values (glibc only), so that what nobody has written is neither right nor repeatable.
+or bfloat16) and runs each in a child process: forward, then the gradients by the images, the weight and the bias. A
+child that dies is a result like any other. They are compared with convolutions written as sums of products in float64,
+and two repeats with each other, for which the C library fills the memory that it hands out with two different values
+(glibc only), so that what nobody has written is neither right nor repeatable.
 
 ``--operator robustcords`` runs the same geometries as networks run here, see `robustcords.engine.convolution`. With
 ``LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3`` glibc checks its blocks more closely.
@@ -58,24 +58,22 @@ class Geometry:
     inputs: int
     outputs: int
     groups: int
-    size: tuple[int, ...]
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
     channels_last: bool
     dtype: torch.dtype
 
     @property
     def kind(self) -> str:
         """What the table counts it as."""
-        name = "transposed" if self.transposed else f"{len(self.size)}-d"
         if max(self.kernel) == 1 < max(self.stride):
-            return f"{name}, 1x1 with a stride"
+            return "1x1 with a stride"
         if self.gaps:
-            return f"{name}, another stride larger than the kernel"
-        return f"{name}, taps in the padding alone" if self.dead else f"{name}, any other"
+            return "another stride larger than the kernel"
+        return "taps in the padding alone" if self.dead else "any other"
 
     @property
     def gaps(self) -> bool:
@@ -85,30 +83,23 @@ class Geometry:
     @property
     def dead(self) -> bool:
         """Whether some tap of the kernel meets nothing but padding."""
-        sides = self.strided(), self.strided(outputs=True), self.kernel, self.stride, self.padding, self.dilation
+        sides = self.size, self.out, self.kernel, self.stride, self.padding, self.dilation
         return any(
             not any(0 <= out * s - p + tap * d < into for out in range(outs))
             for into, outs, k, s, p, d in zip(*sides, strict=True)
             for tap in range(k)
         )
 
-    def strided(self, outputs: bool = False) -> tuple[int, ...]:
-        """Returns the size of what the strides run over, or of what they lead to."""
-        return self.size if outputs == self.transposed else self.out
-
     @property
     def out(self) -> tuple[int, ...]:
         """The size of the result, below 1 where there is none."""
         ways = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        if self.transposed:
-            return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in ways)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in ways)
 
     @property
     def products(self) -> float:
         """How many its forward takes."""
-        area = math.prod(self.size if self.transposed else self.out)
-        return self.images * area * math.prod(self.kernel) * self.inputs * self.outputs / self.groups
+        return self.images * math.prod(self.out) * math.prod(self.kernel) * self.inputs * self.outputs / self.groups
 
     def __str__(self) -> str:
         def text(values: tuple[int, ...]) -> str:
@@ -130,27 +121,25 @@ def drawn(source: random.Random) -> Geometry:
     """
     while True:
         theme = source.choice(("thin", "small", "gaps", "any"))
-        dimensions, groups = source.choice([1, 2, 2, 2, 2, 2, 2, 3]), source.choice([1, 1, 1, 1, 2, 4, 16])
-        alike = source.random() < 0.7
+        groups, alike = source.choice([1, 1, 1, 1, 2, 4, 16]), source.random() < 0.7
 
-        def each(values: Sequence[int], dimensions: int = dimensions, alike: bool = alike) -> tuple[int, ...]:
-            chosen = [source.choice(values) for _ in range(dimensions)]
-            return tuple([chosen[0]] * dimensions if alike else chosen)
+        def pair(values: Sequence[int], alike: bool = alike) -> tuple[int, int]:
+            first, second = source.choice(values), source.choice(values)
+            return first, first if alike else second
 
         inputs, outputs = (groups * source.choice([1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64]) for _ in range(2))
-        kernel = each({"thin": [1], "gaps": [2, 3]}.get(theme, [1, 2, 3, 3, 4, 5, 7]))
+        kernel = pair({"thin": [1], "gaps": [2, 3]}.get(theme, [1, 2, 3, 3, 4, 5, 7]))
         geometry = Geometry(
             1 if theme == "gaps" else source.choice([1, 2, 3, 5, 8, 18, 33]),
             inputs,
             outputs,
             groups,
-            each([1, 1, 2, 3, 4, 5, 7] if theme in {"small", "gaps"} else [1, 2, 3, 5, 8, 13, 16, 28, 32, 64, 128]),
+            pair([1, 1, 2, 3, 4, 5, 7] if theme in {"small", "gaps"} else [1, 2, 3, 5, 8, 13, 16, 28, 32, 64, 128]),
             kernel,
-            each({"thin": [2, 2, 3, 4], "gaps": [4, 5]}.get(theme, [1, 2, 2, 3, 4])),
-            each([0, 0, 0, 1] if theme in {"thin", "gaps"} else [0, kernel[0] // 2, 1, 2, 3]),
-            each([1] if theme == "gaps" else [1, 1, 1, 2, 3]),
-            source.random() < 0.2,
-            source.random() < 0.6 and dimensions > 1,
+            pair({"thin": [2, 2, 3, 4], "gaps": [4, 5]}.get(theme, [1, 2, 2, 3, 4])),
+            pair([0, 0, 0, 1] if theme in {"thin", "gaps"} else [0, kernel[0] // 2, 1, 2, 3]),
+            pair([1] if theme == "gaps" else [1, 1, 1, 2, 3]),
+            source.random() < 0.6,
             source.choice([torch.float32, torch.bfloat16]),
         )
         fits = max(inputs, outputs) <= 64 and min(geometry.out) >= 1 and max(geometry.out) <= 260
@@ -165,45 +154,36 @@ def reference(x: Tensor, weight: Tensor, g: Geometry) -> Tensor:
         windows = windows.unfold(axis + 2, d * (k - 1) + 1, s)[..., ::d]
     windows = windows.unflatten(1, (g.groups, -1))
     filters = weight.unflatten(0, (g.groups, -1))
-    places, taps = "xyz"[: len(g.size)], "ijk"[: len(g.size)]
-    return torch.einsum(f"bgc{places}{taps},gnc{taps}->bgn{places}", windows, filters).flatten(1, 2)
+    return torch.einsum("bgcxyij,gncij->bgnxy", windows, filters).flatten(1, 2)
 
 
 def expected(x: Tensor, weight: Tensor, bias: Tensor, weigh: Tensor, g: Geometry) -> list[Tensor]:
     """Returns the four results in float64 for ``sum(weigh * result)``."""
     x, weight, bias, weigh = (t.detach().double().contiguous().requires_grad_() for t in (x, weight, bias, weigh))
-    if not g.transposed:
-        result = reference(x, weight, g)
-    else:  # by definition the gradient of the convolution that goes the other way
-        there = torch.zeros(g.images, g.outputs, *g.out, dtype=torch.float64, requires_grad=True)
-        (result,) = torch.autograd.grad((reference(there, weight, g) * x).sum(), there, create_graph=True)
-    result = result + bias.view(-1, *[1] * len(g.size))
+    result = reference(x, weight, g) + bias.view(-1, 1, 1)
     return [result.detach(), *torch.autograd.grad((result * weigh.detach()).sum(), (x, weight, bias))]
 
 
 def computed(x: Tensor, weight: Tensor, bias: Tensor, weigh: Tensor, g: Geometry) -> list[Tensor]:
     """Returns the four results as torch's operator, or what stands in its place, computes them."""
     x, weight, bias = (tensor.detach().clone().requires_grad_() for tensor in (x, weight, bias))
-    name = f"conv_transpose{len(g.size)}d" if g.transposed else f"conv{len(g.size)}d"
     options: dict[str, Any] = {"stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": g.groups}
-    result = getattr(F, name)(x, weight, bias, **options)
+    result = F.conv2d(x, weight, bias, **options)
     return [result.detach(), *torch.autograd.grad((result * weigh).sum(), (x, weight, bias))]
 
 
 def tensors(g: Geometry, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns images, weight, bias and the gradient of the result, random, in the geometry's dtype and layout."""
     source = torch.Generator().manual_seed(seed)
-    first, second = (g.inputs, g.outputs) if g.transposed else (g.outputs, g.inputs)
     shapes = (
         (g.images, g.inputs, *g.size),
-        (first, second // g.groups, *g.kernel),
+        (g.outputs, g.inputs // g.groups, *g.kernel),
         (g.outputs,),
         (g.images, g.outputs, *g.out),
     )
-    layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(g.size)) if g.channels_last else None
     x, weight, bias, weigh = (torch.randn(shape, generator=source).to(g.dtype) for shape in shapes)
-    if layout:
-        x, weight, weigh = (tensor.contiguous(memory_format=layout) for tensor in (x, weight, weigh))
+    if g.channels_last:
+        x, weight, weigh = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight, weigh))
     return x, weight, bias, weigh
 
 

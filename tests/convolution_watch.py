@@ -32,18 +32,17 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.convolution.default:
-            x, weight, _, stride, padding, dilation, transposed, *_ = args
-            self.note(x, weight, stride, padding, dilation, transposed)
+            x, weight, _, stride, padding, dilation, *_ = args
+            self.note(x, weight, stride, padding, dilation)
         elif func is aten.convolution_backward.default:
-            gradient, x, weight, _, stride, padding, dilation, transposed, *_ = args
-            self.note(gradient if transposed else x, weight, stride, padding, dilation, False)
+            _, x, weight, _, stride, padding, dilation, *_ = args
+            self.note(x, weight, stride, padding, dilation)
         return func(*args, **(kwargs or {}))
 
-    def note(self, x: Tensor, weight: Tensor, *geometry: Any) -> None:
+    def note(self, x: Tensor, weight: Tensor, *sides: Any) -> None:
         """Keeps a geometry that is not as it should be."""
-        *sides, transposed = geometry
         self.seen += 1
-        if not transposed and any(map(faulty, x.shape[2:], weight.shape[2:], *sides)):
+        if any(map(faulty, x.shape[2:], weight.shape[2:], *sides)):
             self.unsound.append(f"{tuple(x.shape)} by {tuple(weight.shape)}, stride, padding, dilation {sides}")
 
 

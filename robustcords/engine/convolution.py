@@ -1,4 +1,4 @@
-"""Convolutions on a CPU, in forms that the library behind torch computes right.
+"""Two-dimensional convolutions on a CPU, in forms that the library behind torch computes right.
 
 It does not where the stride is larger than the kernel (1x1 with stride 2): with few input channels the gradient of the
 weight of channels_last images writes past a buffer (https://github.com/uxlfoundation/oneDNN/issues/6035), and with AMX
@@ -82,37 +82,34 @@ def _cut(size: int, kernel: int, stride: int, left: int, dilation: int, outputs:
 
 
 def plan(
-    size: tuple[int, ...],
-    kernel: tuple[int, ...],
+    size: tuple[int, int],
+    kernel: tuple[int, int],
     stride: int | tuple[int, ...],
     padding: int | str | tuple[int, ...],
     dilation: int | tuple[int, ...],
-    outputs: tuple[int, ...] | None = None,
 ) -> tuple[Cut, ...] | None:
     """Returns how each dimension of a convolution is computed; None where torch's operator is right, or refuses.
 
     Args:
-        size: of the image.
-        kernel: as many numbers.
+        size: height and width of the image.
+        kernel: height and width.
         stride: as torch takes it.
         padding: as torch takes it.
         dilation: as torch takes it.
-        outputs: the size of the result, where it is known.
     """
-    count = len(size)
-    strides, dilations = _each(stride, count), _each(dilation, count)
+    strides, dilations = _pair(stride), _pair(dilation)
     if not strides or not dilations or min(*size, *kernel, *strides, *dilations) < 1:
         return None
     reaches = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     if padding == "same":
         paddings = [((reach - 1) // 2, reach - 1 - (reach - 1) // 2) for reach in reaches]
     else:
-        paddings = [(pixels, pixels) for pixels in _each(0 if padding == "valid" else padding, count)]
+        paddings = [(pixels, pixels) for pixels in _pair(0 if padding == "valid" else padding)]
     if not paddings or min(map(min, paddings)) < 0:
         return None
     sides = zip(size, paddings, reaches, strides, strict=True)
-    places = tuple((pixels + sum(pads) - reach) // step + 1 for pixels, pads, reach, step in sides)
-    if min(places) < 1 or outputs not in {None, places}:
+    places = [(pixels + sum(pads) - reach) // step + 1 for pixels, pads, reach, step in sides]
+    if min(places) < 1:
         return None
     left = [pads[0] for pads in paddings]
     cuts, needed = zip(*map(_cut, size, kernel, strides, left, dilations, places), strict=True)
@@ -123,160 +120,83 @@ _remembered_plan = cache(plan)
 
 
 def _plan(*geometry: Any) -> tuple[Cut, ...] | None:
-    """Returns the `plan`; a compiler, which would warn of the cache, sees it made."""
+    """Returns the `plan`; without the cache under a compiler, which would warn of it."""
     return plan(*geometry) if torch.compiler.is_compiling() else _remembered_plan(*geometry)
 
 
-def _each(option: Any, count: int) -> tuple[int, ...]:
+def _pair(option: Any) -> tuple[int, ...]:
     """Returns an option as one number for each dimension; none where torch refuses it."""
     values = option if isinstance(option, tuple) else (option,)
-    values = values * count if len(values) == 1 else values
-    return values if len(values) == count and all(isinstance(value, int) for value in values) else ()
+    values = values * 2 if len(values) == 1 else values
+    return values if len(values) == 2 and all(isinstance(value, int) for value in values) else ()
 
 
 def _hashable(option: Any) -> Any:
     return tuple(option) if isinstance(option, list) else option
 
 
-def _ours(x: Any, weight: Any, count: int) -> bool:
-    """Returns whether a call is a convolution of real numbers on a CPU; anything else is torch's to judge."""
+def _applies(x: Any, weight: Any) -> bool:
+    """Returns whether a call is a convolution of real numbers on a CPU; torch handles anything else."""
     if has_torch_function_variadic(x, weight) or not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
         return False
-    sizes = weight.ndim == count + 2 and count + 1 <= x.ndim <= count + 2
-    return sizes and x.device.type == "cpu" and x.is_floating_point()
+    return weight.ndim == 4 and x.ndim in {3, 4} and x.device.type == "cpu" and x.is_floating_point()
 
 
-def _sizes(tensor: Tensor, count: int) -> tuple[int, ...]:
-    """Returns the last sizes of a tensor as numbers, which a compiler's symbols are not."""
-    return tuple(map(int, tensor.shape[-count:]))
+def _size(tensor: Tensor) -> tuple[int, ...]:
+    """Returns height and width as numbers, which a compiler's symbols are not."""
+    return tuple(map(int, tensor.shape[-2:]))
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:
-    """Returns the memory format that a tensor has."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
-    return last if last and tensor.is_contiguous(memory_format=last) else torch.contiguous_format
+    last = torch.channels_last
+    return last if tensor.ndim == 4 and tensor.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
-def _strides(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
-    return tuple(min(cut.stride, cut.reach) for cut in cuts)
+_torch_conv2d: Callable[..., Tensor] = torch.conv2d
 
 
-def _kept(weight: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
-    taps: list[Any] = [..., *(cut.kept for cut in cuts)]
-    return weight[tuple(taps)]
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Returns what `torch.conv2d` does, which it calls with a geometry that it computes right."""
+    cuts = None
+    if _applies(input, weight):
+        cuts = _plan(_size(input), _size(weight), *map(_hashable, (stride, padding, dilation)))
+    if cuts is None:
+        return _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    pads = [pixels for cut in reversed(cuts) for pixels in (cut.left, cut.right)]
+    x = F.pad(input, pads) if any(pads) else input
+    if any(cut.stride > cut.reach == 1 for cut in cuts):
+        # Means of one pixel are a strided slice, but their gradient keeps the layout, in a third of the time.
+        x = F.avg_pool2d(x, 1, tuple(cut.stride if cut.reach == 1 else 1 for cut in cuts))
+    for axis, cut in enumerate(cuts, start=-2):
+        if cut.stride > cut.reach > 1:
+            x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
+            # Else a dimension of one keeps a stride of no memory format, which torch's gradients believe.
+            x = x.clone(memory_format=_layout(input))
+    height, width = cuts
+    strides = tuple(min(cut.stride, cut.reach) for cut in cuts)
+    return _torch_conv2d(x, weight[..., height.kept, width.kept], bias, strides, 0, dilation, groups)
 
 
-def _convolution(name: str) -> Callable[..., Tensor]:
-    """Returns what stands in for a convolution of torch's."""
-    genuine: Callable[..., Tensor] = getattr(torch, name)
-    count = int(name[-2])
-
-    def convolution(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        cuts = None
-        if _ours(input, weight, count):
-            options = _hashable(stride), _hashable(padding), _hashable(dilation)
-            cuts = _plan(_sizes(input, count), _sizes(weight, count), *options)
-        if cuts is None:
-            return genuine(input, weight, bias, stride, padding, dilation, groups)
-        pads = [pixels for cut in reversed(cuts) for pixels in (cut.left, cut.right)]
-        x = F.pad(input, pads) if any(pads) else input
-        thin = count == 2 and any(cut.stride > cut.reach == 1 for cut in cuts)
-        if thin:
-            # Means of one pixel are a strided slice, but their gradient keeps the layout, in a third of the time.
-            x = F.avg_pool2d(x, 1, tuple(cut.stride if cut.reach == 1 else 1 for cut in cuts))
-        for axis, cut in enumerate(cuts, start=-count):
-            if cut.stride > cut.reach and not (thin and cut.reach == 1):
-                x = x.unfold(axis, cut.reach, cut.stride).movedim(-1, axis).flatten(axis - 1, axis)
-                # Else a dimension of one keeps a stride of no memory format, which torch's gradients believe.
-                x = x.clone(memory_format=_layout(input))
-        return genuine(x, _kept(weight, cuts), bias, _strides(cuts), 0, dilation, groups)
-
-    return _named(convolution, name)
-
-
-def _transposed(name: str) -> Callable[..., Tensor]:
-    """Returns what stands in for a transposed convolution of torch's: the other way through the same steps."""
-    genuine: Callable[..., Tensor] = getattr(torch, name)
-    count = int(name[-2])
-
-    def convolution(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Tensor:
-        cuts = None
-        if _ours(input, weight, count):
-            options = map(_hashable, (stride, padding, dilation, output_padding))
-            cuts = _transposed_plan(_sizes(input, count), _sizes(weight, count), *options)
-        if cuts is None:
-            return genuine(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        result = genuine(input, _kept(weight, cuts), None, _strides(cuts), 0, 0, groups, dilation)
-        for axis, cut in enumerate(cuts, start=-count):
-            if cut.stride > cut.reach:
-                places = result.unflatten(axis, (-1, cut.reach))
-                result = F.pad(places, _at(axis, 0, cut.stride - cut.reach)).flatten(axis - 1, axis)
-            result = F.pad(result, _at(axis, -cut.left, cut.size + cut.left - result.shape[axis]))
-        return result if bias is None else result + bias.to(result.dtype).view(-1, *[1] * count)
-
-    return _named(convolution, name)
-
-
-def _transposed_plan(
-    size: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any, extra: Any
-) -> tuple[Cut, ...] | None:
-    """Returns the `plan` of the convolution that leads from the result of a transposed one to its images."""
-    options = [_each(option, len(size)) for option in (stride, padding, dilation, extra)]
-    if not all(options):
-        return None
-    ways = zip(size, kernel, *options, strict=True)
-    result = tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in ways)
-    return _plan(result, kernel, *options[:3], size)
-
-
-def _at(axis: int, left: int, right: int) -> list[int]:
-    """Returns what `torch.nn.functional.pad` takes to pad one dimension, counted from the last."""
-    return [0, 0] * (-axis - 1) + [left, right]
-
-
-def _named(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-    """Gives a function the name that tracers write down for it."""
-    function.__name__ = function.__qualname__ = name
-    return function
-
-
-conv1d, conv2d, conv3d = map(_convolution, ("conv1d", "conv2d", "conv3d"))
-conv_transpose1d, conv_transpose2d, conv_transpose3d = map(
-    _transposed, ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-)
-
-_STAND_INS = {
-    function.__name__: (function, getattr(torch, function.__name__))
-    for function in (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d)
-}
 _LOCK = threading.Lock()
 _blocks = 0
 
 
 @contextmanager
 def sound_convolutions() -> Iterator[None]:
-    """Lets torch's layers, and whatever calls ``F.conv2d`` or ``torch.conv2d`` and their like, use the functions here.
+    """Lets torch's layers, and whatever calls ``F.conv2d`` or ``torch.conv2d``, use the `conv2d` of this module.
 
     As long as a block lasts this is so in the whole process, and it changes no result but by rounding. A name that
     somebody has given another meaning keeps that. What code has imported by ``from torch.nn.functional import conv2d``
-    is torch's own, and so are networks that have been scripted.
+    is torch's own, and so are networks that have been scripted, and convolutions of one or three dimensions and
+    transposed ones, which classifiers of images do not have.
     """
     _count_blocks(1)
     try:
@@ -286,14 +206,13 @@ def sound_convolutions() -> Iterator[None]:
 
 
 def _count_blocks(change: int) -> None:
-    """Puts the functions here in the place of torch's for the first block, and back after the last."""
+    """Replaces torch's function for the first block, and restores it after the last."""
     global _blocks
     with _LOCK:
         before, _blocks = _blocks, _blocks + change
         if bool(before) == bool(_blocks):
             return
-        for name, (ours, genuine) in _STAND_INS.items():
-            old, new = (genuine, ours) if _blocks else (ours, genuine)
-            for module in (torch, F):
-                if getattr(module, name) is old:
-                    setattr(module, name, new)
+        old, new = (_torch_conv2d, conv2d) if _blocks else (conv2d, _torch_conv2d)
+        for module in (torch, F):
+            if vars(module)["conv2d"] is old:
+                vars(module)["conv2d"] = new

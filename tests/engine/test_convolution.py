@@ -28,23 +28,22 @@ def test_the_taps_that_meet_a_pixel_are_those_that_trying_all_of_them_finds():
         assert found == sorted(live(size, kernel, stride, padding, dilation)), (size, kernel, stride, padding, dilation)
 
 
-def geometry(source: random.Random) -> tuple[str, Tensor, Tensor, Tensor, dict[str, Any]]:
-    """Returns a convolution's name and arguments: random ones, most of them small images."""
-    count, transposed, groups = source.choice([1, 2, 2, 3]), source.random() < 0.3, source.choice([1, 1, 2])
+def geometry(source: random.Random) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    """Returns a convolution's arguments: random ones, most of them small images."""
+    groups = source.choice([1, 1, 2])
 
-    def each(*values: int) -> tuple[int, ...]:
-        return tuple(source.choice(values) for _ in range(count))
+    def pair(*values: int) -> tuple[int, int]:
+        return source.choice(values), source.choice(values)
 
     inputs, outputs = groups * source.choice([1, 2, 3]), groups * source.choice([1, 2])
-    options: dict[str, Any] = {"stride": each(1, 2, 3), "padding": each(0, 1, 2, 4), "dilation": each(1, 1, 2)}
-    options |= {"groups": groups, **({"output_padding": each(0, 0, 1)} if transposed else {})}
-    if not transposed and source.random() < 0.2:
+    options: dict[str, Any] = {"stride": pair(1, 2, 3), "padding": pair(0, 1, 2, 4), "dilation": pair(1, 1, 2)}
+    options |= {"groups": groups}
+    if source.random() < 0.2:
         options |= {"padding": "same", "stride": 1}
-    kernel, numbers = each(1, 1, 2, 3, 5), torch.Generator().manual_seed(source.randrange(2**32))
-    first, second = (inputs, outputs) if transposed else (outputs, inputs)
-    shapes = (2, inputs, *each(1, 2, 3, 5, 8)), (first, second // groups, *kernel), (outputs,)
+    kernel, numbers = pair(1, 1, 2, 3, 5), torch.Generator().manual_seed(source.randrange(2**32))
+    shapes = (2, inputs, *pair(1, 2, 3, 5, 8)), (outputs, inputs // groups, *kernel), (outputs,)
     x, weight, bias = (torch.randn(shape, generator=numbers, dtype=torch.float64) for shape in shapes)
-    return f"conv{'_transpose' if transposed else ''}{count}d", x, weight, bias, options
+    return x, weight, bias, options
 
 
 def results(operator: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> list[Tensor]:
@@ -59,23 +58,23 @@ def results(operator: Callable[..., Tensor], *tensors: Tensor, **options: Any) -
 def test_results_and_gradients_are_those_of_torchs_operator_and_its_refusals_too():
     # In float64 torch has code of its own, which none of the faults is in.
     source, changed = random.Random(0), 0
-    for _ in range(300):
-        name, *tensors, options = geometry(source)
+    for _ in range(200):
+        *tensors, options = geometry(source)
         try:
-            expected = results(getattr(torch, name), *tensors, **options)
+            expected = results(torch.conv2d, *tensors, **options)
         except RuntimeError:
             with pytest.raises(RuntimeError):
-                results(getattr(convolution, name), *tensors, **options)
+                results(convolution.conv2d, *tensors, **options)
             continue
         with Watch() as watch:
-            found = results(getattr(convolution, name), *tensors, **options)
+            found = results(convolution.conv2d, *tensors, **options)
         assert not watch.unsound, options
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=f"{name} {options}")
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=str(options))
         with Watch() as watch:
-            results(getattr(torch, name), *tensors, **options)
+            results(torch.conv2d, *tensors, **options)
         changed += bool(watch.unsound)
-    assert changed > 100
+    assert changed > 80
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -119,31 +118,26 @@ def test_in_lower_precision_it_is_the_same_up_to_rounding(
         assert error < 16 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_dtype_that_torch_takes_is_taken(name: str, dtype: torch.dtype):
-    count = int(name[-2])
-    x, weight = torch.ones(2, 4, *[5] * count, dtype=dtype), torch.ones(4, 4, *[1] * count, dtype=dtype)
-    bias = torch.ones(4, dtype=dtype)
-    ours, theirs = (results(getattr(where, name), x, weight, bias, stride=2) for where in (convolution, torch))
+def test_every_dtype_that_torch_takes_is_taken(dtype: torch.dtype):
+    x, weight, bias = (torch.ones(shape, dtype=dtype) for shape in ((2, 4, 5, 5), (4, 4, 1, 1), (4,)))
+    ours, theirs = (results(operator, x, weight, bias, stride=2) for operator in (convolution.conv2d, torch.conv2d))
     assert [tensor.dtype for tensor in ours] == [dtype] * 4
     assert torch.equal(ours[0], theirs[0])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 @pytest.mark.parametrize(("size", "kernel"), [((3, 3), 3), ((3, 5), 3), ((6, 9), 2)])
 def test_one_image_whose_pixels_are_left_out_has_right_gradients(
-    name: str, size: tuple[int, int], kernel: int, dtype: torch.dtype, layout: torch.memory_format
+    size: tuple[int, int], kernel: int, dtype: torch.dtype, layout: torch.memory_format
 ):
     numbers = torch.Generator().manual_seed(0)
-    weight = (16, 16) if name == "conv_transpose2d" else (32, 8)  # 16 channels to 32, in two groups
-    shapes = (1, 16, *size), (*weight, kernel, kernel), (32,)
+    shapes = (1, 16, *size), (32, 8, kernel, kernel), (32,)  # 16 channels to 32, in two groups
     exact = [torch.randn(shape, generator=numbers).to(dtype).double() for shape in shapes]
     lower = [tensor.to(dtype, memory_format=layout) if tensor.ndim == 4 else tensor.to(dtype) for tensor in exact]
-    expected = results(getattr(torch, name), *exact, stride=4, groups=2)
-    found = results(getattr(convolution, name), *lower, stride=4, groups=2)
+    expected = results(torch.conv2d, *exact, stride=4, groups=2)
+    found = results(convolution.conv2d, *lower, stride=4, groups=2)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.double() - theirs).norm() < 16 * torch.finfo(dtype).eps * theirs.norm()
 
@@ -169,18 +163,15 @@ def test_folded_networks_are_run_without_the_geometries():
 
 
 def test_torch_and_the_model_are_afterwards_what_they_were():
-    model, theirs = (
-        nn.Sequential(nn.Conv2d(1, 4, 1, 2), nn.BatchNorm2d(4)),
-        (F.conv2d, torch.conv2d, F.conv_transpose2d),
-    )
-    assert theirs == (torch.conv2d, F.conv2d, torch.conv_transpose2d)
+    model, theirs = nn.Sequential(nn.Conv2d(1, 4, 1, 2), nn.BatchNorm2d(4)), F.conv2d
+    assert theirs is torch.conv2d
     before = list(model.state_dict())
     with sound_convolutions():
         with pytest.raises(KeyError), evaluation_mode(model):
             raise KeyError
         assert F.conv2d is torch.conv2d is convolution.conv2d
         copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
-    assert (F.conv2d, torch.conv2d, F.conv_transpose2d) == theirs
+    assert F.conv2d is torch.conv2d is theirs
     assert list(copied.state_dict()) == before
     assert copied(torch.rand(2, 1, 8, 8)).shape == (2, 4, 4, 4)
 
