@@ -34,7 +34,7 @@ from torchvision import transforms
 from robustcords.attacks.pgd import PGD
 from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.images import ImageSet
-from robustcords.engine.allocator import keep_freed_memory
+from robustcords.engine.allocator import ask_for_huge_pages, keep_freed_memory
 from robustcords.engine.inference import Inference
 from robustcords.losses.base import Loss
 from robustcords.losses.context import Moment
@@ -50,6 +50,8 @@ from robustcords.threats.linf import Linf
 from robustcords.training.config import TrainConfig
 from robustcords.training.loader import BatchLoader
 from robustcords.training.trainer import Trainer
+
+ask_for_huge_pages()  # as the command line does
 
 EPSILON, STEP, STEPS, BETA = 8 / 255, 2 / 255, 10, {"trades": 6.0, "mart": 5.0}
 SIZES = {"resnet18": (64, (2, 2, 2, 2)), "resnet8": (16, (1, 1, 1))}

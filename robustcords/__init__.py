@@ -8,7 +8,6 @@ What a program needs is here by name, and imported when it is first asked for:
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -129,10 +128,6 @@ if TYPE_CHECKING:
     from robustcords.training.callbacks.validation import Validation as Validation
     from robustcords.training.config import TrainConfig as TrainConfig
     from robustcords.training.trainer import Trainer as Trainer
-
-# Asks the kernel for huge pages for large tensors. torch reads this once, when it first allocates one; a user's own
-# setting stands. Where the kernel has none to give, nothing changes.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.2.0.dev0"
 

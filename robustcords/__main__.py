@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from robustcords.engine.allocator import ask_for_huge_pages
 from robustcords.runtime import signals, streams, threads
 
 
@@ -17,6 +18,7 @@ def start(target: Sequence[str] = ("-m", "robustcords")) -> None:
     signals.install()
     streams.outlive_readers()
     threads.sleep_while_waiting()
+    ask_for_huge_pages()
     # Behind everything that is installed: a recipe names modules of the current folder, however this was started.
     sys.path.append("")
     from robustcords.cli.app import main

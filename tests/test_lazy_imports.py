@@ -12,6 +12,12 @@ import pytest
 
 HEAVY = ["torch", "accelerate", "numpy"]
 DATA = ["torchvision", "datasets", "sklearn", "pyarrow", "pandas"]
+PACKAGE = """
+import os
+before = dict(os.environ)
+import robustcords
+assert dict(os.environ) == before
+"""
 NO_CORDS = """
 sys.modules["cords"] = None
 from robustcords.selection.solvers.greedy import TaylorGreedy
@@ -28,7 +34,7 @@ recipe.load("digits_trades", ["selector=false"])
 recipe.load("digits_mart", ["selector.name=random"])
 """
 STEPS = {
-    "the package": ("import robustcords", HEAVY),
+    "the package": (PACKAGE, HEAVY),
     "help": ("from robustcords.cli.app import main\nsys.argv = ['robustcords', 'run', '--help']\nmain()", HEAVY),
     "the reader of recipes": ("import robustcords.recipe", HEAVY),
     "shipped recipes": ("robustcords.recipe.shipped()", []),

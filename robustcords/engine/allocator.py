@@ -1,12 +1,21 @@
-"""Memory allocation that keeps freed pages for the next tensors."""
+"""Memory allocation: huge pages, and freed pages that are kept for the next tensors."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _KEPT, _LARGEST = 2**30, 2**28
+
+
+def ask_for_huge_pages() -> None:
+    """Asks the kernel for huge pages for large tensors; where it has none to give, nothing changes.
+
+    torch reads this once, when it first allocates a tensor. What the user's environment says of it stands.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def keep_freed_memory() -> None:
