@@ -39,18 +39,16 @@ TITLES = {
 def reference() -> str:
     """Returns the page of every public name, under a heading for each folder of the package."""
     lines = ["# Reference", "", "Every name here is imported from the root: `from robustcords import Trainer`."]
-    names = sorted(robustcords._PUBLIC.items(), key=lambda item: (_folder(item), item[0].lower()))
+    names = sorted(robustcords._MODULES.items(), key=lambda item: (_folder(item), item[0].lower()))
     for folder, group in itertools.groupby(names, key=_folder):
         lines += ["", f"## {TITLES[folder]}"]
-        for name, target in group:
-            module, _, attribute = target.partition(":")
-            lines += ["", f"::: robustcords.{module}.{attribute or name}"]
+        lines += [line for name, module in group for line in ("", f"::: {module}.{name}")]
     return "\n".join(lines)
 
 
 def _folder(item: tuple[str, str]) -> str:
     """Returns the folder, or the module, that a public name comes from."""
-    return re.split("[.:]", item[1])[0]
+    return item[1].split(".")[1]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -90,7 +90,7 @@ class Recipe(Table):
         return self
 
 
-def load(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = False) -> Recipe:
+def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = False) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
@@ -104,6 +104,10 @@ def load(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = Fa
     """
     files = layers.stack(source)
     return assemble([*files, *layers.overrides(overrides)], files[-1].origin, of_run=of_run)
+
+
+load = load_recipe
+"""Its name as `robustcords.recipe.load`."""
 
 
 def parse(values: dict[str, Any], origin: str = "recipe") -> Recipe:
