@@ -114,11 +114,12 @@ class Role:
 
     Attributes:
         of: ``"method"``: runs that differ in it are of two methods. ``"computation"``: how steps are computed, which up
-            to rounding makes no difference but to the time. ``"record"``: what is kept, and when.
+            to rounding makes no difference but to the time. ``"record"``: what is measured or kept, and when.
+            ``"repetition"``: what tells runs of one method apart, as seeds do.
         changeable: whether a run may be resumed with another value.
     """
 
-    of: Literal["method", "computation", "record"] = "method"
+    of: Literal["method", "computation", "record", "repetition"] = "method"
     changeable: bool = False
 
 

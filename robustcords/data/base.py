@@ -43,7 +43,7 @@ class DataConfig(ComponentConfig):
         cache: keep the decoded images between runs, see `robustcords.data.cache`.
     """
 
-    path: Annotated[str, Field(min_length=1)] | None = None
+    path: Annotated[Annotated[str, Field(min_length=1)] | None, Role("repetition", changeable=True)] = None
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     train_limit: Annotated[int, Field(ge=0)] = 0
     cache: Annotated[bool, Role("computation", changeable=True)] = True

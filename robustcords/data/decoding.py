@@ -56,7 +56,7 @@ class ImageConfig(DataConfig):
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     storage: Annotated[Storage, Role("computation", changeable=True)] = "auto"
-    workers: Annotated[int, Field(ge=0, le=256), Role("computation", changeable=True)] | None = None
+    workers: Annotated[Annotated[int, Field(ge=0, le=256)] | None, Role("computation", changeable=True)] = None
     skip_corrupt: bool = False
 
     @model_validator(mode="after")

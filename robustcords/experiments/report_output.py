@@ -13,8 +13,9 @@ from robustcords.errors import UserError, unwritable
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.results import SHORT_FORMS, Evaluation
 from robustcords.evaluation.sanity.checks import Sanity
-from robustcords.experiments.run import CHANGEABLE, changed_keys, plain, write_report
+from robustcords.experiments.run import changed_keys, plain, write_report
 from robustcords.recipe.recipe import Recipe, load
+from robustcords.recipe.roles import role_of
 from robustcords.report.run_report import Report
 from robustcords.report.run_tables import MARK, markdown
 from robustcords.report.runs import load_run
@@ -94,8 +95,9 @@ def check_addition(
     def refuse(why: str) -> None:
         raise UserError(f"--output {directory.report}: {why}; name another file")
 
-    changed = changed_keys(load(directory.recipe, of_run=True), recipe) - CHANGEABLE
-    if trained_otherwise := sorted(key for key in changed if not key.startswith("evaluation.")):
+    changed = changed_keys(load(directory.recipe, of_run=True), recipe)
+    kept = {key for key in changed if role_of(key).changeable or key.startswith("evaluation.")}
+    if trained_otherwise := sorted(changed - kept):
         refuse(f"the run has another recipe ({', '.join(trained_otherwise)})")
     report = load_run(directory.path).report
     reported, tables = report.recipe.tables.get("evaluation", {}), _tables(recipe, config)

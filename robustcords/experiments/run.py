@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from robustcords.config.schema import roles
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
@@ -23,6 +22,7 @@ from robustcords.experiments import build
 from robustcords.experiments.environment import environment
 from robustcords.experiments.proxy import ProxyTraining
 from robustcords.recipe.recipe import Recipe, dump, load
+from robustcords.recipe.roles import CHANGEABLE, role_of
 from robustcords.report.grouping import flat
 from robustcords.report.run_report import Report, summarise
 from robustcords.report.run_tables import markdown
@@ -37,23 +37,7 @@ from robustcords.storage import run_directory
 from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.callbacks.validation import Validation
-from robustcords.training.config import TrainConfig
 from robustcords.training.trainer import Trainer
-
-CHANGEABLE = frozenset(
-    {
-        "data.cache",
-        "data.path",
-        "data.storage",
-        "data.workers",
-        "logging.trackers",
-        *(f"train.{key}" for key, role in roles(TrainConfig).items() if role.changeable),
-    }
-)
-"""What a recipe may say otherwise than the run that is resumed with it, besides more epochs.
-
-Where the data lies, how steps are computed and when they are kept: what another machine may need, and no other run.
-"""
 
 
 @contextmanager
@@ -303,7 +287,7 @@ def differences(own: Recipe, recipe: Recipe) -> list[str]:
         changed -= {"train.epochs", "train.steps"}
     if recipe.train.precision == "auto":  # what that stands for is found out on the machine
         changed.discard("train.precision")
-    return sorted(changed - CHANGEABLE)
+    return sorted(key for key in changed if not role_of(key).changeable)
 
 
 def finished(path: Path, recipe: Recipe) -> bool:

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
-from robustcords.config.schema import ComponentConfig, Table, is_radius, nested
+from robustcords.config.schema import ComponentConfig, Role, Table, is_radius, nested
 from robustcords.errors import UserError, nearest
 from robustcords.recipe import compatibility, layers, messages, renamed_keys
 from robustcords.recipe.layers import Layer, Written, shipped
@@ -54,7 +54,7 @@ class Recipe(Table):
         logging: where figures go besides the run directory.
     """
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), Role("repetition")] = 0
     data: DataConfig
     augmentation: ComponentConfig
     model: ComponentConfig
@@ -67,8 +67,10 @@ class Recipe(Table):
     optimizer: ComponentConfig
     schedule: ComponentConfig
     train: TrainConfig
-    callbacks: dict[str, SerializeAsAny[ComponentConfig] | None] = Field(default_factory=dict)
-    evaluation: EvaluationConfig
+    callbacks: Annotated[dict[str, SerializeAsAny[ComponentConfig] | None], Role("record")] = Field(
+        default_factory=dict
+    )
+    evaluation: Annotated[EvaluationConfig, Role("record")]
     logging: LoggingConfig
 
     @model_validator(mode="after")

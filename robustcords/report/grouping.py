@@ -6,27 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from robustcords.config.schema import roles
+from robustcords.recipe.roles import role_of
 from robustcords.report.runs import Run
-from robustcords.training.config import TrainConfig
 
 Recipe = Mapping[str, Any]
 """Dotted key to value; a key that is not there is a table that is switched off."""
 
-_TRAIN = {f"train.{key}": role.of for key, role in roles(TrainConfig).items()}
-_NOT_THE_METHOD = (
-    "seed",
-    "data.cache",
-    "data.path",
-    "data.storage",
-    "data.workers",
-    "callbacks",
-    "train.overfitting",  # these two are what 0.1 called callbacks
-    "train.dynamics",
-    "evaluation",
-    "logging",
-    *(key for key, role in _TRAIN.items() if role != "method"),
-)
+_CALLBACKS_OF_0_1 = {"train.overfitting", "train.dynamics"}
 _ALWAYS_NAMED = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
 """Keys that a name includes wherever a method has another value than most."""
 _SIMILAR = 2.0
@@ -47,7 +33,7 @@ def method_of(run: Run) -> dict[str, Any]:
     recipe = {
         key: value
         for key, value in flat(run.recipe.tables)
-        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_THE_METHOD)
+        if role_of(key).of == "method" and key not in _CALLBACKS_OF_0_1
     }
     if "train.budget" in recipe:  # what it came to on some machine
         recipe.pop("train.steps", None)
@@ -70,7 +56,7 @@ def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
 
 
 def _computed(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in flat(run.recipe.tables) if _TRAIN.get(key) == "computation"}
+    return {key: value for key, value in flat(run.recipe.tables) if role_of(key).of == "computation"}
 
 
 def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], list[Run]]]:

@@ -148,4 +148,4 @@ class LoggingConfig(Table):
         trackers: experiment trackers to report to, in addition to metrics.jsonl; each needs its own package.
     """
 
-    trackers: list[Annotated[str, AfterValidator(_tracker)]] = Field(default_factory=list)
+    trackers: Annotated[list[Annotated[str, AfterValidator(_tracker)]], _RECORD] = Field(default_factory=list)

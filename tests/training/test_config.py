@@ -10,6 +10,7 @@ import pytest
 from robustcords.config.schema import Role, roles
 from robustcords.experiments.run import differences, plain
 from robustcords.recipe.recipe import load
+from robustcords.recipe.roles import role_of
 from robustcords.report.grouping import group, method_of
 from robustcords.report.runs import Run
 from robustcords.training.config import TrainConfig
@@ -74,6 +75,23 @@ def test_a_key_that_says_nothing_is_of_the_method_for_good():
         added: Any = None
 
     assert roles(Wider) == {**roles(TrainConfig), "added": Role("method", changeable=False)}
+
+
+@pytest.mark.parametrize(
+    ("key", "role"),
+    {
+        "data.path": Role("repetition", changeable=True),
+        "data.workers": Role("computation", changeable=True),
+        "data.train_limit": Role("method"),
+        "logging.trackers": Role("record", changeable=True),
+        "seed": Role("repetition"),
+        "evaluation.pgd.steps": Role("record"),
+        "train.averaging.kind": Role("method"),
+        "loss.beta": Role("method"),
+    }.items(),
+)
+def test_keys_of_every_table_have_a_role(key: str, role: Role):
+    assert role_of(key) == role
 
 
 @pytest.mark.parametrize("change", ["callbacks.dynamics=true", "callbacks.overfitting=false"])
