@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcords.attacks.pace import Objectives, Pace
 from robustcords.config import registry
-from robustcords.config.requirements import STEPS_BY_EXAMPLE
+from robustcords.config.requirements import STEPS_BY_EXAMPLE, words
 from robustcords.config.schema import Component, Stateful, format_radius, is_radius, rounded_radius
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
@@ -125,8 +125,7 @@ class Attack(Component, Stateful, ABC):
         """Has a search of its own stand for a base's `search_each` only where the class writes that too."""
         super().__init_subclass__(**options)
         if {"search", "__call__", "with_effort"} & vars(cls).keys() and "search_each" not in vars(cls):
-            words: Any = cls.provides
-            cls.provides = frozenset({words} if isinstance(words, str) else words) - {STEPS_BY_EXAMPLE}
+            cls.provides = words(cls.provides) - {STEPS_BY_EXAMPLE}
 
     def __call__(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns adversarial examples (B, C, H, W) of the dtype and device of ``x``.

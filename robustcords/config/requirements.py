@@ -5,6 +5,8 @@ A component from outside may use words of its own; they go together where both s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 STEPS_TO_VARY = "attack steps to vary"
 """A method attacks each example as hard as the run's effort plans."""
 
@@ -30,8 +32,17 @@ VALIDATION_IMAGES = "validation images"
 CUBE = "a bound for every pixel by itself"
 """The threat model is l-infinity's ball, or another that is a box."""
 
+L2_DISTANCES = "distances in l2"
+"""The threat model is l2's ball, so that the l2 length of a perturbation says whether it is allowed."""
+
 SECOND_DERIVATIVES = "derivatives of gradients"
 """A backward pass can be differentiated, which a compiled one cannot."""
+
+
+def words(declared: Iterable[str]) -> frozenset[str]:
+    """Returns what a class declares as ``requires`` or ``provides``, which may be one word alone."""
+    return frozenset({declared} if isinstance(declared, str) else declared)
+
 
 VIEWS = {"clean": CLEAN_VIEW, "adversarial": ADVERSARIAL_VIEW}
 """The name of a loss's view to what it requires."""

@@ -130,6 +130,7 @@ class EvaluationConfig(Table):
         for key, attack in self.chosen.items():
             if threat.epsilon == 0 and attack.options.wants_radii:
                 raise ValueError(f"no radius follows from threat.epsilon = 0; give {key}.epsilons, or {key} = false")
+            attack_class(attack.name).check_threat(attack.name, threat)
             changed[key] = attack.options.resolved(threat)
         return self.with_options(changed)
 

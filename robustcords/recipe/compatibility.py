@@ -19,6 +19,7 @@ from robustcords.config.requirements import (
     STEPS_TO_VARY,
     VALIDATION_IMAGES,
     VIEWS,
+    words,
 )
 
 _WHY = {
@@ -54,17 +55,12 @@ class Part:
     def requires(self) -> frozenset[str]:
         """What it cannot do without; of a loss, its views too."""
         views = getattr(self.found, "views", ()) if self.kind == "loss" else ()
-        return self._words("requires") | {VIEWS[view] for view in views if view in VIEWS}
+        return words(getattr(self.found, "requires", ())) | {VIEWS[view] for view in views if view in VIEWS}
 
     @property
     def provides(self) -> frozenset[str]:
         """What others may require."""
-        return self._words("provides")
-
-    def _words(self, name: str) -> frozenset[str]:
-        """Returns what an attribute of the class has, which may be one word alone."""
-        words = getattr(self.found, name, ())
-        return frozenset({words} if isinstance(words, str) else words)
+        return words(getattr(self.found, "provides", ()))
 
 
 def missing(parts: Sequence[Part], *, held_out: bool, compiled: bool) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from robustcords.config.schema import parse_radius
 from robustcords.errors import UserError
 from robustcords.evaluation.results import CLEAN, SHORT_FORMS
+from robustcords.recipe.tables import DEFAULTS
 from robustcords.report import grouping
 from robustcords.report.cautions import cautions
 from robustcords.report.intervals import Accuracy, Estimate, Spread, difference, ratio
@@ -264,7 +265,7 @@ def training_seconds(run: Run) -> float | None:
 def accuracies_of(run: Run) -> dict[Measure, Accuracy]:
     """Returns every accuracy that a run's report has."""
     found = {}
-    prefix = "" if run.recipe.threat.norm == "linf" else f"{run.recipe.threat.norm} "
+    prefix = "" if run.recipe.threat.norm == DEFAULTS["threat"]["norm"] else f"{run.recipe.threat.norm} "
     for which, entry in run.report.evaluation.items():
         for each in entry.measurements:
             if each.accuracy is not None:

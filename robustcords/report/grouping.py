@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from robustcords.config import registry
+from robustcords.methods.efforts.base import Effort
 from robustcords.recipe.roles import role_of
 from robustcords.report.runs import Run
 
@@ -102,9 +104,15 @@ def subset_name(selector: str, fraction: float) -> str:
     return f"{selector} {fraction * 100:g} %" if fraction < 1 else selector
 
 
+def effort_of(name: str) -> type[Effort]:
+    """Returns the class of a run's effort; `Effort` for one of outside, which a report does not import."""
+    return registry.find("effort", name) if name in registry.names("effort") else Effort
+
+
 def effort_name(name: str) -> str:
     """Returns what a method's effort is called after its loss and subset; nothing where all is attacked alike."""
-    return {"uniform": "", "bullet": "Bullet"}.get(name, name)
+    title = effort_of(name).title
+    return name if title is None else title
 
 
 def has(recipe: Recipe, table: str) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table
 from robustcords.config.schema import parse_duration
 from robustcords.evaluation import majority
 from robustcords.evaluation.results import CLEAN, Evaluation
-from robustcords.report.grouping import effort_name, subset_name
+from robustcords.report.grouping import effort_name, flat, subset_name
 from robustcords.report.markdown import in_markdown, on_terminal, plain
 from robustcords.report.run_report import Environment, RecipeTables, Report, Train, Training
 from robustcords.runtime.progress import duration, verbatim
@@ -179,22 +179,13 @@ def _recipe(recipe: RecipeTables) -> list[str]:
         f"threat: {threat.norm}, radius {threat.epsilon}",
         *(f"{kind}: {_component(tables[kind])}" for kind in ("attack", "loss")),
         f"selector: {_component(tables['selector'])}" if recipe.selector else "selector: none, full data",
-        _effort(tables["effort"]),
-        *(f"{kind}: {_component(tables[kind])}" for kind in ("optimizer", "schedule")),
+        *(f"{kind}: {_component(tables[kind])}" for kind in ("effort", "optimizer", "schedule")),
         f"{train.length}, batches of {train.batch_size}, precision {train.precision}, seed {recipe.seed}",
     ]
 
 
-def _effort(table: Mapping[str, Any]) -> str:
-    if table["name"] == "uniform":
-        return "Bullet: none, the same attack for every image"
-    if table["name"] != "bullet":
-        return f"effort: {_component(table)}"
-    return f"Bullet: attack steps {', '.join(f'{kind} {steps}' for kind, steps in table['steps'].items())}"
-
-
 def _component(table: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key} {value}" for key, value in table.items() if key != "name")
+    options = ", ".join(f"{key} {value}" for key, value in flat(table) if key != "name")
     return f"{table['name']} ({options})" if options else str(table["name"])
 
 

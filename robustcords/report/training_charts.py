@@ -13,6 +13,7 @@ import numpy.typing as npt
 from robustcords.report import chart
 from robustcords.report.chart import COLORS, DASHES, PATTERNS, SYMBOLS, Chart, Section, Style, style
 from robustcords.report.comparison import Comparison, Method
+from robustcords.report.grouping import effort_of
 from robustcords.report.run_report import Row
 from robustcords.report.runs import Run
 
@@ -46,7 +47,7 @@ def dynamics(comparison: Comparison) -> Section:
             traces.append(chart.trace(look, x, y, kind) | {"mode": "lines+markers" if len(x) <= 20 else "lines"})
         caption = {
             "dynamics": "by a PGD attack on fixed training images after the epoch",
-            "counts": "as Bullet-Train sorted each batch while it trained on it, by confidence and not by an attack",
+            "counts": effort_of(method.runs[0].recipe.effort.name).legend,
         }[source]
         layout = chart.layout("epoch", "images (%)")
         layout["yaxis"] |= {"range": [0, 100]}

@@ -12,6 +12,7 @@ from pydantic import ModelWrapValidatorHandler, field_validator, model_validator
 from torch import Tensor
 
 from robustcords.config import registry
+from robustcords.config.requirements import L2_DISTANCES, words
 from robustcords.config.schema import Radius, Table, rounded_radius
 from robustcords.errors import UserError
 from robustcords.rng import Noise
@@ -40,7 +41,7 @@ class ThreatModel(Table, ABC):
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
         largest: the largest radius or step that means anything, whatever the size of images.
         autoattack_norm: what AutoAttack calls the norm; None where it has no such attacks.
-        provides: what methods may require, in the words of `robustcords.config.requirements`.
+        provides: what methods and evaluation attacks may require, in the words of `robustcords.config.requirements`.
 
     Raises:
         UserError: there is no such norm.
@@ -61,10 +62,12 @@ class ThreatModel(Table, ABC):
         return super().__new__(cls._of(values.get("norm", "linf")) if cls is ThreatModel else cls)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Has a ball of its own attacked by AutoAttack only where the class says what AutoAttack calls it."""
+        """Lets a class with a ball of its own inherit nothing that is said of its base's ball."""
         super().__init_subclass__(**options)
-        if "project" in vars(cls) and "autoattack_norm" not in vars(cls):
-            cls.autoattack_norm = None
+        if "project" in vars(cls):
+            cls.autoattack_norm = vars(cls).get("autoattack_norm")
+            if "provides" not in vars(cls):
+                cls.provides = words(cls.provides) - {L2_DISTANCES}
 
     @classmethod
     def _of(cls, norm: object) -> type[Self]:

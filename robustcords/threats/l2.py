@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustcords.config.requirements import L2_DISTANCES
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
@@ -24,6 +25,7 @@ class L2(ThreatModel):
 
     norm: str = "l2"
     autoattack_norm: ClassVar[str | None] = "L2"
+    provides: ClassVar[frozenset[str]] = frozenset({L2_DISTANCES})
 
     @classmethod
     def radius_name(cls) -> str:

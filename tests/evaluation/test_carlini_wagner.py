@@ -130,5 +130,5 @@ def test_it_is_for_l2_alone():
             return super().project(x_adv, x)
 
     for threat in (ThreatModel(), ThreatModel(norm="l1"), Half(epsilon=0.5)):
-        with pytest.raises(UserError, match=r'^evaluation: the attack "cw" finds l2 distances, which say nothing of'):
+        with pytest.raises(UserError, match=r'^evaluation: the attack "cw" requires distances in l2, which'):
             measured(threat=threat)

@@ -64,7 +64,7 @@ def test_markdown_tells_what_was_trained_and_how_well_it_did(report: Report):
         "# mart on cifar10, resnet18, adv-glister 30 %, Bullet",
         "- loss: mart (beta 5.0)",
         "- selector: adv-glister (fraction 0.3, select_every 20)",
-        "- Bullet: attack steps outlier 0, robust 2, boundary 10",
+        "- effort: bullet (steps.outlier 0, steps.robust 2, steps.boundary 10)",
         "- threat: linf, radius 8/255",
         "- 2 epochs, batches of 128, precision bf16, seed 7",
         "| PGD-50-10 | 8/255 | 1000 | 51.23 | 0.00 |",
@@ -82,7 +82,7 @@ def test_markdown_of_full_data_training_without_bullet(content: dict[str, Any]):
     text = markdown(Report.model_validate(content))
     assert text.startswith(f"{MARK}\n\n# mart on cifar10, resnet18\n")
     assert "- selector: none, full data" in text
-    assert "- Bullet: none" in text
+    assert "- effort: uniform\n" in text
     assert "in 3:20.\n" in text
 
 

@@ -88,7 +88,7 @@ def test_what_does_not_go_together_is_one_line(command, options: dict[str, objec
 @pytest.mark.parametrize(
     ("attacks", "said"),
     [
-        ('[{name = "cw"}]', '[evaluation] the attack "cw" finds l2 distances, which say nothing of threat.norm = '),
+        ('[{name = "cw"}]', '[evaluation] the attack "cw" requires distances in l2, which threat.norm = '),
         ('[{name = "pgd", epsilons = [2.5]}]', "epsilons = [2.5]: an l0 radius is a whole number of pixels"),
     ],
 )

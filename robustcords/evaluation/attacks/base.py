@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from robustcords.config.requirements import words
 from robustcords.config.schema import Radius, Table, format_radius, is_radius
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, modes_kept, without_parameter_gradients
@@ -100,8 +101,12 @@ class EvaluationAttack:
         name: as a recipe names it; left out, ``"module:Class"``.
         options: the fields of ``Config``.
 
+    Attributes:
+        requires: what the threat model has to provide, in the words of `robustcords.config.requirements`.
+
     Raises:
         UserError: the class writes neither `attack_batch` nor `run`, or has no radii and writes no `run`.
+        ValueError: the threat model does not provide what it requires.
 
     Example:
         >>> class Noise255(EvaluationAttack):
@@ -113,14 +118,28 @@ class EvaluationAttack:
     """
 
     Config: ClassVar[type[EvaluationAttackConfig]] = EvaluationAttackConfig
+    requires: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, threat: ThreatModel, *, title: str = "", name: str = "", **options: Any) -> None:
+        self.name = name or contracts.title(self)
+        self.check_threat(self.name, threat)
         self.config: Any = self.Config(**options).resolved(threat)
         self.threat = threat
-        self.name = name or contracts.title(self)
         self.given_title = title
         self.number = 1
         self._check_written()
+
+    @classmethod
+    def check_threat(cls, name: str, threat: ThreatModel) -> None:
+        """Checks that a threat model provides what the attack requires.
+
+        Raises:
+            ValueError: it does not.
+        """
+        for word in sorted(words(cls.requires) - words(threat.provides)):
+            raise ValueError(
+                f'the attack "{name}" requires {word}, which threat.norm = {threat.norm!r} does not provide'
+            )
 
     def _check_written(self) -> None:
         """Checks that there is something to measure.

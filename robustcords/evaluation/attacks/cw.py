@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustcords.config.requirements import L2_DISTANCES
 from robustcords.config.schema import format_radius
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, without_parameter_gradients
@@ -17,7 +18,6 @@ from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAtta
 from robustcords.evaluation.evaluator import BATCH, Evaluator
 from robustcords.evaluation.results import Measurement
 from robustcords.losses.objective import margin_of
-from robustcords.threats.base import ThreatModel
 
 _INSIDE = 1 - 1e-6  # how far towards 0 and 1 tanh is taken, whose inverse is infinite there
 _BETTER = 0.9999  # the loss falls, where it is below this times what it was a tenth of the steps ago
@@ -44,16 +44,6 @@ class CarliniWagnerEvaluation(EvaluationAttackConfig):
     epsilons: Radii | None = None
     limit: Annotated[int, Field(ge=0)] = 0
 
-    def resolved(self, threat: ThreatModel) -> Self:
-        """Returns the options with the radius of the threat model where none is given.
-
-        Raises:
-            ValueError: the threat model is not the l2 ball.
-        """
-        if threat.autoattack_norm != "L2":
-            raise ValueError(f'the attack "cw" finds l2 distances, which say nothing of threat.norm = {threat.norm!r}')
-        return super().resolved(threat)
-
 
 class CarliniWagner(EvaluationAttack):
     """The nearest adversarial image in l2, by Adam and a search for the constant (Carlini and Wagner 2017).
@@ -69,6 +59,7 @@ class CarliniWagner(EvaluationAttack):
     """
 
     Config: ClassVar[type[EvaluationAttackConfig]] = CarliniWagnerEvaluation
+    requires: ClassVar[frozenset[str]] = frozenset({L2_DISTANCES})
     config: CarliniWagnerEvaluation
 
     @property

@@ -76,12 +76,16 @@ class Effort(Component, Stateful, ABC):
         requires: attack steps to vary, and hard labels, where a subclass says nothing else.
         provides: one radius in all epochs. One whose plans have an ``epsilon`` says ``provides = frozenset()``.
         observes: whether `observe` is wanted, which costs a forward pass of the examples that were attacked.
+        title: what a report calls a method with it, after its loss and subset: ``""`` for nothing, None for its name.
+        legend: how a report describes the kinds that it counts.
     """
 
     Config: ClassVar[type[EffortConfig]] = EffortConfig
     requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, HARD_LABELS})
     provides: ClassVar[frozenset[str]] = frozenset({ONE_RADIUS})
     observes: ClassVar[bool] = False
+    title: ClassVar[str | None] = None
+    legend: ClassVar[str] = "as the effort sorted each batch while it trained on it"
 
     @abstractmethod
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:

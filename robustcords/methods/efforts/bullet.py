@@ -86,6 +86,10 @@ class Bullet(Effort):
         scale: Annotated[float, Field(gt=0, le=1)] = 0.8
 
     observes: ClassVar[bool] = True
+    title: ClassVar[str | None] = "Bullet"
+    legend: ClassVar[str] = (
+        "as Bullet-Train sorted each batch while it trained on it, by confidence and not by an attack"
+    )
     config: Bullet.Config
 
     def __init__(self, **options: Any) -> None:

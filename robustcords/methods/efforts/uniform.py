@@ -23,6 +23,7 @@ class Uniform(Effort):
         name: str = "uniform"
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    title: ClassVar[str | None] = ""
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the same for all."""
