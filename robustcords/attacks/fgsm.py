@@ -57,5 +57,5 @@ class FGSM(SingleStepAttack):
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""
-        x_adv = self.threat.uniform_start(x, noise) if self.config.random_start == "uniform" else x
+        x_adv = self.threat.random_start(self.config.random_start, x, noise)
         return self.threat.ascend(x_adv, first_gradient(model, objective, x_adv), self.reach)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -99,8 +98,5 @@ class PGD(GradientAttack):
 
     def _start(self, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the point (B, C, H, W) that the first gradient is taken at."""
-        where = objective.start if self.config.random_start == "auto" else self.config.random_start
-        if where == "none":
-            return x
-        start: Callable[[Tensor, Noise], Tensor] = getattr(self.threat, f"{where}_start")
-        return start(x, noise)
+        kind = objective.start if self.config.random_start == "auto" else self.config.random_start
+        return self.threat.random_start(kind, x, noise)

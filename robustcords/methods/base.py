@@ -155,9 +155,13 @@ class Method(Component, Stateful, ABC):
             batch: this process's share of a global batch.
         """
 
-    def parts(self) -> dict[str, Any]:
-        """Returns everything of it with a state of its own, by its name in a checkpoint."""
-        return {"method": self, "effort": self.effort, "attack": self.attack}
+    def parts(self, name: str = "method") -> dict[str, Any]:
+        """Returns everything of it with a state of its own, by its name in a checkpoint.
+
+        Args:
+            name: that of the method itself.
+        """
+        return {name: self, "effort": self.effort, "attack": self.attack}
 
     def prepare(self, train: Images, device: torch.device) -> None:
         """Receives, before training, what is trained on, and where; passes it to the attack."""

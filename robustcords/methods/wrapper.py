@@ -66,10 +66,9 @@ class Wrapper(Method):
         """Tells the inner method what is trained on, and where."""
         self.inner.prepare(train, device)
 
-    def parts(self) -> dict[str, Any]:
-        """Returns the wrapper, and under ``"method.inner"`` and so on the methods inside."""
-        inner = {name.replace("method", "method.inner", 1): part for name, part in self.inner.parts().items()}
-        return {"method": self, **inner}
+    def parts(self, name: str = "method") -> dict[str, Any]:
+        """Returns the wrapper, and the inner method's parts with that method as ``"method.inner"``."""
+        return {name: self, **self.inner.parts(f"{name}.inner")}
 
 
 class StepAround(Step):

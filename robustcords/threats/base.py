@@ -173,6 +173,20 @@ class ThreatModel(Table, ABC):
         """Returns (B, C, H, W) points drawn from all of the ball around ``x``, inside [0, 1]."""
         raise NotImplementedError
 
+    def random_start(self, kind: str, x: Tensor, noise: Noise) -> Tensor:
+        """Returns the point (B, C, H, W) that an attack starts from.
+
+        Args:
+            kind: ``"uniform"``, ``"gaussian"`` or ``"signs"``, as `robustcords.losses.objective.Objective` has it;
+                ``"none"`` for ``x`` itself.
+            x: (B, C, H, W) in [0, 1].
+            noise: keyed by example.
+        """
+        if kind == "none":
+            return x
+        starts = {"uniform": self.uniform_start, "gaussian": self.gaussian_start, "signs": self.signs_start}
+        return starts[kind](x, noise)
+
     def gaussian_start(self, x: Tensor, noise: Noise, deviation: float = 0.001) -> Tensor:
         """Returns ``x + deviation * N(0, 1)``, projected: the start of TRADES (Zhang et al. 2019) and MART."""
         return self.project(x + deviation * noise.normal(x.shape[1:]).to(x.dtype), x)
