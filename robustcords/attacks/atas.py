@@ -10,12 +10,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from robustcords.attacks.base import first_gradient
+from robustcords.attacks.base import first_gradient, usual_step
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.perturbations import Kept, Perturbations
 from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.requirements import GEOMETRY, ONE_RADIUS
-from robustcords.config.schema import Radius, format_radius, rounded_radius
+from robustcords.config.schema import Radius, filled_in, format_radius, with_defaults
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
 from robustcords.engine.contracts import title
@@ -82,13 +82,8 @@ class ATAS(SingleStepAttack):
     @classmethod
     def resolved(cls, config: ATAS.Config, threat: ThreatModel) -> ATAS.Config:
         """Returns the options with step sizes."""
-        follows = {"step_size": 2.0, "smallest_step": 0.5, "largest_step": 1.75}
-        sizes = {
-            key: min(rounded_radius(radii * threat.epsilon), threat.largest)
-            for key, radii in follows.items()
-            if getattr(config, key) is None
-        }
-        return config.model_copy(update=sizes)
+        radii = {"step_size": 2.0, "smallest_step": 0.5, "largest_step": 1.75}
+        return with_defaults(config, **{key: usual_step(threat, 1, value) for key, value in radii.items()})
 
     def prepare(self, train: Images, device: torch.device) -> None:
         """Makes room for the perturbations of all training images.
@@ -153,6 +148,5 @@ class ATAS(SingleStepAttack):
     def _step(self, squared: Tensor) -> Tensor:
         """Returns step sizes (B, 1, 1, 1) for running squares of gradients' lengths (B,)."""
         config = self.config
-        assert config.step_size is not None  # `resolved` has seen to it
-        size = config.step_size / (1 + squared.sqrt() / config.scale)
+        size = filled_in(config.step_size) / (1 + squared.sqrt() / config.scale)
         return size.clamp(config.smallest_step, config.largest_step).view(-1, 1, 1, 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from robustcords.attacks.base import first_gradient, usual_step
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.single_step import SingleStepAttack
-from robustcords.config.schema import Radius
+from robustcords.config.schema import Radius, filled_in, with_defaults
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
@@ -44,16 +44,13 @@ class FGSM(SingleStepAttack):
     @classmethod
     def resolved(cls, config: FGSM.Config, threat: ThreatModel) -> FGSM.Config:
         """Returns the options with a step size."""
-        if config.step_size is not None:
-            return config
-        reach = 1.25 if config.random_start == "uniform" else 1.0
-        return config.model_copy(update={"step_size": usual_step(threat, 1, reach)})
+        radii = 1.25 if config.random_start == "uniform" else 1.0
+        return with_defaults(config, step_size=usual_step(threat, 1, radii))
 
     @property
     def reach(self) -> float:
         """The step size."""
-        assert self.config.step_size is not None  # `resolved` has seen to it
-        return self.config.step_size
+        return filled_in(self.config.step_size)
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""

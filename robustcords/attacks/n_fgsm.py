@@ -10,7 +10,7 @@ from torch import Tensor
 from robustcords.attacks.base import first_gradient, usual_step
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.single_step import SingleStepAttack
-from robustcords.config.schema import Radius
+from robustcords.config.schema import Radius, filled_in, with_defaults
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
@@ -50,15 +50,12 @@ class NFGSM(SingleStepAttack):
     @classmethod
     def resolved(cls, config: NFGSM.Config, threat: ThreatModel) -> NFGSM.Config:
         """Returns the options with a step size."""
-        if config.step_size is not None:
-            return config
-        return config.model_copy(update={"step_size": usual_step(threat, 1, 1.0)})
+        return with_defaults(config, step_size=usual_step(threat, 1, 1.0))
 
     @property
     def reach(self) -> float:
         """The step size; the noise goes farther."""
-        assert self.config.step_size is not None  # `resolved` has seen to it
-        return self.config.step_size
+        return filled_in(self.config.step_size)
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""

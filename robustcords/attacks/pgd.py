@@ -11,7 +11,7 @@ from robustcords.attacks.base import first_gradient, input_gradient, logits_and_
 from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
 from robustcords.attacks.pace import Objectives, Pace, Remaining
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
-from robustcords.config.schema import Radius
+from robustcords.config.schema import Radius, filled_in, with_defaults
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
@@ -50,15 +50,12 @@ class PGD(GradientAttack):
     @classmethod
     def resolved(cls, config: PGD.Config, threat: ThreatModel) -> PGD.Config:
         """Returns the options with a step size."""
-        if config.step_size is not None:
-            return config
-        return config.model_copy(update={"step_size": usual_step(threat, config.steps)})
+        return with_defaults(config, step_size=usual_step(threat, config.steps))
 
     @property
     def step_size(self) -> float:
         """Length of a step in the threat's norm, in pixel space."""
-        assert self.config.step_size is not None  # `resolved` has seen to it
-        return self.config.step_size
+        return filled_in(self.config.step_size)
 
     @property
     def reach(self) -> float:

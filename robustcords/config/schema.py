@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -108,6 +108,10 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
+_Options = TypeVar("_Options", bound=Table)
+_Value = TypeVar("_Value")
+
+
 @dataclass(frozen=True)
 class Role:
     """What another value of a key means, as metadata of its field: ``Annotated[bool, Role("computation")]``.
@@ -132,6 +136,18 @@ class Names:
     """
 
     kind: str
+
+
+def with_defaults(config: _Options, **defaults: Any) -> _Options:
+    """Returns a table with the keys filled in that are left out, which are None."""
+    missing = {key: value for key, value in defaults.items() if getattr(config, key) is None}
+    return config.model_copy(update=missing) if missing else config
+
+
+def filled_in(value: _Value | None) -> _Value:
+    """Returns an option that `Component.resolved` has filled in where it was left out."""
+    assert value is not None
+    return value
 
 
 def nested(table: type[Table]) -> dict[str, str]:

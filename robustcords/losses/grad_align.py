@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.config.requirements import CUBE, SECOND_DERIVATIVES
+from robustcords.config.schema import filled_in
 from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss, LossConfig
@@ -71,8 +72,7 @@ class GradAlign(Loss):
         noisy = context.threat.uniform_start(x, context.noise)
         at_image = input_gradients(model, x, y, differentiable=self.config.both)
         misaligned = misalignment(at_image, input_gradients(model, noisy, y))
-        lam = self.resolved(self.config, context.threat).lam
-        assert lam is not None  # `resolved` has seen to it
+        lam = filled_in(self.resolved(self.config, context.threat).lam)
         return self.cross_entropy(model(views["adversarial"]), y) + lam * misaligned
 
 

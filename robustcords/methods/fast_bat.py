@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from robustcords.attacks.base import CleanLogits, input_gradient
 from robustcords.config.requirements import ADVERSARIAL_VIEW, CUBE, SECOND_DERIVATIVES
+from robustcords.config.schema import filled_in, with_defaults
 from robustcords.engine.modes import evaluation_mode, without_parameter_gradients
 from robustcords.losses.check import objective
 from robustcords.methods.base import Batch, Method, MethodConfig, Step, StepReport
@@ -77,9 +78,7 @@ class FastBAT(Method):
     @classmethod
     def resolved(cls, config: FastBAT.Config, threat: ThreatModel) -> FastBAT.Config:
         """Returns the options with a step size."""
-        if config.step_size is not None:
-            return config
-        return config.model_copy(update={"step_size": (5000 if threat.epsilon <= 8 / 255 + 1e-9 else 2000) / 255})
+        return with_defaults(config, step_size=(5000 if threat.epsilon <= 8 / 255 + 1e-9 else 2000) / 255)
 
     def step(self, step: Step, batch: Batch) -> StepReport:
         """Attacks the batch, and takes one step along both terms of the gradient."""
@@ -98,8 +97,7 @@ class FastBAT(Method):
 
     def attacked(self, step: Step, batch: Batch) -> Attacked:
         """Returns what the two steps find."""
-        threat, model, size = self.attack.threat, step.inference, self.config.step_size
-        assert size is not None  # `resolved` has seen to it
+        threat, model, size = self.attack.threat, step.inference, filled_in(self.config.step_size)
         wanted = objective(self.loss.at(step.moment), batch.y, CleanLogits(model, batch.x))
         with step.attacking(), evaluation_mode(model), without_parameter_gradients(model):
             x = threat.uniform_start(batch.x, batch.noise)

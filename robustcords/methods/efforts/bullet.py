@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.base import Attack, usual_step
-from robustcords.config.schema import Radius, Table
+from robustcords.config.schema import Radius, Table, with_defaults
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
 from robustcords.rng import Noise
@@ -99,9 +99,10 @@ class Bullet(Effort):
     @classmethod
     def resolved(cls, config: Bullet.Config, threat: ThreatModel) -> Bullet.Config:
         """Returns the options with the step sizes that follow from the radius where they are left out."""
+        if None not in dict(config.step_size).values():
+            return config
         follows = {kind: _step(kind, getattr(config.steps, kind), threat) for kind in KINDS}
-        given = {kind: size for kind, size in dict(config.step_size).items() if size is not None}
-        return config.model_copy(update={"step_size": BulletStepSizes(**follows | given)})
+        return config.model_copy(update={"step_size": with_defaults(config.step_size, **follows)})
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns each example's kind, and the steps and step size of its kind."""
