@@ -62,12 +62,15 @@ def _centred(splits: Splits, source: DataSource) -> Splits:
 
 
 def _problem(images: Any) -> str | None:
-    """Returns what is wrong with a set, or None."""
+    """Numbers a set from 0; returns what is wrong with it, or None."""
     if not isinstance(images, Images):
         return f"type is {kind_of(images)}, expected an Images"
     if not hasattr(images, "labels"):
         return "labels are not set"
     try:
+        if problem := _problem_of_labels(images):
+            return problem
+        images.numbers = torch.arange(len(images))  # what the checks below go by
         return next(_problems(images), None)
     except UserError:
         raise
@@ -86,18 +89,22 @@ def _problem_of_training(images: Images) -> str | None:
     return None
 
 
-def _problems(images: Images) -> Iterator[str]:
-    """Yields what is wrong with a set. What comes later may fail for what comes first."""
-    labels = images.labels
+def _problem_of_labels(images: Images) -> str | None:
+    """Returns why labels are not those of a set, or None."""
+    labels: Any = images.labels
     if not isinstance(labels, Tensor):
-        yield f"labels are {kind_of(labels)}, expected a tensor"
+        return f"labels are {kind_of(labels)}, expected a tensor"
     if labels.dtype != torch.int64 or labels.shape != (len(images),) or labels.device.type != "cpu":
         given = f"{labels.dtype} of shape {tuple(labels.shape)} on {labels.device}"
-        yield f"labels are {given}, expected torch.int64 of shape ({len(images)},) on cpu"
-    images.numbers = torch.arange(len(images))  # what the checks below go by
+        return f"labels are {given}, expected torch.int64 of shape ({len(images)},) on cpu"
+    return None
+
+
+def _problems(images: Images) -> Iterator[str]:
+    """Yields what is wrong with a numbered set. What comes later may fail for what comes first."""
     if not len(images):
         return
-    classes, shape = images.classes, images.shape
+    labels, classes, shape = images.labels, images.classes, images.shape
     if not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
         yield f"classes are {_short(classes)}, expected a tuple of names"
     if labels.min() < 0 or labels.max() >= len(classes):

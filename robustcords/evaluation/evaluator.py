@@ -192,7 +192,7 @@ class Evaluator:
         )
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: ledger.Work) -> tuple[Tensor, list[str]]:
-        """Returns what `chunks.run` does, with a ledger of its own for these settings.
+        """Returns what `ledger.run` does, with a ledger of its own for these settings.
 
         Args:
             name: of the measurement, for the ledger and for progress.
@@ -280,7 +280,11 @@ def refuse_uncontained(attack: Attack) -> None:
 def classified(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Returns (B,) bool, which images (B, C, H, W) the model gives their labels (B,)."""
     with torch.no_grad():
-        logits = full_precision(model(x))
+        return correct(full_precision(model(x)), y)
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns (B,) bool, which logits (B, classes) are highest at their labels (B,); none that are not numbers are."""
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from robustcords.config.schema import format_radius
 from robustcords.engine.modes import evaluation_mode
+from robustcords.engine.precision import full_precision
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
-from robustcords.evaluation.evaluator import BATCH, Evaluator
+from robustcords.evaluation.evaluator import BATCH, Evaluator, correct
 from robustcords.evaluation.results import Measurement
 from robustcords.models.base import ImageSize
 from robustcords.rng import derive
@@ -166,17 +167,7 @@ def run(
         (B,) int64, how many of `variant`'s attacks each example withstood before it broke (0 also for misclassified
         ones); and pyautoattack's warnings, each once.
     """
-    withstood = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    messages: list[str] = []
-    with evaluation_mode(model), _untouched(model, x.device), _caught(messages):
-        alive, classes = _correct(model, x, y)
-        chosen = variant(version, norm, classes, _size(x))
-        attacker = _attacker(model, norm, epsilon, version, seed, x.device)
-        for targeted in (attacker.apgd_targeted, attacker.fab):  # under l1 APGD aims at five by itself
-            targeted.n_target_classes = min(targeted.n_target_classes, chosen.targets)
-        for attack in chosen.attacks:
-            alive = _survivors(attacker, attack, x, y, alive)
-            withstood[alive] += 1
+    withstood, chosen, messages = _withstood(model, x, y, norm, epsilon, version, seed)
     return withstood, _tidy(messages, chosen)
 
 
@@ -193,16 +184,8 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
         epsilon: radius in pixel space, greater than 0.
         seed: in [0, 2**63).
     """
-    withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with evaluation_mode(model), _untouched(model, x.device), _caught([]):
-        alive, classes = _correct(model, x, y)
-        chosen = variant("standard", norm, classes, _size(x))
-        attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
-        attacker.apgd_targeted.n_target_classes = min(attacker.apgd_targeted.n_target_classes, chosen.targets)
-        for attack in chosen.attacks:
-            alive = _survivors(attacker, attack, x, y, alive) if attack.startswith("apgd") else alive
-        withstood[alive] = True
-    return withstood
+    withstood, chosen, _ = _withstood(model, x, y, norm, epsilon, "standard", seed, only="apgd")
+    return withstood == len(chosen.attacks)
 
 
 def square_fits(norm: str, image_size: ImageSize) -> bool:
@@ -238,13 +221,44 @@ def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float,
         queries: forward passes for each example, at least 1.
         seed: in [0, 2**63).
     """
-    withstood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with evaluation_mode(model), _untouched(model, x.device), _caught([]):
-        alive, _ = _correct(model, x, y)
-        attacker = _attacker(model, norm, epsilon, "standard", seed, x.device)
-        attacker.square.n_queries = queries
-        withstood[_survivors(attacker, "square", x, y, alive)] = True
-    return withstood
+    withstood, _, _ = _withstood(model, x, y, norm, epsilon, "standard", seed, only="square", queries=queries)
+    return withstood > 0
+
+
+def _withstood(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    epsilon: float,
+    version: str,
+    seed: int,
+    *,
+    only: str = "",
+    queries: int | None = None,
+) -> tuple[Tensor, Variant, list[str]]:
+    """Does what `run` says, with those attacks whose names begin with ``only``, and so many ``queries`` of Square.
+
+    Returns:
+        (B,) int64, how many of the attacks each example withstood before it broke; which attacks these were; and
+        pyautoattack's warnings.
+    """
+    withstood = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    messages: list[str] = []
+    with evaluation_mode(model), _untouched(model, x.device), _caught(messages):
+        with torch.no_grad():
+            logits = full_precision(model(x))
+        chosen = variant(version, norm, logits.shape[1], _size(x))
+        chosen = replace(chosen, attacks=tuple(name for name in chosen.attacks if name.startswith(only)))
+        attacker = _attacker(model, norm, epsilon, version, seed, x.device)
+        for targeted in (attacker.apgd_targeted, attacker.fab):  # under l1 APGD aims at five by itself
+            targeted.n_target_classes = min(targeted.n_target_classes, chosen.targets)
+        attacker.square.n_queries = queries or attacker.square.n_queries
+        alive = correct(logits, y).nonzero().flatten()
+        for attack in chosen.attacks:
+            alive = _survivors(attacker, attack, x, y, alive)
+            withstood[alive] += 1
+    return withstood, chosen, messages
 
 
 def _survivors(attacker: Any, attack: str, x: Tensor, y: Tensor, alive: Tensor) -> Tensor:
@@ -284,14 +298,6 @@ def _attacker(model: nn.Module, norm: str, epsilon: float, version: str, seed: i
 class _Float32(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         return logits.float()
-
-
-def _correct(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
-    """Returns the rows that are classified correctly, and the number of classes."""
-    with torch.no_grad():
-        logits = model(x)
-    correct = (logits.argmax(1) == y) & ~logits.isnan().any(1)
-    return correct.nonzero().flatten(), logits.shape[1]
 
 
 @contextmanager

@@ -52,8 +52,9 @@ class PGDEvaluation(EvaluationAttackConfig):
 
     def at(self, radii: Sequence[float], threat: ThreatModel) -> Self:
         """Returns the options with these radii; a step size that followed from others follows from them."""
-        own = self.model_copy(update={"step_size": None})
-        return super(PGDEvaluation, own if own.resolved(threat).step_size == self.step_size else self).at(radii, threat)
+        followed = self.model_copy(update={"step_size": None}).resolved(threat).step_size == self.step_size
+        step_size = None if followed else self.step_size
+        return type(self)(**{**dict(self), "step_size": step_size, "epsilons": list(radii)})
 
     @property
     def falls_short(self) -> str | None:
