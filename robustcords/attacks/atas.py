@@ -15,7 +15,7 @@ from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.perturbations import Kept, Perturbations
 from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.requirements import GEOMETRY, ONE_RADIUS
-from robustcords.config.schema import Radius, filled_in, format_radius, with_defaults
+from robustcords.config.schema import Positive, Radius, filled_in, format_radius, with_defaults
 from robustcords.data.augmentations.geometry import Geometry
 from robustcords.data.images import Images
 from robustcords.engine.contracts import title
@@ -58,7 +58,7 @@ class ATAS(SingleStepAttack):
 
         name: str = "atas"
         step_size: Radius | None = None
-        scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.28
+        scale: Positive = 1.28
         smallest_step: Radius | None = None
         largest_step: Radius | None = None
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.5

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.base import first_gradient, usual_step
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.single_step import SingleStepAttack
-from robustcords.config.schema import Radius, filled_in, with_defaults
+from robustcords.config.schema import Positive, Radius, filled_in, with_defaults
 from robustcords.engine.modes import Model
 from robustcords.losses.objective import Objective
 from robustcords.rng import Noise
@@ -37,7 +36,7 @@ class NFGSM(SingleStepAttack):
         """
 
         name: str = "n_fgsm"
-        noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+        noise: Positive = 2.0
         step_size: Radius | None = None
 
     contained: ClassVar[bool] = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h)")
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -64,6 +64,38 @@ Radius = Annotated[
     Field(ge=0, allow_inf_nan=False),
 ]
 """A radius or step in pixel space, where 1 is the whole range: a number >= 0, or a fraction such as ``"8/255"``."""
+
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number >= 0."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number > 0."""
+
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A share of something, in (0, 1]."""
+
+
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError("must rise")
+    return values
+
+
+Milestones = Annotated[tuple[Share, ...], Field(strict=False), AfterValidator(_rising)]
+"""Shares of a run, rising, each in (0, 1]."""
+
+
+def milestones_passed(milestones: Sequence[float], epoch: float, epochs: float) -> int:
+    """Returns how many milestones an epoch begins at or after.
+
+    Args:
+        milestones: see `Milestones`.
+        epoch: epochs that have passed.
+        epochs: of the whole run.
+    """
+    # 0.55 * 100 is a little more than 55; a milestone must not miss its epoch for that.
+    return sum(epoch >= milestone * epochs - 1e-9 for milestone in milestones)
 
 
 def is_radius(annotation: Any, metadata: Sequence[Any] = ()) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.config.requirements import CUBE, SECOND_DERIVATIVES
-from robustcords.config.schema import filled_in
+from robustcords.config.schema import NotNegative, filled_in
 from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss, LossConfig
@@ -40,7 +39,7 @@ class GradAlign(Loss):
         """
 
         name: str = "grad_align"
-        lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+        lam: NotNegative | None = None
         both: bool = False
 
     config: GradAlign.Config

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustcords.config.schema import NotNegative
 from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
 from robustcords.losses.objective import Objective
@@ -39,7 +38,7 @@ class MART(Loss):
         """
 
         name: str = "mart"
-        beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+        beta: NotNegative = 5.0
 
     config: MART.Config
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustcords.config.schema import NotNegative
 from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
 from robustcords.losses.context import Moment
@@ -42,7 +43,7 @@ class NuAT(Loss):
         """
 
         name: str = "nuat"
-        lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
+        lam: NotNegative = 4.0
         ramp: Annotated[float, Field(ge=0, le=1)] = 1.0
         alternate: bool = False
 

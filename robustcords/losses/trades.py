@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustcords.config.schema import NotNegative
 from robustcords.engine.precision import full_precision
 from robustcords.losses.base import Loss, LossConfig
 from robustcords.losses.objective import Objective
@@ -41,7 +40,7 @@ class TRADES(Loss):
         """
 
         name: str = "trades"
-        beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
+        beta: NotNegative = 6.0
 
     config: TRADES.Config
     anchored = True

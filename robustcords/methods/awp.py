@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from robustcords.config.schema import NotNegative
 from robustcords.methods.base import Batch, Step
 from robustcords.methods.wrapper import StepAround, Wrapper, WrapperConfig
 
@@ -40,7 +41,7 @@ class AWP(Wrapper):
         """
 
         name: str = "awp"
-        gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.005
+        gamma: NotNegative = 0.005
         warmup: Annotated[int, Field(ge=0)] = 0
 
     config: AWP.Config

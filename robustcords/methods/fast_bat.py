@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
 from robustcords.attacks.base import CleanLogits, input_gradient
 from robustcords.config.requirements import ADVERSARIAL_VIEW, CUBE, SECOND_DERIVATIVES
-from robustcords.config.schema import filled_in, with_defaults
+from robustcords.config.schema import Positive, filled_in, with_defaults
 from robustcords.engine.modes import evaluation_mode, without_parameter_gradients
 from robustcords.losses.check import objective
 from robustcords.methods.base import Batch, Method, MethodConfig, Step, StepReport
@@ -64,8 +63,8 @@ class FastBAT(Method):
         """
 
         name: str = "fast_bat"
-        step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-        lam: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+        step_size: Positive | None = None
+        lam: Positive = 10.0
 
     config: FastBAT.Config
     provides: ClassVar[frozenset[str]] = frozenset({ADVERSARIAL_VIEW})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from robustcords.attacks.base import Attack
-from robustcords.config.schema import ComponentConfig, Stateful
+from robustcords.config.schema import ComponentConfig, Share, Stateful
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
@@ -50,7 +50,7 @@ class StrategyConfig(ComponentConfig):
         proxy: another model to select by, in place of the one that is trained; left out, the latter.
     """
 
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    fraction: Share = 0.3
     select_every: Annotated[int, Field(ge=1)] = 20
     granularity: Granularity = "per_class"
     warm_start: Annotated[float, Field(ge=0, lt=1)] = 0.0

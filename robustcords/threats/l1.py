@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from robustcords.config.schema import Radius
+from robustcords.config.schema import Radius, Share
 from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel, moved
 
@@ -36,7 +35,7 @@ class L1(ThreatModel):
 
     norm: str = "l1"
     epsilon: Radius = 12.0
-    step_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    step_share: Share = 0.01
     autoattack_norm: ClassVar[str | None] = "L1"
 
     @classmethod

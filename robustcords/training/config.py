@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from robustcords.config.schema import Duration, Role, Table
+from robustcords.config.schema import Duration, Positive, Role, Table
 from robustcords.errors import nearest
 
 EPOCHS = 100
@@ -110,7 +110,7 @@ class TrainConfig(Table):
     keep_checkpoints: Annotated[int, Field(ge=1), _RECORD] = 2
     time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
     sync_batchnorm: bool = False
-    clip_gradient: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, BeforeValidator(_off)] = None
+    clip_gradient: Annotated[Positive | None, BeforeValidator(_off)] = None
     averaging: Annotated[AveragingConfig | None, BeforeValidator(_off)] = None
 
     @model_validator(mode="before")

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from robustcords.config.schema import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig, NotNegative
 from robustcords.engine import contracts
 from robustcords.errors import UserError
 from robustcords.models.base import name_of
@@ -23,7 +23,6 @@ OPTIMIZERS = {
 }
 
 Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 holds it, as the weights do
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

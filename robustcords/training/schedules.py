@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from robustcords.config.schema import Component, ComponentConfig
+from robustcords.config.schema import Component, ComponentConfig, Milestones, NotNegative, Share, milestones_passed
 
 SCHEDULES = {
     "constant": "robustcords.training.schedules:Constant",
@@ -20,9 +20,6 @@ SCHEDULES = {
     "one-cycle": "robustcords.training.schedules:OneCycle",
     "step": "robustcords.training.schedules:Step",
 }
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class ScheduleConfig(ComponentConfig):
@@ -104,23 +101,15 @@ class Step(Schedule):
         """
 
         name: str = "step"
-        milestones: Annotated[tuple[Share, ...], Field(strict=False)] = (0.75, 0.9)
+        milestones: Milestones = (0.75, 0.9)
         gamma: Share = 0.1
-
-        @model_validator(mode="after")
-        def _rising(self) -> Self:
-            if list(self.milestones) != sorted(set(self.milestones)):
-                raise ValueError(f"milestones must rise, and {list(self.milestones)} do not")
-            return self
 
     config: Step.Config
 
     def shape(self, epoch: float, epochs: float) -> float:
         """Returns gamma to the power of the milestones passed."""
-        # 0.55 * 100 is a little more than 55; a milestone must not miss its epoch for that.
         begun = math.floor(epoch) if float(epochs).is_integer() else epoch
-        passed = sum(begun >= milestone * epochs - 1e-9 for milestone in self.config.milestones)
-        return self.config.gamma**passed
+        return self.config.gamma ** milestones_passed(self.config.milestones, begun, epochs)
 
 
 class Cosine(Schedule):

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.base import Attack, usual_step
-from robustcords.config.schema import Radius, Table, with_defaults
+from robustcords.config.schema import Radius, Share, Table, with_defaults
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
 from robustcords.rng import Noise
@@ -83,7 +83,7 @@ class Bullet(Effort):
         steps: BulletSteps = BulletSteps()
         step_size: BulletStepSizes = BulletStepSizes()
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-        scale: Annotated[float, Field(gt=0, le=1)] = 0.8
+        scale: Share = 0.8
 
     observes: ClassVar[bool] = True
     title: ClassVar[str | None] = "Bullet"

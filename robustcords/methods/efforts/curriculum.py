@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import STEPS_BY_EXAMPLE, STEPS_TO_VARY, VALIDATION_IMAGES
+from robustcords.config.schema import Share
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
 from robustcords.rng import Noise
@@ -47,7 +48,7 @@ class Curriculum(Effort):
         name: str = "curriculum"
         most: Annotated[int, Field(ge=1, le=1000)] = 7
         patience: Annotated[int, Field(ge=1)] = 10
-        enough: Annotated[float, Field(gt=0, le=1)] = 0.95
+        enough: Share = 0.95
         spread: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
 
     config: Curriculum.Config

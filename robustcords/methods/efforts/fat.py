@@ -11,11 +11,10 @@ from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import STEPS_BY_EXAMPLE, STEPS_TO_VARY
+from robustcords.config.schema import Milestones, milestones_passed
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
 from robustcords.rng import Noise
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class FAT(Effort):
@@ -41,12 +40,10 @@ class FAT(Effort):
 
         name: str = "fat"
         tau: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = (0, 1, 2)
-        milestones: Annotated[tuple[Share, ...], Field(strict=False)] = (50 / 120, 90 / 120)
+        milestones: Milestones = (50 / 120, 90 / 120)
 
         @model_validator(mode="after")
         def _one_more(self) -> Self:
-            if list(self.milestones) != sorted(set(self.milestones)):
-                raise ValueError(f"milestones must rise, and {list(self.milestones)} do not")
             if len(self.tau) != len(self.milestones) + 1:
                 raise ValueError(
                     f"{len(self.tau)} of tau for {len(self.milestones)} milestones; it takes one more than those"
@@ -59,7 +56,6 @@ class FAT(Effort):
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the attack's own steps for all examples, and the patience of this epoch."""
         del clean, generator
-        # 0.55 * 100 is a little more than 55; a milestone must not miss its epoch for that.
-        passed = sum(moment.passed >= share * moment.epochs - 1e-9 for share in self.config.milestones)
+        passed = milestones_passed(self.config.milestones, moment.passed, moment.epochs)
         patience = torch.full((len(y),), self.config.tau[passed])
         return Plan(torch.full((len(y),), attack.passes), patience=patience)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import STEPS_TO_VARY
+from robustcords.config.schema import Share
 from robustcords.errors import UserError
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Plan
@@ -42,7 +43,7 @@ class Ramp(Effort):
 
         name: str = "ramp"
         start: Annotated[float, Field(ge=0, le=1)] = 0.0
-        until: Annotated[float, Field(gt=0, le=1)] = 1.0
+        until: Share = 1.0
         steps: Annotated[int, Field(ge=1)] | None = None
 
     config: Ramp.Config

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from robustcords.config.requirements import VALIDATION_IMAGES
+from robustcords.config.schema import NotNegative
 from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
@@ -43,7 +44,7 @@ class GLISTER(CordsStrategy):
 
         name: str = "glister"
         granularity: Granularity = "full"
-        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+        eta: NotNegative = 0.05
         greedy: Method = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = False

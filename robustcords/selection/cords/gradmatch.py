@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from robustcords.config.schema import NotNegative
 from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GradMatchStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
@@ -38,7 +39,7 @@ class GradMatch(CordsStrategy):
 
         name: str = "gradmatch"
         granularity: Granularity = "per_gradient"
-        lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+        lam: NotNegative = 0.5
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-100
 
     strategy = GradMatchStrategy

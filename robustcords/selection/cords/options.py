@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, create_model, model_validator
 from pydantic.errors import PydanticUserError
 
 from robustcords.config.requirements import VALIDATION_IMAGES
+from robustcords.config.schema import NotNegative
 from robustcords.errors import UserError
 from robustcords.selection.base import Granularity, StrategyConfig
 from robustcords.selection.cords._cords import GLISTERStrategy
@@ -21,13 +22,12 @@ from robustcords.selection.gradient_based_config import AttackConfig
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.solvers.greedy import Method
 
-_Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Functions = Literal["facility-location", "graph-cut", "sum-redundancy", "saturated-coverage"]
 
 _KNOWN: dict[str, tuple[Any, Any]] = {
-    "eta": (_Positive, 0.05),
-    "lam": (_Positive, 0.5),
-    "eps": (_Positive, 1e-100),
+    "eta": (NotNegative, 0.05),
+    "lam": (NotNegative, 0.5),
+    "eps": (NotNegative, 1e-100),
     "r": (Annotated[int, Field(ge=1)], 15),
     "linear_layer": (bool, True),
     "greedy": (Method, "Stochastic"),

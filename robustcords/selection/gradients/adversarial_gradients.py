@@ -118,6 +118,11 @@ class AdversarialGradients(AdversarialScores):
     def val_grads_per_elem(self, value: Tensor | None) -> None:
         self._written_out["validation"] = value
 
+    @property
+    def _classifier(self) -> nn.Module:
+        """The model, without what CORDS asks of one."""
+        return self.model.model if isinstance(self.model, CordsModel) else self.model
+
     def _pass(
         self,
         loader: Any,
@@ -126,10 +131,9 @@ class AdversarialGradients(AdversarialScores):
         batches: list[list[int]] | None = None,
         on_batch: OnBatch | None = None,
     ) -> LastLayerGradients:
-        model = self.model.model if isinstance(self.model, CordsModel) else self.model
-        LastLayer(model, self.num_classes).check_trained(bias_alone=not self.linear_layer)
+        LastLayer(self._classifier, self.num_classes).check_trained(bias_alone=not self.linear_layer)
         gradients = adversarial_pass(
-            model,
+            self._classifier,
             images_of(loader),
             batches_of(loader) if batches is None else batches,
             loss,

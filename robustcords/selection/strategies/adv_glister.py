@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from robustcords.config.requirements import VALIDATION_IMAGES
+from robustcords.config.schema import NotNegative
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.selection.base import SelectionContext
@@ -52,7 +53,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """
 
         name: str = "adv-glister"
-        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["lr"] = "lr"
+        eta: NotNegative | Literal["lr"] = "lr"
         greedy: Method = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = True

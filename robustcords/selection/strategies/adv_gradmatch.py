@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustcords.config.schema import NotNegative
 from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.cords._cords import GradMatchStrategy
@@ -44,7 +45,7 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         """
 
         name: str = "adv-gradmatch"
-        lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+        lam: NotNegative = 0.5
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-10
         valid: bool = False
         linear_layer: bool = True

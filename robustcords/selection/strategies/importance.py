@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from robustcords.config.schema import Share
 from robustcords.data.split import apportion
 from robustcords.rng import generator
 from robustcords.selection.base import PlainStrategy, SelectionContext, SelectionReport
@@ -33,7 +33,7 @@ class ImportanceConfig(AttackConfig):
 
     name: str = "importance"
     score: Literal["gradient", "loss"] = "gradient"
-    uniform: Annotated[float, Field(gt=0, le=1)] = 0.1
+    uniform: Share = 0.1
 
 
 class ImportanceSampling(PlainStrategy):

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustcords.config.requirements import VALIDATION_IMAGES
+from robustcords.config.schema import NotNegative
 from robustcords.data.split import apportion
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
@@ -19,7 +20,7 @@ from robustcords.losses.objective import Objective
 from robustcords.losses.sat import SAT
 from robustcords.losses.trades import kl_divergence
 from robustcords.models.base import name_of
-from robustcords.models.last_layer import CordsModel, LastLayer
+from robustcords.models.last_layer import LastLayer
 from robustcords.rng import generator
 from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext, SelectionReport
@@ -57,7 +58,7 @@ class RCSStrategy(AdversarialStrategy):
 
         name: str = "rcs"
         select_every: Annotated[int, Field(ge=1)] = 10
-        eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["lr"] = "lr"
+        eta: NotNegative | Literal["lr"] = "lr"
         window: Annotated[int, Field(ge=1)] = 100
 
     requires = frozenset({VALIDATION_IMAGES})
@@ -141,8 +142,7 @@ class RCSStrategy(AdversarialStrategy):
     @contextmanager
     def _movable_layer(self) -> Iterator[Callable[[Tensor], None]]:
         """Is a block in which the last layer moves against steps (C, 1 + E), and after which it is what it was."""
-        model = self.model.model if isinstance(self.model, CordsModel) else self.model
-        layer = LastLayer(model, self.num_classes)
+        layer = LastLayer(self._classifier, self.num_classes)
         parameters = [layer.head.weight, *([layer.head.bias] if layer.head.bias is not None else [])]
         before = [parameter.detach().clone() for parameter in parameters]
 
