@@ -158,6 +158,19 @@ def test_callbacks_that_are_not_measurable_are_called_in_training_alone(clock: C
     assert recorder.epochs == [(row["epoch"], row is made.history[-1]) for row in made.history]
 
 
+def test_the_first_passes_of_a_compiled_model_are_not_measured(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    class First(Recorder):
+        measurable = True
+
+        def after_epoch(self, end: EpochEnd) -> None:
+            clock.now += 1 if self.epochs else 100
+            super().after_epoch(end)
+
+    made = trainer(callbacks=[First()])
+    made.settings = made.settings.model_copy(update={"compile": True})
+    assert measuring.measure(made, 0.0, lambda _: 40.0).callbacks == {"first": 1.0}
+
+
 def test_a_subset_from_a_file_trains_within_a_budget(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
     file = tmp_path / "subset.npz"
