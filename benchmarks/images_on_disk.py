@@ -48,14 +48,25 @@ CLASSES = 20
 PROCESS = psutil.Process()
 
 
-def make(folder: Path, count: int, size: int) -> int:
-    """Writes so many JPEGs, and a test image of each class, where they are missing; returns their bytes."""
+def make(folder: Path, count: int, size: int, distinct: int) -> int:
+    """Writes so many JPEGs, and a test image of each class, where they are missing; returns their bytes.
+
+    Those after so many distinct ones are further names of the same files: as many to list and decode, and little to
+    write.
+    """
     source = np.random.default_rng(0)
+    first: list[Path] = []
     for number in range(count + CLASSES):
         split, name = ("train" if number < count else "test"), f"class_{number % CLASSES:02d}"
         file = folder / split / name / f"{number:07d}.jpg"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if number < distinct:
+            first.append(file)
+        if file.exists():
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if number >= distinct:
+            file.hardlink_to(first[number % distinct])
+        else:
             coarse = Image.fromarray(source.integers(0, 256, (12, 16, 3), dtype=np.uint8))
             smooth = np.asarray(coarse.resize((size * 4 // 3, size), Image.Resampling.BICUBIC), dtype=np.float32)
             noisy = smooth + source.normal(0, 6, smooth.shape)
@@ -163,6 +174,7 @@ def waiting(options: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--distinct", type=int, default=1000, help="images; the others are links to them")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--side", type=int, default=160, help="of the images that a network is trained on")
     parser.add_argument("--workers", type=int, default=2)
@@ -174,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         os.environ["ROBUSTCORDS_CACHE"] = str(folder / "cache")
-        size = make(folder / "images", options.images, options.size)
+        size = make(folder / "images", options.images, options.size, options.distinct)
         print(f"{options.images:,} JPEGs of {options.size} pixels, {in_units(size)}; {options.workers} workers")
         before = taken()
         first, _ = started(options, folder / "images", cache=False)

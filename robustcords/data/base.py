@@ -62,7 +62,7 @@ class DataSource(Component, ABC):
     crop: int = 0
     flip: bool = False
 
-    def files(self) -> Sequence[Path] | None:
+    def files(self) -> Sequence[str | Path] | None:
         """Returns the files that the images are decoded from, in a fixed order.
 
         They tell whether images that were kept from an earlier run are still the same. None, as here, where nobody can

@@ -114,11 +114,11 @@ def _options(source: DataSource) -> str:
     return source.config.model_dump_json(exclude=_NOT_THE_IMAGES)
 
 
-def _fingerprint(source: DataSource, files: Iterable[Path]) -> str:
+def _fingerprint(source: DataSource, files: Iterable[str | Path]) -> str:
     """Returns a digest of what the decoded images depend on: the options, and the files' names, sizes and times."""
     digest = hashlib.sha256(f"{_VERSION} {type(source).__qualname__} {_options(source)}".encode())
     for file in files:
-        about = file.stat()
+        about = os.stat(file)
         digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode(errors="backslashreplace"))
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -102,7 +103,11 @@ def labels_of(rows: Rows, classes: int | None) -> Tensor | None:
     if known is None:
         return None
     labels = []
-    for row, label in enumerate(known.tolist() if isinstance(known, Tensor) else known):
+    if isinstance(known, Tensor):
+        if known.dtype == torch.int64 and len(known) and 0 <= known.min() and known.max() < (classes or math.inf):
+            return known
+        known = known.tolist()
+    for row, label in enumerate(known):
         try:
             labels.append(to_label(label, classes))
         except ValueError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.decoding import splits
 from robustcords.data.rows import Names, Rows
 from robustcords.data.sets import FolderConfig, choose, class_sets
-from robustcords.data.tree import files_below, walk
+from robustcords.data.tree import files_below, paths_below, walk
 from robustcords.errors import UserError, listed, printable
 
 
@@ -30,7 +32,7 @@ class Folder(DataSource):
     Config = FolderConfig
     config: FolderConfig
 
-    def files(self) -> Sequence[Path] | None:
+    def files(self) -> Sequence[str] | None:
         """Returns all files below the folder."""
         return files_below(existing_folder(self.config))
 
@@ -121,14 +123,15 @@ def _rows(folder: Path, classes: list[str]) -> Rows:
     if unknown := [name for name in present if name not in classes]:
         raise UserError(f"{folder / unknown[0]}: there is no such class in training (classes: {listed(classes)})")
     numbers = {name: number for number, name in enumerate(classes)}
-    files = [(str(file), numbers[name]) for name in present for file in _files(folder / name)]
-    names, labels = Names([name for name, _ in files]), np.array([label for _, label in files], dtype=np.int64)
-    return Files(str(folder), len(files), torch.get_num_threads(), files=names, numbers=labels)
+    files = [_files(folder / name) for name in present]
+    labels = np.repeat(np.array([numbers[name] for name in present], dtype=np.int64), [*map(len, files)])
+    names = Names([*chain.from_iterable(files)])
+    return Files(str(folder), len(names), torch.get_num_threads(), files=names, numbers=labels)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Returns the images of one class."""
-    found = sorted(parent / name for parent, _, names in walk(folder) for name in names)
+def _files(folder: Path) -> list[str]:
+    """Returns the images of one class, sorted by the names of folders, and then of files."""
+    found = sorted(paths_below(folder), key=lambda path: path.replace(os.sep, "\0"))
     if not found:
         raise UserError(f"{folder}: there are no images of this class")
     return found
@@ -142,8 +145,8 @@ def _loose(folder: Path) -> tuple[str, ...]:
 
 def _nested(folder: Path, classes: list[str]) -> tuple[str, ...]:
     """Returns a line where the folders in the class folders look like the classes that were meant."""
-    insides = [next(walk(folder / name)) for name in classes]
-    inner = insides[0][1]
-    if len(inner) < 2 or any(names or below != inner for _, below, names in insides):
+    insides = (next(walk(folder / name))[1:] for name in classes)
+    inner, loose = next(insides)
+    if loose or len(inner) < 2 or any(names or below != inner for below, names in insides):
         return ()
     return (f"{folder}: the classes are {listed(classes)}; the folders in each of them ({listed(inner)}) are not",)

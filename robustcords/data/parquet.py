@@ -56,7 +56,7 @@ class Parquet(DataSource):
     Config = ParquetConfig
     config: ParquetConfig
 
-    def files(self) -> Sequence[Path] | None:
+    def files(self) -> Sequence[str] | None:
         """Returns the files below the folder; None for a hub id, which has a cache of its own."""
         if self.config.path is None and not Path(self.config.name).expanduser().is_dir():
             return None

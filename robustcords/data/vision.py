@@ -51,7 +51,7 @@ class Vision(DataSource):
             self.crop, self.flip = usual.crop, usual.flip
         super().__init__(**options)
 
-    def files(self) -> Sequence[Path] | None:
+    def files(self) -> Sequence[str] | None:
         """Returns all files below the folder that the set is read from; none before it is downloaded."""
         if self.config.path is not None:
             return files_below(existing_folder(self.config))

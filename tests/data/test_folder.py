@@ -8,6 +8,7 @@ from PIL import Image
 
 from robustcords import data
 from robustcords.data import source
+from robustcords.data.on_disk import on_disk
 from robustcords.errors import UserError
 
 
@@ -51,6 +52,15 @@ def test_passes_over_hidden_files_and_reads_deeper_ones(class_folders):
     (class_folders / "train" / "dog" / "more").mkdir()
     (class_folders / "train" / "dog" / "2.png").rename(class_folders / "train" / "dog" / "more" / "2.png")
     assert load(class_folders).train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_images_are_in_the_order_of_their_paths_folder_by_folder(class_folders):
+    for name in ("a/b.png", "a-b.png", "a/c/d.png", "a.png"):
+        (class_folders / "train" / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(class_folders / "train" / "cat" / "0.png", class_folders / "train" / "cat" / name)
+    rows = on_disk(load(class_folders, storage="disk").train).reader.rows
+    expected = [path for name in ("cat", "dog") for path in sorted((class_folders / "train" / name).rglob("*.png"))]
+    assert [path for path, _ in rows.items(range(rows.count))] == expected
 
 
 def test_both_splits_are_colour_where_one_is(class_folders, pixels):
