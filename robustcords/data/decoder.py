@@ -104,7 +104,7 @@ def labels_of(rows: Rows, classes: int | None) -> Tensor | None:
         return None
     labels = []
     if isinstance(known, Tensor):
-        if known.dtype == torch.int64 and len(known) and 0 <= known.min() and known.max() < (classes or math.inf):
+        if known.dtype == torch.int64 and len(known) and known.min() >= 0 and known.max() < (classes or math.inf):
             return known
         known = known.tolist()
     for row, label in enumerate(known):

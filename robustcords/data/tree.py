@@ -62,7 +62,7 @@ def paths_below(folder: Path) -> Iterator[str]:
         UserError, OSError: as `walk`.
     """
     for parent, _, names in walk(folder):
-        before = os.path.join(parent, "")
+        before = f"{parent}{os.sep}"
         yield from [before + name for name in names]
 
 
