@@ -207,7 +207,7 @@ def from_memory(train: ImageSet, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches as the package loads them, but contiguous and with no generators kept by."""
     loader = BatchLoader(train, batch, CropFlip(crop=4, flip=True), seed=0, device=torch.device("cpu"))
     for epoch in itertools.count():
-        for positions in loader.order(epoch, len(train)):
+        for positions in loader.order(epoch, everything(len(train))):
             loaded = loader.load(positions, everything(len(train)), epoch)
             yield loaded.x, loaded.y
 
@@ -355,7 +355,9 @@ def ours(name: str, loss_name: str, batch: int) -> Callable[[], object]:
         augmentation=CropFlip(crop=4, flip=True),
     )
     batches = (
-        (epoch, positions) for epoch in itertools.count() for positions in trainer.loader.order(epoch, len(train))
+        (epoch, positions)
+        for epoch in itertools.count()
+        for positions in trainer.loader.order(epoch, everything(len(train)))
     )
 
     def step() -> None:

@@ -156,7 +156,7 @@ def waiting(options: argparse.Namespace, folder: Path) -> None:
         network = ResNet(name="resnet18").build(3, options.side, CLASSES, torch.zeros(3), torch.ones(3), seed=0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         loader, subset = BatchLoader(images, options.batch, seed=0, device=torch.device("cpu")), everything(len(images))
-        batches = loader.order(0, len(images))[: options.steps + 2]
+        batches = loader.order(0, subset)[: options.steps + 2]
         loader.read_ahead(batches, subset, 0)
         waits, takes = [], []
         for positions in batches:

@@ -96,7 +96,7 @@ class Contender:
         trainer, subset = self.trainer, everything(len(self.trainer.train))
         epochs = self.recipe.train.epochs or STEPS  # a budget in time says none
         epoch = epochs // 2
-        batches = trainer.loader.order(epoch, len(trainer.train))
+        batches = trainer.loader.order(epoch, subset)
         place = self.taken % len(batches)
         self.taken += 1
         begin = time.perf_counter()

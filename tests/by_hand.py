@@ -78,7 +78,7 @@ def trained_by_hand(made: Trainer, loss: str, attacked: Attacked) -> Tensor:
     parameters = list(model.parameters())
     velocity = [torch.zeros_like(parameter) for parameter in parameters]
     for epoch in range(epochs):
-        batches = made.loader.order(epoch, size)
+        batches = made.loader.order(epoch, everything(size))
         for step, positions in enumerate(batches):
             batch = made.loader.load(positions, everything(size), epoch)
             moment = Moment(epoch, step, (epoch + step / len(batches)) / epochs, epochs)

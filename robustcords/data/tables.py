@@ -13,7 +13,7 @@ from typing import Any
 from robustcords.data.rows import CHUNK, Rows, message_of
 from robustcords.errors import UserError
 
-_GROUPS = 16  # row groups that a process keeps, for rows that are near each other
+_KEPT_BYTES = 256 * 1024**2  # of row groups that a process keeps, for rows that are near each other
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Parquets(TableRows):
 
     files: tuple[Path, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
-    _kept: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def _places(self) -> list[tuple[int, int]]:
@@ -75,22 +75,25 @@ class Parquets(TableRows):
         found = []
         for row in rows:
             number = bisect.bisect_right(self._ends, row)
-            found.append(self._group(number)[row - (self._ends[number - 1] if number else 0)])
+            place = row - (self._ends[number - 1] if number else 0)
+            found += self.pairs(self._group(number).slice(place, 1))
         return found
 
-    def _group(self, number: int) -> list[tuple[Any, Any]]:
+    def _group(self, number: int) -> Any:
+        """Returns the table of a row group: kept, unless many others have been asked for since."""
         from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
-        if number not in self._kept:
+        table = self._kept.pop(number, None)
+        if table is None:
             file, group = self._places[number]
-            while len(self._kept) >= _GROUPS:
-                self._kept.pop(next(iter(self._kept)))
             try:
                 table = ParquetFile(self.files[file]).read_row_group(group, columns=list(self.columns))
-                self._kept[number] = self.pairs(table)
             except (OSError, ValueError) as error:
                 raise self.broken(error) from error
-        return self._kept[number]
+            while self._kept and table.nbytes + sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES:
+                self._kept.pop(next(iter(self._kept)))
+        self._kept[number] = table  # the last to go
+        return table
 
     def chunks(self) -> Iterator[Sequence[Any]]:
         """Yields all rows in order, of a row group no more than are needed."""

@@ -142,7 +142,7 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
     number = collectives.world_size()
     shared = f", {number} processes" if number > 1 else ""
     work.display.say(f"{directory.path}: {len(images.train)} training images, {len(images.test)} test images{shared}")
-    for text in (warnings := build.cautions(recipe)):
+    for text in (warnings := [*build.cautions(recipe), *trainer.loader.cautions()]):
         work.display.say(f"warning: {text}")
     warnings = [*images.warnings, *warnings]
     if recipe.logging.trackers:

@@ -78,6 +78,8 @@ class TrainConfig(Table):
         budget: time to train, in place of epochs: a length such as ``"30 min"``, with selections, validations and
             checkpoints, without evaluation. How many steps that is, is measured.
         batch_size: images per optimiser step, over all processes and accumulation steps together.
+        shuffle_window: for images on disk whose neighbours are read together: blocks of 100 neighbours are shuffled,
+            and then the images within so many; left out or ``false``, all are shuffled with one another.
         accumulation: micro-batches that one optimiser step is computed in; more take less memory.
         precision: of the forward and backward passes; ``"auto"`` takes bf16 where the hardware is faster with it.
         compile: compile the model with ``torch.compile``.
@@ -100,6 +102,7 @@ class TrainConfig(Table):
     steps: Steps | None = None
     budget: Duration | None = None
     batch_size: Annotated[int, Field(ge=1)] = 128
+    shuffle_window: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_off)] = None
     accumulation: Annotated[int, Field(ge=1)] = 1
     precision: Annotated[Literal["fp32", "bf16", "fp16", "auto"], Role("computation")] = "auto"
     compile: Annotated[bool, _COMPUTATION] = False

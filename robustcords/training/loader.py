@@ -20,7 +20,10 @@ from robustcords.errors import UserError
 from robustcords.methods.base import Batch
 from robustcords.rng import Noise, derive, generator
 from robustcords.runtime import collectives
-from robustcords.selection.selector import Subset
+from robustcords.selection.selector import Subset, everything
+from robustcords.training.shuffling import classes_in_a_batch, shuffled
+
+_MIXED = 0.9  # share of a full shuffle's classes that a batch of a narrower one is to have
 
 
 class BatchLoader:
@@ -32,6 +35,7 @@ class BatchLoader:
         augmentation: of each batch's images; None leaves them as they are.
         seed: the run's seed.
         device: where batches are wanted.
+        window: how many examples are shuffled with one another; see `robustcords.training.shuffling.shuffled`.
 
     Attributes:
         memory_format: the layout of batches, ``"channels_last"`` or ``"contiguous"``.
@@ -45,8 +49,9 @@ class BatchLoader:
         *,
         seed: int,
         device: torch.device,
+        window: int | None = None,
     ) -> None:
-        self.train, self.batch_size = train, batch_size
+        self.train, self.batch_size, self.window = train, batch_size, window
         self.augmentation = augmentation or NoAugmentation()
         self.seed, self.device = seed, device
         self.memory_format = "contiguous"
@@ -55,17 +60,30 @@ class BatchLoader:
         self._expected: deque[Tensor] = deque()
         self._ahead: Iterator[tuple[Tensor, Tensor]] = iter(())
 
-    def order(self, epoch: int, size: int) -> list[Tensor]:
+    def order(self, epoch: int, subset: Subset) -> list[Tensor]:
         """Returns the epoch's global batches as positions in its subset, shuffled.
 
         Sizes differ by at most one: a small last batch would have noisy BatchNorm statistics.
 
         Args:
             epoch: from 0.
-            size: how many examples the subset has.
+            subset: what it trains on.
         """
-        shuffled = torch.randperm(size, generator=generator(self.seed, "shuffle", epoch))
-        return list(shuffled.tensor_split(self.batches(size)))
+        rows = subset.indices
+        order = shuffled(self.train.numbers[rows], self.window, generator(self.seed, "shuffle", epoch))
+        return list(order.tensor_split(self.batches(len(rows))))
+
+    def cautions(self) -> list[str]:
+        """Returns what a user should know of the order before training, a sentence each: that it mixes little."""
+        if self.window is None or self.window >= len(self.train):
+            return []
+        found, expected = classes_in_a_batch(self.train.labels, self.order(0, everything(len(self.train))))
+        if found > _MIXED * expected:
+            return []
+        return [
+            f"train.shuffle_window = {self.window}: a batch has images of {found:.3g} classes, of a full shuffle it "
+            f"would have {expected:.3g}: neighbours are of one class, and a larger window mixes more"
+        ]
 
     def batches(self, size: int) -> int:
         """Returns how many batches an epoch of so many examples has."""

@@ -94,7 +94,7 @@ def _steps(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) -
     order = torch.randperm(len(trainer.train), generator=generator(trainer.seed, "measuring"))
     rows = order[: trainer.subsets.usual].sort().values
     subset = Subset(rows, torch.ones(len(rows)))
-    batches = trainer.loader.order(0, len(rows))
+    batches = trainer.loader.order(0, subset)
     if trainer.schedule:
         trainer.schedule.set_rates(trainer.optimizer, trainer.peak_lrs, 0.0, 1.0)  # the first rate: none diverges
 
@@ -128,7 +128,7 @@ def _steps(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) -
         )
         length, enough = max(1.0, epochs(of_step)), taken >= FEWEST and spent >= seconds
     around = time.perf_counter()
-    trainer.loader.order(0, len(rows))
+    trainer.loader.order(0, subset)
     check_weights(trainer.model, "while measuring", trainer.run)
     each["logging"] += (time.perf_counter() - around) / len(batches)
     return Costs(sum(each.values()), phases=each)

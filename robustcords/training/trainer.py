@@ -108,7 +108,9 @@ class Trainer:
                 augment=augmentation,
             )
         self.subsets = EpochSubsets(selector, len(train))
-        self.loader = BatchLoader(train, settings.batch_size, augmentation, seed=seed, device=self.device)
+        self.loader = BatchLoader(
+            train, settings.batch_size, augmentation, seed=seed, device=self.device, window=settings.shuffle_window
+        )
         for size in self.subsets.sizes():
             self.loader.check(size, settings.accumulation)
         trainable(model, optimizer)
@@ -198,7 +200,7 @@ class Trainer:
             RunError: a weight is not finite afterwards.
         """
         self.stopwatch.begin("data")
-        batches = self.loader.order(epoch, len(subset.indices))
+        batches = self.loader.order(epoch, subset)
         self.loader.read_ahead(batches[self.progress.step :], subset, epoch)
         with self.session.display.task(self.planner.label(self.progress)) as update, self.session.profiler as profiler:
             for step in range(self.progress.step, len(batches)):

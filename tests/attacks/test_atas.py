@@ -76,7 +76,7 @@ def written_out(ours: Any) -> tuple[nn.Module, Tensor, list[float]]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     stored, v = torch.zeros(len(IMAGES), 3, 4, 4, dtype=torch.float64), [0.0] * len(IMAGES)
     for epoch in range(EPOCHS):
-        for positions in ours.loader.order(epoch, len(IMAGES)):
+        for positions in ours.loader.order(epoch, everything(len(IMAGES))):
             batch = ours.loader.load(positions, everything(len(IMAGES)), epoch)
             moves = Noise(derive(0, "augment", epoch), positions)
             corners, flips = moves.integers(2 * CROP + 1, (2,)).tolist(), moves.integers(2, draw=1).tolist()

@@ -86,7 +86,7 @@ def trained_by_hand(made: ByHand, loss: str, ours: object) -> Tensor:
     model[4] = nn.Identity()  # dropout
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(2):
-        for positions in ours.loader.order(epoch, len(IMAGES)):  # type: ignore[attr-defined]
+        for positions in ours.loader.order(epoch, everything(len(IMAGES))):  # type: ignore[attr-defined]
             batch = ours.loader.load(positions, everything(len(IMAGES)), epoch)  # type: ignore[attr-defined]
             x, y, u = batch.x, batch.y, batch.noise.uniform(batch.x.shape[1:]) * 2 - 1
             model.eval()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from robustcords import data
-from robustcords.data import cache, storage
+from robustcords.data import cache, storage, tables
 from robustcords.data.base import Splits
 from robustcords.data.decoder import Decoder
 from robustcords.data.images import ImageSet
@@ -232,6 +232,26 @@ def test_free_memory_is_that_of_the_container_and_shared(tmp_path: Path, monkeyp
     assert storage.free_memory() == 4000
     (tmp_path / "memory.max").write_text("max\n")
     assert storage.free_memory() > 10_000
+
+
+def test_row_groups_are_kept_while_there_is_room(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    rows = on_disk(load(table(tmp_path / "table", pixels), storage="disk", cache=False).train).reader.rows
+    rows._kept.clear()
+    asked = []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *its, **how: asked.append(its[1]) or read(*its, **how))
+    expected = {row: rows.items([row])[0] for row in range(6)}
+    assert asked == [0, 1, 2]
+    rows.items([4, 0, 2, 5])
+    assert asked == [0, 1, 2]
+    largest = max(each.nbytes for each in rows._kept.values())
+    monkeypatch.setattr(tables, "_KEPT_BYTES", 2 * largest)
+    rows._kept.clear()
+    asked.clear()
+    assert rows.items([0, 2, 1, 4, 0, 2]) == [expected[row] for row in (0, 2, 1, 4, 0, 2)]
+    assert asked == [0, 1, 2, 1]  # the one asked for longest ago has gone
+    monkeypatch.setattr(tables, "_KEPT_BYTES", 0)
+    assert rows.items([0, 5]) == [expected[0], expected[5]]
 
 
 def test_paths_in_one_block():

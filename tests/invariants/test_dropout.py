@@ -53,7 +53,7 @@ def test_dropout_is_keyed_by_step_and_leaves_the_global_generator_as_it_was(accu
     validated = {"validation": made_up(12, seed=1)}
     made = trainer(model=model, loss="trades", seed=7, settings=settings, selector=chosen, **validated)
     assert torch.equal(torch.get_rng_state(), before)
-    rows = made.loader.order(0, 31)[0]
+    rows = made.loader.order(0, everything(31))[0]
     recording = True
     for step in range(3):
         masks.clear()

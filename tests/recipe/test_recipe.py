@@ -105,7 +105,7 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
          "(one of: aim, clearml, comet_ml, dvclive, mlflow, swanlab, tensorboard, trackio, wandb)"),
         ("train.'two\\nlines' = 1", "[train] unknown key \"two\\\\nlines\" (one of: accumulation, averaging, "
          "batch_size, budget, checkpoint_every, clip_gradient, compile, cuda_graphs, epochs, keep_checkpoints, "
-         "memory_format, precision, steps, sync_batchnorm, time_limit, validate_every)"),
+         "memory_format, precision, shuffle_window, steps, sync_batchnorm, time_limit, validate_every)"),
         ("a.b.c.d.e.f.g.h.i = 1", "tables are nested more than 8 deep"),
     ],
 )  # fmt: skip

@@ -30,12 +30,14 @@ OTHER = {
     "keep_checkpoints": 7,
     "time_limit": "1 h",
     "sync_batchnorm": True,
+    "shuffle_window": 200,
     "clip_gradient": 1.0,
     "averaging": True,
 }
 """Another value of every key."""
 METHOD = {"epochs", "steps", "budget", "batch_size", "accumulation", "validate_every", "clip_gradient", "averaging"} | {
-    "sync_batchnorm"
+    "sync_batchnorm",
+    "shuffle_window",
 }
 COMPUTATION = {"precision", "compile", "cuda_graphs", "memory_format"}
 RESUMED_WITH = {"checkpoint_every", "compile", "cuda_graphs", "keep_checkpoints", "memory_format", "time_limit"}

@@ -59,7 +59,7 @@ def test_a_step_is_the_papers(loss: str, mixing: Any, accumulation: int):
     fitted(loss=loss, attack=ATTACK, model=model, settings=settings, train=train, augmentation=mixing, lr=0.5)
 
     loader = BatchLoader(train, COUNT, mixing, seed=0, device=torch.device("cpu"))
-    batch = loader.load(loader.order(0, COUNT)[0], everything(COUNT), 0)
+    batch = loader.load(loader.order(0, everything(COUNT))[0], everything(COUNT), 0)
     assert batch.y.shape == (COUNT, 3)
     torch.testing.assert_close(batch.y.sum(1), torch.ones(COUNT, dtype=torch.float64))
     assert ((batch.y > 0).sum(1) == 2).any()

@@ -91,7 +91,7 @@ def loader(augmentation):
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_have_shares_of_the_batch_of_one(name, world, monkeypatch):
     loads = loader(name(crop=1, flip=True))
-    positions = loads.order(2, COUNT)[1]
+    positions = loads.order(2, everything(COUNT))[1]
     whole = loads.load(positions, everything(COUNT), 2)
     monkeypatch.setattr(collectives, "world_size", lambda: world)
     parts = []
