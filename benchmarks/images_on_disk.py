@@ -1,24 +1,30 @@
 """Images larger than memory: what a run takes of memory and time to read them.
 
-    python benchmarks/images_on_disk.py [--images 2000] [--size 224] [--workers 2] [--steps 8] [--folder DIR]
+    python benchmarks/images_on_disk.py [--images 2000] [--size 224] [--workers 2] [--folder DIR] [--only memory ...]
 
 Makes class folders of synthetic JPEGs (smooth patterns with noise; kept in ``--folder`` if that is given, and used
 again), and prints Markdown tables of
 
 - *start-up*: seconds from nothing to the first batch of training, with the images encoded on disk, for the first time
   and again; and what building the cache of decoded images takes, and starting with it;
-- *memory*: what the process and its workers take (PSS: what they share counts once) in the middle of a shuffled pass,
-  and how much more that is than before there were images;
-- *reading*: images a second, and a second and core, in such passes of torchvision's ``ImageFolder`` with a
-  ``DataLoader`` and of this package, encoded and decoded on disk, in turn, medians of ``--repeats`` rounds. Cores are
-  those that were busy: seconds of the processor, of the process and its workers;
+- *memory*: the most that the process and its workers take (PSS: what they share counts once) in a shuffled pass, and
+  how much more that is than before there were images;
+- *reading*: images a second, and a second and core, in such passes of torchvision's ``ImageFolder`` and of Hugging
+  Face's ``datasets``, each in a ``DataLoader``, and of this package, encoded and decoded on disk, in turn, medians of
+  ``--repeats`` rounds. Cores are those that were busy: seconds of the processor, of the process and its workers;
+- *tables*: milliseconds of the processor that an image takes out of a Parquet file, decoded when it is read, in passes
+  of which all images are shuffled, or blocks and then a window (``train.shuffle_window``);
 - *waiting*: the share of an epoch of plain training, which is the fastest there is, that waits for images: a ResNet-18
   at ``--side`` pixels, batches of ``--batch``. Adversarial training waits less, as its steps take longer.
+
+A pass ends after ``--read`` images. ``--encoded`` leaves out the decoded ones, which take the room and the time of
+decoding all.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -26,9 +32,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 from torch import nn
@@ -43,8 +52,11 @@ from robustcords.data.storage import in_units
 from robustcords.models.resnet import ResNet
 from robustcords.selection.selector import everything
 from robustcords.training.loader import BatchLoader
+from robustcords.training.shuffling import shuffled
 
 CLASSES = 20
+WAYS = (("encoded", False), ("decoded", True))
+PARTS = ("memory", "reading", "tables", "waiting")
 PROCESS = psutil.Process()
 
 
@@ -83,13 +95,14 @@ def started(options: argparse.Namespace, folder: Path, *, cache: bool) -> tuple[
     """Returns the seconds to the first batch of a shuffled epoch, and the images."""
     start = time.perf_counter()
     images = open_images(options, folder, options.size, cache=cache)
-    next(iter(images.batches(shuffled(len(images), options.batch), "cpu")))
+    next(iter(images.batches(passed(options, len(images)), "cpu")))
     return time.perf_counter() - start, images
 
 
-def shuffled(count: int, batch: int) -> list[list[int]]:
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return [part.tolist() for part in order.split(batch)]
+def passed(options: argparse.Namespace, count: int, window: int | None = None) -> list[list[int]]:
+    """Returns the batches of a shuffled pass over so many images, as far as it goes."""
+    order = shuffled(torch.arange(count), window, torch.Generator().manual_seed(0))
+    return [part.tolist() for part in order[: options.read].split(options.batch)]
 
 
 def processor() -> float:
@@ -105,26 +118,73 @@ def rate(batches: Iterator[object], count: int) -> tuple[float, float]:
     return count / (time.perf_counter() - wall), count / (processor() - busy)
 
 
-def baseline(options: argparse.Namespace, folder: Path) -> Callable[[], Iterator[object]]:
-    """Returns passes of torchvision's folder in a DataLoader whose workers stay."""
-    steps = [transforms.Resize(options.size), transforms.CenterCrop(options.size), transforms.ToTensor()]
-    loader = DataLoader(
-        ImageFolder(str(folder / "train"), transforms.Compose(steps)),
-        batch_size=options.batch,
-        shuffle=True,
-        num_workers=options.workers,
-        persistent_workers=options.workers > 0,
+def baselines(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Iterator[object]]]:
+    """Returns passes of torchvision's folder and of Hugging Face's table, each in a DataLoader whose workers stay."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    steps = transforms.Compose(
+        [transforms.Resize(options.size), transforms.CenterCrop(options.size), transforms.ToTensor()]
     )
-    return lambda: iter(loader)
+    table = datasets.Dataset.from_parquet(
+        str(written(folder, 100) / "train.parquet"), cache_dir=str(folder.parent / "datasets")
+    ).cast_column("image", datasets.Image())
+    table.set_transform(lambda rows: {"image": [steps(image) for image in rows["image"]], "label": rows["label"]})
+    sets = {"torchvision": ImageFolder(str(folder / "train"), steps), "datasets": table}
+
+    def passes(images: Any) -> Callable[[], Iterator[object]]:
+        loader: DataLoader[Any] = DataLoader(
+            images,
+            batch_size=options.batch,
+            sampler=list(itertools.chain.from_iterable(passed(options, len(images)))),
+            num_workers=options.workers,
+            persistent_workers=options.workers > 0,
+        )
+        return lambda: iter(loader)
+
+    return {f"{name}, DataLoader": passes(images) for name, images in sets.items()}
+
+
+def written(folder: Path, rows: int) -> Path:
+    """Returns a folder with the images as tables, of so many rows a group; written where it is not there."""
+    place = folder.parent / f"tables-{rows}"
+    place.mkdir(exist_ok=True)
+    kind = pa.schema([("image", pa.struct([("bytes", pa.binary())])), ("label", pa.int64())])
+    for split in ("train", "test"):
+        file = place / f"{split}.parquet"
+        if file.exists():
+            continue
+        paths = sorted((folder / split).rglob("*.jpg"))
+        with pq.ParquetWriter(file.with_suffix(".part"), kind) as writer:
+            for start in range(0, len(paths), rows):
+                part = paths[start : start + rows]
+                images = [{"bytes": path.read_bytes()} for path in part]
+                labels = [int(path.parent.name.removeprefix("class_")) for path in part]
+                writer.write_table(pa.table({"image": images, "label": labels}, schema=kind), row_group_size=rows)
+        file.with_suffix(".part").rename(file)
+    return place
+
+
+def tables(options: argparse.Namespace, folder: Path) -> None:
+    print("\n| rows a group | order | ms of the processor an image |\n|--:|:--|--:|")
+    for rows in (100, 1000):
+        images = open_images(options, written(folder, rows), options.size, cache=False)
+        for _ in images.batches([[0]] * 2 * max(1, options.workers), "cpu"):  # starts the workers
+            pass
+        for name, window in (("all shuffled", None), (f"a window of {options.window:,}", options.window)):
+            parts = passed(options, len(images), window)
+            _, core = rate(images.batches(parts, "cpu"), sum(map(len, parts)))
+            print(f"| {rows:,} | {name} | {1000 / core:.2f} |", flush=True)
 
 
 def reading(options: argparse.Namespace, folder: Path, ways: dict[str, Images]) -> None:
-    parts = shuffled(options.images, options.batch)
-    passes: dict[str, Callable[[], Iterator[object]]] = {"torchvision, DataLoader": baseline(options, folder)}
+    parts = passed(options, options.images)
+    count = sum(map(len, parts))
+    passes = baselines(options, folder)
     passes |= {name: partial(images.batches, parts, "cpu") for name, images in ways.items()}
     for each in passes.values():
-        rate(each(), options.images)  # starts the workers, and fills the system's cache
-    rounds = [{name: rate(each(), options.images) for name, each in passes.items()} for _ in range(options.repeats)]
+        rate(each(), count)  # starts the workers, and fills the system's cache
+    rounds = [{name: rate(each(), count) for name, each in passes.items()} for _ in range(options.repeats)]
     print("\n| images | a second | a second and core | ratio |\n|:--|--:|--:|--:|")
     first = next(iter(passes))
     for name in passes:
@@ -142,16 +202,14 @@ def memory(before: int, ways: dict[str, Images], options: argparse.Namespace) ->
     print("\n| images | process and workers | more than before |\n|:--|--:|--:|")
     for name, images in ways.items():
         now = 0
-        for number, _ in enumerate(images.batches(shuffled(options.images, options.batch), "cpu")):
-            if number * options.batch >= options.images // 2:
-                now = taken()
-                break
+        for _ in images.batches(passed(options, options.images), "cpu"):
+            now = max(now, taken())
         print(f"| {name} | {in_units(now)} | {in_units(max(0, now - before))} |", flush=True)
 
 
 def waiting(options: argparse.Namespace, folder: Path) -> None:
     print(f"\n| images of {options.side} pixels | ms a step | waits for images |\n|:--|--:|--:|")
-    for name, cache in (("encoded", False), ("decoded", True)):
+    for name, cache in WAYS[: 1 if options.encoded else 2]:
         images = open_images(options, folder, options.side, cache=cache)
         network = ResNet(name="resnet18").build(3, options.side, CLASSES, torch.zeros(3), torch.ones(3), seed=0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -179,7 +237,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=160, help="of the images that a network is trained on")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=8, help="of training; 0 leaves it out")
+    parser.add_argument("--steps", type=int, default=8, help="of training")
+    parser.add_argument("--read", type=int, default=2000, help="images that a pass reads")
+    parser.add_argument("--window", type=int, default=2000, help="of images out of tables")
+    parser.add_argument("--encoded", action="store_true", help="leave out decoded images")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where images and cache are kept; left out, a temporary folder")
     options = parser.parse_args()
@@ -188,23 +250,20 @@ def main() -> None:
         os.environ["ROBUSTCORDS_CACHE"] = str(folder / "cache")
         size = make(folder / "images", options.images, options.size, options.distinct)
         print(f"{options.images:,} JPEGs of {options.size} pixels, {in_units(size)}; {options.workers} workers")
-        before = taken()
-        first, _ = started(options, folder / "images", cache=False)
-        again, encoded = started(options, folder / "images", cache=False)
-        built, _ = started(options, folder / "images", cache=True)
-        kept, decoded = started(options, folder / "images", cache=True)
-        print("\n| first batch after | s |\n|:--|--:|")
-        for name, seconds in (
-            ("encoded, first time", first),
-            ("encoded, again", again),
-            ("decoded, cache built", built),
-            ("decoded, again", kept),
-        ):
-            print(f"| {name} | {seconds:.1f} |")
-        ways = {"encoded on disk": encoded, "decoded on disk": decoded}
-        memory(before, ways, options)
-        reading(options, folder / "images", ways)
-        if options.steps:
+        before, ways = taken(), {}
+        print("\n| first batch after | s | of the processor |\n|:--|--:|--:|")
+        for name, cache in WAYS[: 1 if options.encoded else 2]:
+            for which in ("first time", "again"):
+                busy = time.process_time()
+                seconds, ways[f"{name} on disk"] = started(options, folder / "images", cache=cache)
+                print(f"| {name}, {which} | {seconds:.1f} | {time.process_time() - busy:.1f} |", flush=True)
+        if "memory" in options.only:
+            memory(before, ways, options)
+        if "reading" in options.only:
+            reading(options, folder / "images", ways)
+        if "tables" in options.only:
+            tables(options, folder / "images")
+        if "waiting" in options.only:
             waiting(options, folder / "images")
 
 

@@ -36,6 +36,7 @@ from robustcords.recipe.tables import find
 from robustcords.runtime.accelerator import start
 from robustcords.runtime.session import Session
 from robustcords.selection.gradient_based_config import AdversarialConfig
+from robustcords.selection.gradients.memory import refuse_larger_than_memory
 from robustcords.selection.selector import SubsetSelector
 from robustcords.training.callbacks.base import Callback, CallbackContext
 from robustcords.training.callbacks.validation import Validation
@@ -287,7 +288,8 @@ def check_size(recipe: Recipe, network: nn.Module, images: Data) -> None:
     """Checks that the selector can select from so many images, now and not hours from here.
 
     Raises:
-        UserError: the model has no linear layer, or there are too many candidates for the strategy.
+        UserError: the model has no linear layer, there are too many candidates for the strategy, or their gradients
+            would not fit in memory.
     """
     config: Any = recipe.selector
     if config is None:
@@ -304,6 +306,9 @@ def check_size(recipe: Recipe, network: nn.Module, images: Data) -> None:
     }.get(config.granularity, int(images.train.labels.bincount().max()))
     outputs = 1 if config.granularity == "per_gradient" else classes
     strategy.refuse_too_large(config, largest, outputs * (1 + width))
+    if isinstance(config, AdversarialConfig) and config.granularity in {"full", "per_batch"}:
+        views, device = component("loss", recipe.loss).views, next(network.parameters()).device
+        refuse_larger_than_memory(len(images.train), len(views) * (head.in_features + 2 * classes), device)
 
 
 def trainer(recipe: Recipe, images: Data, session: Session) -> Trainer:

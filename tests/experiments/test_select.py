@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from safetensors.torch import save_file
 
 from robustcords.errors import UserError
 from robustcords.experiments import build
+from robustcords.models.last_layer import find_head
 from robustcords.recipe import recipe
 from robustcords.report.selection import LISTED_CLASSES, SelectionSummary, print_selection
 from robustcords.selection.base import SelectionReport
+from robustcords.selection.gradients import memory
 from robustcords.selection.solvers import omp
 
 SMALL = settings(model__width=4, attack__steps=1, train__precision="fp32")
@@ -188,4 +191,22 @@ def test_too_many_candidates_are_refused_before_training(
         build.check_size(loaded, network, images)
         return
     with pytest.raises(UserError, match=r"among 1,212 candidates.*170.*selector\.granularity = \"per_class\""):
+        build.check_size(loaded, network, images)
+
+
+@pytest.mark.parametrize(("granularity", "refused"), [("full", True), ("per_batch", True), ("per_class", False)])
+def test_more_gradients_than_memory_are_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch, granularity: str, refused: bool
+) -> None:
+    loaded = recipe.load(
+        "digits_mart", ["selector.name=adv-glister", "model.width=4", f"selector.granularity={granularity}"]
+    )
+    images = build.data(loaded)
+    network = build.model(loaded, images)
+    features = find_head(network, 10).in_features
+    size = 1212 * 2 * (features + 20) * 4  # two views, each with its features, logits and deltas in float32
+    monkeypatch.setattr(memory, "free_memory", lambda: size)
+    build.check_size(loaded, network, images)
+    monkeypatch.setattr(memory, "free_memory", lambda: size - 1)
+    with pytest.raises(UserError, match=r"from 1,212 images at once keeps .*per_class") if refused else nullcontext():
         build.check_size(loaded, network, images)
