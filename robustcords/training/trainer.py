@@ -66,8 +66,7 @@ class Trainer:
         callbacks: called after steps and epochs, such as `robustcords.Validation`; each has a name of its own.
         seed: of every random draw.
         run: where checkpoints, metrics and weights go; None keeps nothing. May be set until `fit` is called.
-        session: the processes, device and precision, where progress is shown and what may stop the run; None for one
-            process with the settings' precision that is silent.
+        session: processes, device, precision, display, and what may stop the run; None for one process that is silent.
 
     Raises:
         UserError: a batch cannot be divided over the processes and accumulation steps, the optimizer is not the
