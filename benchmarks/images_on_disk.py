@@ -250,7 +250,8 @@ def main() -> None:
         os.environ["ROBUSTCORDS_CACHE"] = str(folder / "cache")
         size = make(folder / "images", options.images, options.size, options.distinct)
         print(f"{options.images:,} JPEGs of {options.size} pixels, {in_units(size)}; {options.workers} workers")
-        before, ways = taken(), {}
+        before = taken()
+        ways: dict[str, Images] = {}
         print("\n| first batch after | s | of the processor |\n|:--|--:|--:|")
         for name, cache in WAYS[: 1 if options.encoded else 2]:
             for which in ("first time", "again"):
