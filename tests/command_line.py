@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+import typer.main
 
 from robustcords.cli.app import main
 
@@ -33,6 +35,7 @@ class Answer(NamedTuple):
 
 Command = Callable[..., Answer]
 """Runs a command in an empty folder; the fixture ``command``."""
+typer.main.get_command = cache(typer.main.get_command)  # building the commands takes longer than most of what they do
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Answer:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Written:
         return here
 
 
+@cache
 def shipped() -> dict[str, Path]:
     """Returns the recipes that come with this package: name (without ``.toml``) to file, sorted by name."""
     package = Path(__file__).parents[1]
@@ -189,7 +191,7 @@ def _resolve(name: str, folder: Path, said: str) -> Path:
             return path
     except OSError as error:
         raise UserError(f"{said}{shown}: {error.strerror}") from error
-    known = shipped()  # only now: it looks through a folder, and every recipe of a chain of files comes by here
+    known = shipped()  # only now: it looks through a folder
     if name.removesuffix(".toml") in known:
         return known[name.removesuffix(".toml")]
     if directory:

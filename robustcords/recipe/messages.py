@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -137,13 +138,18 @@ def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     return _resolved(branches[0], root) if len(branches) == 1 else schema
 
 
+@cache
+def _schema(table: type[BaseModel]) -> dict[str, Any]:
+    """Returns a table's JSON schema, which takes long to make; empty where it has a type that there are no words for."""
+    try:
+        return table.model_json_schema()
+    except PydanticUserError:
+        return {}
+
+
 def _schema_at(table: type[BaseModel], path: Path) -> dict[str, Any] | None:
     """Returns the JSON schema of what is at a path, or None where the class cannot say."""
-    try:
-        root = table.model_json_schema()
-    except PydanticUserError:  # a custom type that JSON schema has no words for
-        return None
-    schema = root
+    schema = root = _schema(table)
     for part in path:
         below = schema.get("items") if isinstance(part, int) else schema.get("properties", {}).get(part)
         if not isinstance(below, dict):
