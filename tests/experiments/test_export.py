@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -59,7 +58,9 @@ def original(run: Path) -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.mark.parametrize("to", ["torch", "onnx", "hub"])
-def test_the_script_says_what_the_model_says(to: str, run: Path, tmp_path: Path) -> None:
+def test_the_script_says_what_the_model_says_without_this_package(
+    to: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = export.export(run, to, output=tmp_path / "model")
     assert list(tmp_path.iterdir()) == [folder], "nothing unfinished is left"
     model, x = original(run)
@@ -89,11 +90,13 @@ def test_the_script_says_what_the_model_says(to: str, run: Path, tmp_path: Path)
         Image.fromarray(np.asarray(picture)).save(path)
     with torch.no_grad():
         named = model(pixels[:, None] / 255).argmax(1).tolist()
-    code = "import runpy, sys; sys.modules['robustcords'] = None; sys.argv = sys.argv[1:]; "
-    code += "sys.path.insert(0, sys.argv[0][:-8]); runpy.run_path(sys.argv[0])"
-    arguments = [sys.executable, "-c", code, str(folder / "load.py"), *map(str, paths)]
-    said = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines() == [f"{path} {name}" for path, name in zip(paths, named, strict=True)]
+    for module in [name for name in sys.modules if name.partition(".")[0] == "robustcords"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("sys.argv", ["load.py", *map(str, paths)])
+    monkeypatch.syspath_prepend(folder)
+    runpy.run_path(str(folder / "load.py"))
+    sys.modules.pop("network", None)  # another test's folder has another one
+    assert capsys.readouterr().out.splitlines() == [f"{path} {name}" for path, name in zip(paths, named, strict=True)]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -55,7 +55,7 @@ def finish(folder: Path) -> None:
     assert ended(start(1, folder, RUN), within=240) == [0], said(folder, 0)
     assert [row["epoch"] for row in rows(folder / "run")] == [0, 1]
     report = json.loads((folder / "run" / "report.json").read_text())
-    assert report["training"]["selections"] == [{"epoch": 0, "size": 182}, {"epoch": 1, "size": 182}]
+    assert report["training"]["selections"] == [{"epoch": 0, "size": 43}, {"epoch": 1, "size": 43}]
     assert report["evaluation"]["last"]["autoattack_examples"] == 2
 
 

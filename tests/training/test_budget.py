@@ -57,11 +57,11 @@ def planned(run: Trainer) -> list[int]:
     return run.planner.budget.steps
 
 
-@pytest.mark.parametrize("grows", [0.0, 0.02], ids=["even", "slower and slower"])
+@pytest.mark.parametrize("grows", [0.0, 0.08], ids=["even", "slower and slower"])
 def test_training_ends_with_its_budget(grows: float, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     made = budgeted(10, selector=chooser("adv-gradmatch", select_every=5), run=tmp_path / "run")
     begun = itertools.count()
-    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1.0 + grows * next(begun))
+    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 2.0 + grows * next(begun))
     clock.slow(monkeypatch, made.selector, "select", 12.0)
     clock.slow(monkeypatch, validation, "robust_accuracy", 5.0)
     clock.slow(monkeypatch, made.run.checkpoints, "save", 0.25)
@@ -88,8 +88,7 @@ def test_a_machine_that_stalls_still_trains_to_the_end_of_the_schedule(clock: Cl
     assert made.optimizer.param_groups[0]["lr"] < 0.1 * 0.02
 
 
-@pytest.mark.parametrize("wanted", ["uniform", "bullet"])
-def test_what_was_settled_makes_the_same_run_again(wanted: str, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_settled_makes_the_same_run_again(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     begun = itertools.count()
     clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1.0 + 0.01 * next(begun))
 
@@ -97,15 +96,15 @@ def test_what_was_settled_makes_the_same_run_again(wanted: str, clock: Clock, mo
         return {
             "model": nn.Sequential(network(norm=True), nn.Dropout(0.1), nn.Linear(3, 3)),
             "selector": chooser("adv-gradmatch", select_every=2, warm_start=0.2),
-            **({"effort": Bullet} if wanted == "bullet" else {}),
+            "effort": Bullet,
         }
 
     averaged = {"averaging": AveragingConfig()}
     torch.manual_seed(3)
-    made = budgeted(2, settings=averaged, **options())
+    made = budgeted(1, settings=averaged, **options())
     made.fit()
     torch.manual_seed(3)
-    again = budgeted(2, settings={**averaged, "steps": planned(made)}, **options())
+    again = budgeted(1, settings={**averaged, "steps": planned(made)}, **options())
     assert again.planner.budget is None
     again.fit()
     assert torch.equal(vector(made), vector(again))
@@ -318,7 +317,9 @@ def test_the_recipe_of_a_run_has_what_its_budget_came_to(
     monkeypatch.chdir(tmp_path)
     clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
     tiny = settings(
+        data__train_limit=200,
         model__width=2,
+        model__depths="[1]",
         attack__steps=1,
         bullet="false",
         selector="false",
