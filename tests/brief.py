@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 
-def shorten(patch: pytest.MonkeyPatch) -> None:
+def shorten(patch: pytest.MonkeyPatch, queries: int = 200) -> None:
     """Gives AutoAttack's attacks, and the checks for masked gradients, a fraction of their steps and queries."""
     from pyautoattack import AutoAttack
 
@@ -18,8 +18,9 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
     def brief(self: Any, *arguments: Any, **options: Any) -> None:
         build(self, *arguments, **options)
         self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 8
-        self.square.n_queries = 200
+        self.apgd.n_iter_orig = self.apgd_targeted.n_iter_orig = 20  # those in l1, which come in three parts
+        self.square.n_queries = queries
 
     patch.setattr(AutoAttack, "__init__", brief)
-    for name, value in {"_PGD_STEPS": 10, "_RESTARTS": 2, "_UNBOUNDED_STEPS": 10, "_QUERIES": 100}.items():
+    for name, value in {"_PGD_STEPS": 10, "_RESTARTS": 2, "_UNBOUNDED_STEPS": 10, "_QUERIES": queries}.items():
         patch.setattr(probe, name, value)

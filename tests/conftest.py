@@ -73,6 +73,17 @@ def brief(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
+def hide_package(monkeypatch: pytest.MonkeyPatch):
+    """Has every import of this package fail from then on, as where it is not installed."""
+
+    def hide() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "robustcords"]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
+
+
+@pytest.fixture
 def command(capsys, tmp_path, monkeypatch):
     """Runs a command in an empty folder, whose modules it finds."""
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,9 @@ from torch.multiprocessing import start_processes
 SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
 # The first step of an optimiser imports torch._dynamo, and the digits scikit-learn: longer than most of what is tested.
 _SLOW = ("cli.app", "experiments.run", "selection.strategies.adv_glister")
-SERVER.set_forkserver_preload([*(f"robustcords.{name}" for name in _SLOW), "sklearn.datasets", "torch._dynamo", "pytest"])
+SERVER.set_forkserver_preload(
+    [*(f"robustcords.{name}" for name in _SLOW), "sklearn.datasets", "torch._dynamo", "pytest"]
+)
 
 
 def together(work: Callable[..., None], world: int, *arguments: Any) -> None:

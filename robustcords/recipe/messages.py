@@ -140,7 +140,7 @@ def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _schema(table: type[BaseModel]) -> dict[str, Any]:
-    """Returns a table's JSON schema, which takes long to make; empty where it has a type that there are no words for."""
+    """Returns a table's JSON schema, which takes long to make; empty where it has a type without words for it."""
     try:
         return table.model_json_schema()
     except PydanticUserError:

@@ -74,7 +74,7 @@ def test_the_report_says_what_the_contract_promises(run: Path):
     assert report.keys() == {"version", "recipe", "environment", "training", "evaluation"}
     assert report["recipe"] == tomllib.loads((run / "recipe.toml").read_text())
     assert report["training"]["epochs"] == 2
-    assert report["training"]["selections"] == [{"epoch": 0, "size": 364}, {"epoch": 1, "size": 364}]
+    assert report["training"]["selections"] == [{"epoch": 0, "size": 65}, {"epoch": 1, "size": 65}]
     assert report["evaluation"].keys() == {"best", "last"}
     for result in report["evaluation"].values():
         assert result["examples"] == 20
@@ -100,12 +100,12 @@ def test_a_runs_own_recipe_is_that_run_again(run: Path, command: Command):
 
 def test_runs_without_a_place_are_numbered(command: Command):
     for number in ("", "-2"):
-        options = settings(train__epochs=1, train__batch_size=606, selector="false", bullet="false")
+        options = settings(train__epochs=1, train__batch_size=108, selector="false", bullet="false")
         answer = command("run", "digits_mart", *SMALL, *options)
         assert answer.out.splitlines()[-1] == f"runs/digits_mart{number}"
     assert list(Path("runs/digits_mart/selections").iterdir()) == []
     row = json.loads(Path("runs/digits_mart/metrics.jsonl").read_text())
-    assert (row["subset_size"], row["counts"]) == (1212, None)
+    assert (row["subset_size"], row["counts"]) == (216, None)
 
 
 def test_evaluate_leaves_the_run_alone_and_writes_where_it_is_told(run: Path, command: Command):
@@ -269,13 +269,13 @@ def test_select_writes_what_a_run_would_train_on(run: Path, command: Command):
     arguments = ("select", run / "recipe.toml", "--weights", weights, "--output", "chosen.npz")
     answer = command(*arguments, *settings(selector__granularity="full", selector__fraction=0.1))
     assert answer.status == 0, answer.err
-    assert answer.out.startswith("121 of 1212 training images in ")
+    assert answer.out.startswith("22 of 216 training images in ")
     with np.load("chosen.npz", allow_pickle=False) as content:
         indices, given = content["indices"], content["weights"]
     assert (indices.dtype, given.dtype) == (np.int64, np.float32)
     numbers = build.data(recipe.load(run / "recipe.toml")).train.numbers.tolist()
     assert set(indices.tolist()) <= set(numbers)
-    assert len(set(indices.tolist())) == len(given) == 121
+    assert len(set(indices.tolist())) == len(given) == 22
     before = Path("chosen.npz").read_bytes()
     again = command(*arguments)
     assert (again.status, again.err) == (2, "error: --output chosen.npz: exists; name another file\n")

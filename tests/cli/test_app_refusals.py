@@ -38,8 +38,8 @@ from PIL import Image
 )
 def test_a_recipe_that_makes_no_sense_is_one_line(command: Command, key: str, value: object, parts: list[str]):
     if key == "train__batch_size":
-        options = settings(train__batch_size=2000, train__accumulation=365)
-        parts = ["train.batch_size = 2000 gives batches of 364", "train.accumulation = 365"]
+        options = settings(train__batch_size=2000, train__accumulation=66)
+        parts = ["train.batch_size = 2000 gives batches of 65", "train.accumulation = 66"]
     else:
         options = settings(**{key: value})
     refused(command("run", "digits_mart", *SMALL, *options, "--output", "run"), *parts)

@@ -24,10 +24,11 @@ from robustcords.storage import run_directory
 RECIPE = [
     "digits_mart",
     *settings(
+        data__train_limit=240,
         model__width=2,
         model__depths="[1]",
         attack__steps=1,
-        train__batch_size=606,
+        train__batch_size=108,
         bullet="false",
         selector="false",
         loss__name="sat",

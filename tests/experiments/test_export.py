@@ -7,9 +7,11 @@ import json
 import runpy
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def original(run: Path) -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.mark.parametrize("to", ["torch", "onnx", "hub"])
 def test_the_script_says_what_the_model_says_without_this_package(
-    to: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    to: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, hide_package: Callable[[], None]
 ) -> None:
     folder = export.export(run, to, output=tmp_path / "model")
     assert list(tmp_path.iterdir()) == [folder], "nothing unfinished is left"
@@ -90,8 +92,7 @@ def test_the_script_says_what_the_model_says_without_this_package(
         Image.fromarray(np.asarray(picture)).save(path)
     with torch.no_grad():
         named = model(pixels[:, None] / 255).argmax(1).tolist()
-    for module in [name for name in sys.modules if name.partition(".")[0] == "robustcords"]:
-        monkeypatch.setitem(sys.modules, module, None)
+    hide_package()
     monkeypatch.setattr("sys.argv", ["load.py", *map(str, paths)])
     monkeypatch.syspath_prepend(folder)
     runpy.run_path(str(folder / "load.py"))

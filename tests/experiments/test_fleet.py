@@ -179,6 +179,7 @@ def test_a_slot_for_each_card_and_threads_shared_out_on_a_cpu(monkeypatch: pytes
 
 
 TINY = settings(
+    data__train_limit=240,
     model__width=2,
     model__depths="[1]",
     attack__steps=1,

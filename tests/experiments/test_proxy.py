@@ -17,7 +17,7 @@ from robustcords.training.trainer import Trainer
 
 QUICK = [
     *SMALL,
-    *settings(selector__proxy__epochs=2, selector__proxy__model__width=4, model__width=6, train__batch_size=256),
+    *settings(selector__proxy__epochs=2, selector__proxy__model__width=4, model__width=6, train__batch_size=40),
 ]
 
 
@@ -28,7 +28,7 @@ def lines(file: str) -> list[dict[str, Any]]:
 def test_a_proxy_is_trained_first_and_selects_and_is_resumed(command: Command, monkeypatch: pytest.MonkeyPatch):
     assert command("run", "digits_proxy", *QUICK, "--output", "whole").status == 0
     rows = [lines(file) for file in ("whole/metrics.jsonl", "whole/proxy/metrics.jsonl")]
-    assert [row["subset_size"] for row in rows[1]] == [1212, 1212]
+    assert [row["subset_size"] for row in rows[1]] == [216, 216]
     assert rows[0][0]["seconds"]["selection"] > sum(row["seconds"]["total"] for row in rows[1])
     assert rows[0][0]["seconds"]["total"] > rows[0][0]["seconds"]["selection"]
     assert rows[0][1]["seconds"]["selection"] < sum(row["seconds"]["total"] for row in rows[1])

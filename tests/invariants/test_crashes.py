@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class FullDisk(Disk):
 def options(**settings: Any) -> dict[str, Any]:
     return {
         "loss": "mart",
-        "effort": Bullet,
+        "effort": partial(Bullet, steps={"boundary": 3}),
         "model": network(norm=True),
         "selector": chooser("adv-glister", loss="mart", select_first=True),
         "validation": made_up(12, seed=1),
@@ -96,8 +97,16 @@ def options(**settings: Any) -> dict[str, Any]:
     }
 
 
-def check_same(one: Path, other: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> training.Trainer:
+    """A run that was left alone."""
+    return fitted(**options(), run=tmp_path_factory.mktemp("runs") / "whole")
+
+
+def check_same(whole: training.Trainer, again: training.Trainer) -> None:
     """The two runs have the same files, and the same figures in them."""
+    assert figures(again) == figures(whole)
+    one, other = whole.run.path, again.run.path
     files = {path.relative_to(one) for path in one.glob("[sw]*/*")}
     assert files == {path.relative_to(other) for path in other.glob("[sw]*/*")}
     assert len(files) == 4, "two selections, best and last weights"
@@ -129,9 +138,7 @@ def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(every: 
             dying = trainer(**options(), run=run)
             Disk(patch, number, late)
             dying.fit()
-        again = fitted(**options(), run=run)
-        check_same(tmp_path / "whole", run)
-        assert figures(again) == figures(made)
+        check_same(made, fitted(**options(), run=run))
         shutil.rmtree(run)
 
 
@@ -153,9 +160,7 @@ def test_a_full_disk_is_told_in_one_line_and_costs_nothing_but_time(every: bool,
         with warnings.catch_warnings():  # what there is is whole
             warnings.simplefilter("error")
             full.run.checkpoints.latest()
-        again = fitted(**options(), run=run)
-        check_same(tmp_path / "whole", run)
-        assert figures(again) == figures(made)
+        check_same(made, fitted(**options(), run=run))
         shutil.rmtree(run)
 
 
@@ -170,8 +175,9 @@ class Clock:
         return self.now
 
 
-def test_checkpoints_come_by_the_clock_also_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole = fitted(**options(), run=tmp_path / "whole")
+def test_checkpoints_come_by_the_clock_also_within_an_epoch(
+    whole: training.Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(training, "time", Clock())
     made = trainer(**options(checkpoint_every="1 s", keep_checkpoints=100), run=tmp_path / "run")
     made.fit()
@@ -179,20 +185,20 @@ def test_checkpoints_come_by_the_clock_also_within_an_epoch(tmp_path: Path, monk
     saved = [int(path.name.removeprefix("step_")) for path in made.run.checkpoints.paths()]
     assert any(step % 2 for step in saved), "an epoch has two steps"
     assert saved[-1] == made.progress.steps
-    check_same(tmp_path / "whole", tmp_path / "run")
+    check_same(whole, made)
     for step in saved[:-1]:  # a run that has nothing but this one ends alike
         parts = tmp_path / f"from_{step}"
         shutil.copytree(tmp_path / "run", parts)
         for path in (parts / "checkpoints").iterdir():
             if path.name != f"step_{step:08d}":
                 shutil.rmtree(path)
-        assert figures(fitted(**options(), run=parts)) == figures(whole)
-        check_same(tmp_path / "whole", parts)
+        check_same(whole, fitted(**options(), run=parts))
 
 
-@pytest.mark.parametrize("limit", range(1, 12, 2))
-def test_a_time_limit_stops_with_a_checkpoint(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole = fitted(**options(), run=tmp_path / "whole")
+@pytest.mark.parametrize("limit", [1, 6, 11])
+def test_a_time_limit_stops_with_a_checkpoint(
+    limit: int, whole: training.Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(interruption, "time", Clock())
         config = TrainConfig(time_limit=f"{limit} s")
@@ -200,5 +206,4 @@ def test_a_time_limit_stops_with_a_checkpoint(limit: int, tmp_path: Path, monkey
             fitted(**options(), run=tmp_path / "parts", interruption=Interruption(config.time_limit))
     assert stopped.value.status == 75
     assert len(list((tmp_path / "parts" / "checkpoints").iterdir())) > 0
-    assert figures(fitted(**options(), run=tmp_path / "parts")) == figures(whole)
-    check_same(tmp_path / "whole", tmp_path / "parts")
+    check_same(whole, fitted(**options(), run=tmp_path / "parts"))

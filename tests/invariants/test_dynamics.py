@@ -51,14 +51,18 @@ def test_counts_come_every_so_many_epochs_and_change_nothing(tmp_path: Path):
     assert torch.equal(vector(tracked), vector(fitted(settings={"epochs": 5})))
 
 
-@pytest.mark.parametrize(("value", "count"), [("true", 1000), ("{images = 7}", 7), ("{images = 0}", 1347)])
-def test_a_recipe_switches_it_on(value: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+@pytest.mark.parametrize(
+    ("value", "limit", "count"), [("true", 0, 1000), ("{images = 7}", 60, 7), ("{images = 0}", 60, 60)]
+)
+def test_a_recipe_switches_it_on(
+    value: str, limit: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
     monkeypatch.chdir(tmp_path)
     off = {"evaluation__pgd": "false", "evaluation__autoattack": "false", "selector": "false", "bullet": "false"}
     options = settings(
         model__width=2, attack__steps=1, train__epochs=1, callbacks__dynamics=value, data__validation_fraction=0, **off
     )
-    options += settings(model__depths="[1]", train__batch_size=449, evaluation__limit=10)
+    options += settings(model__depths="[1]", train__batch_size=449, data__train_limit=limit, evaluation__limit=10)
     assert call(capsys, "run", "digits_mart", *options, "--output", "run").status == 0
     (row,) = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert sum(row["dynamics"].values()) == count

@@ -70,20 +70,13 @@ def test_channels_last(plain: Trainer):
     assert close(found, plain)
 
 
-def test_compiled(plain: Trainer, monkeypatch: pytest.MonkeyPatch):
-    torch._dynamo.reset()
-    monkeypatch.setattr(training, "compile_model", lambda model: model.compile(backend="aot_eager"))
-    assert close(trained(compile=True), plain)
-    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    torch._dynamo.reset()
-
-
-def test_bullet_compacted_and_compiled(monkeypatch: pytest.MonkeyPatch):
-    """Sub-batches of every size go through the compiled model."""
+def test_compiled(monkeypatch: pytest.MonkeyPatch):
+    """With Bullet-Train, so that sub-batches of every size go through the compiled model."""
     expected = trained(Bullet)
     torch._dynamo.reset()
     monkeypatch.setattr(training, "compile_model", lambda model: model.compile(backend="aot_eager"))
     assert close(trained(Bullet, compile=True), expected)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     torch._dynamo.reset()
 
 

@@ -21,13 +21,14 @@ from command_line import ROOT, call, settings
 RECIPE = [
     "digits_mart",
     *settings(
+        data__train_limit=240,
         model__width=4,
         model__depths="[1]",
         attack__steps=1,
         bullet="false",
         selector__select_every=1,
         train__epochs=2,
-        train__batch_size=182,
+        train__batch_size=33,
         train__validate_every=1,
         train__precision="fp32",
         evaluation__limit=20,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,7 @@ def test_the_seed_decides_everything():
     assert not torch.equal(vector(first), vector(fitted(**options, seed=6, selector=chooser())))
 
 
-@pytest.mark.parametrize("selector", [None, "random"])
-@pytest.mark.parametrize("effort", [Uniform, Bullet])
+@pytest.mark.parametrize(("effort", "selector"), [(Uniform, "random"), (Bullet, None)])
 @pytest.mark.parametrize("loss", names("loss"))
 def test_every_loss_learns_with_every_effort(loss: str, effort: type[Effort], selector: str | None, tmp_path: Path):
     done = fitted(
@@ -256,24 +256,30 @@ def test_numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_checkpoi
     assert not (tmp_path / "run" / "weights" / "last.safetensors").exists()
 
 
-@pytest.mark.parametrize("looks", range(0, 14, 2))
-def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, tmp_path: Path):
-    def options() -> dict[str, Any]:
-        return {
-            "loss": "mart",
-            "effort": Bullet,
-            "model": network(norm=True),
-            "selector": chooser("adv-glister", loss="mart", select_first=True),
-            "validation": made_up(12, seed=1),
-            "augmentation": CropFlip(crop=1),
-            "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
-        }
+def with_everything(run: Path) -> dict[str, Any]:
+    return {
+        "loss": "mart",
+        "effort": partial(Bullet, steps={"boundary": 3}),
+        "model": network(norm=True),
+        "selector": chooser("adv-glister", loss="mart", select_first=True),
+        "validation": made_up(12, seed=1),
+        "augmentation": CropFlip(crop=1),
+        "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
+        "run": run,
+    }
 
-    whole = fitted(**options(), run=tmp_path / "whole")
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return fitted(**with_everything(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+@pytest.mark.parametrize("looks", range(0, 14, 2))
+def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, whole: Trainer, tmp_path: Path):
     with pytest.raises(Interrupted) as stopped:
-        fitted(**options(), run=tmp_path / "parts", interruption=After(looks))
+        fitted(**with_everything(tmp_path / "parts"), interruption=After(looks))
     assert stopped.value.status == 128 + signal.SIGTERM
-    parts = fitted(**options(), run=tmp_path / "parts")
+    parts = fitted(**with_everything(tmp_path / "parts"))
     assert torch.equal(vector(whole), vector(parts))
     assert torch.equal(vector(whole.model), vector(parts.model))
     assert whole.run is not None
@@ -281,10 +287,10 @@ def test_a_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(looks: int, 
     timed = {"seconds", "images_per_second"}
     for one, other in zip(whole.run.rows(), parts.run.rows(), strict=True):
         assert {key: one[key] for key in one.keys() - timed} == {key: other[key] for key in other.keys() - timed}
-    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("[sw]*/*")}
+    files = {path.relative_to(whole.run.path) for path in whole.run.path.glob("[sw]*/*")}
     assert len(files) == 4
     for file in files:
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+        assert (whole.run.path / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
 
 
 class Told(Callback):

@@ -23,12 +23,13 @@ from robustcords.runtime.stopwatch import TRAINING
 SMALL = [
     "digits_mart",
     *settings(
+        data__train_limit=400,
         model__width=4,
         model__depths="[1]",
         attack__steps=2,
         selector__name="random",
         train__epochs=2,
-        train__batch_size=40,
+        train__batch_size=12,
         evaluation__limit=10,
         evaluation__pgd="false",
         evaluation__autoattack="false",

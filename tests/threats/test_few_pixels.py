@@ -23,9 +23,10 @@ class TinyNet(nn.Sequential):
 
 SMALL = {
     "model__name": "pixelnet:TinyNet",
+    "data__train_limit": 240,
     "selector": "false",
     "train__epochs": 1,
-    "train__batch_size": 700,  # two steps
+    "train__batch_size": 108,  # two steps
     "train__precision": "fp32",
     "evaluation__limit": 12,
     "evaluation__pgd": "{steps = 4, restarts = 1}",

@@ -80,8 +80,9 @@ def test_it_goes_on_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch):
 def test_only_weak_attacks_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.chdir(tmp_path)
     small = settings(
+        data__train_limit=240,
         train__epochs=1,
-        train__batch_size=182,
+        train__batch_size=33,
         model__width=2,
         model__depths="[1]",
         bullet="false",

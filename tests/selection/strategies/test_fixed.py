@@ -159,11 +159,12 @@ def test_the_main_process_reads_the_file_for_all(tmp_path: Path):
 
 
 SMALL = settings(
+    data__train_limit=600,
     model__width=4,
     model__depths="[1]",
     attack__steps=1,
     train__epochs=2,
-    train__batch_size=121,
+    train__batch_size=54,
     train__precision="fp32",
     selector__select_every=100,
     evaluation__pgd="false",
@@ -210,14 +211,14 @@ def test_training_on_what_select_writes_is_training_that_selects_by_itself(comma
     ("options", "expected"),
     [
         ({"selector__file": "gone.npz"}, 'selector.file = "gone.npz": there is no such file'),
-        ({"selector__fraction": 0.5}, "set selector.fraction = 0.002"),
+        ({"selector__fraction": 0.5}, "set selector.fraction = 0.004"),
         ({"seed": 1}, "are not in the training split ("),
         ({"selector__select_first": "false"}, "leave select_first out"),
     ],
 )
 def test_a_run_is_refused_before_it_begins(command: Command, options: dict[str, Any], expected: str):
-    train = build.data(recipe.load("digits_mart")).train.numbers
-    elsewhere = set(build.data(recipe.load("digits_mart", ["seed=1"])).train.numbers.tolist())
+    train = build.data(recipe.load("digits_mart", SMALL[1::2])).train.numbers
+    elsewhere = set(build.data(recipe.load("digits_mart", [*SMALL[1::2], "seed=1"])).train.numbers.tolist())
     held_out = next(number for number in train.tolist() if number not in elsewhere)
     written([held_out, int(train[0] if train[0] != held_out else train[1])], np.ones(2))
     answer = command("run", "digits_mart", *SMALL, *FILE, *settings(**options), "--output", "run")
