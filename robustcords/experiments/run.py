@@ -32,6 +32,7 @@ from robustcords.runtime.interruption import Interruption
 from robustcords.runtime.profiler import Profiler
 from robustcords.runtime.progress import Display
 from robustcords.runtime.session import Session
+from robustcords.runtime.trackers import figures
 from robustcords.runtime.watchdog import Watch
 from robustcords.storage import run_directory
 from robustcords.storage.files import write_atomic
@@ -183,6 +184,8 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
             trainer.inference, images, recipe, recipe.evaluation, work, store, f"{which} weights", on_measured=so_far
         )
     made = report(complete=True)
+    reported = {key: value for key, value in made.to_json().items() if key in {"training", "evaluation"}}
+    work.accelerator.log(figures(reported), step=trainer.progress.epoch)
     collectives.barrier()
     return made
 

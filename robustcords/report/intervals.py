@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from robustcords.report.proportion import wilson
+
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 _SEED = 20230213
@@ -203,9 +205,3 @@ def newcombe(one: float, count: int, other: float, others: int) -> tuple[float, 
     (low, high), (other_low, other_high) = wilson(one, count), wilson(other, others)
     gap = one - other
     return gap - math.hypot(one - low, other_high - other), gap + math.hypot(high - one, other - other_low)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Returns Wilson's 95 % score interval of a proportion."""
-    interval = stats.binomtest(round(share * count), count).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)

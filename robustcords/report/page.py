@@ -11,7 +11,7 @@ import tomli_w
 
 from robustcords import __version__
 from robustcords.errors import UserError
-from robustcords.report import charts, comparison_tables, training_charts
+from robustcords.report import charts, comparison_tables, evaluation_charts, training_charts
 from robustcords.report.comparison import Comparison
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.front import verdict
@@ -127,7 +127,8 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
         loader=PackageLoader("robustcords.report", "template"), autoescape=True, undefined=StrictUndefined
     )
     deciding = charts.robustness(comparison)
-    shown = [*charts.sections(comparison), *training_charts.sections(comparison)]
+    shown = [*evaluation_charts.sections(comparison), *charts.sections(comparison)]
+    shown += training_charts.sections(comparison)
     return places.get_template("page.html").render(
         title=_title(comparison),
         version=__version__,

@@ -13,6 +13,7 @@ from robustcords.evaluation import majority
 from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name, flat, subset_name
 from robustcords.report.markdown import in_markdown, on_terminal, plain
+from robustcords.report.proportion import wilson
 from robustcords.report.run_report import Environment, RecipeTables, Report, Train, Training
 from robustcords.runtime.progress import duration, verbatim
 
@@ -20,6 +21,7 @@ MARK = "<!-- robustcords run -->"
 """The line that a report.md begins with."""
 
 _UNIT = "accuracy in percent"
+_INTERVAL = "± its 95 % interval over test images"
 _CLASSES = 20
 """How many classes report.md shows; report.json has all of them."""
 
@@ -50,7 +52,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     """Prints the table, AutoAttack's warnings, checks for masked gradients and the training time to the terminal."""
     console = console or verbatim()
     # Not the table's own title: that would be wrapped to the table's width.
-    console.print(f"{title(report)}: {_UNIT}", soft_wrap=True)
+    console.print(f"{title(report)}: {_UNIT}, {_INTERVAL}", soft_wrap=True)
     console.print(rich_table(report))
     lines = [
         *_figures(report),
@@ -80,8 +82,16 @@ def accuracy_rows(report: Report) -> list[list[str]]:
     rows = [["attack", "radius", "images", *evaluation]]
     for attack, radius, images in measures:
         found = [_measures(result).get((attack, radius, images)) for result in evaluation.values()]
-        rows.append([attack, radius, str(images), *("" if value is None else f"{value:.2%}"[:-1] for value in found)])
+        rows.append([attack, radius, str(images), *(_with_interval(value, images) for value in found)])
     return rows
+
+
+def _with_interval(accuracy: float | None, images: int) -> str:
+    """Returns an accuracy in percent, and how far its 95 % interval over so many images reaches at most (Wilson)."""
+    if accuracy is None:
+        return ""
+    reach = max(abs(end - accuracy) for end in wilson(accuracy, images))
+    return f"{100 * accuracy:.2f} ± {100 * reach:.2f}"
 
 
 def _measures(result: Evaluation) -> dict[tuple[str, str, int], float | None]:
@@ -100,7 +110,8 @@ def accuracy_table(report: Report) -> str:
     header, *rows = accuracy_rows(report)
     table = in_markdown(header, [list(map(plain, row)) for row in rows])
     notes = map(plain, [*_figures(report), *_warnings(report)])
-    return "\n\n".join((f"Test {_UNIT}; an example counts only if it withstands the whole attack.", table, *notes))
+    about = f"Test {_UNIT}, {_INTERVAL}; an example counts only if it withstands the whole attack."
+    return "\n\n".join((about, table, *notes))
 
 
 def _by_class(report: Report) -> list[str]:

@@ -27,6 +27,7 @@ from robustcords.runtime.accelerator import compile_model, start
 from robustcords.runtime.progress import epoch_line
 from robustcords.runtime.session import Session
 from robustcords.runtime.stopwatch import TRAINING, Stopwatch
+from robustcords.runtime.trackers import figures
 from robustcords.selection.selector import Subset, SubsetSelector
 from robustcords.storage.checkpoint import as_kept, belonging, restore_parts
 from robustcords.storage.run_directory import RunDirectory
@@ -299,8 +300,7 @@ class Trainer:
         }
         self.run.add_row(row)
         self.history.append(row)
-        figures = {"train_loss": row["train_loss"], "lr": row["lr"], **row.get("validation", {})}
-        self.accelerator.log(figures, step=epoch)
+        self.accelerator.log(figures(row), step=epoch)
         self.session.display.say(epoch_line(row, self.planner.label(self.progress)))
 
     def call_back(self, epoch: int) -> dict[str, Any]:

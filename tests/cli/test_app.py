@@ -12,6 +12,7 @@ import pytest
 import torch
 from command_line import ROOT, SMALL, Command, contents, refused, settings
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import robustcords
 from robustcords.experiments import build
@@ -363,6 +364,12 @@ def test_trackers_write_into_the_run_they_belong_to(command: Command):
     )
     Path("runs/digits_mart").mkdir(parents=True)
     assert command("run", "digits_mart", *SMALL, *options).status == 0
-    events = [path.parts for path in Path("runs").rglob("events.out.tfevents.*")]
-    assert events
-    assert {parts[1] for parts in events} == {"digits_mart-2"}
+    folders = {path.parent for path in Path("runs").rglob("events.out.tfevents.*")}
+    assert {folder.parts[1] for folder in folders} == {"digits_mart-2"}
+    events = [EventAccumulator(str(folder)).Reload() for folder in folders]
+    report = json.loads(Path("runs/digits_mart-2/report.json").read_text())["evaluation"]["last"]
+    (row,) = (json.loads(line) for line in Path("runs/digits_mart-2/metrics.jsonl").read_text().splitlines())
+    written = {name: each.Scalars(name)[-1].value for each in events for name in each.Tags()["scalars"]}
+    assert written["seconds/attack"] == pytest.approx(row["seconds"]["attack"])
+    assert written["validation/robust"] == pytest.approx(row["validation"]["robust"])
+    assert written["evaluation/last/clean"] == pytest.approx(report["clean"])

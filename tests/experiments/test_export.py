@@ -146,7 +146,7 @@ def test_the_card_has_what_was_measured_as_metadata_and_as_a_table() -> None:
         ("clean", 0.75),
         ("PGD-50-10, linf 8/255", 0.5),
     ]
-    assert "| PGD-50-10 | 8/255 | 10 | 50.00 |" in card
+    assert "| PGD-50-10 | 8/255 | 10 | 50.00 ± 26.34 |" in card
 
 
 def report_of(**measured: object) -> Report:

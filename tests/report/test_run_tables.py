@@ -48,13 +48,13 @@ def report(content: dict[str, Any]) -> Report:
     return Report.model_validate(content)
 
 
-def test_accuracies_are_percentages_with_two_decimals(report: Report):
+def test_accuracies_are_percentages_with_their_intervals(report: Report):
     assert accuracy_rows(report) == [
         ["attack", "radius", "images", "best", "last"],
-        ["none", "", "1000", "81.25", "100.00"],
-        ["PGD-50-10", "4/255", "1000", "70.00", "60.00"],
-        ["PGD-50-10", "8/255", "1000", "51.23", "0.00"],
-        ["AutoAttack standard", "8/255", "200", "42.50", ""],
+        ["none", "", "1000", "81.25 ± 2.59", "100.00 ± 0.38"],
+        ["PGD-50-10", "4/255", "1000", "70.00 ± 2.91", "60.00 ± 3.07"],
+        ["PGD-50-10", "8/255", "1000", "51.23 ± 3.13", "0.00 ± 0.38"],
+        ["AutoAttack standard", "8/255", "200", "42.50 ± 6.93", ""],
     ]
 
 
@@ -67,7 +67,7 @@ def test_markdown_tells_what_was_trained_and_how_well_it_did(report: Report):
         "- effort: bullet (steps.outlier 0, steps.robust 2, steps.boundary 10)",
         "- threat: linf, radius 8/255",
         "- 2 epochs, batches of 128, precision bf16, seed 7",
-        "| PGD-50-10 | 8/255 | 1000 | 51.23 | 0.00 |",
+        "| PGD-50-10 | 8/255 | 1000 | 51.23 ± 3.13 | 0.00 ± 0.38 |",
         "AutoAttack warns (last): zero gradients [x]",
         "| attack | 150.0 | 75.0 |",
         "The run trained 2 epochs in 3:20, on 1 subset of 13500 images.",
@@ -90,7 +90,7 @@ def test_markdown_without_a_run(content: dict[str, Any]):
     content["training"] = {"epochs": 0, "seconds": {}, "selections": []}
     text = markdown(Report.model_validate(content))
     assert "## Training" not in text
-    assert "| 81.25 |" in text
+    assert "| 81.25 ± 2.59 |" in text
 
 
 def test_markdown_has_the_least_accurate_classes_first(content: dict[str, Any]):
@@ -110,8 +110,8 @@ def test_further_attacks_have_rows_of_their_own(content: dict[str, Any]):
     content["evaluation"]["last"]["attacks"] = [figure | {"examples": 50}, distance | {"examples": 1000}]
     report = Report.model_validate(content)
     assert accuracy_rows(report)[5:] == [
-        ["CW-20", "8/255", "50", "", "25.00"],
-        ["Minimal", "", "1000", "", "50.00"],
+        ["CW-20", "8/255", "50", "", "25.00 ± 12.41"],
+        ["Minimal", "", "1000", "", "50.00 ± 3.09"],
     ]
     assert "Minimal warns (last): slow" in markdown(report)
 
