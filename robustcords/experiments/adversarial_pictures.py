@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from robustcords.attacks.pgd import PGD
-from robustcords.data.images import Images
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, one_line
 from robustcords.experiments import build
+from robustcords.experiments.picture_addresses import address, chosen
+from robustcords.experiments.selected_pictures import selected
 from robustcords.losses.objective import cross_entropy_of
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.comparison import Comparison
@@ -23,8 +20,6 @@ from robustcords.report.page import Picture, Pictures
 from robustcords.report.runs import Run
 from robustcords.rng import Noise, derive
 
-_LARGEST = 96
-"""Pixels of a picture's longer side; larger images are scaled down."""
 _ALL_BYTES = 900_000
 
 
@@ -41,7 +36,7 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
     if count == 0:
         return Pictures(notes=["No images were asked for (--images 0)."])
     gallery = _Gallery(count)
-    shown, size = [], 0
+    shown, selections, size = [], [], 0
     without: dict[str, list[str]] = {}
     for done, method in enumerate(comparison.methods):
         if on_progress:
@@ -52,6 +47,8 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
             continue
         try:
             found = list(gallery.of(run))
+            if choosing := next((run for run in method.runs if run.selections), None):
+                selections.append(selected(method.name, choosing, count, gallery.data))
         except Exception as error:  # data that is not here, another version's recipe, a custom model: all one note
             reason = str(error) if isinstance(error, UserError) else one_line(error)
             without.setdefault(reason, []).append(method.name)
@@ -63,7 +60,7 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
         "Test images; the same after PGD-10 on cross-entropy at the training radius, with steps of a quarter of it; "
         "and their difference, amplified until the largest change of a run's pixels is black or white; grey is none."
     )
-    return Pictures(caption, shown, notes)
+    return Pictures(caption, shown, notes, selections)
 
 
 def _weights(run: Run) -> str | None:
@@ -88,7 +85,7 @@ class _Gallery:
         if which is None:
             raise UserError("the run directory has no weights/")
         recipe = load(run.path / "recipe.toml", of_run=True)
-        images = self._data(recipe)
+        images = self.data(recipe)
         model = build.model(recipe, images)
         build.load_weights(model, run.path / "weights" / f"{which}.safetensors")
         rows = chosen(images.test, self.count)
@@ -105,30 +102,9 @@ class _Gallery:
             said = (names[int(y[n])], names[before[n]], names[after[n]])
             yield Picture(row, *said, *map(address, pixels))
 
-    def _data(self, recipe: Recipe) -> build.Data:
+    def data(self, recipe: Recipe) -> build.Data:
+        """Returns a recipe's images."""
         key = f"{recipe.seed} {recipe.data!r}"
         if key not in self.loaded:
             self.loaded = {key: build.data(recipe)}  # one at a time: a set can fill the memory
         return self.loaded[key]
-
-
-def chosen(images: Images, count: int) -> Tensor:
-    """Returns the rows of some images: the first of each class in turn, then the second of each, and so on."""
-    labels = images.labels
-    turn = torch.empty_like(labels)
-    for label in labels.unique():
-        of_class = (labels == label).nonzero().flatten()
-        turn[of_class] = torch.arange(len(of_class))
-    order = sorted(range(len(labels)), key=lambda row: (int(turn[row]), row))
-    return torch.tensor(order[:count])
-
-
-def address(pixels: Tensor) -> str:
-    """Returns an image (C, H, W) in [0, 1] as a ``data:`` address of a PNG."""
-    levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
-    levels = levels[:3] if levels.shape[0] >= 3 else levels[:1]
-    image = Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
-    image.thumbnail((_LARGEST, _LARGEST))
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -50,6 +50,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Thumbnail:
+    """A training image: its class, and its ``data:`` address."""
+
+    label: str
+    image: str
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some images that a selector has kept, and some that it left out.
+
+    Attributes:
+        name: which selection of which run.
+        kept: of those that were trained on.
+        left_out: of the rest.
+    """
+
+    name: str
+    kept: Sequence[Thumbnail]
+    left_out: Sequence[Thumbnail]
+
+
+@dataclass(frozen=True)
 class Pictures:
     """The page's images.
 
@@ -57,11 +80,13 @@ class Pictures:
         caption: how they were made.
         shown: what a run is called, and its pictures.
         notes: why there are none of others.
+        selections: what selectors kept and left out.
     """
 
     caption: str = ""
     shown: Sequence[tuple[str, Sequence[Picture]]] = ()
     notes: Sequence[str] = field(default_factory=list)
+    selections: Sequence[Selected] = ()
 
 
 def refuse_foreign(output: Path) -> None:

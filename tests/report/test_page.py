@@ -179,6 +179,24 @@ def test_pictures_are_of_the_attack(study: Path):
         assert np.allclose(difference, 0.5 + change / 0.3, atol=0.02)
 
 
+def test_thumbnails_are_of_what_the_last_selection_kept_and_left_out(study: Path, tmp_path: Path):
+    run = load_run(study / "glister")
+    comparison = compare([run])
+    found = adversarial_pictures.pictures(comparison, 10)
+    (selection,) = found.selections
+    assert selection.name == "mart, adv-glister 30 %, Bullet, seed 0, selection of epoch 3"
+    images = adversarial_pictures.build.data(adversarial_pictures.load(run.path / "recipe.toml"))
+    last = set(run.selections[-1].indices.tolist())
+    whole = images.source.load().train
+    for thumbnails, inside in ((selection.kept, True), (selection.left_out, False)):
+        rows = [row for row in images.train.numbers.tolist() if (row in last) is inside]
+        addresses = {adversarial_pictures.address(pixels) for pixels in whole.batch(torch.tensor(rows))[0]}
+        assert {each.image for each in thumbnails} <= addresses
+        assert sorted(each.label for each in thumbnails) == list("0123456789")
+    page.write(comparison, tmp_path / "page.html", pictures=found)
+    assert sum(tag == "img" for tag, _ in Page(tmp_path / "page.html").tags) == 30 + 20
+
+
 def test_pictures_that_cannot_be_made_are_a_note(study: Path, tmp_path: Path):
     shutil.copytree(study / "full", tmp_path / "full")
     (tmp_path / "full/weights/last.safetensors").write_bytes(b"no tensors")
