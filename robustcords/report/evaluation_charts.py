@@ -36,7 +36,8 @@ def radii(comparison: Comparison, which: str) -> Section:
     for measure in comparison.measures:
         if measure.radius and measure.which == which:
             attacks.setdefault(measure.attack, []).append(measure)
-    clean, charts = clean_measure(comparison, which), []
+    clean = clean_measure(comparison, which)
+    charts: list[Chart] = []
     for attack, measures in attacks.items():
         unit = 255 if all("/" in measure.radius for measure in measures) else 1
         traces, legend = [], []
