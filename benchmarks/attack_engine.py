@@ -308,7 +308,7 @@ def engine(name: str, batch: int, device: torch.device, precision: str, layout: 
     noise = Noise(0, torch.arange(len(x), device=device))
 
     def run() -> None:
-        with accelerator.autocast(), inference.frozen() if mode == "folded" else nullcontext():
+        with accelerator.autocast(), inference.folded() if mode == "folded" else nullcontext():
             attack_batch(inference, x, y, noise, attack=attack, loss=TRADES())
 
     return run

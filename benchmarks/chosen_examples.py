@@ -73,7 +73,7 @@ def main() -> None:
     print("|:--|:--|--:|--:|--:|--:|")
     draw = generator(0, "chosen-examples")
     before: list[Tensor] = []
-    with evaluation_mode(model), model.frozen():
+    with evaluation_mode(model), model.folded():
         for name, rows in chosen.items():
             some = rows[torch.randperm(len(rows), generator=draw)[: options.examples]].sort().values
             overlaps = ", ".join(f"{torch.isin(rows, other).double().mean():.0%}" for other in before)

@@ -69,11 +69,11 @@ def attacked(way: str, model: nn.Module, x: Tensor, y: Tensor, attack: PGD) -> T
     """Returns what one way of running the attack finds."""
     noise = Noise(1, torch.arange(len(x)))
     network = Inference(model, LOWER) if "bfloat16" in way else Inference(model)
-    with network.frozen():
+    with network.folded():
         if way != "bfloat16 throughout":
             return attack_batch(network, x, y, noise, attack=attack, loss=LOSS).images
         objective = LOSS.objective(y, CleanLogits(network, x, exact=False))
-        return attack(network, x, replace(objective, anchored=False), noise)
+        return attack(network, x, replace(objective, relative_to_clean=False), noise)
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def attack(name: str, replay: bool) -> Callable[[], object]:
     objective = Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
 
     def run() -> None:
-        with inference.frozen():
+        with inference.folded():
             PGD(THREAT, steps=10)(inference, x, objective, Noise(0, torch.arange(128, device="cuda")))
 
     return run
@@ -81,7 +81,7 @@ def evaluation(name: str, replay: bool, square: bool) -> Callable[[], object]:
     objective = Objective(lambda logits: cross_entropy(logits, y, reduction="none"))
 
     def run() -> None:
-        with evaluation_mode(inference), exact_float32(x.device), inference.frozen():
+        with evaluation_mode(inference), exact_float32(x.device), inference.folded():
             if square:
                 autoattack.square(inference, x, y, norm="Linf", epsilon=1e-4, queries=300, seed=0)
             else:

@@ -69,7 +69,7 @@ def main() -> None:
         )
         return time.process_time() - begin
 
-    with inference.frozen():
+    with inference.folded():
         rounds = [{way: seconds(*given) for way, given in ways.items()} for _ in range(options.rounds + 1)][1:]
     step = statistics.median((each[10] - each[2]) / 8 for each in rounds)
     allowed = statistics.median(each[2] for each in rounds) + step * (int(steps.sum()) / count - 2)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from robustcords.attacks.base import first_gradient, usual_step
+from robustcords.attacks.base import default_step_size, first_gradient
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.perturbations import Kept, Perturbations
 from robustcords.attacks.single_step import SingleStepAttack
@@ -83,7 +83,7 @@ class ATAS(SingleStepAttack):
     def resolved(cls, config: ATAS.Config, threat: ThreatModel) -> ATAS.Config:
         """Returns the options with step sizes."""
         radii = {"step_size": 2.0, "smallest_step": 0.5, "largest_step": 1.75}
-        return with_defaults(config, **{key: usual_step(threat, 1, value) for key, value in radii.items()})
+        return with_defaults(config, **{key: default_step_size(threat, 1, value) for key, value in radii.items()})
 
     def prepare(self, train: Images, device: torch.device) -> None:
         """Makes room for the perturbations of all training images.

@@ -38,10 +38,11 @@ def logits_and_gradient(model: Model, objective: Objective, x: Tensor, *, first:
         model: as `Model`.
         objective: of the logits, which are handed over in float32 whatever precision the model runs in.
         x: (B, C, H, W).
-        first: it is the point that an attack starts from: in float32 where the objective is anchored.
+        first: whether it is the point that an attack starts from, which takes float32 where the objective is
+            `Objective.relative_to_clean`.
     """
     x = x.detach().requires_grad_()
-    exact = first and objective.anchored
+    exact = first and objective.relative_to_clean
     with in_float32(model, x.device) if exact else nullcontext(model) as run:
         with torch.enable_grad():
             logits = full_precision(run(x))
@@ -55,7 +56,7 @@ def input_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
 
 
 def first_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
-    """Returns `input_gradient` at the point that an attack starts from: in float32 where the objective is anchored."""
+    """Returns `input_gradient` at the point that an attack starts from; see `logits_and_gradient`."""
     return logits_and_gradient(model, objective, x, first=True)[1]
 
 
@@ -136,12 +137,12 @@ class Attack(Component, Stateful, ABC):
             objective: what to maximise; it knows the batch's labels.
             noise: for random starts, keyed by example.
         """
-        if len(x) == 0 or self.threat.epsilon == 0 or self.passes == 0:
+        if len(x) == 0 or self.threat.epsilon == 0 or self.num_gradient_steps == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
             return self._kept(self.search(model, x.detach().clone(), objective, noise), x)
 
-    def each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
+    def run_per_example(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
         """Returns what calling returns for examples (B, C, H, W) one by one, each with steps of its own.
 
         Args:
@@ -161,7 +162,7 @@ class Attack(Component, Stateful, ABC):
         found = contracts.candidates(self, found, x)
         return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
 
-    def aim(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+    def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         """Returns what to maximise on a batch: here what the loss says.
 
         Args:
@@ -194,13 +195,13 @@ class Attack(Component, Stateful, ABC):
         return nullcontext()
 
     @property
-    def reach(self) -> float | None:
+    def total_step_length(self) -> float | None:
         """How far all steps together can move an image, in the threat's norm; None where that is not known."""
         return None
 
     @property
     @abstractmethod
-    def passes(self) -> int:
+    def num_gradient_steps(self) -> int:
         """How many forward and backward passes one call takes; 0 leaves the images as they are."""
 
     @abstractmethod
@@ -248,18 +249,18 @@ class Attack(Component, Stateful, ABC):
     @property
     def falls_short(self) -> str | None:
         """One sentence where the steps together cannot cross the radius, and so leave part of the ball unseen."""
-        reach, epsilon = self.reach, self.threat.epsilon
-        if not self.passes or reach is None or reach >= epsilon * (1 - 1e-9):
+        length, epsilon, steps = self.total_step_length, self.threat.epsilon, self.num_gradient_steps
+        if not steps or length is None or length >= epsilon * (1 - 1e-9):
             return None
-        size = format_radius(rounded_radius(reach / self.passes))
+        size = format_radius(rounded_radius(length / steps))
         return (
-            f"its {self.passes} step{'s' if self.passes > 1 else ''} of {size} "
-            f"move an image by {reach:.3g} at most, less than the radius {format_radius(epsilon)}; steps of "
-            f"{format_radius(usual_step(self.threat, self.passes))} would do"
+            f"its {steps} step{'s' if steps > 1 else ''} of {size} "
+            f"move an image by {length:.3g} at most, less than the radius {format_radius(epsilon)}; steps of "
+            f"{format_radius(default_step_size(self.threat, steps))} would do"
         )
 
 
-def usual_step(threat: ThreatModel, steps: int, reach: float = 2.5) -> float:
+def default_step_size(threat: ThreatModel, steps: int, radii: float = 2.5) -> float:
     """Returns the step size with which so many steps go 2.5 times as far as the radius (Madry et al. 2018).
 
     With 10 steps that is a quarter of the radius: 2/255 at 8/255, as in Li et al. 2023. Under l-infinity it is at most
@@ -268,7 +269,7 @@ def usual_step(threat: ThreatModel, steps: int, reach: float = 2.5) -> float:
     Args:
         threat: norm and radius.
         steps: that are taken; none counts as one.
-        reach: how far all steps go together, in radii.
+        radii: how far all steps go together, in radii.
     """
-    size = rounded_radius(reach * threat.epsilon / max(1, steps))
+    size = rounded_radius(radii * threat.epsilon / max(1, steps))
     return min(size, threat.largest)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from robustcords.attacks.base import first_gradient, usual_step
+from robustcords.attacks.base import default_step_size, first_gradient
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.schema import Radius, filled_in, with_defaults
@@ -45,14 +45,14 @@ class FGSM(SingleStepAttack):
     def resolved(cls, config: FGSM.Config, threat: ThreatModel) -> FGSM.Config:
         """Returns the options with a step size."""
         radii = 1.25 if config.random_start == "uniform" else 1.0
-        return with_defaults(config, step_size=usual_step(threat, 1, radii))
+        return with_defaults(config, step_size=default_step_size(threat, 1, radii))
 
     @property
-    def reach(self) -> float:
+    def total_step_length(self) -> float:
         """The step size."""
         return filled_in(self.config.step_size)
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""
         x_adv = self.threat.random_start(self.config.random_start, x, noise)
-        return self.threat.ascend(x_adv, first_gradient(model, objective, x_adv), self.reach)
+        return self.threat.ascend(x_adv, first_gradient(model, objective, x_adv), self.total_step_length)

@@ -31,8 +31,8 @@ class GradientAttack(Attack):
     Config: ClassVar[type[GradientAttackConfig]] = GradientAttackConfig
     config: GradientAttackConfig
 
-    def aim(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+    def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         """Returns what the option says; the loss is asked, and clean logits are computed, for ``"loss"`` alone."""
         if self.config.objective == "ce":
             return cross_entropy_of(y)
-        return margin_of(y) if self.config.objective == "margin" else super().aim(loss, y, clean)
+        return margin_of(y) if self.config.objective == "margin" else super().objective_for(loss, y, clean)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustcords.attacks.base import first_gradient, usual_step
+from robustcords.attacks.base import default_step_size, first_gradient
 from robustcords.attacks.gradient import GradientAttackConfig
 from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.schema import Positive, Radius, filled_in, with_defaults
@@ -49,14 +49,14 @@ class NFGSM(SingleStepAttack):
     @classmethod
     def resolved(cls, config: NFGSM.Config, threat: ThreatModel) -> NFGSM.Config:
         """Returns the options with a step size."""
-        return with_defaults(config, step_size=usual_step(threat, 1, 1.0))
+        return with_defaults(config, step_size=default_step_size(threat, 1, 1.0))
 
     @property
-    def reach(self) -> float:
+    def total_step_length(self) -> float:
         """The step size; the noise goes farther."""
         return filled_in(self.config.step_size)
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the one step's end."""
         noisy = self.around.uniform_start(x, noise)
-        return self.threat.ascend(noisy, first_gradient(model, objective, noisy), self.reach)
+        return self.threat.ascend(noisy, first_gradient(model, objective, noisy), self.total_step_length)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import first_gradient, input_gradient, logits_and_gradient, usual_step
+from robustcords.attacks.base import default_step_size, first_gradient, input_gradient, logits_and_gradient
 from robustcords.attacks.gradient import GradientAttack, GradientAttackConfig
 from robustcords.attacks.pace import Objectives, Pace, Remaining
 from robustcords.config.requirements import STEPS_BY_EXAMPLE
@@ -50,7 +50,7 @@ class PGD(GradientAttack):
     @classmethod
     def resolved(cls, config: PGD.Config, threat: ThreatModel) -> PGD.Config:
         """Returns the options with a step size."""
-        return with_defaults(config, step_size=usual_step(threat, config.steps))
+        return with_defaults(config, step_size=default_step_size(threat, config.steps))
 
     @property
     def step_size(self) -> float:
@@ -58,12 +58,12 @@ class PGD(GradientAttack):
         return filled_in(self.config.step_size)
 
     @property
-    def reach(self) -> float:
+    def total_step_length(self) -> float:
         """Steps times step size."""
         return self.config.steps * self.step_size
 
     @property
-    def passes(self) -> int:
+    def num_gradient_steps(self) -> int:
         """One forward and backward pass a step."""
         return self.config.steps
 

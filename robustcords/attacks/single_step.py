@@ -11,7 +11,7 @@ class SingleStepAttack(GradientAttack):
     """An attack of one gradient step, which an effort can leave out and not divide. Subclasses write `search`."""
 
     @property
-    def passes(self) -> int:
+    def num_gradient_steps(self) -> int:
         """One forward and backward pass."""
         return 1
 

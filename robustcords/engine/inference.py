@@ -25,7 +25,7 @@ class Inference(nn.Module):
     Args:
         model: shared, not copied.
         autocast: the context each forward runs in.
-        replay: whether it may run from recorded passes where it is `frozen`, on a GPU.
+        replay: whether it may run from recorded passes where it is `folded`, on a GPU.
     """
 
     def __init__(self, model: nn.Module, autocast: Autocast = nullcontext, *, replay: bool = True) -> None:
@@ -38,14 +38,14 @@ class Inference(nn.Module):
         self._places: list[object] = []
         self._hooks: list[dict[int, Any]] = []
         self._read: object = None
-        self._frozen = False
+        self._in_block = False
         self._shelves: list[dict[str, Any]] = []
         self._shared: list[Any] = []
         self._stamps: object = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, classes) float32 logits of images (B, C, H, W) in [0, 1]."""
-        folded = self._folded if self._frozen and self._as_folded() and not self.model.training else None
+        folded = self._folded if self._in_block and self._as_folded() and not self.model.training else None
         with self.autocast():
             if folded and self._replays and len(x) and not (any(self._hooks) or torch.is_inference_mode_enabled()):
                 return self._replays(x)
@@ -71,7 +71,7 @@ class Inference(nn.Module):
             self.autocast = own
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def folded(self) -> Iterator[None]:
         """Has the model run folded in eval mode, and on a GPU from `Replays`, as long as nothing else is asked of it.
 
         The folded network gives gradients by the images, as inside a call of an `Attack` or of
@@ -81,7 +81,7 @@ class Inference(nn.Module):
         they are. What is written over through ``.data`` cannot be seen before a gradient is asked for. A compiled model
         stays as it is, as its compiler folds. Logits differ from the plain model's by rounding.
         """
-        if self._frozen or self.model._compiled_call_impl is not None:
+        if self._in_block or self.model._compiled_call_impl is not None:
             yield
             return
         if self._read != (read := settings_of(self.model)):
@@ -92,7 +92,7 @@ class Inference(nn.Module):
             self._folded.refresh(self._dtype(), in_place=self._replays is not None)
             if self.replay:
                 self._keep_replays(self._folded)
-        self._frozen = True
+        self._in_block = True
         self._shelves = [
             shelf for module in self.model.modules() for shelf in (module._parameters, module._buffers, module._modules)
         ]
@@ -101,7 +101,7 @@ class Inference(nn.Module):
         try:
             yield
         finally:
-            self._frozen = False
+            self._in_block = False
 
     def _as_folded(self) -> bool:
         """Returns whether the folded network still is the model, for what it may be asked."""
@@ -162,6 +162,6 @@ def _keeps_images_apart(model: nn.Module) -> bool:
     return all(module.running_var is not None for module in model.modules() if isinstance(module, _BatchNorm))
 
 
-def frozen(model: object) -> AbstractContextManager[None]:
-    """Returns `Inference.frozen` of a model where it has one, else a context that does nothing."""
-    return model.frozen() if isinstance(model, Inference) else nullcontext()
+def folded(model: object) -> AbstractContextManager[None]:
+    """Returns `Inference.folded` of a model where it has one, else a context that does nothing."""
+    return model.folded() if isinstance(model, Inference) else nullcontext()

@@ -155,9 +155,9 @@ def robust_accuracy(
     plain, clean, robust = SAT(), 0, 0
 
     def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return attack(inference, x, attack.aim(plain, y, CleanLogits(inference, x)), noise)
+        return attack(inference, x, attack.objective_for(plain, y, CleanLogits(inference, x)), noise)
 
-    with evaluation_mode(model), inference.frozen():
+    with evaluation_mode(model), inference.folded():
         mine = torch.arange(len(data)).split(batch_size)[collectives.rank() :: collectives.world_size()]
         batches = data.batches([rows.tolist() for rows in mine], device)
         for rows, (x, y) in zip(mine, batches, strict=True):

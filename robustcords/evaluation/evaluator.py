@@ -117,7 +117,7 @@ class Evaluator:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Puts the model into eval mode, folded, and float32 into full precision for as long as the block lasts."""
-        with evaluation_mode(self.model), exact_float32(self.device), self.model.frozen():
+        with evaluation_mode(self.model), exact_float32(self.device), self.model.folded():
             yield
 
     def clean(self) -> Tensor:

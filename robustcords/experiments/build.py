@@ -224,7 +224,7 @@ def cautions(recipe: Recipe) -> list[str]:
         if isinstance(recipe.selector, AdversarialConfig):
             attacks[" for selection"] = recipe.selector.effort(training)
         found = [f"the training attack{of}: {text}" for of, each in attacks.items() if (text := each.falls_short)]
-        if not planned.strongest(training).passes and recipe.threat.epsilon:
+        if not planned.strongest(training).num_gradient_steps and recipe.threat.epsilon:
             found.append("the training attack takes no steps: training is on the images as they are")
     return [*found, *recipe.evaluation.unmeasured(recipe.threat)]
 

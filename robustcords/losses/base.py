@@ -37,7 +37,7 @@ class Loss(Component, ABC):
 
     Attributes:
         views: the images that an update makes forward passes of: ``"clean"``, ``"adversarial"``, or both.
-        anchored: whether the `Objective` that `objective` gives is anchored. It is said here too, for what depends on
+        relative_to_clean: whether the `Objective` that `objective` gives is. It is said here too, for what depends on
             it before there is a batch to ask for one: a recipe is refused whose attack would start at the image, where
             such an objective has no gradient, and an effort that asks for clean logits gets them in float32.
             `robustcords.losses.check.check_loss` refuses a loss that says one thing here and another there.
@@ -61,7 +61,7 @@ class Loss(Component, ABC):
     requires: ClassVar[frozenset[str]] = frozenset({HARD_LABELS})
     config: LossConfig
     views: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
-    anchored: ClassVar[bool] = False
+    relative_to_clean: ClassVar[bool] = False
     batchwise: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:

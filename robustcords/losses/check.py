@@ -28,13 +28,14 @@ EXAMPLES = 3
 _BEFORE = {
     "__call__": "from_logits(logits, y), with logits by the name of their view",
     "passes": "views",
+    "anchored": "relative_to_clean",
     "start": "the start of the Objective that objective(y, clean) returns",
 }
 """What 0.1 asked a loss for, and would now be passed over in silence: a subclass would train as its base does."""
 
 
 def check_declared(loss: Loss) -> None:
-    """Checks a loss's `views`, `anchored` and `batchwise`.
+    """Checks a loss's `views`, `relative_to_clean` and `batchwise`.
 
     Raises:
         UserError: one has a value that means nothing, and the line has those that do; or there is something that
@@ -55,7 +56,7 @@ def check_declared(loss: Loss) -> None:
             raise UserError(f"{source}: views = {views!r}: no view is called {name!r}{nearest(str(name), allowed)}")
     if len(set(views)) < len(views):
         raise UserError(f"{source}: views = {views!r}: each at most once")
-    for name in ("anchored", "batchwise"):
+    for name in ("relative_to_clean", "batchwise"):
         if not isinstance(value := getattr(loss, name), bool):
             raise UserError(f"{source}: {name} = {value!r}, expected True or False")
 
@@ -146,9 +147,10 @@ def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
     source, given = f"the objective of loss {contracts.title(loss)}", loss.objective(y, clean)
     if not isinstance(given, Objective):
         raise UserError(f"{source} is {kind_of(given)}, expected an Objective")
-    if given.anchored != loss.anchored:
+    if given.relative_to_clean != loss.relative_to_clean:
         raise UserError(
-            f"{source} says anchored = {given.anchored}, and the loss anchored = {loss.anchored}; they have to agree"
+            f"{source} says relative_to_clean = {given.relative_to_clean}, and the loss says {loss.relative_to_clean}; "
+            "they have to agree"
         )
 
     def looked_at(logits: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ class Objective:
         start: where this objective wants a random start: ``"uniform"`` in the ball; ``"gaussian"`` close to the image,
             for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself; or ``"signs"``, half a
             radius from it in every pixel.
-        anchored: whether it compares with the clean logits, so that this is the case. Beside the image it is then a
-            small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step wants
-            float32 (see `in_float32`).
+        relative_to_clean: whether it compares with the clean logits, so that this is the case. Beside the image it is
+            then a small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step
+            wants float32 (see `in_float32`).
         labels: (B,) int64 of the batch, for attacks that ask what is classified correctly; None where nobody has said.
 
     Raises:
@@ -35,7 +35,7 @@ class Objective:
 
     value: Callable[[Tensor], Tensor]
     start: Start = "uniform"
-    anchored: bool = False
+    relative_to_clean: bool = False
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ class TRADES(Loss):
         beta: NotNegative = 6.0
 
     config: TRADES.Config
-    anchored = True
+    relative_to_clean = True
     requires = frozenset()
 
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
@@ -54,4 +54,4 @@ class TRADES(Loss):
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         """Returns ``KL(p || p')`` of the adversarial logits, from close to the image."""
         target = clean().detach()
-        return Objective(lambda logits: kl_divergence(target, logits), start="gaussian", anchored=True)
+        return Objective(lambda logits: kl_divergence(target, logits), start="gaussian", relative_to_clean=True)

@@ -69,7 +69,7 @@ class PerturbedStep(StepAround):
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields the rows of all micro-batches, moves the weights, yields all rows again and moves the weights back."""
         layers = [weight for weight in self.model.parameters() if weight.requires_grad and weight.dim() > 1]
-        with self.aside(), _gradients_kept(self.model):
+        with self.without_statistics(), _gradients_kept(self.model):
             self._searching = True
             yield from self.step.micro_batches(batch)
             self._searching = False

@@ -82,7 +82,7 @@ class Step(ABC):
         """Returns a block for attacks on `inference`, in which it runs as fast as it can."""
 
     @abstractmethod
-    def aside(self) -> AbstractContextManager[None]:
+    def without_statistics(self) -> AbstractContextManager[None]:
         """Returns a block for passes that leave nothing but gradients.
 
         What is differentiated in it is no part of the reported loss, and BatchNorm's statistics are given back as they

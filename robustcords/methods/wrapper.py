@@ -100,9 +100,9 @@ class StepAround(Step):
         """Returns a block for attacks."""
         return self.step.attacking()
 
-    def aside(self) -> AbstractContextManager[None]:
+    def without_statistics(self) -> AbstractContextManager[None]:
         """Returns a block for passes that leave nothing but gradients."""
-        return self.step.aside()
+        return self.step.without_statistics()
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
         """Yields the rows of each micro-batch in turn."""

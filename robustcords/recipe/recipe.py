@@ -86,7 +86,7 @@ class Recipe(Table):
             raise _conflict(*missing)
         at_image = getattr(self.attack, "random_start", "") == "none"
         losses = getattr(self.attack, "objective", "loss") == "loss"
-        if at_image and losses and find("loss", self.loss.name).anchored:
+        if at_image and losses and find("loss", self.loss.name).relative_to_clean:
             reason = f"the objective of {self.loss.name} has no gradient at the image itself"
             raise _conflict(reason, "attack.random_start", "loss.name")
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from robustcords.attacks.base import Attack, usual_step
+from robustcords.attacks.base import Attack, default_step_size
 from robustcords.config.schema import Radius
 from robustcords.engine.precision import Precision, require
 from robustcords.selection.base import StrategyConfig
@@ -50,11 +50,11 @@ class AttackConfig(StrategyConfig):
             training: the training attack; where it has no more steps than are wanted, nothing follows.
             usual: the step size of steps that are given without one; None for 2.5 epsilon / steps.
         """
-        if self.attack_step_size is not None or (self.attack_steps is None and training.passes <= FEW):
+        if self.attack_step_size is not None or (self.attack_steps is None and training.num_gradient_steps <= FEW):
             return self
         steps = FEW if self.attack_steps is None else self.attack_steps
         given = usual if self.attack_steps is not None else None
-        size = usual_step(training.threat, steps) if given is None else given
+        size = default_step_size(training.threat, steps) if given is None else given
         return self.model_copy(update={"attack_steps": steps, "attack_step_size": size})
 
     def effort(self, training: Attack) -> Attack:

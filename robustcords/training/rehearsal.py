@@ -92,7 +92,7 @@ class Rehearsal:
         draws = torch.random.fork_rng(devices=devices)
         with modes_kept(model), buffers_kept(model), draws, sound_convolutions():
             network = Inference(model, self.autocast, replay=False)
-            with evaluation_mode(model), network.frozen():
+            with evaluation_mode(model), network.folded():
                 # Evaluation gives contiguous images to either model, attacks in training and selection its own layout.
                 self._pass(network, 2, "contiguous", "evaluated")
                 if layout != "contiguous":

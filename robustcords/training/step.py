@@ -124,11 +124,11 @@ class LoopStep(Step):
     @contextmanager
     def attacking(self) -> Iterator[None]:
         """Folds the network, and gives its modes back as they were."""
-        with self.accelerator.autocast(), self.inference.frozen(), modes_kept(self.model):
+        with self.accelerator.autocast(), self.inference.folded(), modes_kept(self.model):
             yield
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def without_statistics(self) -> Iterator[None]:
         """Gives buffers and the reported losses back as they were."""
         share, values = self._share, None if self._values is None else self._values.clone()
         with buffers_kept(self.model):

@@ -158,7 +158,7 @@ def test_an_example_that_misses_the_epoch_of_a_redraw_is_drawn_anew_when_it_come
         x, y = IMAGES.batch(keys)
         geometry, noise = CropFlip().geometry(Noise(0, keys)), Noise(epoch, keys)
         with attack.training_step(Moment(epoch, 0, 0.0), geometry):
-            found = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), noise)
+            found = attack(model, x, attack.objective_for(SAT(), y, CleanLogits(model, x)), noise)
         return found, THREAT.uniform_start(x, noise)
 
     first, drawn = attacked(0, 3, 4, 5)
@@ -181,7 +181,7 @@ def test_what_is_outside_of_training_changes_nothing() -> None:
     x, y = IMAGES.batch(torch.arange(8))
     noise, model = Noise(3, torch.arange(8)), network()
     before = {name: value.clone() for name, value in attack.state_dict().items()}
-    aim = attack.aim(SAT(), y, CleanLogits(model, x))
+    aim = attack.objective_for(SAT(), y, CleanLogits(model, x))
     found = attack(model, x, aim, noise)
     assert torch.equal(found, ATAS(THREAT, **OPTIONS)(model, x, aim, noise)), "whatever has been kept"
     assert all(torch.equal(value, before[name]) for name, value in attack.state_dict().items())

@@ -114,7 +114,7 @@ def test_an_attack_computes_no_gradients_of_parameters(problem, name, precision)
     attack = each_attack(name)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32), Gradients() as seen:
         attack(model, x, cross_entropy_of(y), NOISE)
-    check_only_images(seen, model, attack.passes)
+    check_only_images(seen, model, attack.num_gradient_steps)
 
 
 @pytest.mark.parametrize("loss", [TRADES(), MART()], ids=["trades", "mart"])
@@ -219,8 +219,10 @@ def test_a_steps_graph_is_gone_before_the_next_forward(problem, kind):
     if kind in ATTACKS:
         attack = each_attack(kind)
         found = graphs_at_forwards(model, lambda: attack(model, x, cross_entropy_of(y), NOISE))
-        assert found[: attack.passes] == [(0, 0)] * attack.passes
-        assert found.count((0, 0)) == len(found) <= (4 if kind == "kim" else attack.passes), "whose points are forwards"
+        assert found[: attack.num_gradient_steps] == [(0, 0)] * attack.num_gradient_steps
+        assert found.count((0, 0)) == len(found) <= (4 if kind == "kim" else attack.num_gradient_steps), (
+            "whose points are forwards"
+        )
     else:
         attack, effort = PGD(THREAT, steps=3), bullet() if kind == "bullet" else None
         made = partial(attack_batch, model, x, y, NOISE, attack=attack, loss=TRADES(), effort=effort)

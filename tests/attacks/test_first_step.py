@@ -69,10 +69,10 @@ def ways_to_run(model: nn.Module, way: str) -> Iterator[nn.Module]:
     if way == "plain":
         yield network
     elif way == "folded":
-        with network.frozen():
+        with network.folded():
             yield network
     else:
-        with BF16(), network.frozen():
+        with BF16(), network.folded():
             yield network
 
 
@@ -104,7 +104,7 @@ def test_it_reaches_what_float32_reaches_and_in_bfloat16_alone_does_not(problem:
     whole = reached(attacked(model, images, attack, TRADES()))
     assert reached(attacked(Inference(model, BF16), images, attack, TRADES())) > 0.98 * whole
     low = Inference(model, BF16)
-    throughout = replace(TRADES().objective(y, CleanLogits(low, x, exact=False)), anchored=False)
+    throughout = replace(TRADES().objective(y, CleanLogits(low, x, exact=False)), relative_to_clean=False)
     alone = attack(low, x, throughout, noise)
     assert reached(alone) < 0.95 * whole
 
@@ -123,7 +123,7 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("loss", "lower", "exact"), [(TRADES(), 9, 2), (MART(), 10, 0)], ids=["anchored", "not anchored"]
+    ("loss", "lower", "exact"), [(TRADES(), 9, 2), (MART(), 10, 0)], ids=["relative", "not relative"]
 )
 def test_one_step_and_the_clean_pass_are_what_it_costs(problem: Any, loss: Loss, lower: int, exact: int):
     model, images = problem

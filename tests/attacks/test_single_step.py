@@ -124,7 +124,7 @@ def batch(count: int = 41) -> tuple[nn.Module, Tensor, Tensor, Noise]:
 def test_n_fgsm_leaves_the_ball_and_not_the_pixels() -> None:
     model, x, y, noise = batch()
     for attack in (NFGSM(THREAT), AttackIn(NFGSM(THREAT), "fp32")):
-        x_adv = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), noise)
+        x_adv = attack(model, x, attack.objective_for(SAT(), y, CleanLogits(model, x)), noise)
         assert EPSILON * 2.9 < (x_adv - x).abs().max() <= EPSILON * 3 + 1e-12
         assert (x_adv.min(), x_adv.max()) >= (0, 0)
         assert x_adv.max() <= 1
@@ -150,7 +150,7 @@ def test_kim_goes_to_the_first_point_that_is_misclassified(share: float, k: int)
     attack = Kim(THREAT, random_start="none", step_size=EPSILON)
     y = torch.zeros(1, dtype=torch.int64)
     model = Towards(0.5 + share * EPSILON)
-    x_adv = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), Noise(0, torch.arange(1)))
+    x_adv = attack(model, x, attack.objective_for(SAT(), y, CleanLogits(model, x)), Noise(0, torch.arange(1)))
     torch.testing.assert_close(x_adv, x + k / 3 * EPSILON)
 
 
@@ -159,7 +159,7 @@ def test_shares_that_are_all_of_one_class_are_that_label(name: str) -> None:
     model, x, y, noise = batch()
     attack = find("attack", name)(THREAT)
     made = [
-        attack(model, x, attack.aim(SAT(), labels, CleanLogits(model, x)), noise)
+        attack(model, x, attack.objective_for(SAT(), labels, CleanLogits(model, x)), noise)
         for labels in (y, F.one_hot(y, 3).double())
     ]
     torch.testing.assert_close(made[1], made[0], rtol=0, atol=1e-12)
@@ -182,19 +182,19 @@ def test_the_objective_is_an_option_whatever_the_loss(attack: str, objective: st
     y = batch()[2]
     chosen = find("attack", attack)(THREAT, objective=objective)
     for varied in (chosen, AttackIn(chosen, "fp32"), chosen.with_effort(2)):
-        aim = varied.aim(TRADES(), y, lambda: pytest.fail("clean logits are not needed"))
+        aim = varied.objective_for(TRADES(), y, lambda: pytest.fail("clean logits are not needed"))
         logits = torch.randn(41, 3, dtype=torch.float64)
         own = logits.gather(1, y[:, None])[:, 0]
         others = logits.masked_fill(F.one_hot(y, 3).bool(), -torch.inf).amax(1)
         expected = F.cross_entropy(logits, y, reduction="none") if objective == "ce" else others - own
         torch.testing.assert_close(aim.value(logits), expected)
-        assert (aim.start, aim.anchored) == ("uniform", False)
+        assert (aim.start, aim.relative_to_clean) == ("uniform", False)
 
 
 def test_a_step_up_the_margin() -> None:
     model, x, y, noise = batch()
     attack = PGD(THREAT, objective="margin", steps=1, step_size=0.03, random_start="none")
-    x_adv = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), noise)
+    x_adv = attack(model, x, attack.objective_for(SAT(), y, CleanLogits(model, x)), noise)
     raised = step(model, x, margin_of(y).value, 0.03).clamp(0, 1)
     torch.testing.assert_close(x_adv, raised)
 
@@ -205,7 +205,7 @@ def test_catastrophic_overfitting_is_watched_for(attack: Attack) -> None:
     x, y = IMAGES.batch(torch.arange(41))
     model, noise = small_problem.network(3).eval(), Noise(derive(5, "validation"), torch.arange(41))
     noted = OverfittingProbe(IMAGES, attack, PGD(THREAT)).after_epoch(epoch_end(model, seed=5))
-    x_adv = attack(model, x, attack.aim(SAT(), y, CleanLogits(model, x)), noise)
+    x_adv = attack(model, x, attack.objective_for(SAT(), y, CleanLogits(model, x)), noise)
     right = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
     assert noted["training"] == int(right.sum()) / 41
 

@@ -155,7 +155,7 @@ def test_folded_networks_are_run_without_the_geometries():
     model = nn.Sequential(*layers, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3)).eval()
     x, inference = torch.rand(5, 1, 8, 8), Inference(model)
     expected = model(x)
-    with Watch() as watch, evaluation_mode(model), inference.frozen():
+    with Watch() as watch, evaluation_mode(model), inference.folded():
         assert inference._folded is not None
         torch.testing.assert_close(inference(x), expected)
     assert watch.seen == 2

@@ -237,7 +237,7 @@ def test_a_selection_has_the_same_gradients_from_recordings(loss: Loss) -> None:
 def test_a_pass_that_a_hook_sees_is_not_replayed(kind: str) -> None:
     frozen, x = Inference(convolutional()), torch.rand(4, 3, 8, 8, dtype=torch.float64)
     seen: list[int] = []
-    with frozen.frozen(), torch.no_grad():
+    with frozen.folded(), torch.no_grad():
         handle = getattr(frozen.model.get_submodule("fc"), kind)(lambda _, args, *rest: seen.append(len(args[0])))
         logits = frozen(x)
         handle.remove()
@@ -256,11 +256,11 @@ def test_recordings_are_kept_while_the_weights_stay_where_they_are() -> None:
     }
     kept = []
     for change in changes.values():
-        with frozen.frozen(), without_parameter_gradients(frozen):
+        with frozen.folded(), without_parameter_gradients(frozen):
             frozen(x)
             before = frozen._replays
         change()
-        with frozen.frozen(), without_parameter_gradients(frozen):
+        with frozen.folded(), without_parameter_gradients(frozen):
             torch.testing.assert_close(frozen(x), model(x))
         kept.append(frozen._replays is before)
     assert kept == [True, False, False]
@@ -274,7 +274,7 @@ def parameter_like(model: nn.Module) -> nn.Parameter:
 def test_only_the_images_have_a_gradient_in_what_is_recorded(again: Again) -> None:
     model = convolutional().float()
     frozen = Inference(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    with frozen.frozen(), torch.no_grad():
+    with frozen.folded(), torch.no_grad():
         frozen(torch.rand(4, 3, 8, 8))
     assert leaves(again.recorded[0].grad_fn) == {torch.Size((32, 3, 8, 8))}
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -290,7 +290,7 @@ def leaves(node: Any) -> set[torch.Size]:
 @pytest.mark.usefixtures("recorded")
 def test_a_model_that_nobody_uses_any_more_is_gone_with_its_recordings() -> None:
     frozen = Inference(convolutional())
-    with frozen.frozen(), torch.no_grad():
+    with frozen.folded(), torch.no_grad():
         frozen(torch.rand(4, 3, 8, 8, dtype=torch.float64))
     replays = weakref.ref(frozen._replays)
     gc.disable()
@@ -306,7 +306,7 @@ def test_a_network_that_looks_at_the_whole_batch_is_not_recorded() -> None:
     parts = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False)]
     model = nn.Sequential(*parts, nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8)
-    with frozen.frozen(), without_parameter_gradients(frozen):
+    with frozen.folded(), without_parameter_gradients(frozen):
         assert frozen._folded is not None
         torch.testing.assert_close(frozen(x), model(x))
     assert frozen._replays is None
@@ -317,7 +317,7 @@ def test_empty_batches_and_inference_mode_are_run_as_they_are(again: Again) -> N
     model = convolutional()
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8, dtype=torch.float64)
     for mode in (torch.inference_mode(), nullcontext(), torch.inference_mode()):
-        with mode, frozen.frozen(), without_parameter_gradients(frozen):
+        with mode, frozen.folded(), without_parameter_gradients(frozen):
             assert frozen(x[:0]).shape == (0, 5)
             if torch.is_inference_mode_enabled():
                 torch.testing.assert_close(frozen(x), model(x))
@@ -327,18 +327,18 @@ def test_empty_batches_and_inference_mode_are_run_as_they_are(again: Again) -> N
 @pytest.mark.usefixtures("recorded")
 def test_a_late_backward_pass_is_refused() -> None:
     frozen, x = Inference(convolutional()), torch.rand(4, 3, 8, 8, dtype=torch.float64).requires_grad_()
-    with frozen.frozen(), without_parameter_gradients(frozen):
+    with frozen.folded(), without_parameter_gradients(frozen):
         logits = frozen(x)
-    with frozen.frozen(), pytest.raises(RuntimeError, match="weights have changed"):
+    with frozen.folded(), pytest.raises(RuntimeError, match="weights have changed"):
         logits.sum().backward()
 
 
 @pytest.mark.usefixtures("recorded")
 def test_without_recordings_a_late_backward_pass_is_what_it_was() -> None:
     frozen, x = Inference(convolutional(), replay=False), torch.rand(4, 3, 8, 8, dtype=torch.float64).requires_grad_()
-    with frozen.frozen(), without_parameter_gradients(frozen):
+    with frozen.folded(), without_parameter_gradients(frozen):
         logits = frozen(x)
-    with frozen.frozen(), without_parameter_gradients(frozen):
+    with frozen.folded(), without_parameter_gradients(frozen):
         frozen(x)
     assert torch.autograd.grad(logits.sum(), x)[0].shape == x.shape
 
@@ -349,13 +349,13 @@ def test_precision_may_change_from_one_block_to_the_next() -> None:
     frozen, x = Inference(model), torch.rand(4, 3, 8, 8)
     for dtype in (None, torch.bfloat16, None):
         context = torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
-        with context, frozen.frozen(), without_parameter_gradients(frozen):
+        with context, frozen.folded(), without_parameter_gradients(frozen):
             torch.testing.assert_close(frozen(x), model(x).float(), rtol=0.1, atol=0.1)
 
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
     frozen = Inference(convolutional())
-    with frozen.frozen(), without_parameter_gradients(frozen):
+    with frozen.folded(), without_parameter_gradients(frozen):
         frozen(torch.rand(2, 3, 8, 8, dtype=torch.float64))
     assert frozen._folded is not None
     assert frozen._replays is None

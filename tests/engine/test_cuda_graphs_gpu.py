@@ -38,7 +38,7 @@ def test_graphs_give_what_the_folded_network_gives(count: int) -> None:
     with exact_float32(x.device):
         replayed, plain = Inference(model), Inference(model, replay=False)
         for _ in range(2):
-            with replayed.frozen(), plain.frozen():
+            with replayed.folded(), plain.folded():
                 assert replayed._replays is not None
                 assert plain._replays is None
                 torch.testing.assert_close(replayed(x), plain(x), rtol=1e-5, atol=1e-5)
@@ -48,7 +48,7 @@ def test_graphs_give_what_the_folded_network_gives(count: int) -> None:
                 for parameter in model.parameters():
                     parameter.mul_(1.1)
             kept = replayed._replays
-        with replayed.frozen():
+        with replayed.folded():
             assert replayed._replays is kept
 
 
@@ -62,7 +62,7 @@ def test_graphs_follow_weights_in_mixed_precision() -> None:
     replayed, plain = Inference(model, autocast), Inference(model, autocast, replay=False)
     objective = Objective(lambda logits: logits.square().sum(1))
     for _ in range(3):
-        with autocast(), replayed.frozen(), plain.frozen():
+        with autocast(), replayed.folded(), plain.folded():
             torch.testing.assert_close(replayed(x), plain(x), rtol=2e-2, atol=2e-2)
             found, expected = (input_gradient(each, objective, x) for each in (replayed, plain))
             assert (found - expected).norm() < 0.02 * expected.norm()
@@ -74,7 +74,7 @@ def test_graphs_follow_weights_in_mixed_precision() -> None:
 @pytest.mark.gpu
 def test_what_graphs_have_returned_stays_as_it_was() -> None:
     frozen, x = Inference(gpu_network()), gpu_images(40)
-    with frozen.frozen(), torch.no_grad():
+    with frozen.folded(), torch.no_grad():
         logits = frozen(x)
         kept = logits.clone()
         frozen(1 - x)
@@ -91,7 +91,7 @@ def test_an_attack_finds_what_it_finds_without_graphs() -> None:
     with exact_float32(x.device):
         for replay in (True, False):
             frozen = Inference(model, nullcontext, replay=replay)
-            with frozen.frozen():
+            with frozen.folded():
                 found.append(attack(frozen, x, objective, Noise(0, torch.arange(96, device="cuda"))))
     # Where a gradient is rounding error its sign is, too.
     assert (found[0] - found[1]).abs().gt(1e-6).float().mean() < 0.01

@@ -64,7 +64,7 @@ def test_a_frozen_model_gives_the_plain_models_logits_and_gradients(name: str) -
     model = used(networks()[name]).eval()
     inference = Inference(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with inference.frozen(), without_parameter_gradients(model):
+    with inference.folded(), without_parameter_gradients(model):
         assert inference._folded is not None
         torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(
@@ -85,7 +85,7 @@ def test_in_bfloat16_folding_errs_about_as_much_as_the_plain_model_does() -> Non
         inference = Inference(model, lambda: torch.autocast("cpu", torch.bfloat16))
         with torch.no_grad():
             logits = {"plain": inference(IMAGES.float())}
-            with inference.frozen(), without_parameter_gradients(model):
+            with inference.folded(), without_parameter_gradients(model):
                 logits["folded"] = inference(IMAGES.float())
                 assert inference._folded._graph.folded_weight_0.dtype is torch.bfloat16
             wanted = exact(IMAGES)
@@ -108,12 +108,12 @@ def test_every_batchnorm_behind_a_convolution_is_folded() -> None:
 def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
     model = used(networks()["resnet"]).eval()
     inference = Inference(model)
-    with inference.frozen(), without_parameter_gradients(model):
+    with inference.folded(), without_parameter_gradients(model):
         before = inference(IMAGES)
     for parameter in model.parameters():
         parameter.data.mul_(1.1)
     model.bn1.running_var.mul_(2)
-    with inference.frozen(), without_parameter_gradients(model):
+    with inference.folded(), without_parameter_gradients(model):
         after = inference(IMAGES)
     torch.testing.assert_close(after, model(IMAGES))
     assert not torch.allclose(before, after)
@@ -122,7 +122,7 @@ def test_weights_that_change_between_two_blocks_are_folded_anew() -> None:
 def test_training_mode_and_what_comes_after_the_block_are_those_of_the_plain_model() -> None:
     model = used(networks()["resnet"])
     inference = Inference(model.train())
-    with inference.frozen(), without_parameter_gradients(model):
+    with inference.folded(), without_parameter_gradients(model):
         with evaluation_mode(inference):
             torch.testing.assert_close(inference(IMAGES), model(IMAGES))
         statistics = model.bn1.running_mean.clone()
@@ -157,7 +157,7 @@ def test_an_adversary_that_steps_weights_gets_all_gradients_and_attacks_the_step
     objective = Objective(lambda logits: F.cross_entropy(logits, y, reduction="none"))
     attack = PGD(ThreatModel(norm="l2", epsilon=1.0), steps=2, step_size=0.5)
     found = []
-    for network, block in ((inference, inference.frozen()), (expected, nullcontext())):
+    for network, block in ((inference, inference.folded()), (expected, nullcontext())):
         with block, evaluation_mode(network):
             x = attack(network, IMAGES, objective, Noise(0, y))
             loss = F.cross_entropy(network(x), y)
@@ -175,12 +175,12 @@ def test_an_adversary_that_steps_weights_gets_all_gradients_and_attacks_the_step
 def test_weights_and_statistics_that_change_inside_a_block_are_seen_at_once() -> None:
     model = used(networks()["resnet"]).eval()
     inference = Inference(model)
-    with inference.frozen(), torch.no_grad():
+    with inference.folded(), torch.no_grad():
         before = inference(IMAGES)
         model.conv1.weight.mul_(1.5)
         torch.testing.assert_close(inference(IMAGES), model(IMAGES))
         assert not torch.allclose(inference(IMAGES), before)
-    with inference.frozen(), torch.no_grad():
+    with inference.folded(), torch.no_grad():
         model.train()(IMAGES)
         model.eval()
         torch.testing.assert_close(inference(IMAGES), model(IMAGES))
@@ -202,7 +202,7 @@ def test_weights_that_are_exchanged_inside_a_block_are_seen_at_once(how: str) ->
     name = "bn1.running_var" if how == "functional_call of a buffer" else "conv1.weight"
     value = 2 * model.state_dict()[name]
     expected.load_state_dict({**model.state_dict(), name: value})
-    with inference.frozen(), torch.no_grad():
+    with inference.folded(), torch.no_grad():
         before = inference(IMAGES)
         if how == "parametrization":
             nn.utils.parametrize.register_parametrization(model.conv1, "weight", Doubled())
@@ -223,7 +223,7 @@ def test_an_attack_is_no_reason_to_leave_the_folded_network(attack: type[Attack]
     inference, y = Inference(model), torch.arange(5)
     made = attack(ThreatModel(epsilon=0.1))
     loss = TRADES()
-    with inference.frozen():
+    with inference.folded():
         model.forward = lambda x: plain.append(len(x)) or type(model).forward(model, x)
         for effort in (None, Bullet()):
             attack_batch(inference, IMAGES, y, Noise(0, y), attack=made, loss=loss, effort=effort)
@@ -248,7 +248,7 @@ def test_a_setting_that_changes_is_read_again(monkeypatch: pytest.MonkeyPatch) -
     model = Annealed().double().eval()
     inference = Inference(model)
     for model.temperature in (1.0, 4.0):
-        with inference.frozen(), without_parameter_gradients(model):
+        with inference.folded(), without_parameter_gradients(model):
             assert inference._folded is not None
             torch.testing.assert_close(inference(IMAGES), model(IMAGES))
 
@@ -285,7 +285,7 @@ def test_code_that_does_unusual_things_runs_as_it_is_meant_to(
     monkeypatch.setattr(folding, "KNOWN", (*folding.KNOWN, __name__))
     model = used(kind()).eval()
     inference = Inference(model)
-    with inference.frozen(), without_parameter_gradients(model):
+    with inference.folded(), without_parameter_gradients(model):
         assert (inference._folded is not None) == folds
         torch.testing.assert_close(inference(IMAGES), model(IMAGES), rtol=1e-12, atol=1e-12)
 
@@ -321,7 +321,7 @@ def test_gradients_of_somebodys_own_are_kept() -> None:
     """A trace would lose them without a word, so networks of unknown code are run as they are."""
     model = used(Rounded()).eval()
     inference = Inference(model)
-    with inference.frozen(), without_parameter_gradients(model):
+    with inference.folded(), without_parameter_gradients(model):
         found = input_gradient(inference, OBJECTIVE, IMAGES)
     assert found.abs().max() > 0
     assert torch.equal(found, input_gradient(model, OBJECTIVE, IMAGES))

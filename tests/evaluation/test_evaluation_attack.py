@@ -175,7 +175,7 @@ class NFGSM(Attack):
     contained: ClassVar[bool] = False
 
     @property
-    def passes(self) -> int:
+    def num_gradient_steps(self) -> int:
         return 1
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:

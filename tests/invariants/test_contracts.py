@@ -82,7 +82,7 @@ def test_so_does_its_objective(bend: Any, message: str):
 class Found(Attack):
     """Finds what it is told, and goes far beyond the ball."""
 
-    passes = 1
+    num_gradient_steps = 1
 
     def __init__(self, bend: Any) -> None:
         super().__init__(ThreatModel(epsilon=0.1))

@@ -35,7 +35,7 @@ from robustcords.recipe.tables import find
         ("views", "clean", r"views = 'clean', expected \(\"clean\",\), "),
         ("views", (1,), r"views = \(1,\): no view is called 1 \(one of"),
         ("views", ("clean", "clean"), r"views = \('clean', 'clean'\): each at most once"),
-        ("anchored", "yes", r"anchored = 'yes', expected True or False"),
+        ("relative_to_clean", "yes", r"relative_to_clean = 'yes', expected True or False"),
         ("batchwise", None, r"batchwise = None, expected True or False"),
     ],
 )
@@ -65,6 +65,7 @@ def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
             r"from_logits\(logits, y\), with logits by the name of their view",
         ),
         ("passes", ("adversarial",), "views"),
+        ("anchored", True, "relative_to_clean"),
         ("start", "gaussian", r"the start of the Objective that objective\(y, clean\) returns"),
     ],
 )
@@ -75,11 +76,11 @@ def test_a_loss_of_an_earlier_version_is_told_what_has_changed(name: str, value:
         type("Further", (kind,), {"__module__": "mine", "__qualname__": "Mine"})()
 
 
-@pytest.mark.parametrize("anchored", [True, False])
-def test_a_loss_and_its_objective_agree_on_the_anchor(anchored: bool):
-    base = SAT if anchored else TRADES
-    loss = type("Mine", (base,), {"anchored": anchored, "__module__": "mine"})()
-    said = f"^the objective of loss mine:Mine says anchored = {not anchored}, and the loss anchored = {anchored}; "
+@pytest.mark.parametrize("relative_to_clean", [True, False])
+def test_a_loss_and_its_objective_agree_on_the_anchor(relative_to_clean: bool):
+    base = SAT if relative_to_clean else TRADES
+    loss = type("Mine", (base,), {"relative_to_clean": relative_to_clean, "__module__": "mine"})()
+    said = f"^the objective of loss mine:Mine says relative_to_clean = {not relative_to_clean}, and the loss says "
     with pytest.raises(UserError, match=said):
         check_loss(loss, network(), *some(made_up()))
 

@@ -128,11 +128,14 @@ def test_objectives():
     for loss in (Standard(), SAT(label_smoothing=0.2), MART()):
         objective = loss.objective(y, never)
         np.testing.assert_allclose(objective.value(adversarial).numpy(), expected, rtol=1e-5)
-        assert (objective.start, objective.anchored) == ("gaussian" if isinstance(loss, MART) else "uniform", False)
+        assert (objective.start, objective.relative_to_clean) == (
+            "gaussian" if isinstance(loss, MART) else "uniform",
+            False,
+        )
     p, q = softmax(clean.double().numpy()), softmax(adversarial.double().numpy())
     objective = TRADES().objective(y, lambda: clean)
     np.testing.assert_allclose(objective.value(adversarial).numpy(), (p * np.log(p / q)).sum(1), rtol=1e-4, atol=1e-7)
-    assert (objective.start, objective.anchored) == ("gaussian", True)
+    assert (objective.start, objective.relative_to_clean) == ("gaussian", True)
 
 
 def test_kl_of_a_zero_target_is_not_nan():

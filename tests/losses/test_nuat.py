@@ -84,7 +84,7 @@ def test_where_the_norm_weighs_nothing_no_clean_logits_are_asked_for():
         raise AssertionError("nobody needs the clean logits")
 
     objective = NuAT().at(Moment(0, 0, 0.0)).objective(torch.tensor([0, 1]), never)
-    assert (objective.start, objective.anchored) == ("signs", False)
+    assert (objective.start, objective.relative_to_clean) == ("signs", False)
     assert objective.value(torch.zeros(2, 2)).tolist() == pytest.approx([np.log(2)] * 2)
 
 

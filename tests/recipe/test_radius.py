@@ -49,7 +49,9 @@ def test_at_8_of_255_everything_is_the_papers_to_the_last_bit():
     assert autoattack.epsilons == [8 / 255]
     assert FGSM(PAPER).config.step_size == 10 / 255
     training = PGD(PAPER, steps=10)
-    assert AdversarialConfig(name="x", fraction=0.3, attack_steps=10).effort(training).reach == pytest.approx(20 / 255)
+    assert AdversarialConfig(name="x", fraction=0.3, attack_steps=10).effort(
+        training
+    ).total_step_length == pytest.approx(20 / 255)
     assert "step_size" not in recipe.dump(found).partition("[attack]")[0]
     assert 'step_size = "2/255"' in recipe.dump(found).partition("[attack]")[2].partition("[loss]")[0]
 
@@ -64,7 +66,7 @@ def test_at_any_radius_no_attack_falls_short(norm: str, epsilon: float):
     assert pgd.epsilons == pytest.approx([epsilon / 2, epsilon, 2 * epsilon if norm == "l2" or epsilon < 0.5 else 1.0])
     for steps in (1, 2, 3, 7, 10, 100):
         most = steps if norm == "linf" else float("inf")  # a step of 1 crosses everything
-        assert PGD(found.threat, steps=steps).reach == pytest.approx(min(2.5 * epsilon, most))
+        assert PGD(found.threat, steps=steps).total_step_length == pytest.approx(min(2.5 * epsilon, most))
         effort = Bullet(steps={"robust": steps, "boundary": steps})
         assert not any(attack.falls_short for attack in effort.attacks(PGD(found.threat)).values())
         assert not PGDEvaluation(steps=steps).resolved(found.threat).falls_short

@@ -41,8 +41,8 @@ class Plan:
     Its tensors may be on any device. Where they are on the CPU, no accelerator has to be waited for.
 
     Attributes:
-        steps: (B,) int64, >= 0; 0 leaves the image as it is. Where it is what the attack takes itself (``passes``) and
-            there is no ``step_size``, that is the attack as the recipe has it.
+        steps: (B,) int64, >= 0; 0 leaves the image as it is. The attack's own ``num_gradient_steps`` without a
+            ``step_size`` are the attack as the recipe has it.
         step_size: (B,) floating point, >= 0, in the threat's norm; None for the attack's own, which may follow from the
             number of steps. In float64 it reaches the attack to the last bit.
         kinds: of the examples; None where they are not distinguished.
@@ -130,4 +130,4 @@ class Effort(Component, Stateful, ABC):
 
     def strongest(self, attack: Attack) -> Attack:
         """Returns the attack of the examples that most effort is spent on."""
-        return max(self.attacks(attack).values(), key=lambda each: each.passes)
+        return max(self.attacks(attack).values(), key=lambda each: each.num_gradient_steps)

@@ -77,7 +77,7 @@ def attack_batch(
     effort, moment = effort or Uniform(), moment or Moment(0, 0, 0.0)
     check_labels("effort", effort, y)
     loss = loss.at(moment)
-    clean = CleanLogits(model, x, exact=loss.anchored)
+    clean = CleanLogits(model, x, exact=loss.relative_to_clean)
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
     plan = contracts.plan(effort, effort.plan(attack, clean, y, moment, generator), len(y))
     try:
@@ -162,20 +162,20 @@ def _groups(attack: Attack, plan: Plan) -> list[_Group]:
     rows: dict[tuple[int, float | None], list[int]] = {}
     for row, key in enumerate(zip(steps, sizes, strict=True)):
         rows.setdefault(key, []).append(row)
-    own = (attack.passes, None)
+    own = (attack.num_gradient_steps, None)
     varied = [(attack if key == own else attack.with_effort(*key), alike) for key, alike in rows.items()]
-    return [(each, alike) for each, alike in varied if each.passes]
+    return [(each, alike) for each, alike in varied if each.num_gradient_steps]
 
 
 def _in_one(attack: Attack, groups: list[_Group], plan: Plan, y: Tensor) -> tuple[list[int], _Search]:
     """Returns the rows of all groups, and their search as one batch."""
     steps, sizes = torch.zeros(len(y), dtype=torch.int64), torch.zeros(len(y), dtype=torch.float64)
     for varied, alike in groups:
-        steps[alike], sizes[alike] = varied.passes, varied.step_size
+        steps[alike], sizes[alike] = varied.num_gradient_steps, varied.step_size
     rows = steps.nonzero().flatten()
     patience = None if plan.patience is None else plan.patience.cpu()[rows]
     pace = Pace(steps[rows], sizes[rows], patience, classes_of(y)[rows.to(y.device)], plan.rise)
-    return rows.tolist(), partial(attack.each, pace=pace)
+    return rows.tolist(), partial(attack.run_per_example, pace=pace)
 
 
 def _all_alike(attack: Attack, model: Model, x: Tensor, objectives: Objectives, noise: Noise) -> Tensor:
@@ -185,7 +185,7 @@ def _all_alike(attack: Attack, model: Model, x: Tensor, objectives: Objectives, 
 
 def _objective(attack: Attack, loss: Loss, y: Tensor, clean: Callable[[], Tensor], rows: Tensor | slice) -> Objective:
     """Returns what an attack maximises for some rows of a batch."""
-    return attack.aim(loss, y[rows], partial(_some, clean, rows))
+    return attack.objective_for(loss, y[rows], partial(_some, clean, rows))
 
 
 def _some(clean: Callable[[], Tensor], rows: Tensor | slice) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcords.attacks.base import Attack, usual_step
+from robustcords.attacks.base import Attack, default_step_size
 from robustcords.config.schema import Radius, Share, Table, with_defaults
 from robustcords.losses.context import Moment
 from robustcords.methods.efforts.base import Effort, EffortConfig, Kinds, Plan
@@ -150,4 +150,4 @@ class Bullet(Effort):
 
 def _step(kind: str, steps: int, threat: ThreatModel) -> float:
     """Returns the step size of a kind of example where none is given."""
-    return usual_step(threat, steps, 1.5) if kind == "robust" else usual_step(threat, steps or 10)
+    return default_step_size(threat, steps, 1.5) if kind == "robust" else default_step_size(threat, steps or 10)

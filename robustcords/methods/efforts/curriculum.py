@@ -126,5 +126,5 @@ class Curriculum(Effort):
             drawn: from [0, 1); 0 for the smallest.
         """
         steps = max(1, steps)
-        reach = 2.5 * attack.threat.epsilon if attack.reach is None else attack.reach
+        reach = 2.5 * attack.threat.epsilon if attack.total_step_length is None else attack.total_step_length
         return reach / steps * (1 + drawn * (max(1.0, self.config.spread / steps) - 1))

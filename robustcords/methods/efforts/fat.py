@@ -58,4 +58,4 @@ class FAT(Effort):
         del clean, generator
         passed = milestones_passed(self.config.milestones, moment.passed, moment.epochs)
         patience = torch.full((len(y),), self.config.tau[passed])
-        return Plan(torch.full((len(y),), attack.passes), patience=patience)
+        return Plan(torch.full((len(y),), attack.num_gradient_steps), patience=patience)

@@ -43,4 +43,4 @@ class Plateau(Effort):
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the attack's own steps for all examples, and when they end."""
         del clean, moment, generator
-        return Plan(torch.full((len(y),), attack.passes), rise=self.config.rise)
+        return Plan(torch.full((len(y),), attack.num_gradient_steps), rise=self.config.rise)

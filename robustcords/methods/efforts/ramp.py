@@ -58,8 +58,8 @@ class Ramp(Effort):
         whole = attack.threat.epsilon
         epsilon = whole and attack.threat.nearest_radius(share * whole)  # under l0 a number of pixels
         steps, sizes = self._steps(attack, moment.passed / ramped), None
-        if steps != attack.passes and attack.reach is not None and whole:
-            sizes = torch.full((len(y),), attack.reach * epsilon / whole / steps, dtype=torch.float64)
+        if steps != attack.num_gradient_steps and attack.total_step_length is not None and whole:
+            sizes = torch.full((len(y),), attack.total_step_length * epsilon / whole / steps, dtype=torch.float64)
         return Plan(torch.full((len(y),), steps), sizes, epsilon=epsilon)
 
     def attacks(self, attack: Attack) -> dict[str, Attack]:
@@ -68,8 +68,10 @@ class Ramp(Effort):
         Raises:
             UserError: the beginning has more steps than the end.
         """
-        if (self.config.steps or 0) > attack.passes:
-            raise UserError(f"effort.steps = {self.config.steps}: more than the {attack.passes} of the attack")
+        if (self.config.steps or 0) > attack.num_gradient_steps:
+            raise UserError(
+                f"effort.steps = {self.config.steps}: more than the {attack.num_gradient_steps} of the attack"
+            )
         return super().attacks(attack)
 
     def _steps(self, attack: Attack, passed: float) -> int:
@@ -79,5 +81,5 @@ class Ramp(Effort):
             attack: whose steps they rise to.
             passed: share of the epochs of the ramp that have passed.
         """
-        first, last = self.config.steps or attack.passes, attack.passes
+        first, last = self.config.steps or attack.num_gradient_steps, attack.num_gradient_steps
         return min(last, first + math.floor((last - first + 1) * passed + 1e-9))

@@ -28,4 +28,4 @@ class Uniform(Effort):
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
         """Returns the same for all."""
         del clean, moment, generator
-        return Plan(torch.full((len(y),), attack.passes))
+        return Plan(torch.full((len(y),), attack.num_gradient_steps))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcords.attacks.base import Attack, CleanLogits
 from robustcords.data.augmentations.base import Augmentation
 from robustcords.data.images import Images
-from robustcords.engine.inference import frozen
+from robustcords.engine.inference import folded
 from robustcords.engine.memory_format import MEMORY_FORMATS, layout_of
 from robustcords.engine.modes import evaluation_mode, seeded, training_mode
 from robustcords.engine.precision import full_precision
@@ -73,7 +73,7 @@ def adversarial_pass(
     if isinstance(augment, Augmentation):
         images = augment.takes(images)
     columns: list[list[Tensor]] = []
-    with evaluation_mode(model), nullcontext() if train_mode else frozen(model):
+    with evaluation_mode(model), nullcontext() if train_mode else folded(model):
         for done, (batch, (original, y)) in enumerate(zip(mine, images.batches(mine, device), strict=True), 1):
             rows = torch.tensor(batch, device=device)
             x = augment(original, Noise(derive(seed, "augment"), rows)) if augment else original
@@ -113,10 +113,10 @@ def _factors(
             found["clean"] = last_layer.features_and_logits(x)
     images = {"clean": x, "adversarial": x}
     if attack:
-        with frozen(model):
+        with folded(model):
             reusable = "clean" in found and getattr(model, "exact", model) is model
             clean: Callable[[], Tensor] = (lambda: found["clean"][1]) if reusable else CleanLogits(model, x)
-            images["adversarial"] = attack(model, x, attack.aim(loss, y, clean), noise)
+            images["adversarial"] = attack(model, x, attack.objective_for(loss, y, clean), noise)
     with _trained(model, noise) if train_mode else nullcontext(), torch.no_grad():
         pairs = [found.get(name) or last_layer.features_and_logits(images[name]) for name in loss.views]
     return [factor for pair in pairs for factor in pair]

@@ -34,19 +34,19 @@ class AttackIn(Attack):
         """Whether the attack keeps to the ball."""
         return self.attack.contained
 
-    def aim(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
+    def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         """Returns what the attack maximises."""
-        return self.attack.aim(loss, y, clean)
+        return self.attack.objective_for(loss, y, clean)
 
     @property
-    def passes(self) -> int:
+    def num_gradient_steps(self) -> int:
         """Those of the attack."""
-        return self.attack.passes
+        return self.attack.num_gradient_steps
 
     @property
-    def reach(self) -> float | None:
+    def total_step_length(self) -> float | None:
         """That of the attack."""
-        return self.attack.reach
+        return self.attack.total_step_length
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns what the attack finds."""

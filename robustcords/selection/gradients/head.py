@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robustcords.engine.inference import frozen
+from robustcords.engine.inference import folded
 from robustcords.engine.modes import evaluation_mode
 from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import generator
@@ -41,7 +41,7 @@ def check_last_layer(
     last_layer.check_trained(bias_alone)
     loader = context.train_loader
     x, _ = images_of(loader).batch(torch.tensor(batches_of(loader)[0][:2]), context.device)
-    with mode(context.model), frozen(context.model), torch.no_grad():
+    with mode(context.model), folded(context.model), torch.no_grad():
         last_layer.features_and_logits(x)
     # In float32 where that can be had, in which a small difference is none of rounding.
     model = CordsModel(getattr(context.model, "exact", context.model), context.num_classes)

@@ -168,7 +168,7 @@ def _largest(values: Tensor) -> int:
 class Divergence(Loss):
     """``KL(p' || p)``: how far an attack, which maximises it with p of the clean images fixed, moves predictions."""
 
-    anchored = True
+    relative_to_clean = True
 
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns the divergence (B,) of clean and adversarial logits; labels mean nothing."""
@@ -179,4 +179,4 @@ class Divergence(Loss):
         """Returns ``KL(p' || p)``, from next to the image, as it has no gradient there."""
         del y
         target = clean().detach()
-        return Objective(lambda logits: kl_divergence(logits, target), start="gaussian", anchored=True)
+        return Objective(lambda logits: kl_divergence(logits, target), start="gaussian", relative_to_clean=True)

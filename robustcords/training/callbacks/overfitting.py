@@ -59,7 +59,7 @@ class OverfittingProbe(Callback):
     @classmethod
     def from_context(cls, config: Any, context: CallbackContext) -> Self | None:
         """Returns the probe where the training attack is of the kind that can collapse, else None."""
-        if "adversarial" not in context.loss.views or not 0 < context.attack.passes <= FEW_PASSES:
+        if "adversarial" not in context.loss.views or not 0 < context.attack.num_gradient_steps <= FEW_PASSES:
             return None
         images = context.drawn(IMAGES, "overfitting-probe")
         return cls(images, context.attack, context.monitor, name=config.name, **config.options())

@@ -130,8 +130,8 @@ def test_a_learnable_problem_leads_up_to_the_last_step():
 def test_a_validation_measures_the_attack_of_now():
     effort = at(2)
     attack = effort.validation_attack(ATTACK)
-    assert (attack.passes, attack.reach) == (2, pytest.approx(0.12))
-    assert at(0).validation_attack(ATTACK).passes == 0
+    assert (attack.num_gradient_steps, attack.total_step_length) == (2, pytest.approx(0.12))
+    assert at(0).validation_attack(ATTACK).num_gradient_steps == 0
     callback = Validation(made_up(12, seed=1), ATTACK, 1, partial(effort.validation_attack, ATTACK))
     made = fitted(callbacks=[callback], settings={"epochs": 1})
     assert made.progress.epoch == 1

@@ -113,7 +113,11 @@ def test_it_holds_inside_another_autocast(problem):
 
 def test_fewer_steps_keep_the_precision(problem):
     attack = problem.strategy(problem.model, "bf16").attack
-    assert (attack.passes, attack.with_effort(1).passes, attack.with_effort(0).passes) == (STEPS, 1, 0)
+    assert (
+        attack.num_gradient_steps,
+        attack.with_effort(1).num_gradient_steps,
+        attack.with_effort(0).num_gradient_steps,
+    ) == (STEPS, 1, 0)
     assert attack.with_effort(STEPS).precision == "bf16"
 
 
