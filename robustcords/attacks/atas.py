@@ -35,8 +35,8 @@ class ATAS(SingleStepAttack):
     with the augmentation's crop and flip. They are drawn anew, uniform in the ball, every ``redraw_every`` epochs; in
     the first ``warmup`` epochs steps are epsilon, and v stays 0. https://arxiv.org/abs/2206.02417
 
-    Outside of a step of training, as in a selection or a callback, nothing is kept or changed: an example starts
-    anywhere in the ball, and its step is that of an example whose gradient has always been as long as it is there.
+    Outside of training steps, as in a selection or a callback, the stored perturbations are neither read nor written:
+    an example starts from a uniform draw, and v is the squared length of its gradient there.
 
     Example:
         >>> method = AdversarialTraining(SAT(), ATAS(threat))
@@ -86,7 +86,7 @@ class ATAS(SingleStepAttack):
         return with_defaults(config, **{key: default_step_size(threat, 1, value) for key, value in radii.items()})
 
     def prepare(self, train: Images, device: torch.device) -> None:
-        """Makes room for the perturbations of all training images.
+        """Allocates the perturbations of all training images.
 
         Raises:
             UserError: there is not enough memory.
@@ -95,7 +95,7 @@ class ATAS(SingleStepAttack):
 
     @contextmanager
     def training_step(self, moment: Moment, geometry: Geometry | None) -> Iterator[None]:
-        """Is a block in which perturbations are those that are kept, and kept when it ends.
+        """Context that reads the stored perturbations and writes them back on exit.
 
         Raises:
             UserError: there is no geometry, or `prepare` has not been called.
@@ -112,7 +112,7 @@ class ATAS(SingleStepAttack):
         self.kept.end()
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns the one step's end."""
+        """Returns the images after the one step."""
         start = self.threat.uniform_start(x, noise)
         if self.kept is None or self.kept.moment is None:
             gradient, squared = self._gradient(model, objective, start)
@@ -125,28 +125,28 @@ class ATAS(SingleStepAttack):
         warm = epoch < self.config.warmup
         value = kept.value if warm else torch.lerp(squared, kept.value, self.config.decay)
         step = self.threat.epsilon if warm else self._step(value)
-        found = self.threat.project(self.threat.ascend(start, gradient, step), x)
-        # What the crop has left out of the window stays as it was, but for what is drawn anew.
-        delta = geometry.undo(found - x, into=torch.where(anew, 0.0, kept.delta))
+        x_adv = self.threat.project(self.threat.ascend(start, gradient, step), x)
+        # Pixels outside the crop keep their perturbation, unless it is redrawn.
+        delta = geometry.undo(x_adv - x, into=torch.where(anew, 0.0, kept.delta))
         self.kept.note(Kept(kept.rows, delta, value, torch.full_like(kept.epoch, epoch)))
-        return found
+        return x_adv
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the perturbations, the running squares of the gradients' lengths, and when each was attacked."""
+        """Returns the perturbations, the running squared gradient norms, and the epoch of each one's last attack."""
         return self.kept.state_dict() if self.kept else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         if self.kept:
             self.kept.load_state_dict(state)
 
     def _gradient(self, model: Model, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the gradient (B, C, H, W) and the square of its length (B,); 0 where float16 has overflown."""
+        """Returns the gradient (B, C, H, W) and its squared norm (B,); 0 where float16 overflowed."""
         gradient = first_gradient(model, objective, x).nan_to_num(0.0, 0.0, 0.0)
         return gradient, gradient.flatten(1).square().sum(dim=1)
 
     def _step(self, squared: Tensor) -> Tensor:
-        """Returns step sizes (B, 1, 1, 1) for running squares of gradients' lengths (B,)."""
+        """Returns step sizes (B, 1, 1, 1) for running squared gradient norms (B,)."""
         config = self.config
         size = filled_in(config.step_size) / (1 + squared.sqrt() / config.scale)
         return size.clamp(config.smallest_step, config.largest_step).view(-1, 1, 1, 1)

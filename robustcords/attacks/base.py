@@ -31,12 +31,12 @@ from robustcords.threats.base import ThreatModel
 def logits_and_gradient(model: Model, objective: Objective, x: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
     """Returns the logits (B, classes) at x, without a graph, and d(sum of objective)/dx, (B, C, H, W).
 
-    Parameters get no gradient. None is computed for them either: not by eager models, and inside a call of an `Attack`
-    not by compiled ones.
+    No gradient of a parameter is accumulated, nor computed by eager models; inside a call of an `Attack` compiled
+    models compute none either.
 
     Args:
         model: as `Model`.
-        objective: of the logits, which are handed over in float32 whatever precision the model runs in.
+        objective: of the logits, which it gets in float32 whatever precision the model runs in.
         x: (B, C, H, W).
         first: whether it is the point that an attack starts from, which takes float32 where the objective is
             `Objective.relative_to_clean`.
@@ -61,20 +61,20 @@ def first_gradient(model: Model, objective: Objective, x: Tensor) -> Tensor:
 
 
 def clean_logits(model: Model, x: Tensor, *, exact: bool = False) -> Tensor:
-    """Returns (B, classes) float32 logits of the images as they are, in eval mode and without a graph.
+    """Returns (B, classes) float32 logits of clean images, in eval mode and without a graph.
 
     Args:
         model: as `Model`.
         x: (B, C, H, W) in [0, 1].
-        exact: compute in float32, as for an objective that compares with them: the first step of an attack sees little
-            but the difference of two passes' rounding otherwise.
+        exact: compute in float32, for an objective that compares with them; otherwise the first step of an attack would
+            mostly see the difference of two passes' rounding.
     """
     with in_float32(model, x.device) if exact else nullcontext(model) as run, evaluation_mode(run), torch.no_grad():
         return full_precision(run(x))
 
 
 class CleanLogits:
-    """The logits of images as they are, for `robustcords.losses.base.Loss.objective`: computed when first asked for.
+    """Lazily computed logits of clean images, for `robustcords.losses.base.Loss.objective`.
 
     Args:
         model: as `Model`.
@@ -99,21 +99,21 @@ class CleanLogits:
 class Attack(Component, Stateful, ABC):
     """Finds a perturbation inside a threat model.
 
-    Subclasses write `search`, and `search_each` too where each example may have steps of its own: those provide
-    `robustcords.config.requirements.STEPS_BY_EXAMPLE`. Calling an attack keeps these promises:
+    Subclasses implement `search`, and `search_each` if the number of steps may differ from example to example: those
+    provide `robustcords.config.requirements.STEPS_BY_EXAMPLE`. Calling an attack guarantees:
 
     the result is inside the ball (unless ``contained`` is False) and inside [0, 1]; it carries no graph; the model's
-    train and eval modes, its BatchNorm buffers and its parameters' ``.grad`` and ``requires_grad`` are what they were,
-    and no gradient of a parameter is computed; the same noise gives the same result; at epsilon 0 and for an empty
-    batch the result is the input.
+    train and eval modes, its BatchNorm buffers and its parameters' ``.grad`` and ``requires_grad`` are unchanged, and
+    no gradient of a parameter is computed; the same noise gives the same result; at epsilon 0 and for an empty batch
+    the result is the input.
 
     Args:
         threat: the allowed perturbations.
         options: the fields of the attack's ``Config``.
 
     Attributes:
-        contained: whether the result is projected onto the ball. An attack that trains with more, such as N-FGSM, says
-            False; evaluation refuses it.
+        contained: whether the result is projected onto the ball. False for a training attack that leaves it, such as
+            N-FGSM; evaluation refuses these.
     """
 
     contained: ClassVar[bool] = True
@@ -123,7 +123,7 @@ class Attack(Component, Stateful, ABC):
         self.threat, self.config = threat, self.resolved(self.config, threat)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Has a search of its own stand for a base's `search_each` only where the class writes that too."""
+        """Drops an inherited `search_each` from what is provided where the class overrides `search` alone."""
         super().__init_subclass__(**options)
         if {"search", "__call__", "with_effort"} & vars(cls).keys() and "search_each" not in vars(cls):
             cls.provides = words(cls.provides) - {STEPS_BY_EXAMPLE}
@@ -143,7 +143,7 @@ class Attack(Component, Stateful, ABC):
             return self._kept(self.search(model, x.detach().clone(), objective, noise), x)
 
     def run_per_example(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
-        """Returns what calling returns for examples (B, C, H, W) one by one, each with steps of its own.
+        """Attacks a batch (B, C, H, W) in which each example has its own number of steps; otherwise like calling.
 
         Args:
             model: as for calling, as are the images and the noise.
@@ -158,78 +158,78 @@ class Attack(Component, Stateful, ABC):
             return self._kept(self.search_each(model, x.detach().clone(), objectives, noise, pace), x)
 
     def _kept(self, found: Any, x: Tensor) -> Tensor:
-        """Returns what a search found for images (B, C, H, W), inside the ball and [0, 1]."""
+        """Returns the candidates for images (B, C, H, W), projected onto the ball and [0, 1]."""
         found = contracts.candidates(self, found, x)
         return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
 
     def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns what to maximise on a batch: here what the loss says.
+        """Returns what to maximise on a batch; by default the loss's objective.
 
         Args:
             loss: the training loss.
             y: (B,) int64 labels.
-            clean: gives (B, classes) logits of the images as they are, as for `Loss.objective`.
+            clean: returns (B, classes) logits of the clean images, as for `Loss.objective`.
         """
         return objective(loss, y, clean)
 
     def prepare(self, train: Images, device: torch.device) -> None:
-        """Receives, before training, what is trained on, and where. One that keeps something per image makes room.
+        """Called before training with the training set; an attack with state per image allocates it here.
 
         Args:
             train: the training split; `Noise.keys` are its ``numbers``.
-            device: where batches are.
+            device: of the batches.
         """
 
     def training_step(self, moment: Moment, geometry: Geometry | None) -> AbstractContextManager[None]:
-        """Returns a block in which training examples are attacked, once a batch, in all processes at the same time.
+        """Context around the attack on a training batch, entered once a batch by all processes together.
 
-        An attack that keeps something from one epoch to the next keeps it then, and in its `state_dict`; calls outside
-        of such blocks, as of a selection, change nothing.
+        An attack with state from epoch to epoch updates it here, and saves it in its `state_dict`; calls outside of
+        this context, as in a selection, leave the state alone.
 
         Args:
             moment: where training is.
-            geometry: where the augmentation has moved pixels; None where that cannot be said. An attack that needs it
-                requires `robustcords.config.requirements.GEOMETRY`.
+            geometry: where the augmentation moved pixels; None if it is unknown. An attack that needs it requires
+                `robustcords.config.requirements.GEOMETRY`.
         """
         del moment, geometry
         return nullcontext()
 
     @property
     def total_step_length(self) -> float | None:
-        """How far all steps together can move an image, in the threat's norm; None where that is not known."""
+        """The most that all steps together move an image, in the threat's norm; None if unknown."""
         return None
 
     @property
     @abstractmethod
     def num_gradient_steps(self) -> int:
-        """How many forward and backward passes one call takes; 0 leaves the images as they are."""
+        """Number of forward and backward passes of one call; with 0 the images are returned unchanged."""
 
     @abstractmethod
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns candidates (B, C, H, W), which the caller projects once more."""
+        """Returns candidates (B, C, H, W), which the caller projects again."""
 
     def search_each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
-        """Returns candidates (B, C, H, W) for examples with steps of their own, as `Remaining` keeps them apart.
+        """Returns candidates (B, C, H, W) where the number of steps differs by example; see `Remaining`.
 
-        An attack that has this has a ``step_size`` too, which `with_effort` gives it.
+        Such an attack has a ``step_size`` attribute too, which `with_effort` sets.
         """
         raise NotImplementedError
 
     @abstractmethod
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
-        """Returns the same attack with another number of steps, and a step size given or following from that number.
+        """Returns the same attack with another number of steps, and a step size that is given or follows from it.
 
-        This is what an effort varies from example to example. 0 steps return the image unchanged. An attack that
-        has no steps to vary (a single-step one) returns itself for any other number.
+        Efforts vary these from example to example. 0 steps return the image unchanged. A single-step attack returns
+        itself for any other number.
         """
 
     def with_epsilon(self, epsilon: float) -> Attack:
-        """Returns the same attack at another radius, its step size and all radii among its options in proportion.
+        """Returns the same attack at another radius, with its step size and all radii among its options scaled alike.
 
-        It is built as a recipe builds it, of a threat model and its options; an attack that takes more writes this.
+        It is built from a threat model and its options, as from a recipe; an attack that takes more overrides this.
 
         Raises:
-            UserError: the attack keeps something from epoch to epoch, which is of one radius.
+            UserError: the attack stores perturbations from epoch to epoch, which are of one radius.
         """
         if epsilon == self.threat.epsilon:
             return self
@@ -248,7 +248,7 @@ class Attack(Component, Stateful, ABC):
 
     @property
     def falls_short(self) -> str | None:
-        """One sentence where the steps together cannot cross the radius, and so leave part of the ball unseen."""
+        """A warning if the steps together are shorter than the radius, and leave part of the ball out; else None."""
         length, epsilon, steps = self.total_step_length, self.threat.epsilon, self.num_gradient_steps
         if not steps or length is None or length >= epsilon * (1 - 1e-9):
             return None
@@ -261,15 +261,15 @@ class Attack(Component, Stateful, ABC):
 
 
 def default_step_size(threat: ThreatModel, steps: int, radii: float = 2.5) -> float:
-    """Returns the step size with which so many steps go 2.5 times as far as the radius (Madry et al. 2018).
+    """Returns the step size whose total length is 2.5 times the radius (Madry et al. 2018).
 
-    With 10 steps that is a quarter of the radius: 2/255 at 8/255, as in Li et al. 2023. Under l-infinity it is at most
-    1, which crosses everything.
+    With 10 steps that is a quarter of the radius: 2/255 at 8/255, as in Li et al. 2023. It is at most
+    `ThreatModel.largest`.
 
     Args:
         threat: norm and radius.
-        steps: that are taken; none counts as one.
-        radii: how far all steps go together, in radii.
+        steps: number of steps; 0 counts as 1.
+        radii: total length of all steps, in radii.
     """
     size = rounded_radius(radii * threat.epsilon / max(1, steps))
     return min(size, threat.largest)

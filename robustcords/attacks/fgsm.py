@@ -53,6 +53,6 @@ class FGSM(SingleStepAttack):
         return filled_in(self.config.step_size)
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns the one step's end."""
+        """Returns the images after the one step."""
         x_adv = self.threat.random_start(self.config.random_start, x, noise)
         return self.threat.ascend(x_adv, first_gradient(model, objective, x_adv), self.total_step_length)

@@ -14,7 +14,7 @@ from robustcords.losses.objective import Objective, cross_entropy_of, margin_of
 
 
 class GradientAttackConfig(ComponentConfig):
-    """Options that every attack along gradients has.
+    """Options of every gradient attack.
 
     Attributes:
         objective: what is maximised: ``"loss"`` is what the training loss says, such as KL under TRADES; ``"ce"`` is
@@ -26,13 +26,13 @@ class GradientAttackConfig(ComponentConfig):
 
 
 class GradientAttack(Attack):
-    """An attack along the gradient of an objective that is an option."""
+    """A gradient attack with a choice of objective."""
 
     Config: ClassVar[type[GradientAttackConfig]] = GradientAttackConfig
     config: GradientAttackConfig
 
     def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns what the option says; the loss is asked, and clean logits are computed, for ``"loss"`` alone."""
+        """Returns the chosen objective; only ``"loss"`` asks the loss, and may compute clean logits."""
         if self.config.objective == "ce":
             return cross_entropy_of(y)
         return margin_of(y) if self.config.objective == "margin" else super().objective_for(loss, y, clean)

@@ -18,11 +18,11 @@ from robustcords.rng import Noise
 
 
 class Kim(FGSM):
-    """FGSM-RS, no farther than to the first of some points on the way that is misclassified (Kim et al. 2021, Alg. 1).
+    """FGSM-RS, shortened to the first misclassified of some points along the perturbation (Kim et al. 2021, Alg. 1).
 
     With ``p`` the perturbation of FGSM-RS and c ``checkpoints``, an example is ``x + (k / c) p`` for the first k = 1 ..
-    c - 1 at which it is misclassified, and ``x + p`` where there is none. What is misclassified already stays as it is.
-    Each k is one more forward pass in eval mode, of the examples that are still classified correctly.
+    c - 1 at which it is misclassified, and ``x + p`` if there is none. Misclassified clean images are unchanged. Each k
+    is one more forward pass in eval mode, of the examples that are still classified correctly.
     https://arxiv.org/abs/2010.01799
 
     Example:
@@ -45,7 +45,7 @@ class Kim(FGSM):
     config: Kim.Config
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns the images, moved as far as each has to go.
+        """Returns the adversarial images.
 
         Raises:
             UserError: the objective does not know the labels.
@@ -60,16 +60,16 @@ class Kim(FGSM):
 
         end = self.threat.project(super().search(model, x, replace(objective, value=watched), noise), x)
         correct = at_start[0] if self.config.judged_at == "start" else _correct(model, x, y)
-        found = torch.where(correct.view(-1, 1, 1, 1), end, x)
+        x_adv = torch.where(correct.view(-1, 1, 1, 1), end, x)
         rows = correct.nonzero().flatten()
         for k in range(1, self.config.checkpoints):
             if len(rows) == 0:
                 break
             point = torch.lerp(x[rows], end[rows], k / self.config.checkpoints)
             correct = _correct(model, point, y[rows])
-            found[rows[~correct]] = point[~correct]
+            x_adv[rows[~correct]] = point[~correct]
             rows = rows[correct]
-        return found
+        return x_adv
 
 
 def _correct(model: Model, x: Tensor, y: Tensor) -> Tensor:

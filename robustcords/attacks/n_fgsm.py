@@ -20,7 +20,7 @@ class NFGSM(SingleStepAttack):
     """N-FGSM: one step from noise larger than the ball, not projected onto it (de Jorge et al. 2022, Alg. 1).
 
     ``x' = x + n + step_size * sign(grad CE(x + n))`` with n uniform in the ball of ``noise`` radii: its examples leave
-    the ball, so it trains and does not evaluate. The noisy image and the result are clipped to [0, 1]. Under l2 noise
+    the ball, so it is for training only. The noisy image and the result are clipped to [0, 1]. Under l2 noise
     and step are those of that norm. https://arxiv.org/abs/2202.01181
 
     Example:
@@ -53,10 +53,10 @@ class NFGSM(SingleStepAttack):
 
     @property
     def total_step_length(self) -> float:
-        """The step size; the noise goes farther."""
+        """The step size; the noise is not counted."""
         return filled_in(self.config.step_size)
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns the one step's end."""
+        """Returns the images after the one step."""
         noisy = self.around.uniform_start(x, noise)
         return self.threat.ascend(noisy, first_gradient(model, objective, noisy), self.total_step_length)

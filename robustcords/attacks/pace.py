@@ -16,19 +16,18 @@ Objectives = Callable[[Tensor | slice], Objective]
 
 @dataclass(frozen=True)
 class Pace:
-    """Steps that differ from one example of a batch to the next.
+    """Number of steps and step size of each example of a batch.
 
-    Its tensors are on the CPU, so that no accelerator has to be waited for to know which examples are done.
+    The tensors are on the CPU, so that deciding which examples are done needs no synchronisation with an accelerator.
 
     Attributes:
         steps: (B,) int64, >= 1.
         step_size: (B,) float64, >= 0, in the threat's norm.
-        patience: (B,) int64, >= 0: an example stops where it is as soon as a step would begin at a point at which it is
-            misclassified, and so many have begun at such points before (Zhang et al. 2020, Algorithm 1). None for
-            steps that nothing stops.
-        y: (B,) int64 labels, by which examples are misclassified; where the images are.
-        rise: >= 0: an example stops where it is as soon as a step would begin at a point at which what is maximised is
-            no more than this share above what it was where the step before began. None for no such end.
+        patience: (B,) int64, >= 0: number of steps that may begin at misclassified points before an example stops
+            (Zhang et al. 2020, Algorithm 1). None for no early stopping.
+        y: (B,) int64 labels, on the images' device.
+        rise: >= 0: an example stops once its objective has risen by no more than this share since the step before. None
+            for no such criterion.
     """
 
     steps: Tensor
@@ -39,18 +38,18 @@ class Pace:
 
 
 class Remaining:
-    """The examples of a batch that are still being attacked: a smaller batch each time that some of them are done.
+    """The examples of a batch that are still under attack; the batch shrinks as examples finish.
 
     Args:
-        x: (B, C, H, W) the images as they are.
-        objectives: what is maximised, for whichever examples remain.
+        x: (B, C, H, W) clean images.
+        objectives: rows of the batch to their objective.
         pace: of each example.
 
     Attributes:
-        x: (k, C, H, W) the images of those that remain.
-        x_adv: (k, C, H, W) where they are now; at first the images.
-        objective: for them.
-        step_size: theirs: one number where all have the same, else (k, 1, 1, 1).
+        x: (k, C, H, W) clean images of the remaining examples.
+        x_adv: (k, C, H, W) their current iterates, initially the images.
+        objective: of the remaining examples.
+        step_size: one number if all are the same, else (k, 1, 1, 1).
     """
 
     x: Tensor
@@ -59,7 +58,7 @@ class Remaining:
     step_size: float | Tensor
 
     def __init__(self, x: Tensor, objectives: Objectives, pace: Pace) -> None:
-        self._images, self._found, self._objectives, self._pace = x, x.clone(), objectives, pace
+        self._images, self._iterates, self._objectives, self._pace = x, x.clone(), objectives, pace
         self._patience = None if pace.patience is None else pace.patience.to(x.device)
         self._values = None if pace.rise is None else torch.full((len(x),), -torch.inf, device=x.device)
         self._take(torch.arange(len(x)))
@@ -68,17 +67,17 @@ class Remaining:
         return len(self._rows)
 
     def begin(self, step: int) -> None:
-        """Leaves out the examples that have no such step any more.
+        """Drops the examples that do not take this step.
 
         Args:
-            step: from 0.
+            step: counted from 0.
         """
         self._keep(self._pace.steps[self._rows] > step)
 
     def stop(self, logits: Tensor, gradient: Tensor) -> Tensor:
-        """Leaves out the examples that need no further step; returns the gradient of the others.
+        """Drops the examples that meet a stopping criterion; returns the gradient of the others.
 
-        These are the misclassified ones whose patience is at its end, and those whose objective has ceased to rise.
+        Misclassified ones stop when their patience is used up, others when their objective no longer rises.
 
         Args:
             logits: (k, classes) at `x_adv`.
@@ -102,21 +101,21 @@ class Remaining:
         return gradient if going.all() else gradient[going]
 
     def end(self) -> Tensor:
-        """Returns (B, C, H, W): where each example was when it was left out, or is now."""
-        self._found[self._rows.to(self._found.device)] = self.x_adv
-        return self._found
+        """Returns the last iterate of every example (B, C, H, W)."""
+        self._iterates[self._rows.to(self._iterates.device)] = self.x_adv
+        return self._iterates
 
     def _keep(self, going: Tensor) -> None:
-        """Leaves out the examples for which ``going`` (k,) bool is not so, where they are now."""
+        """Drops the examples that are False in ``going`` (k,) bool, after storing their iterates."""
         if not going.all():
             self.end()
             self._take(self._rows[going])
 
     def _take(self, rows: Tensor) -> None:
-        """Makes some rows of the batch, in its order, those that remain."""
+        """Sets the remaining examples to some rows of the batch, in ascending order."""
         everyone = len(rows) == len(self._images)
         there: slice | Tensor = slice(None) if everyone else rows.to(self._images.device)
-        self._rows, self.x, self.x_adv = rows, self._images[there], self._found[there]
+        self._rows, self.x, self.x_adv = rows, self._images[there], self._iterates[there]
         if not len(rows):
             return
         self.objective = self._objectives(rows.to(self._images.device))

@@ -19,13 +19,13 @@ from robustcords.runtime import collectives
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of some images of a batch, before or after a step.
+    """Stored state of some images of a batch.
 
     Attributes:
-        rows: (b,) int64, which of all images they are.
-        delta: (b, C, H, W), each in the frame of its image as it is in the data set.
-        value: (b,) a number of each.
-        epoch: (b,) int64, that they were last attacked in; -1 for never.
+        rows: (b,) int64, their rows among all images.
+        delta: (b, C, H, W) perturbations, in the coordinates of the unaugmented images.
+        value: (b,) one number per image.
+        epoch: (b,) int64, the epoch of the last attack; -1 for never.
     """
 
     rows: Tensor
@@ -38,9 +38,9 @@ class Perturbations:
     """A perturbation, a number and an epoch for every training image, the same in all processes.
 
     Args:
-        name: of the attack, for a message.
+        name: of the attack, for messages.
         train: the training split.
-        device: where they are kept.
+        device: of the storage.
 
     Raises:
         UserError: there is not enough memory, or not enough for a checkpoint of them.
@@ -60,7 +60,7 @@ class Perturbations:
         self._noted: list[Kept] = []
 
     def begin(self, moment: Moment, geometry: Geometry) -> None:
-        """Begins a step of training, in which `of` and `note` may be called.
+        """Begins a training step, in which `of` and `note` may be called.
 
         Args:
             moment: where training is.
@@ -69,7 +69,7 @@ class Perturbations:
         self.moment, self._geometry, self._noted = moment, geometry, []
 
     def end(self) -> None:
-        """Writes what was noted in all processes since `begin`; to be called in all of them."""
+        """Writes what all processes noted since `begin`; a collective call."""
         assert self.moment is not None
         nothing = Kept(self._places[:0], self.delta[:0], self.value[:0], self.epoch[:0])
         columns = zip(*(vars(each).values() for each in [nothing, *self._noted]), strict=True)
@@ -82,7 +82,7 @@ class Perturbations:
         self.moment, self._geometry, self._noted = None, None, []
 
     def of(self, numbers: Tensor) -> tuple[Kept, Geometry]:
-        """Returns what is kept of some images of the step's batch, and where the augmentation has moved their pixels.
+        """Returns the stored state of some images of the batch, and their geometry.
 
         Args:
             numbers: (b,) int64, the images' numbers in the full training set.
@@ -94,15 +94,15 @@ class Perturbations:
         return Kept(rows, self.delta[rows], self.value[rows], self.epoch[rows]), geometry
 
     def note(self, kept: Kept) -> None:
-        """Takes down what is to be kept of some images when the step ends."""
+        """Notes the new state of some images, which is written when the step ends."""
         self._noted.append(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all of it."""
+        """Returns the whole storage."""
         return {"delta": self.delta, "value": self.value, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         for name in ("delta", "value", "epoch"):
             getattr(self, name).copy_(state[name])
 
@@ -110,7 +110,7 @@ class Perturbations:
 def _refuse_without_room(
     name: str, count: int, shape: tuple[int, int, int], bytes_each: int, device: torch.device
 ) -> None:
-    """Checks that there is memory for a perturbation of every image, and in addition for writing a checkpoint of them.
+    """Checks that there is memory for a perturbation of every image, and for a checkpoint of them.
 
     Raises:
         UserError: there is not.

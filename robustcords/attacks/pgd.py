@@ -59,12 +59,12 @@ class PGD(GradientAttack):
 
     @property
     def total_step_length(self) -> float:
-        """Steps times step size."""
+        """Number of steps times step size."""
         return self.config.steps * self.step_size
 
     @property
     def num_gradient_steps(self) -> int:
-        """One forward and backward pass a step."""
+        """The number of steps."""
         return self.config.steps
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
@@ -76,7 +76,7 @@ class PGD(GradientAttack):
         return x_adv
 
     def search_each(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
-        """Returns the last iterate of each example, which takes no part in passes after it."""
+        """Returns the last iterate of each example; finished examples leave the batch."""
         remaining = Remaining(x, objectives, pace)
         remaining.x_adv = self._start(x, remaining.objective, noise)
         for step in range(int(pace.steps.max())):
@@ -90,10 +90,10 @@ class PGD(GradientAttack):
         return remaining.end()
 
     def with_effort(self, steps: int, step_size: float | None = None) -> PGD:
-        """Returns PGD with these steps."""
+        """Returns PGD with this number of steps."""
         return type(self)(self.threat, **{**dict(self.config), "steps": steps, "step_size": step_size})
 
     def _start(self, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns the point (B, C, H, W) that the first gradient is taken at."""
+        """Returns the starting point (B, C, H, W)."""
         kind = objective.start if self.config.random_start == "auto" else self.config.random_start
         return self.threat.random_start(kind, x, noise)

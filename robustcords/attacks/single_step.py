@@ -8,13 +8,13 @@ from robustcords.attacks.pgd import PGD
 
 
 class SingleStepAttack(GradientAttack):
-    """An attack of one gradient step, which an effort can leave out and not divide. Subclasses write `search`."""
+    """An attack of one gradient step, which an effort can skip but not divide. Subclasses implement `search`."""
 
     @property
     def num_gradient_steps(self) -> int:
-        """One forward and backward pass."""
+        """One."""
         return 1
 
     def with_effort(self, steps: int, step_size: float | None = None) -> Attack:
-        """Returns itself, or an attack of no steps where none is asked for."""
+        """Returns itself, or with 0 steps an attack that does nothing."""
         return self if steps else PGD(self.threat, steps=0)

@@ -22,7 +22,7 @@ View = Literal["clean", "adversarial"]
 
 
 class LossConfig(ComponentConfig):
-    """Options that every loss has.
+    """Options of every loss.
 
     Attributes:
         label_smoothing: the share of a label's probability that is spread over all classes, in [0, 1). It acts on the
@@ -37,19 +37,19 @@ class Loss(Component, ABC):
 
     Attributes:
         views: the images that an update makes forward passes of: ``"clean"``, ``"adversarial"``, or both.
-        relative_to_clean: whether the `Objective` that `objective` gives is. It is said here too, for what depends on
-            it before there is a batch to ask for one: a recipe is refused whose attack would start at the image, where
-            such an objective has no gradient, and an effort that asks for clean logits gets them in float32.
-            `robustcords.losses.check.check_loss` refuses a loss that says one thing here and another there.
-        batchwise: whether the value has a term of the whole batch, such as a norm of all its logits. It comes in equal
-            shares: every example's value has the term divided by B. Accumulation and several processes cut a batch into
-            smaller ones, each with its own term, so that such a loss depends on them; a selection differentiates it
-            batch by batch.
-        requires: hard labels, where a subclass says nothing else. One that takes (B, classes) shares of the classes for
-            ``y`` too, as a cross-entropy does, says so with ``requires = frozenset()``, and goes with CutMix and mixup.
+        relative_to_clean: whether its `Objective` is. Declared here too, for what depends on it before there is a
+            batch: a recipe is refused whose attack would start at the image, where such an objective has no gradient,
+            and an effort that asks for clean logits gets them in float32. `robustcords.losses.check.check_loss` refuses
+            a loss whose objective disagrees.
+        batchwise: whether the value has a term of the whole batch, such as a norm of all its logits, of which every
+            example's value has an equal share, the term divided by B. Accumulation and several processes split a batch
+            into parts, each with its own term, so such a loss depends on them; a selection differentiates it batch by
+            batch.
+        requires: hard labels by default. A loss that takes soft labels (B, classes) for ``y`` too, as a cross-entropy
+            does, declares ``requires = frozenset()``, and works with CutMix and mixup.
 
     Raises:
-        UserError: for a value of these attributes that means nothing, or a member by which 0.1 asked for a loss.
+        UserError: for an invalid value of these attributes, or a member of the interface of 0.1.
 
     Example:
         >>> logits = {"clean": torch.zeros(1, 2), "adversarial": torch.zeros(1, 2)}
@@ -69,10 +69,10 @@ class Loss(Component, ABC):
         check_declared(self)
 
     def at(self, moment: Moment) -> Loss:
-        """Returns the loss as it is at a moment of training: itself, where no weight of it changes.
+        """Returns the loss at a moment of training; by default itself.
 
-        Attacks, updates and selections ask for this first. One whose weights change returns a copy that has those of
-        the moment.
+        Attacks, updates and selections call this first. A loss whose weights change over training returns a copy with
+        those of the moment.
         """
         del moment
         return self
@@ -81,7 +81,7 @@ class Loss(Component, ABC):
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """Returns the loss of every example (B,), in float32, differentiable in every view's logits.
 
-        This is what selection differentiates, and `forward` as long as a loss does not write that itself.
+        Selection differentiates this, and so does `forward` unless it is overridden.
 
         Args:
             logits: (B, classes) of each of `views`, by its name.
@@ -89,16 +89,16 @@ class Loss(Component, ABC):
         """
 
     def forward(self, model: nn.Module, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
-        """Returns the loss of every example (B,) in training: what the update differentiates.
+        """Returns the training loss of every example (B,), which the update differentiates.
 
-        Here that is `from_logits` of the model's logits of each view. A loss that needs more of the model, such as
-        gradients by the images or features, writes this as well; selection uses what `from_logits` says.
+        By default `from_logits` of the model's logits of each view. A loss that needs more of the model, such as input
+        gradients or features, overrides this as well; selection uses `from_logits`.
 
         Args:
             model: images (B, C, H, W) in [0, 1] to logits, in train mode.
             views: the images of each of `views`, by its name.
             y: (B,) int64 labels.
-            context: the threat model, the moment, and noise that is keyed by example.
+            context: the threat model, the moment, and noise keyed by example.
         """
         del context
         logits = {name: full_precision(model(views[name])) for name in self.views}
@@ -106,17 +106,17 @@ class Loss(Component, ABC):
             return self.from_logits(logits, y)
 
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns what the attack maximises: cross-entropy, from a uniform start.
+        """Returns what the attack maximises: by default cross-entropy, from a uniform start.
 
         Args:
             y: (B,) int64 labels.
-            clean: gives (B, classes) eval-mode logits of the images as they are, without a graph. They are computed
-                when it is first called, and only then; see `robustcords.attacks.base.CleanLogits`.
+            clean: returns (B, classes) eval-mode logits of the clean images, without a graph, computed at the first
+                call; see `robustcords.attacks.base.CleanLogits`.
         """
         del clean
         return cross_entropy_of(y)
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Returns (B,) cross-entropy in float32 with this loss's label smoothing."""
+        """Returns (B,) cross-entropy in float32, with the loss's label smoothing."""
         smoothing = self.config.label_smoothing
         return F.cross_entropy(full_precision(logits), y, reduction="none", label_smoothing=smoothing)

@@ -1,4 +1,4 @@
-"""Checks of a loss before a run depends on it: its declarations, and whether examples are independent."""
+"""Checks of a loss before a run: its declarations, and whether examples are independent."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def check_declared(loss: Loss) -> None:
     """Checks a loss's `views`, `relative_to_clean` and `batchwise`.
 
     Raises:
-        UserError: one has a value that means nothing, and the line has those that do; or there is something that
-            nothing asks for any more.
+        UserError: one has an invalid value, or the class has a member of the interface of 0.1.
     """
     from robustcords.losses.base import Loss, View
 
@@ -62,20 +61,19 @@ def check_declared(loss: Loss) -> None:
 
 
 def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Checks what a loss declares, and its value and objective at the logits of three images.
+    """Checks a loss's declarations, and its value and objective at the logits of three images.
 
-    A copy of the loss is called, as it may have a state, and the global random state stays as it is.
+    A copy of the loss is called, as it may have state, and the global random state is left alone.
 
     Args:
-        loss: what is trained with.
+        loss: the training loss.
         model: as attacks run it.
         x: (B, C, H, W) images in [0, 1], where the model is; B is `EXAMPLES`.
         y: (B,) labels.
 
     Raises:
-        UserError: an attribute, the value or the objective is not what a loss's is; or, where the loss is not
-            ``batchwise``, an example's value depends on another example's logits, as that of a mean that was expanded
-            does.
+        UserError: an attribute, the value or the objective is invalid; or, in a loss that is not ``batchwise``, an
+            example's value depends on another example's logits, as that of an expanded mean does.
     """
     check_declared(loss)
     contracts.instance(f"loss {contracts.title(loss)}: at", loss.at(Moment(0, 0, 0.0)), type(loss))
@@ -101,7 +99,7 @@ def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def check_labels(kind: str, part: Component, y: Tensor) -> None:
-    """Checks that a part that requires hard labels gets such; a recipe is refused before it comes to this.
+    """Checks that a part that requires hard labels gets them; a recipe is refused earlier.
 
     Args:
         kind: of the part.
@@ -126,23 +124,23 @@ def loss_values(loss: Loss, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
         y: (B,) labels.
 
     Raises:
-        UserError: the loss returns anything else, or a constant.
+        UserError: the loss returns something else, or a constant.
     """
     value = contracts.numbers(f"loss {contracts.title(loss)}", loss.from_logits(logits, y), y.shape[:1])
     return contracts.differentiable(f"loss {contracts.title(loss)}", value, list(logits.values()))
 
 
 def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-    """Returns a loss's objective, whose values are looked at wherever it is called.
+    """Returns a loss's objective, whose values are checked at every call.
 
     Args:
-        loss: what is asked for its objective.
+        loss: the training loss.
         y: (B,) labels.
-        clean: gives (B, classes) logits of the images as they are.
+        clean: returns (B, classes) logits of the clean images.
 
     Raises:
-        UserError: the loss returns anything else, or what it declares is not so; where the objective is called, its
-            value is anything but (B,) numbers, or a constant.
+        UserError: the loss returns something else, or contradicts its declarations; when the objective is called, its
+            value is something other than (B,) numbers, or a constant.
     """
     source, given = f"the objective of loss {contracts.title(loss)}", loss.objective(y, clean)
     if not isinstance(given, Objective):
@@ -161,7 +159,7 @@ def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
 
 
 def _copy(loss: Loss) -> Loss:
-    """Returns a copy of a loss, or the loss itself where that has something that cannot be copied."""
+    """Returns a copy of a loss, or the loss itself if it cannot be copied."""
     try:
         return copy.deepcopy(loss)
     except Exception:  # whatever custom attributes make of being copied

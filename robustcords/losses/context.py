@@ -33,10 +33,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss is given in addition to the model, the images and their labels.
+    """What a loss receives besides the model, the images and their labels.
 
     Attributes:
-        threat: the run's threat model, a `robustcords.threats.base.ThreatModel`; None where nobody has said.
+        threat: the run's threat model, a `robustcords.threats.base.ThreatModel`; None if unknown.
         moment: where training is.
         noise: for whatever the loss draws, keyed by example; another in every step.
     """

@@ -50,7 +50,7 @@ class GradAlign(Loss):
         """Returns the options with a weight.
 
         Raises:
-            UserError: none is given, and the norm is another than l-infinity.
+            UserError: none is given, and the norm is not l-infinity.
         """
         if config.lam is not None:
             return config
@@ -66,7 +66,7 @@ class GradAlign(Loss):
         return self.cross_entropy(logits["adversarial"], y)
 
     def forward(self, model: nn.Module, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
-        """Returns the loss (B,), whose gradient takes a backward pass through a backward pass."""
+        """Returns the loss (B,), whose gradient takes a double backward pass."""
         x = views["clean"]
         noisy = context.threat.uniform_start(x, context.noise)
         at_image = input_gradients(model, x, y, differentiable=self.config.both)
@@ -76,10 +76,10 @@ class GradAlign(Loss):
 
 
 def input_gradients(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = True) -> Tensor:
-    """Returns the gradient of every example's cross-entropy by its image (B, C, H, W).
+    """Returns the gradient of every example's cross-entropy with respect to its image (B, C, H, W).
 
     Args:
-        model: as it is: in train mode, in training.
+        model: in any mode; in train mode during training.
         x: (B, C, H, W).
         y: (B,).
         differentiable: whether it has a graph.

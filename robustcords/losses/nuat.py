@@ -21,15 +21,15 @@ from robustcords.losses.objective import Objective
 class NuAT(Loss):
     """``CE(z, y) + lam * ||Z' - Z||_* / B``, for single-step attacks (Sriramanan et al. 2021).
 
-    Z are the logits (B, classes) of all the batch and ``||.||_*`` is the sum of singular values, so that this is a loss
-    of the batch: accumulation and several processes take the norm of each part. Its weight rises from 0 over training.
+    Z are the logits (B, classes) of the whole batch and ``||.||_*`` is the sum of singular values, so this is a loss of
+    the batch: accumulation and several processes take the norm of each part. Its weight rises from 0 over training.
     The attack maximises the cross-entropy and the same term, from ``x + epsilon / 2`` times random signs.
 
     Example:
         >>> method = AdversarialTraining(NuAT(), PGD(ThreatModel(), steps=1, step_size=8 / 255))
 
     Attributes:
-        weight: of the norm at the moment that the loss is for; at first what it ends with.
+        weight: of the norm at the loss's moment of training; initially the final one.
         weight_in_attack: the same in the attack's objective.
     """
 
@@ -56,7 +56,7 @@ class NuAT(Loss):
         self.weight = self.weight_in_attack = self.config.lam
 
     def at(self, moment: Moment) -> NuAT:
-        """Returns the loss with the weight that the norm has then."""
+        """Returns the loss with the norm's weight at a moment."""
         ramp, then = self.config.ramp, copy.copy(self)
         then.weight = self.config.lam * (min(1.0, moment.progress / ramp) if ramp else 1.0)
         then.weight_in_attack = 0.0 if self.config.alternate and moment.step % 2 == 0 else then.weight
@@ -68,7 +68,7 @@ class NuAT(Loss):
         return self.cross_entropy(clean, y) + self.weight * shares(clean, adversarial)
 
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns the cross-entropy and the norm; where that weighs nothing, no clean logits are asked for."""
+        """Returns the cross-entropy plus the norm; with weight 0 no clean logits are computed."""
         weight = self.weight_in_attack
         target = clean() if weight else None
 

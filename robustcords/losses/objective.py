@@ -17,20 +17,20 @@ Start = Literal["uniform", "gaussian", "signs"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What an attack makes as large as it can.
+    """What an attack maximises.
 
     Attributes:
         value: logits (B, classes), float32, to one number per example (B,).
-        start: where this objective wants a random start: ``"uniform"`` in the ball; ``"gaussian"`` close to the image,
-            for objectives such as ``KL(p || p')`` whose gradient is zero at the image itself; or ``"signs"``, half a
-            radius from it in every pixel.
-        relative_to_clean: whether it compares with the clean logits, so that this is the case. Beside the image it is
-            then a small difference of numbers that rounding in bfloat16 or float16 leaves little of, and the first step
-            wants float32 (see `in_float32`).
-        labels: (B,) int64 of the batch, for attacks that ask what is classified correctly; None where nobody has said.
+        start: the random start that it asks for: ``"uniform"`` in the ball; ``"gaussian"`` close to the image, for
+            objectives such as ``KL(p || p')`` whose gradient is zero at the image itself; or ``"signs"``, half a radius
+            from it in every pixel.
+        relative_to_clean: whether it compares with the clean logits, and so has no gradient at the image. Close to the
+            image it is a small difference that rounding to bfloat16 or float16 destroys, so the first step is computed
+            in float32 (see `in_float32`).
+        labels: (B,) int64 of the batch, for attacks that ask what is classified correctly; None if unknown.
 
     Raises:
-        UserError: there is no such start, which attacks would take for none at all.
+        UserError: there is no such start.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -44,7 +44,7 @@ class Objective:
 
 
 def classes_of(y: Tensor) -> Tensor:
-    """Returns one class an example (B,) int64: of mixed labels (B, classes) that with the largest share."""
+    """Returns the class of each example (B,) int64; for mixed labels (B, classes) the one with the largest share."""
     return y.argmax(dim=1) if y.is_floating_point() else y
 
 
@@ -56,7 +56,7 @@ def cross_entropy_of(y: Tensor) -> Objective:
 def margin_of(y: Tensor) -> Objective:
     """Returns the margin ``max_{k != y} z_k - z_y`` as an objective: unlike cross-entropy it does not saturate.
 
-    It is what Carlini and Wagner 2017 (section V, f_6, without the cut at 0) minimise the negative of.
+    It is the negative of f_6 of Carlini and Wagner 2017, section V, without the cut at 0.
     """
     labels = classes_of(y)
 

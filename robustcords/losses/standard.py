@@ -10,7 +10,7 @@ from robustcords.losses.base import Loss
 
 
 class Standard(Loss):
-    """Cross-entropy on the images as they are: no attack, no robustness; what defences are compared with."""
+    """Cross-entropy on clean images: no attack and no robustness; the reference for clean accuracy."""
 
     views = ("clean",)
     requires = frozenset()

@@ -32,15 +32,15 @@ class ThreatModel(Table, ABC):
     """The allowed perturbations: ``||delta||_p <= epsilon`` with ``x + delta`` in [0, 1] (Li et al. 2023, Eq. 1).
 
     ``ThreatModel(norm="l2", epsilon=0.5)`` is the same as ``L2(epsilon=0.5)``: a norm is a subclass, found by the name
-    that a recipe gives it as ``threat.norm``. Subclasses write `project`, `ascend` and `uniform_start`.
+    that ``threat.norm`` has in a recipe. Subclasses implement `project`, `ascend` and `uniform_start`.
 
     Attributes:
         norm: of a perturbation, over all pixels and channels of one image: ``"linf"``, ``"l2"``, ``"l1"``, ``"l0"`` or
             ``"package.module:Class"``.
         epsilon: the radius in pixel space, where 1 is the whole range of a pixel.
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
-        largest: the largest radius or step that means anything, whatever the size of images.
-        autoattack_norm: what AutoAttack calls the norm; None where it has no such attacks.
+        largest: the largest meaningful radius or step, whatever the size of images.
+        autoattack_norm: AutoAttack's name of the norm; None if it does not support it.
         provides: what methods and evaluation attacks may require, in the words of `robustcords.config.requirements`.
 
     Raises:
@@ -58,11 +58,11 @@ class ThreatModel(Table, ABC):
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __new__(cls, **values: Any) -> Self:
-        """Makes one of the subclass that ``norm`` names, where it is not asked for itself."""
+        """Creates an instance of the subclass that ``norm`` names, unless called on a subclass."""
         return super().__new__(cls._of(values.get("norm", "linf")) if cls is ThreatModel else cls)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Lets a class with a ball of its own inherit nothing that is said of its base's ball."""
+        """Clears what describes the base's ball in a class that defines its own."""
         super().__init_subclass__(**options)
         if "project" in vars(cls):
             cls.autoattack_norm = vars(cls).get("autoattack_norm")
@@ -71,10 +71,10 @@ class ThreatModel(Table, ABC):
 
     @classmethod
     def _of(cls, norm: object) -> type[Self]:
-        """Returns the class that a name stands for.
+        """Returns the class of a norm.
 
         Raises:
-            UserError: it stands for none.
+            UserError: there is no such norm.
         """
         found = registry.find("threat", norm) if isinstance(norm, str) else None
         if not (isinstance(found, type) and issubclass(found, cls)):
@@ -84,7 +84,7 @@ class ThreatModel(Table, ABC):
     @model_validator(mode="wrap")
     @classmethod
     def _dispatched(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Has what is checked against the base class checked against the class that its norm names."""
+        """Validates what is given as the base class against the class that its norm names."""
         if cls is ThreatModel and isinstance(values, dict):
             return cls._of(values.get("norm", "linf")).model_validate(values)
         return handler(values)
@@ -105,19 +105,19 @@ class ThreatModel(Table, ABC):
 
     @classmethod
     def check_radius(cls, value: float) -> None:
-        """Checks that a radius is one that there is, and can have been meant.
+        """Checks that a radius exists in this norm and is plausible.
 
         Raises:
-            ValueError: it is not; as by `check_length`.
+            ValueError: it is not; see `check_length`.
         """
         cls.check_length(value)
 
     @classmethod
     def check_length(cls, value: float) -> None:
-        """Checks that a radius or step is one that can have been meant.
+        """Checks that a radius or step is plausible.
 
         Raises:
-            ValueError: it is longer than `largest`; most likely it was meant in levels of 255.
+            ValueError: it is longer than `largest`, most likely as it was given in levels of 255.
         """
         if value > cls.largest:
             guess = f'; did you mean "{value:.12g}/255"?' if value <= 255 else ""
@@ -125,12 +125,12 @@ class ThreatModel(Table, ABC):
 
     @classmethod
     def nearest_radius(cls, value: float) -> float:
-        """Returns the radius next to a computed one, with the digits that people would give it."""
+        """Returns the valid radius nearest to a computed one, without rounding errors in its digits."""
         return min(rounded_radius(value), cls.largest)
 
     @classmethod
     def radius_name(cls) -> str:
-        """Returns what a message calls a radius or step in this norm."""
+        """Returns how messages call a radius or step in this norm."""
         return f"a radius or step of {cls.__name__}"
 
     def with_epsilon(self, epsilon: float) -> Self:
@@ -138,7 +138,7 @@ class ThreatModel(Table, ABC):
         return type(self)(**{**dict(self), "epsilon": epsilon})
 
     def diameter(self, shape: Sequence[int]) -> float:
-        """Returns the distance of an all-black image from an all-white one, infinite where the norm does not say.
+        """Returns the distance between an all-black and an all-white image; infinite if unknown.
 
         Args:
             shape: (C, H, W) of an image.
@@ -148,7 +148,7 @@ class ThreatModel(Table, ABC):
 
     @_required
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Returns the point of the allowed set around ``x`` next to ``x_adv``.
+        """Returns the projection of ``x_adv`` onto the allowed set around ``x``.
 
         Args:
             x_adv: (B, C, H, W) any values.
@@ -170,7 +170,7 @@ class ThreatModel(Table, ABC):
 
     @_required
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
-        """Returns (B, C, H, W) points drawn from all of the ball around ``x``, inside [0, 1]."""
+        """Returns (B, C, H, W) points drawn uniformly from the ball around ``x``, inside [0, 1]."""
         raise NotImplementedError
 
     def random_start(self, kind: str, x: Tensor, noise: Noise) -> Tensor:
@@ -198,7 +198,7 @@ class ThreatModel(Table, ABC):
 
 
 def moved(x: Tensor, delta: Tensor) -> Tensor:
-    """Returns ``x + delta`` rounded towards ``x``, so that rounding leads out of no ball.
+    """Returns ``x + delta`` rounded towards ``x``, so that rounding does not leave the ball.
 
     Args:
         x: (B, C, H, W) of any floating-point type.

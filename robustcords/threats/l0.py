@@ -33,7 +33,7 @@ class L0(ThreatModel):
 
     @classmethod
     def radius_name(cls) -> str:
-        """Returns what a message calls a radius or step."""
+        """Returns how messages call a radius or step."""
         return "an l0 radius or step"
 
     @classmethod
@@ -58,8 +58,8 @@ class L0(ThreatModel):
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns the image nearest to ``x_adv`` in the ball and in the box.
 
-        Those pixels keep their change, clipped to the box, of which that brings the result nearest: each by
-        ``|delta|^2 - |delta - clipped|^2``. Of equal ones the first, row by row.
+        The pixels that keep their change, clipped to the box, are those with the largest
+        ``|delta|^2 - |delta - clipped|^2``; ties go to the first, row by row.
         """
         clipped = x_adv.clamp(*self.bounds)
         change = clipped - x
@@ -69,8 +69,8 @@ class L0(ThreatModel):
     def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Returns a step along the gradient, scaled so that ``step_size`` pixels cross the whole range of a pixel.
 
-        Other pixels move in proportion. Croce and Hein divide by the gradient's l1 norm and multiply by a length to be
-        tuned; here that length follows from the number of pixels, which is what a radius or step is under l0.
+        Other pixels move in proportion. Croce and Hein divide by the gradient's l1 norm and multiply by a length to
+        tune; here that length follows from the number of pixels, the unit of radii and steps under l0.
         """
         peaks = gradient.abs().amax(1).flatten(1)
         longest = peaks.sort(dim=1, descending=True).values
@@ -81,12 +81,12 @@ class L0(ThreatModel):
         return x_adv + gradient / torch.where(steps > 0, scale, torch.inf).view(-1, 1, 1, 1)
 
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
-        """Returns images with epsilon pixels, drawn at random, of any colour."""
+        """Returns images with epsilon pixels, drawn at random, replaced by random colours."""
         pixels = _first(noise.uniform(x.shape[2:], draw=1).flatten(1), int(self.epsilon))
         return torch.where(pixels.view_as(x[:, :1]), noise.uniform(x.shape[1:]).to(x.dtype), x)
 
 
 def _first(values: Tensor, count: int) -> Tensor:
-    """Returns which ``count`` of each row's values (B, n) are the largest, (B, n) bool; all where there are fewer."""
+    """Returns a mask (B, n) of the ``count`` largest of each row's values (B, n); of all if there are fewer."""
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return torch.zeros_like(values, dtype=torch.bool).scatter(1, order, True)

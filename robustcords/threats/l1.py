@@ -20,8 +20,8 @@ _MOST = 60
 class L1(ThreatModel):
     """``sum |delta_j| <= epsilon``: few pixels by much (Chen et al. 2018; Croce and Hein 2021).
 
-    In high dimensions the ball and the box [0, 1] have little in common, so that an image that is projected onto one
-    and then clipped to the other ends up far inside both. Here projection is onto what is in both (Croce and Hein 2021,
+    In high dimensions the ball and the box [0, 1] overlap little, so that an image that is projected onto one and then
+    clipped to the other ends up far inside both. This class projects onto their intersection (Croce and Hein 2021,
     Prop. 2.1, https://arxiv.org/abs/2103.01208).
 
     Attributes:
@@ -40,7 +40,7 @@ class L1(ThreatModel):
 
     @classmethod
     def radius_name(cls) -> str:
-        """Returns what a message calls a radius or step."""
+        """Returns how messages call a radius or step."""
         return "an l1 radius or step"
 
     def diameter(self, shape: Sequence[int]) -> float:
@@ -62,7 +62,7 @@ class L1(ThreatModel):
     def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Returns a step along the signs of the steepest entries of the gradient (Tramer and Boneh 2019, SLIDE).
 
-        All of them move by the same, together by ``step_size``. Entries that the box already stops are passed over.
+        All of them move by the same amount, in total by ``step_size``. Entries that are at the box's bound are skipped.
         """
         low, high = self.bounds
         stopped = ((x_adv <= low) & (gradient < 0)) | ((x_adv >= high) & (gradient > 0))
@@ -74,7 +74,7 @@ class L1(ThreatModel):
         return x_adv + step_size * alike.view_as(x_adv)
 
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
-        """Returns points of the ball, brought to the box as by `project`.
+        """Returns points drawn uniformly from the ball, projected onto the box by `project`.
 
         ``d`` of ``d + 1`` exponential numbers, divided by their sum, are uniform in the ball's part with no negative
         entry (Devroye 1986, ch. 5); signs are drawn.

@@ -29,7 +29,7 @@ class L2(ThreatModel):
 
     @classmethod
     def radius_name(cls) -> str:
-        """Returns what a message calls a radius or step."""
+        """Returns how messages call a radius or step."""
         return "an l2 radius or step"
 
     def diameter(self, shape: Sequence[int]) -> float:
@@ -37,13 +37,13 @@ class L2(ThreatModel):
         return math.sqrt(math.prod(shape))
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Returns ``x_adv`` brought to the ball first and then to the box."""
+        """Returns ``x_adv`` scaled into the ball, then clipped to the box."""
         delta = x_adv - x
         # Clipping to the box afterwards only shortens delta, since x itself is inside, so the result stays in the ball.
         return (x + delta * (self.epsilon / _norms(delta)).clamp(max=1.0)).clamp_(*self.bounds)
 
     def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        """Returns a step along the gradient, whatever its length (Madry et al. 2018)."""
+        """Returns a step along the normalised gradient (Madry et al. 2018)."""
         # The gradient of a confident prediction is so small that its square underflows: scaled first, it has a length.
         peak = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
         scaled = gradient / peak.view(-1, 1, 1, 1)

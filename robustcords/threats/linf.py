@@ -27,7 +27,7 @@ class Linf(ThreatModel):
 
     @classmethod
     def radius_name(cls) -> str:
-        """Returns what a message calls a radius or step."""
+        """Returns how messages call a radius or step."""
         return "an l-infinity radius or step"
 
     def diameter(self, shape: Sequence[int]) -> float:
@@ -44,6 +44,6 @@ class Linf(ThreatModel):
         return x_adv + step_size * gradient.sign()
 
     def uniform_start(self, x: Tensor, noise: Noise) -> Tensor:
-        """Returns points with every pixel drawn uniformly."""
+        """Returns points with every pixel drawn uniformly from its interval."""
         delta = (noise.uniform(x.shape[1:]) * 2 - 1) * self.epsilon
         return self.project(x + delta.to(x.dtype), x)
