@@ -12,7 +12,7 @@ from robustcords.methods.efforts.batch import attack_batch
 
 
 class AdversarialTraining(Method):
-    """Attacks a batch, each example as hard as the effort plans, and takes one step (Madry et al. 2018).
+    """Attacks a batch, each example as the effort plans, and takes one optimizer step (Madry et al. 2018).
 
     Args:
         loss: what is minimised, and what the attack maximises.
@@ -37,7 +37,7 @@ class AdversarialTraining(Method):
         return StepReport(counts)
 
     def views(self, step: Step, batch: Batch) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Returns the images of each view that the loss asks for, and how many of each kind were attacked."""
+        """Returns the images of each of the loss's views, and the number of examples of each kind."""
         if "adversarial" not in self.loss.views:
             return {"clean": batch.x}, {}
         step.phase("attack")

@@ -16,7 +16,7 @@ from robustcords.methods.wrapper import StepAround, Wrapper, WrapperConfig
 
 
 class AWP(Wrapper):
-    """Adversarial weight perturbation (Wu et al. 2020, Alg. 1): gradients at weights that are moved to a higher loss.
+    """Adversarial weight perturbation (Wu et al. 2020, Alg. 1): gradients at weights perturbed to a higher loss.
 
     Each tensor of weights with more than one dimension moves by ``gamma * ||w|| * g / ||g||``, where g is the gradient
     of the loss on the same adversarial batch; the update's gradient is taken there, and the weights move back before
@@ -35,7 +35,7 @@ class AWP(Wrapper):
         """Options of AWP.
 
         Attributes:
-            gamma: how far a tensor of weights moves, as a share of its own length, >= 0. Wu et al. take 0.01 with
+            gamma: size of the perturbation of a weight tensor, relative to its norm, >= 0. Wu et al. take 0.01 with
                 standard adversarial training and 0.005 with TRADES.
             warmup: epochs before weights are first perturbed, >= 0.
         """
@@ -47,18 +47,18 @@ class AWP(Wrapper):
     config: AWP.Config
 
     def around(self, step: Step) -> Step:
-        """Returns the step at moved weights; during the warm-up the step as it is."""
+        """Returns a step at perturbed weights; during the warm-up the step itself."""
         if not self.config.gamma or step.moment.epoch < self.config.warmup:
             return step
         return PerturbedStep(step, self.config.gamma)
 
 
 class PerturbedStep(StepAround):
-    """A step that goes through the micro-batches twice: for the gradient to ascend along, and at the moved weights.
+    """A step that iterates the micro-batches twice: for the gradient to ascend, and at the perturbed weights.
 
     Args:
-        step: that this one goes around.
-        gamma: how far a tensor of weights moves, as a share of its length.
+        step: the wrapped step.
+        gamma: size of the perturbation of a weight tensor, relative to its norm.
     """
 
     def __init__(self, step: Step, gamma: float) -> None:
@@ -67,7 +67,7 @@ class PerturbedStep(StepAround):
         self._searching = False
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
-        """Yields the rows of all micro-batches, moves the weights, yields all rows again and moves the weights back."""
+        """Yields the rows of all micro-batches, perturbs the weights, yields them again and restores the weights."""
         layers = [weight for weight in self.model.parameters() if weight.requires_grad and weight.dim() > 1]
         with self.without_statistics(), _gradients_kept(self.model):
             self._searching = True
@@ -78,7 +78,7 @@ class PerturbedStep(StepAround):
             yield from self.step.micro_batches(batch)
 
     def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
-        """Returns the loss (b,) of some rows; images get a gradient at the moved weights alone."""
+        """Returns the loss (b,) of some rows; images get a gradient at the perturbed weights only."""
         if self._searching:
             views = {name: x.detach() for name, x in views.items()}
         return super().losses(views, batch, rows)
@@ -86,14 +86,14 @@ class PerturbedStep(StepAround):
 
 @torch.no_grad()
 def ascent(weight: Tensor, gradient: Tensor | None, gamma: float) -> Tensor:
-    """Returns how a tensor of weights moves: ``gamma * ||w|| * g / ||g||``.
+    """Returns the perturbation of a weight tensor: ``gamma * ||w|| * g / ||g||``.
 
-    Where there is no gradient, or float16 has made it infinite, that is not at all.
+    It is zero if the gradient is, or if float16 overflowed.
 
     Args:
         weight: of any shape.
-        gradient: of the same shape; its scale is of no account.
-        gamma: the length of the move, as a share of the weights' own.
+        gradient: of the same shape, at any scale.
+        gamma: norm of the perturbation, relative to that of the weights.
     """
     if gradient is None:
         return torch.zeros_like(weight)
@@ -104,7 +104,7 @@ def ascent(weight: Tensor, gradient: Tensor | None, gamma: float) -> Tensor:
 
 @contextmanager
 def _gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Sets gradients aside as long as the block lasts, and then gives them back."""
+    """Context without accumulated gradients; restores them on exit."""
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in kept:
         parameter.grad = None
@@ -117,7 +117,7 @@ def _gradients_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _moved(weights: list[nn.Parameter], moves: list[Tensor]) -> Iterator[None]:
-    """Moves weights in place as long as the block lasts, and then puts them back to the bit."""
+    """Context with perturbed weights; restores them bit for bit on exit."""
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight, move in zip(weights, moves, strict=True):

@@ -34,9 +34,9 @@ class Batch:
         y: (b,) int64 labels; (b, classes) shares of the classes where the augmentation mixes images.
         weights: (b,) of the loss.
         noise: for the attack, keyed by example; its keys are the examples' numbers in the full training set.
-        total: what the global batch's weighted losses are divided by: the sum of its weights, or what a strategy fixes.
-        geometry: how the images were cropped and flipped, to move what belongs to their pixels alike; None where the
-            augmentation does anything else.
+        total: the normaliser of the global batch's weighted losses: the sum of its weights, or what a strategy fixes.
+        geometry: how the images were cropped and flipped, to move stored perturbations alike; None if the augmentation
+            does anything else.
     """
 
     x: Tensor
@@ -54,22 +54,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a method says of a step.
+    """What a method reports of a step.
 
     Attributes:
-        counts: how many examples of this process's share were of each kind that the effort tells apart; the same kinds
-            in all processes, and none where it tells none apart.
+        counts: number of examples of each of the effort's kinds in this process's share; the same kinds in all
+            processes, and empty if the effort has none.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
 
 
 class Step(ABC):
-    """What the loop lends a method for one batch: the model, and what accumulation, processes and precision ask for.
+    """The training loop's interface to a method for one batch: model, accumulation, processes and precision.
 
     Attributes:
         moment: where training is.
-        model: in train mode, not wrapped; its parameters are what is trained.
+        model: in train mode, unwrapped; its parameters are trained.
         inference: the same model as attacks run it, in the precision of training.
     """
 
@@ -79,19 +79,15 @@ class Step(ABC):
 
     @abstractmethod
     def attacking(self) -> AbstractContextManager[None]:
-        """Returns a block for attacks on `inference`, in which it runs as fast as it can."""
+        """Context for attacks on `inference`, which runs folded in it."""
 
     @abstractmethod
     def without_statistics(self) -> AbstractContextManager[None]:
-        """Returns a block for passes that leave nothing but gradients.
-
-        What is differentiated in it is no part of the reported loss, and BatchNorm's statistics are given back as they
-        were.
-        """
+        """Context for passes that affect gradients only: neither the reported loss nor BatchNorm's statistics."""
 
     @abstractmethod
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
-        """Yields the rows of each micro-batch in turn, which `losses` and `backward` are then for."""
+        """Yields the rows of each micro-batch in turn, to pass to `losses` and `backward`."""
 
     @abstractmethod
     def losses(self, views: Mapping[str, Tensor], batch: Batch, rows: slice) -> Tensor:
@@ -109,7 +105,7 @@ class Step(ABC):
 
     @abstractmethod
     def optimizer_step(self) -> None:
-        """Clips the gradients, takes a step along them and sets them to zero."""
+        """Clips the gradients, steps the optimizer and zeroes the gradients."""
 
     @abstractmethod
     def phase(self, name: str) -> None:
@@ -117,25 +113,25 @@ class Step(ABC):
 
 
 class MethodConfig(ComponentConfig):
-    """Options that every method has: none but its name."""
+    """Options of every method: its name."""
 
 
 class Method(Component, Stateful, ABC):
-    """What one training step does with a batch. Subclasses write `step`.
+    """What one training step does with a batch. Subclasses implement `step`.
 
-    Its state is its own alone: effort and attack, and a method that this one goes around, keep theirs themselves.
+    Its state is its own only: effort, attack and a wrapped method have their own.
 
     Args:
         loss: what is minimised.
-        attack: the training attack; a method may attack in a way of its own, with it or without.
+        attack: the training attack; a method may use it or not.
         effort: how hard each example is attacked; None for all alike.
         options: the fields of the method's ``Config``.
 
     Attributes:
-        provides: both views of a batch, where a subclass says nothing else. One that attacks as hard as ``effort``
-            plans provides `robustcords.config.requirements.STEPS_TO_VARY` too.
-        requires: hard labels, where a subclass says nothing else. One that hands labels on to the loss and the attack
-            and does not look at them says ``requires = frozenset()``, and goes with CutMix and mixup.
+        provides: both views of a batch by default. A method that attacks as ``effort`` plans provides
+            `robustcords.config.requirements.STEPS_TO_VARY` too.
+        requires: hard labels by default. A method that only passes labels on to the loss and the attack declares
+            ``requires = frozenset()``, and works with CutMix and mixup.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -151,12 +147,12 @@ class Method(Component, Stateful, ABC):
         """Trains on a batch.
 
         Args:
-            step: what the loop lends.
+            step: the loop's interface.
             batch: this process's share of a global batch.
         """
 
     def parts(self, name: str = "method") -> dict[str, Any]:
-        """Returns everything of it with a state of its own, by its name in a checkpoint.
+        """Returns its stateful parts, by their names in a checkpoint.
 
         Args:
             name: that of the method itself.
@@ -164,5 +160,5 @@ class Method(Component, Stateful, ABC):
         return {name: self, "effort": self.effort, "attack": self.attack}
 
     def prepare(self, train: Images, device: torch.device) -> None:
-        """Receives, before training, what is trained on, and where; passes it to the attack."""
+        """Called before training with the training set; passes it to the attack."""
         self.attack.prepare(train, device)

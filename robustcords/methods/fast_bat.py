@@ -18,12 +18,12 @@ from robustcords.threats.base import ThreatModel
 
 
 class Attacked(NamedTuple):
-    """What the lower level finds for a batch, each (B, C, H, W).
+    """Result of the lower-level problem for a batch; each (B, C, H, W).
 
     Attributes:
-        before: the images after the first step, ``x + d``.
-        images: those after the second one, ``x + d*``.
-        direction: the gradient of the objective at `images`, divided by lam, where `images` are inside the bounds.
+        before: images after the first step, ``x + d``.
+        images: images after the second step, ``x + d*``.
+        direction: gradient of the objective at `images`, divided by lam; 0 where `images` are at the bounds.
     """
 
     before: Tensor
@@ -32,21 +32,21 @@ class Attacked(NamedTuple):
 
 
 class FastBAT(Method):
-    """Fast bi-level adversarial training (Zhang et al. 2022): the update knows that the attack follows it.
+    """Fast bi-level adversarial training (Zhang et al. 2022): the update accounts for the attack's response.
 
     From a uniform start two steps of gradient ascent on the cross-entropy, without a sign, each clipped to the ball and
-    to [0, 1], give d and then ``d*``. What d* does when the weights move is known in closed form where it is inside the
-    bounds (H = 1), and the update's gradient has a term for it::
+    to [0, 1], give d and then ``d*``. Inside the bounds (H = 1) the derivative of d* with respect to the weights has a
+    closed form, which adds a term to the update's gradient::
 
         grad_theta CE(x + d*) + 1 / lam * grad_theta <grad_d CE(x + d), H * grad_d CE(x + d*)>
 
-    with the second factor of the product held fixed. The attack and the term see the model in eval mode. `attack` is
+    with the second factor of the product held fixed. The attack and the term use the model in eval mode. `attack` is
     not run in training; a selection may use it.
 
     Args:
-        loss: of adversarial images alone; its objective is what the attack maximises.
+        loss: of adversarial images only; the attack maximises its objective.
         attack: has the threat model, which is l-infinity.
-        effort: as every example is attacked alike, none but uniform.
+        effort: uniform, as every example is attacked alike.
         options: the fields of `Config`.
 
     Example:
@@ -80,22 +80,22 @@ class FastBAT(Method):
         return with_defaults(config, step_size=(5000 if threat.epsilon <= 8 / 255 + 1e-9 else 2000) / 255)
 
     def step(self, step: Step, batch: Batch) -> StepReport:
-        """Attacks the batch, and takes one step along both terms of the gradient."""
+        """Attacks the batch, and takes an optimizer step along both terms of the gradient."""
         step.phase("attack")
-        found = self.attacked(step, batch)
+        attacked = self.attacked(step, batch)
         step.phase("update")
         # As they were in the attack: the update's passes change BatchNorm's statistics.
         buffers = {f"model.{name}": buffer.clone() for name, buffer in step.model.named_buffers()}
         for rows in step.micro_batches(batch):
-            response = self.response(step, batch, found, buffers, rows)
-            losses = step.losses({"adversarial": found.images}, batch, rows)
+            response = self.response(step, batch, attacked, buffers, rows)
+            losses = step.losses({"adversarial": attacked.images}, batch, rows)
             # The reported loss is that of the images alone.
             step.backward(losses + response - response.detach(), batch, rows)
         step.optimizer_step()
         return StepReport()
 
     def attacked(self, step: Step, batch: Batch) -> Attacked:
-        """Returns what the two steps find."""
+        """Returns the result of the two ascent steps."""
         threat, model, size = self.attack.threat, step.inference, filled_in(self.config.step_size)
         wanted = objective(self.loss.at(step.moment), batch.y, CleanLogits(model, batch.x))
         with step.attacking(), evaluation_mode(model), without_parameter_gradients(model):
@@ -108,20 +108,20 @@ class FastBAT(Method):
         inside = (lower < images) & (images < upper)
         return Attacked(before, images, torch.where(inside, gradient, 0.0) / self.config.lam)
 
-    def response(self, step: Step, batch: Batch, found: Attacked, buffers: dict[str, Tensor], rows: slice) -> Tensor:
-        """Returns what the attack's answer adds to the loss of some rows (b,), with a graph.
+    def response(self, step: Step, batch: Batch, attacked: Attacked, buffers: dict[str, Tensor], rows: slice) -> Tensor:
+        """Returns the term of the attack's response for some rows (b,), with a graph.
 
         Args:
-            step: what the loop lends.
-            batch: the labels.
-            found: by the attack.
-            buffers: those that the model had then, by their names in `Step.inference`.
+            step: the loop's interface.
+            batch: for its labels.
+            attacked: the attack's result.
+            buffers: of the model during the attack, by their names in `Step.inference`.
             rows: of the batch.
         """
         model: Any = step.inference
         wanted = objective(self.loss.at(step.moment), batch.y[rows], CleanLogits(model, batch.x[rows]))
-        x = found.before[rows].detach().requires_grad_()
+        x = attacked.before[rows].detach().requires_grad_()
         with evaluation_mode(model):
             value = wanted.value(functional_call(model, buffers, (x,))).sum()
         (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-        return (gradient * found.direction[rows]).flatten(1).sum(dim=1)
+        return (gradient * attacked.direction[rows]).flatten(1).sum(dim=1)

@@ -16,21 +16,21 @@ from robustcords.runtime import collectives
 class Free(Method):
     """Free adversarial training (Shafahi et al. 2019, Alg. 1): one backward pass for the attack and the update.
 
-    Each batch is replayed. In a replay one backward pass at ``x + delta`` gives the gradient that the weights step
-    along, and the one by which ``delta <- Proj(delta + epsilon * sign(grad))``. The perturbation is not begun anew: the
-    next batch starts from that of the last, place by place in the global batch, so it is the same on any number of
-    processes. What epochs, schedules and averages count are batches, not replays.
+    Each batch is replayed. In a replay one backward pass at ``x + delta`` gives both the weights' gradient and the
+    images', for ``delta <- Proj(delta + epsilon * sign(grad))``. The perturbation carries over: the next batch starts
+    from that of the last, position by position in the global batch, so it is the same on any number of processes.
+    Epochs, schedules and averages count batches, not replays.
 
     `attack` is not run in training; a selection may use it.
 
     Args:
-        loss: of adversarial images alone.
+        loss: of adversarial images only.
         attack: has the threat model.
-        effort: as every example is attacked alike, none but uniform.
+        effort: uniform, as every example is attacked alike.
         options: the fields of `Config`.
 
     Attributes:
-        delta: (B, C, H, W) of the global batch, the largest that there has been; None before the first.
+        delta: (B, C, H, W) for the largest global batch so far; None before the first.
 
     Example:
         >>> method = Free(SAT(), PGD(threat), replays=8)
@@ -56,7 +56,7 @@ class Free(Method):
         self.delta: Tensor | None = None
 
     def step(self, step: Step, batch: Batch) -> StepReport:
-        """Takes an optimizer step in each replay."""
+        """Takes one optimizer step per replay."""
         threat, delta = self.attack.threat, self._of_share(batch)
         step.phase("update")
         for _ in range(self.config.replays):
@@ -71,7 +71,7 @@ class Free(Method):
         return StepReport()
 
     def _of_share(self, batch: Batch) -> Tensor:
-        """Returns the perturbation of this process's share of a batch, laid out in memory as the images are."""
+        """Returns the perturbation of this process's share of a batch, in the images' memory format."""
         delta = torch.zeros_like(batch.x)
         if self.delta is not None:
             kept = self.delta[collectives.rows_before(batch.noise.keys) :][: len(delta)]
@@ -79,7 +79,7 @@ class Free(Method):
         return delta
 
     def _keep(self, delta: Tensor) -> None:
-        """Keeps the perturbation of the global batch; places that a smaller one lacks stay as they are."""
+        """Stores the perturbation of the global batch; positions beyond a smaller batch keep theirs."""
         everyone = torch.cat(collectives.gather_rows(delta))
         rest = everyone[:0] if self.delta is None else self.delta[len(everyone) :].to(everyone)
         self.delta = torch.cat([everyone, rest])
@@ -89,5 +89,5 @@ class Free(Method):
         return {"delta": None if self.delta is None else self.delta.contiguous()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back the perturbation."""
+        """Restores the perturbation."""
         self.delta = state["delta"]

@@ -20,22 +20,22 @@ from robustcords.methods.base import Batch, Method, MethodConfig, Step, StepRepo
 
 
 class WrapperConfig(MethodConfig):
-    """Options that every wrapper has.
+    """Options of every wrapper.
 
     Attributes:
-        inner: the method that it goes around, as ``[method]`` names one; left out, adversarial training.
+        inner: the wrapped method, a table like ``[method]``; left out, adversarial training.
     """
 
     inner: Annotated[SerializeAsAny[MethodConfig], Names("method")]
 
 
 class Wrapper(Method):
-    """A method that goes around another one. Subclasses write `around`, or `step` itself.
+    """A method that wraps another one. Subclasses implement `around`, or `step` itself.
 
     It provides and requires what the inner method does.
 
     Args:
-        inner: the method that it goes around; loss, attack and effort are those of this.
+        inner: the wrapped method, which has the loss, the attack and the effort.
         options: the fields of the wrapper's ``Config``, without ``inner``.
     """
 
@@ -54,16 +54,16 @@ class Wrapper(Method):
         return config.model_copy(update={"inner": inner})
 
     def step(self, step: Step, batch: Batch) -> StepReport:
-        """Has the inner method train on the batch, with the step that `around` returns."""
-        lent: Step = contracts.instance(f"method {contracts.title(self)}: around", self.around(step), Step)
-        return self.inner.step(lent, batch)
+        """Lets the inner method train on the batch, with the step that `around` returns."""
+        inner_step: Step = contracts.instance(f"method {contracts.title(self)}: around", self.around(step), Step)
+        return self.inner.step(inner_step, batch)
 
     def around(self, step: Step) -> Step:
-        """Returns what the inner method is lent in place of the loop's step, usually a subclass of `StepAround`."""
+        """Returns the step that the inner method gets in place of the loop's, usually a subclass of `StepAround`."""
         return step
 
     def prepare(self, train: Images, device: torch.device) -> None:
-        """Tells the inner method what is trained on, and where."""
+        """Called before training with the training set; passes it to the inner method."""
         self.inner.prepare(train, device)
 
     def parts(self, name: str = "method") -> dict[str, Any]:
@@ -72,10 +72,10 @@ class Wrapper(Method):
 
 
 class StepAround(Step):
-    """A step that does what another one does. Subclasses change some of it.
+    """A step that delegates to another one. Subclasses override parts of it.
 
     Args:
-        step: that other one.
+        step: the wrapped step.
     """
 
     def __init__(self, step: Step) -> None:
@@ -88,7 +88,7 @@ class StepAround(Step):
 
     @property
     def model(self) -> nn.Module:  # type: ignore[override]
-        """In train mode, not wrapped."""
+        """In train mode, unwrapped."""
         return self.step.model
 
     @property
@@ -97,11 +97,11 @@ class StepAround(Step):
         return self.step.inference
 
     def attacking(self) -> AbstractContextManager[None]:
-        """Returns a block for attacks."""
+        """Context for attacks."""
         return self.step.attacking()
 
     def without_statistics(self) -> AbstractContextManager[None]:
-        """Returns a block for passes that leave nothing but gradients."""
+        """Context for passes that affect gradients only."""
         return self.step.without_statistics()
 
     def micro_batches(self, batch: Batch) -> Iterator[slice]:
@@ -117,7 +117,7 @@ class StepAround(Step):
         self.step.backward(losses, batch, rows)
 
     def optimizer_step(self) -> None:
-        """Clips the gradients, takes a step along them and sets them to zero."""
+        """Clips the gradients, steps the optimizer and zeroes the gradients."""
         self.step.optimizer_step()
 
     def phase(self, name: str) -> None:

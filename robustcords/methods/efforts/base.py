@@ -18,18 +18,18 @@ from robustcords.rng import Noise
 
 @dataclass(frozen=True)
 class Kinds:
-    """The kinds of examples that an effort tells apart.
+    """The kinds of examples that an effort distinguishes.
 
     Attributes:
-        names: of all of them, the same in every step. The metrics count examples by these.
-        index: (B,) int64, which of them each example is.
+        names: of all kinds, the same in every step. The metrics count examples by kind.
+        index: (B,) int64, the kind of each example.
     """
 
     names: tuple[str, ...]
     index: Tensor
 
     def counts(self) -> dict[str, int]:
-        """Returns how many examples are of each kind."""
+        """Returns the number of examples of each kind."""
         found = self.index.bincount(minlength=len(self.names)).tolist()
         return dict(zip(self.names, found, strict=True))
 
@@ -38,20 +38,20 @@ class Kinds:
 class Plan:
     """How hard each example of a process's share of a batch is attacked.
 
-    Its tensors may be on any device. Where they are on the CPU, no accelerator has to be waited for.
+    Its tensors may be on any device; on the CPU they need no synchronisation with an accelerator.
 
     Attributes:
         steps: (B,) int64, >= 0; 0 leaves the image as it is. The attack's own ``num_gradient_steps`` without a
             ``step_size`` are the attack as the recipe has it.
         step_size: (B,) floating point, >= 0, in the threat's norm; None for the attack's own, which may follow from the
             number of steps. In float64 it reaches the attack to the last bit.
-        kinds: of the examples; None where they are not distinguished.
-        patience: (B,) int64, >= 0: how many steps of an example may begin at points at which it is misclassified,
-            before it is left where it is; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
-        rise: >= 0: an example is left where it is as soon as what is maximised is no more than this share above what it
-            was a step before; None for no such end. Takes an attack that provides `STEPS_BY_EXAMPLE`.
-        epsilon: the radius that all are attacked at, in place of the threat model's; the attack's own step size, where
-            there is no other, and radii are then in proportion.
+        kinds: of the examples; None if they are not distinguished.
+        patience: (B,) int64, >= 0: number of steps that may begin at misclassified points before an example stops; None
+            for no early stopping. Needs an attack that provides `STEPS_BY_EXAMPLE`.
+        rise: >= 0: an example stops once its objective has risen by no more than this share since the step before; None
+            for no such criterion. Needs an attack that provides `STEPS_BY_EXAMPLE`.
+        epsilon: the radius for all examples, in place of the threat model's; the attack's own step size, unless another
+            is given, and radii are scaled alike.
     """
 
     steps: Tensor
@@ -63,21 +63,21 @@ class Plan:
 
 
 class EffortConfig(ComponentConfig):
-    """Options that every effort has: none but its name."""
+    """Options of every effort: its name."""
 
 
 class Effort(Component, Stateful, ABC):
-    """Decides how hard each example of a batch is attacked. Subclasses write `plan`.
+    """Decides how hard each example of a batch is attacked. Subclasses implement `plan`.
 
-    Several processes each plan for their share of a batch. What they decide on together, they exchange with
-    `robustcords.runtime.collectives`; `plan` and `observe` are called in all of them, also where a share is empty.
+    Each process plans for its share of a batch. For joint decisions they communicate with
+    `robustcords.runtime.collectives`; `plan` and `observe` are called in every process, also if its share is empty.
 
     Attributes:
-        requires: attack steps to vary, and hard labels, where a subclass says nothing else.
-        provides: one radius in all epochs. One whose plans have an ``epsilon`` says ``provides = frozenset()``.
-        observes: whether `observe` is wanted, which costs a forward pass of the examples that were attacked.
-        title: what a report calls a method with it, after its loss and subset: ``""`` for nothing, None for its name.
-        legend: how a report describes the kinds that it counts.
+        requires: attack steps to vary, and hard labels, by default.
+        provides: one radius in all epochs. One whose plans have an ``epsilon`` declares ``provides = frozenset()``.
+        observes: whether `observe` is called, which costs a forward pass of the attacked examples.
+        title: its name in reports, after loss and subset: ``""`` for none, None for its registered name.
+        legend: how a report describes its counts of kinds.
     """
 
     Config: ClassVar[type[EffortConfig]] = EffortConfig
@@ -93,27 +93,27 @@ class Effort(Component, Stateful, ABC):
 
         Args:
             attack: whose steps are varied.
-            clean: returns (B, classes) logits of the images as they are, in eval mode. They are computed when they are
-                first asked for; an effort that does not ask costs no pass.
+            clean: returns (B, classes) logits of the clean images in eval mode, computed at the first call; an effort
+                that does not call it costs no pass.
             y: (B,) int64 labels.
             moment: where training is.
-            generator: for whatever is drawn, keyed by example; another in every step.
+            generator: for random numbers, keyed by example; another in every step.
         """
 
     def observe(self, correct: Tensor) -> None:
-        """Receives, after the attack, which examples (B,) bool the model classifies correctly, where it `observes`.
+        """Receives, if it `observes`, which examples (B,) bool the model classifies correctly after the attack.
 
         A mixed image is classified correctly as the class with the larger share.
         """
 
     def on_validation(self, result: Mapping[str, float]) -> None:
-        """Receives what a validation measured, the same in all processes: accuracies ``clean`` and ``robust``.
+        """Receives a validation's accuracies ``clean`` and ``robust``, the same in all processes.
 
-        Where a recipe's run measures the attack of `validation_attack` too, its accuracy is ``planned``.
+        The accuracy under the attack of `validation_attack`, if there is one, is ``planned``.
         """
 
     def validation_attack(self, attack: Attack) -> Attack | None:
-        """Returns an attack that the next validation is to measure too, for `on_validation`; None for none.
+        """Returns an additional attack for the next validation, whose accuracy `on_validation` receives; None for none.
 
         Args:
             attack: whose steps are varied.
@@ -122,12 +122,12 @@ class Effort(Component, Stateful, ABC):
         return None
 
     def attacks(self, attack: Attack) -> dict[str, Attack]:
-        """Returns the attacks that it may use, by the kind of example; one without a name where there are no kinds.
+        """Returns the attacks that it may use, by kind of example; by default one with an empty name.
 
-        This is what a user is warned by, and what is watched for catastrophic overfitting.
+        Warnings and the check for catastrophic overfitting are based on these.
         """
         return {"": attack}
 
     def strongest(self, attack: Attack) -> Attack:
-        """Returns the attack of the examples that most effort is spent on."""
+        """Returns the attack with the most gradient steps."""
         return max(self.attacks(attack).values(), key=lambda each: each.num_gradient_steps)

@@ -34,12 +34,11 @@ _Search = Callable[[Model, Tensor, Objectives, Noise], Tensor]
 
 @dataclass(frozen=True)
 class AdversarialBatch:
-    """Adversarial examples and what was learnt about them on the way.
+    """Adversarial examples, and the counts of their kinds.
 
     Attributes:
         images: (B, C, H, W) in [0, 1], inside the threat model.
-        counts: how many examples of this process's share were of each kind; empty where the effort does not tell them
-            apart.
+        counts: number of examples of each kind in this process's share; empty if the effort has no kinds.
     """
 
     images: Tensor
@@ -58,21 +57,21 @@ def attack_batch(
     moment: Moment | None = None,
     geometry: Geometry | None = None,
 ) -> AdversarialBatch:
-    """Returns adversarial examples for a process's share of a global batch, and lets the effort learn from them.
+    """Returns adversarial examples for a process's share of a global batch, and lets the effort observe them.
 
     Args:
-        model: maps images to logits; run in eval mode and given back in the mode it had.
+        model: maps images to logits; run in eval mode, its mode is restored.
         x: (B, C, H, W) in [0, 1].
         y: (B,) int64 labels, or (B, classes) shares of the classes.
         noise: keyed by example.
-        attack: what is varied.
-        loss: says what the attack maximises.
+        attack: whose steps are varied.
+        loss: defines the attack's objective.
         effort: decides how hard each example is attacked; None for all alike.
-        moment: where training is; None for its beginning.
+        moment: where training is; None for the beginning.
         geometry: how the images were cropped and flipped, for attacks that keep perturbations.
 
     Raises:
-        UserError: the effort's plan or the attack's images are not what they have to be.
+        UserError: the effort's plan or the attack's images are invalid.
     """
     effort, moment = effort or Uniform(), moment or Moment(0, 0, 0.0)
     check_labels("effort", effort, y)
@@ -113,20 +112,20 @@ def attack_by_plan(
     loss: Loss,
     clean: Callable[[], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Attacks a batch as planned; returns its images (B, C, H, W), and the rows (k,) of those that were attacked.
+    """Attacks a batch as planned; returns the images (B, C, H, W), and the rows (k,) of the attacked ones.
 
-    Where the attack can, all examples are one batch, which each leaves when its steps are done; else examples with the
-    same steps and step size are a batch of their own. Either way fewer steps take less time.
+    If the attack supports it, all examples form one batch, which each leaves when its steps are done; otherwise those
+    with the same steps and step size form a batch each. Either way fewer steps take less time.
 
     Args:
-        model: as for `attack_batch`, as are the next three and the attack and loss.
+        model: as for `attack_batch`, like the other arguments.
         x: (B, C, H, W).
         y: (B,).
         noise: keyed by example.
         plan: for these examples.
-        attack: what is varied.
-        loss: says what the attack maximises.
-        clean: returns the images' own logits (B, classes).
+        attack: whose steps are varied.
+        loss: defines the attack's objective.
+        clean: returns the clean logits (B, classes).
 
     Raises:
         UserError: the plan ends an example's attack early, and the attack cannot stop between its steps.
@@ -156,7 +155,7 @@ def attack_by_plan(
 
 
 def _groups(attack: Attack, plan: Plan) -> list[_Group]:
-    """Returns the attacks that differ in steps or step size, and the rows of each; none for images left as they are."""
+    """Returns the attacks that differ in steps or step size, and the rows of each; none with 0 steps."""
     steps: list[int] = plan.steps.tolist()
     sizes: list[float | None] = [None] * len(steps) if plan.step_size is None else plan.step_size.tolist()
     rows: dict[tuple[int, float | None], list[int]] = {}
@@ -168,7 +167,7 @@ def _groups(attack: Attack, plan: Plan) -> list[_Group]:
 
 
 def _in_one(attack: Attack, groups: list[_Group], plan: Plan, y: Tensor) -> tuple[list[int], _Search]:
-    """Returns the rows of all groups, and their search as one batch."""
+    """Returns the rows of all groups, and their attack as one batch."""
     steps, sizes = torch.zeros(len(y), dtype=torch.int64), torch.zeros(len(y), dtype=torch.float64)
     for varied, alike in groups:
         steps[alike], sizes[alike] = varied.num_gradient_steps, varied.step_size
@@ -179,7 +178,7 @@ def _in_one(attack: Attack, groups: list[_Group], plan: Plan, y: Tensor) -> tupl
 
 
 def _all_alike(attack: Attack, model: Model, x: Tensor, objectives: Objectives, noise: Noise) -> Tensor:
-    """Returns what an attack makes of a batch (B, C, H, W)."""
+    """Returns the attacked batch (B, C, H, W)."""
     return attack(model, x, objectives(slice(None)), noise)
 
 
@@ -189,5 +188,5 @@ def _objective(attack: Attack, loss: Loss, y: Tensor, clean: Callable[[], Tensor
 
 
 def _some(clean: Callable[[], Tensor], rows: Tensor | slice) -> Tensor:
-    """Returns some rows of what is computed when it is first asked for."""
+    """Returns some rows of the lazily computed clean logits."""
     return clean()[rows]

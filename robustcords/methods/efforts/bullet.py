@@ -55,8 +55,8 @@ class BulletStepSizes(Table):
 class Bullet(Effort):
     """Bullet-Train: sorts a batch into outlier, boundary and robust examples with steps of their own (Hua et al. 2021).
 
-    One clean forward in eval mode gives every example the score ``s = std(softmax(z))``, negated where the prediction
-    is wrong; it is the same forward that TRADES' objective is anchored at. Outliers have ``s < 0``; with ``threshold =
+    A clean forward pass in eval mode gives every example the score ``s = std(softmax(z))``, negated if its prediction
+    is wrong; TRADES' objective uses the same logits. Outliers have ``s < 0``; with ``threshold =
     max(0, quantile(s, 1 - reference))``, robust examples have ``s > threshold`` and boundary examples lie between. One
     more eval forward, of the examples that were attacked, gives the batch's robust accuracy, and then
     ``reference <- momentum * reference + (1 - momentum) * scale * robust accuracy``, from 0. The quantile and the
@@ -98,14 +98,14 @@ class Bullet(Effort):
 
     @classmethod
     def resolved(cls, config: Bullet.Config, threat: ThreatModel) -> Bullet.Config:
-        """Returns the options with the step sizes that follow from the radius where they are left out."""
+        """Returns the options with step sizes; those left out follow from the radius."""
         if None not in dict(config.step_size).values():
             return config
         follows = {kind: _step(kind, getattr(config.steps, kind), threat) for kind in KINDS}
         return config.model_copy(update={"step_size": with_defaults(config.step_size, **follows)})
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
-        """Returns each example's kind, and the steps and step size of its kind."""
+        """Returns each example's kind, steps and step size."""
         del moment, generator
         config, kind = self.resolved(self.config, attack.threat), self.classify(clean(), y).cpu()
         steps = torch.tensor([getattr(config.steps, name) for name in KINDS])
@@ -113,10 +113,10 @@ class Bullet(Effort):
         return Plan(steps[kind], sizes[kind], Kinds(KINDS, kind))
 
     def classify(self, clean: Tensor, y: Tensor) -> Tensor:
-        """Returns which of `KINDS` every example is (B,), int64.
+        """Returns the index in `KINDS` of every example (B,), int64.
 
         Args:
-            clean: (B, classes) logits of the images as they are.
+            clean: (B, classes) clean logits.
             y: (B,) int64 labels.
         """
         score = clean.softmax(dim=1).std(dim=1) * torch.where(clean.argmax(dim=1) == y, 1.0, -1.0)
@@ -127,7 +127,7 @@ class Bullet(Effort):
         return torch.where(outlier, 0, torch.where(robust, 2, 1))
 
     def observe(self, correct: Tensor) -> None:
-        """Moves the running robust accuracy."""
+        """Updates the running robust accuracy."""
         hits, size = collectives.sum_over([int(correct.sum()), len(correct)], device=correct.device)
         keep = self.config.momentum
         self.reference = keep * self.reference + (1 - keep) * self.config.scale * hits / size
@@ -144,10 +144,10 @@ class Bullet(Effort):
         return {"reference": self.reference}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back the running robust accuracy."""
+        """Restores the running robust accuracy."""
         self.reference = float(state["reference"])
 
 
 def _step(kind: str, steps: int, threat: ThreatModel) -> float:
-    """Returns the step size of a kind of example where none is given."""
+    """Returns the default step size of a kind."""
     return default_step_size(threat, steps, 1.5) if kind == "robust" else default_step_size(threat, steps or 10)

@@ -22,11 +22,11 @@ from robustcords.runtime import collectives
 class Curriculum(Effort):
     """Curriculum adversarial training with batch mixing (Cai et al. 2018), arXiv 1805.04807.
 
-    A batch is divided evenly over PGD-0, which are the images as they are, to PGD-k. k begins at 0; after a validation
-    it rises by 1 where the held-out accuracy under PGD-k has not improved for so many epochs, or where enough of the
-    last epoch's training images were classified correctly under the attacks that they met. The step size of PGD-n is
-    ``reach / n * U(1, max(1, spread / n))``, drawn for each n and batch, where ``reach`` is how far all steps of
-    ``[attack]`` go together. What is divided is the global batch, over all processes.
+    The global batch is split evenly over PGD-0, the clean images, to PGD-k. k starts at 0; after a validation it rises
+    by 1 if the held-out accuracy under PGD-k has not improved for ``patience`` epochs, or if the share of the last
+    epoch's training images that were classified correctly under attack exceeds ``enough``. The step size of PGD-n is
+    ``length / n * U(1, max(1, spread / n))``, drawn for each n and batch, where ``length`` is the total step length of
+    ``[attack]``.
 
     Attributes:
         strength: k.
@@ -63,12 +63,12 @@ class Curriculum(Effort):
         self._best_epoch = 0
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
-        """Returns as many steps as an example's part of the global batch gets, and the part as its kind."""
+        """Returns the steps of each example's part of the global batch, and the part as its kind."""
         del clean
         if moment.epoch != self._epoch:
             self._epoch, self._hits, self._seen = moment.epoch, 0, 0
         places = torch.arange(len(y)) + collectives.rows_before(y)
-        # In turn, so that processes and micro-batches have as many of each, and as much to do.
+        # Interleaved, so that processes and micro-batches have the same work.
         steps = places % (self.strength + 1)
         drawn = torch.rand(
             self.config.most, generator=generator_for(generator.seed, "step size", moment.step), dtype=torch.float64
@@ -78,16 +78,16 @@ class Curriculum(Effort):
         return Plan(steps, sizes[steps], Kinds(names, steps))
 
     def observe(self, correct: Tensor) -> None:
-        """Counts who is right in this epoch."""
+        """Counts the correctly classified examples of the epoch."""
         hits, seen = collectives.sum_over([int(correct.sum()), len(correct)], device=correct.device)
         self._hits, self._seen = self._hits + int(hits), self._seen + int(seen)
 
     def validation_attack(self, attack: Attack) -> Attack:
-        """Returns PGD-k, with steps that together go as far as the attack's."""
+        """Returns PGD-k, with the attack's total step length."""
         return attack.with_effort(self.strength, self._size(attack, self.strength))
 
     def on_validation(self, result: Mapping[str, float]) -> None:
-        """Goes on to one step more where it is time."""
+        """Raises k by 1 if it is time."""
         accuracy = result.get("planned", result["robust"])
         if self._best is None or accuracy > self._best:
             self._best, self._best_epoch = accuracy, self._epoch
@@ -97,12 +97,12 @@ class Curriculum(Effort):
             self.strength, self._best = self.strength + 1, None
 
     def attacks(self, attack: Attack) -> dict[str, Attack]:
-        """Returns the attacks with any steps."""
+        """Returns PGD-1 to PGD-``most``."""
         numbers = range(1, self.config.most + 1)
         return {f"pgd-{number}": attack.with_effort(number, self._size(attack, number)) for number in numbers}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how far the curriculum is, and what it continues by."""
+        """Returns k, and the counts and accuracies that it rises by."""
         return {
             "strength": self.strength,
             "epoch": self._epoch,
@@ -113,18 +113,19 @@ class Curriculum(Effort):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.strength, self._epoch, self._best_epoch = state["strength"], state["epoch"], state["best_epoch"]
         self._hits, self._seen, self._best = state["hits"], state["seen"], state["best"]
 
     def _size(self, attack: Attack, steps: int, drawn: float = 0.0) -> float:
-        """Returns the step size of so many steps.
+        """Returns a step size.
 
         Args:
-            attack: how far they go together.
-            steps: their number; none count as one.
-            drawn: from [0, 1); 0 for the smallest.
+            attack: for its total step length.
+            steps: number of steps; 0 counts as 1.
+            drawn: random number in [0, 1); 0 for the smallest.
         """
         steps = max(1, steps)
-        reach = 2.5 * attack.threat.epsilon if attack.total_step_length is None else attack.total_step_length
-        return reach / steps * (1 + drawn * (max(1.0, self.config.spread / steps) - 1))
+        length = attack.total_step_length
+        length = 2.5 * attack.threat.epsilon if length is None else length
+        return length / steps * (1 + drawn * (max(1.0, self.config.spread / steps) - 1))

@@ -20,9 +20,8 @@ from robustcords.rng import Noise
 class FAT(Effort):
     """Friendly adversarial training: early-stopped PGD (Zhang et al. 2020, Algorithm 1), arXiv 2002.11242.
 
-    Before each step the model is asked about the point that the step would begin at. An example that it misclassifies
-    there continues for ``tau`` such points and then stops where it is; one that stays correct takes all of the attack's
-    steps. That forward is the one that the step's gradient is computed by. ``tau`` rises over the run.
+    An example stops after ``tau`` steps that began at misclassified points; one that stays correct takes all of the
+    attack's steps. The prediction comes from the forward pass of the step's gradient. ``tau`` rises over the run.
 
     Example:
         >>> effort = FAT(tau=[0, 1], milestones=[0.5])
@@ -54,7 +53,7 @@ class FAT(Effort):
     requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, STEPS_BY_EXAMPLE})
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
-        """Returns the attack's own steps for all examples, and the patience of this epoch."""
+        """Returns the attack's own steps, and this epoch's tau."""
         del clean, generator
         passed = milestones_passed(self.config.milestones, moment.passed, moment.epochs)
         patience = torch.full((len(y),), self.config.tau[passed])

@@ -17,11 +17,11 @@ from robustcords.rng import Noise
 
 
 class Plateau(Effort):
-    """An attack whose steps end for each example where what it maximises has ceased to rise.
+    """Stops the attack on an example once its objective no longer rises.
 
-    With f_k what is maximised at the point that step k would begin at, an example stops there, for k >= 1, once
-    ``f_k - f_{k-1} <= rise * |f_{k-1}|``. That value comes with the forward pass of the step's gradient, so that an
-    example that stops has cost that pass and no step; the others are a smaller batch.
+    With f_k the objective at the point where step k would begin, an example stops there, for k >= 1, once
+    ``f_k - f_{k-1} <= rise * |f_{k-1}|``. The value comes with the forward pass of the step's gradient; examples that
+    stop leave the batch.
 
     Example:
         >>> effort = Plateau(rise=0.02)
@@ -41,6 +41,6 @@ class Plateau(Effort):
     requires: ClassVar[frozenset[str]] = frozenset({STEPS_TO_VARY, STEPS_BY_EXAMPLE})
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
-        """Returns the attack's own steps for all examples, and when they end."""
+        """Returns the attack's own steps, and the criterion that ends them."""
         del clean, moment, generator
         return Plan(torch.full((len(y),), attack.num_gradient_steps), rise=self.config.rise)

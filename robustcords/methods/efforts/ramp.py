@@ -20,7 +20,7 @@ from robustcords.rng import Noise
 
 
 class Ramp(Effort):
-    """The radius grows on a straight line, as in ACAT and DAJAT (Addepalli et al. 2022).
+    """The radius grows linearly, as in ACAT and DAJAT (Addepalli et al. 2022).
 
     In epoch e of E, counted from 1, all examples are attacked at the share ``start + (1 - start) * min(1, e / (until *
     E))`` of the radius, with the defaults at ``epsilon * e / E``. The attack's step size and all radii among its
@@ -51,7 +51,7 @@ class Ramp(Effort):
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
-        """Returns the same for all examples: this epoch's radius and steps."""
+        """Returns this epoch's radius and steps, the same for all examples."""
         del clean, generator
         config, ramped = self.config, self.config.until * moment.epochs
         share = config.start + (1 - config.start) * min(1.0, (moment.passed + 1) / ramped)
@@ -63,7 +63,7 @@ class Ramp(Effort):
         return Plan(torch.full((len(y),), steps), sizes, epsilon=epsilon)
 
     def attacks(self, attack: Attack) -> dict[str, Attack]:
-        """Returns the attack of the end.
+        """Returns the attack at the end of the ramp.
 
         Raises:
             UserError: the beginning has more steps than the end.
@@ -78,8 +78,8 @@ class Ramp(Effort):
         """Returns the number of steps.
 
         Args:
-            attack: whose steps they rise to.
-            passed: share of the epochs of the ramp that have passed.
+            attack: for the final number of steps.
+            passed: share of the ramp's epochs that have passed.
         """
         first, last = self.config.steps or attack.num_gradient_steps, attack.num_gradient_steps
         return min(last, first + math.floor((last - first + 1) * passed + 1e-9))

@@ -26,6 +26,6 @@ class Uniform(Effort):
     title: ClassVar[str | None] = ""
 
     def plan(self, attack: Attack, clean: Callable[[], Tensor], y: Tensor, moment: Moment, generator: Noise) -> Plan:
-        """Returns the same for all."""
+        """Returns the attack's own steps for all examples."""
         del clean, moment, generator
         return Plan(torch.full((len(y),), attack.num_gradient_steps))
