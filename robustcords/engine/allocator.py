@@ -11,19 +11,19 @@ _KEPT, _LARGEST = 2**30, 2**28
 
 
 def ask_for_huge_pages() -> None:
-    """Asks the kernel for huge pages for large tensors; where it has none to give, nothing changes.
+    """Requests huge pages for large tensors; without effect if the kernel has none.
 
-    torch reads this once, when it first allocates a tensor. What the user's environment says of it stands.
+    torch reads the setting once, at its first allocation. A value in the user's environment takes precedence.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def keep_freed_memory() -> None:
-    """Lets the process keep up to 1 GiB of the memory that it frees, for what it allocates next.
+    """Lets the process keep up to 1 GiB of freed memory for its next allocations.
 
-    By default the C library gives large blocks back to the system, which clears every page before it lends it again: a
-    training step that allocates the same activations again and again can spend a third of its time on that.
-    Applies to blocks of up to 256 MiB (32 MiB before glibc 2.35), and to glibc; elsewhere nothing changes.
+    By default the C library returns large blocks to the system, which clears every page before handing it out again: a
+    training step, which allocates the same activations repeatedly, can spend a third of its time on that. Applies to
+    blocks of up to 256 MiB (32 MiB before glibc 2.35), and to glibc only.
     """
     if sys.platform != "linux":
         return

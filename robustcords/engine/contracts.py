@@ -17,22 +17,22 @@ from robustcords.errors import UserError, kind_of, one_line
 
 
 def title(part: object) -> str:
-    """Returns what a recipe would call an object's class, ``"module:Class"``."""
+    """Returns the name of an object's class in a recipe, ``"module:Class"``."""
     kind = part if isinstance(part, type) else type(part)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def logits(name: str, value: Any, count: int, classes: int) -> Tensor:
-    """Returns what a model gave, after looking at it.
+    """Returns a model's output after checking it.
 
     Args:
         name: of the model.
-        value: what it returned.
-        count: B, of the images that it was given.
+        value: its output.
+        count: B, the number of images.
         classes: of the data; a model may have more outputs.
 
     Raises:
-        UserError: it is no floating-point tensor (B, classes).
+        UserError: it is not a floating-point tensor (B, classes).
     """
     shape = tuple(value.shape) if isinstance(value, Tensor) else ()
     fits = len(shape) == 2 and shape[0] == count and shape[1] >= classes
@@ -40,7 +40,7 @@ def logits(name: str, value: Any, count: int, classes: int) -> Tensor:
 
 
 def candidates(attack: object, value: Any, x: Tensor) -> Tensor:
-    """Returns what an attack's search found for images (B, C, H, W).
+    """Returns an attack's candidates for images (B, C, H, W) after checking them.
 
     Raises:
         UserError: its shape or type is not that of the images.
@@ -49,15 +49,15 @@ def candidates(attack: object, value: Any, x: Tensor) -> Tensor:
 
 
 def plan(effort: object, value: Any, count: int) -> Any:
-    """Returns how hard an effort wants a batch's examples attacked, a `robustcords.methods.efforts.base.Plan`.
+    """Returns an effort's `robustcords.methods.efforts.base.Plan` after checking it.
 
     Args:
-        effort: what planned it.
-        value: what it returned.
-        count: B, of the batch.
+        effort: for its name.
+        value: what its ``plan`` returned.
+        count: B, the batch size.
 
     Raises:
-        UserError: it has no whole numbers (B,) of steps, or step sizes or kinds that are none.
+        UserError: steps are not whole numbers (B,), or step sizes or kinds are invalid.
     """
     name = f"effort {title(effort)}"
     if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds", "patience", "rise", "epsilon")):
@@ -75,7 +75,7 @@ def plan(effort: object, value: Any, count: int) -> Any:
 
 
 def in_range(attack: object, images: Tensor) -> None:
-    """Checks that what an attack made (B, C, H, W) are images; it may write ``__call__`` itself, past the projection.
+    """Checks an attack's images (B, C, H, W), as an attack may override ``__call__`` and so bypass the projection.
 
     Raises:
         UserError: a pixel is outside [0, 1].
@@ -87,14 +87,14 @@ def in_range(attack: object, images: Tensor) -> None:
 
 
 def chosen(source: str, rows: Any, weights: Any, budget: int | None, size: int) -> tuple[Tensor, Tensor]:
-    """Returns what was selected, rows (k,) int64 and weights (k,), on the CPU.
+    """Returns a selection after checking it: rows (k,) int64 and weights (k,), on the CPU.
 
     Args:
-        source: what selected it.
+        source: name of what selected it, for messages.
         rows: indices, as numbers or a tensor.
-        weights: theirs.
-        budget: k; None where any number from 1 to N will do.
-        size: N, of what was selected from.
+        weights: of the rows.
+        budget: k; None for any number from 1 to N.
+        size: N, the number of candidates.
 
     Raises:
         UserError: it is not exactly k unique rows in [0, N), with as many weights, finite and >= 0.
@@ -121,7 +121,7 @@ def chosen(source: str, rows: Any, weights: Any, budget: int | None, size: int) 
 
 
 def subset(strategy: object, value: Any, budget: int | None, size: int) -> tuple[Tensor, Tensor]:
-    """Returns the rows and weights that a strategy's ``select`` gave; see `chosen`.
+    """Returns the rows and weights of a strategy's ``select`` after checking them; see `chosen`.
 
     Raises:
         UserError: they are not a subset of N examples, or all weights are 0.
@@ -134,10 +134,10 @@ def subset(strategy: object, value: Any, budget: int | None, size: int) -> tuple
 
 
 def pair(source: str, value: Any) -> tuple[Any, Any]:
-    """Returns the rows and the weights that a strategy returned.
+    """Returns the rows and weights that a strategy returned as a pair.
 
     Raises:
-        UserError: it returned anything but two things.
+        UserError: it returned something other than a pair.
     """
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise UserError(f"{source} returned {kind_of(value)}, expected (rows, weights)")
@@ -146,11 +146,11 @@ def pair(source: str, value: Any) -> tuple[Any, Any]:
 
 
 def distinct(names: Sequence[str], taken: Collection[str]) -> None:
-    """Checks that no two callbacks have the same name, in the metrics and in a checkpoint.
+    """Checks that callbacks have distinct names, which are keys of the metrics and of checkpoints.
 
     Args:
         names: of the callbacks.
-        taken: what else has a name there.
+        taken: names of other keys.
 
     Raises:
         UserError: two have the same name, or one has a name that is taken.
@@ -161,10 +161,10 @@ def distinct(names: Sequence[str], taken: Collection[str]) -> None:
 
 
 def counts(source: str, value: Any) -> dict[str, int]:
-    """Returns how many examples a method counted, by their kind.
+    """Returns a method's counts of examples by kind after checking them.
 
     Raises:
-        UserError: it is no dictionary of whole numbers.
+        UserError: it is not a dictionary of whole numbers.
     """
     if not isinstance(value, dict) or not all(isinstance(count, int) for count in value.values()):
         raise UserError(f"{source} counted {value!r}, expected a dictionary of whole numbers")
@@ -172,10 +172,10 @@ def counts(source: str, value: Any) -> dict[str, int]:
 
 
 def instance(source: str, value: Any, kind: type[Any]) -> Any:
-    """Returns a value that is an object of some class.
+    """Returns a value after checking its class.
 
     Raises:
-        UserError: it is of another.
+        UserError: it is of another class.
     """
     if not isinstance(value, kind):
         raise UserError(f"{source} returned {kind_of(value)}, expected a {kind.__name__}")
@@ -183,10 +183,10 @@ def instance(source: str, value: Any, kind: type[Any]) -> Any:
 
 
 def numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
-    """Returns a tensor of floating-point numbers of this shape and type.
+    """Returns a value after checking that it is a floating-point tensor of a shape.
 
     Raises:
-        UserError: it is anything else.
+        UserError: it is not.
     """
     if not isinstance(value, Tensor):
         raise UserError(f"{source} returned {kind_of(value)}, expected a tensor of shape {tuple(shape)}")
@@ -198,7 +198,7 @@ def numbers(source: str, value: Any, shape: torch.Size, dtype: torch.dtype | Non
 
 
 def differentiable(source: str, value: Tensor, logits: Sequence[Tensor]) -> Tensor:
-    """Returns a value, where gradients are asked for after looking whether it has any.
+    """Returns a value; if gradients are enabled, after checking that it has any.
 
     Raises:
         UserError: it is a constant.
@@ -209,10 +209,10 @@ def differentiable(source: str, value: Tensor, logits: Sequence[Tensor]) -> Tens
 
 
 def _whole(what: str, value: Any, count: int, below: int | None = None) -> None:
-    """Checks that a value is a tensor of whole numbers (count,), from 0 on and smaller than ``below``.
+    """Checks that a value is a tensor of whole numbers (count,) in [0, below).
 
     Raises:
-        UserError: it is anything else.
+        UserError: it is not.
     """
     if not isinstance(value, Tensor):
         raise UserError(f"{what}: {kind_of(value)}, expected a tensor of shape ({count},)")
@@ -226,5 +226,5 @@ def _whole(what: str, value: Any, count: int, below: int | None = None) -> None:
 
 
 def _array(values: Any) -> Tensor:
-    """Returns numbers, in whatever they came, as a tensor on the CPU."""
+    """Returns numbers, from any container, as a tensor on the CPU."""
     return values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))

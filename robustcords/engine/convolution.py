@@ -32,10 +32,10 @@ class Cut(NamedTuple):
 
     Attributes:
         size: pixels of the image.
-        kept: the taps that are kept, from the first that meets a pixel to the last.
-        reach: pixels from the first tap that is kept to the last, both included.
-        stride: as it was asked for.
-        left: pixels of zeros put in front of the image; below 0, pixels taken away.
+        kept: slice of the kernel's taps that are kept, from the first to the last that meets a pixel.
+        reach: pixels from the first kept tap to the last, inclusive.
+        stride: of the original convolution.
+        left: zeros to pad in front of the image; if negative, pixels to crop.
         right: the same behind it.
     """
 
@@ -48,15 +48,15 @@ class Cut(NamedTuple):
 
 
 def live_taps(size: int, kernel: int, stride: int, left: int, dilation: int, outputs: int) -> list[int]:
-    """Returns which taps of a kernel meet at least one pixel of the image, in one dimension.
+    """Returns the taps of a kernel that meet at least one pixel of the image, in one dimension.
 
     Args:
         size: pixels of the image.
         kernel: number of taps.
-        stride: pixels from one place of the kernel to the next.
+        stride: pixels from one position of the kernel to the next.
         left: padding in front of the image.
         dilation: pixels from one tap to the next.
-        outputs: number of places of the kernel.
+        outputs: number of positions of the kernel.
     """
     live = []
     for tap in range(kernel):
@@ -68,7 +68,7 @@ def live_taps(size: int, kernel: int, stride: int, left: int, dilation: int, out
 
 
 def _cut(size: int, kernel: int, stride: int, left: int, dilation: int, outputs: int) -> tuple[Cut, bool]:
-    """Returns how one dimension is computed, and whether torch's operator must not see it as it is; see `live_taps`."""
+    """Returns how one dimension is computed, and whether torch's operator must not be given it; see `live_taps`."""
     live = live_taps(size, kernel, stride, left, dilation, outputs)
     if not live:  # one tap, on zeros in the place of the image
         return Cut(size, slice(1), 1, stride, (outputs - 1) * stride + 1, -size), True
@@ -88,7 +88,7 @@ def plan(
     padding: int | str | tuple[int, ...],
     dilation: int | tuple[int, ...],
 ) -> tuple[Cut, ...] | None:
-    """Returns how each dimension of a convolution is computed; None where torch's operator is right, or refuses.
+    """Returns how each dimension of a convolution is computed; None if torch's operator is right, or refuses it.
 
     Args:
         size: height and width of the image.
@@ -125,7 +125,7 @@ def _plan(*geometry: Any) -> tuple[Cut, ...] | None:
 
 
 def _pair(option: Any) -> tuple[int, ...]:
-    """Returns an option as one number for each dimension; none where torch refuses it."""
+    """Returns an option as two numbers, or none if torch refuses it."""
     values = option if isinstance(option, tuple) else (option,)
     values = values * 2 if len(values) == 1 else values
     return values if len(values) == 2 and all(isinstance(value, int) for value in values) else ()
@@ -143,7 +143,7 @@ def _applies(x: Any, weight: Any) -> bool:
 
 
 def _size(tensor: Tensor) -> tuple[int, ...]:
-    """Returns height and width as numbers, which a compiler's symbols are not."""
+    """Returns height and width as numbers instead of a compiler's symbols."""
     return tuple(map(int, tensor.shape[-2:]))
 
 
@@ -164,7 +164,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Returns what `torch.conv2d` does, which it calls with a geometry that it computes right."""
+    """Returns the result of `torch.conv2d`, called with an equivalent geometry that it computes right."""
     cuts = None
     if _applies(input, weight):
         cuts = _plan(_size(input), _size(weight), *map(_hashable, (stride, padding, dilation)))
@@ -191,12 +191,11 @@ _blocks = 0
 
 @contextmanager
 def sound_convolutions() -> Iterator[None]:
-    """Lets torch's layers, and whatever calls ``F.conv2d`` or ``torch.conv2d``, use the `conv2d` of this module.
+    """Context in which torch's layers, ``F.conv2d`` and ``torch.conv2d`` use the `conv2d` of this module.
 
-    As long as a block lasts this is so in the whole process, and it changes no result but by rounding. A name that
-    somebody has given another meaning keeps that. What code has imported by ``from torch.nn.functional import conv2d``
-    is torch's own, and so are networks that have been scripted, and convolutions of one or three dimensions and
-    transposed ones, which classifiers of images do not have.
+    It applies to the whole process, and changes results by rounding only. A function that other code has put in torch's
+    place stays. Not covered are names imported by ``from torch.nn.functional import conv2d``, scripted networks, and
+    convolutions of one or three dimensions and transposed ones, which image classifiers do not use.
     """
     _count_blocks(1)
     try:

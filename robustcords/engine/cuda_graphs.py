@@ -29,22 +29,22 @@ _WARM_UP = 2
 
 
 class Recorder(Protocol):
-    """Turns work into something that does it again."""
+    """Records work as a replay."""
 
     def alongside(self) -> AbstractContextManager[object]:
-        """Returns a context for work that is like what will be recorded, and is not."""
+        """Context for warm-up work, which is not recorded."""
 
     def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
-        """Returns what does the work again, and the tensor that it writes to each time.
+        """Returns a function that replays the work, and the tensor that it writes to.
 
-        Before the first time it holds nothing of use.
+        The tensor is undefined before the first replay.
         """
 
 
 class Graphs:
     """Records CUDA graphs.
 
-    They share one pool of memory, so a backward pass may be replayed only directly after its own forward pass.
+    They share one memory pool, so a backward pass may be replayed only directly after its own forward pass.
 
     Args:
         device: where the tensors are.
@@ -57,7 +57,7 @@ class Graphs:
 
     @contextmanager
     def alongside(self) -> Iterator[None]:
-        """Leads to the stream of the graphs: a backward pass ends on the stream where its leaf was first met."""
+        """Context on the graphs' stream, as a backward pass ends on the stream where its leaf was first used."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -65,7 +65,7 @@ class Graphs:
         current.wait_stream(self._stream)
 
     def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
-        """Returns the replay of a graph, and what it writes to."""
+        """Returns the replay of a graph, and its output tensor."""
         graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(self._device),
@@ -76,22 +76,21 @@ class Graphs:
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
-    """Returns what records passes on a device; None where nothing does."""
+    """Returns the recorder of a device; None if there is none."""
     return Graphs(device) if device.type == "cuda" else None
 
 
 class Replays:
-    """Gives a network's logits, and through autograd their gradients by the images, from recorded passes.
+    """Computes a network's logits, and through autograd their input gradients, from recorded passes.
 
-    They are those of the network with the parameters and buffers that it has at the time, provided that these stay
-    where they were in memory. Parameters get no gradients, and gradients cannot be differentiated again. Batches are
-    filled up with other images, for which a GPU may choose other kernels: results differ from the network's own by
-    rounding.
+    They use the network's current parameters and buffers, which must stay at the same addresses. Parameters get no
+    gradients, and gradients cannot be differentiated again. Batches are padded, for which a GPU may choose other
+    kernels: results differ from the network's own by rounding.
 
     Args:
-        network: must do the same in each call: no random numbers, no modes, nothing that Python decides. Only the
-            images may require a gradient.
-        recorder: of `recorder_for` the network's device.
+        network: must do the same in each call: no random numbers, modes or Python control flow. Only the images may
+            require a gradient.
+        recorder: see `recorder_for`.
     """
 
     def __init__(self, network: Network, recorder: Recorder) -> None:
@@ -112,28 +111,28 @@ class Replays:
         return self.forward(passes, x)[0]
 
     def renew(self) -> None:
-        """Says that the weights may be others from here on: of logits from before there are no gradients any more."""
+        """Announces that the weights may have changed: earlier logits have no gradients any more."""
         self._weights += 1
 
     def forward(self, passes: _Passes, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Returns logits without a graph, and what `backward` has to know of this pass."""
+        """Returns logits without a graph, and the identity of this pass for `backward`."""
         passes.x[: len(x)].copy_(x)
         passes.forward()
         self._turn += 1
         return passes.logits[: len(x)].clone(), (self._weights, self._turn)
 
     def backward(self, passes: _Passes, x: Tensor, by_logits: Tensor, at: tuple[int, int]) -> Tensor:
-        """Returns the gradient by the images (B, C, H, W), given that by the logits (B, classes).
+        """Returns the gradient with respect to the images (B, C, H, W), given that of the logits (B, classes).
 
         Args:
             passes: the same as for `forward`.
             x: the same as for `forward`.
-            by_logits: the gradient that autograd has got to.
-            at: what `forward` gave. All passes share their memory, so if there have been others since, this one is
-                taken anew.
+            by_logits: gradient with respect to the logits.
+            at: identity from `forward`. All passes share their memory, so this one is repeated if there have been
+                others since.
 
         Raises:
-            RuntimeError: the weights were `renew`-ed in between.
+            RuntimeError: `renew` was called in between.
         """
         weights, turn = at
         if weights != self._weights:
@@ -146,7 +145,7 @@ class Replays:
         return passes.by_images[: len(x)].clone()
 
     def _passes(self, x: Tensor) -> _Passes:
-        """Returns the passes for images like these, recorded now if there have been none."""
+        """Returns the passes for this shape of images, recorded at first use."""
         size = -(-len(x) // _STEP) * _STEP
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         # TF32 is decided on when a kernel is recorded, not when it is replayed.
@@ -164,7 +163,7 @@ class Replays:
 
 
 class _Passes:
-    """Both passes for one size of batch, and the tensors that they read and write."""
+    """Forward and backward pass for one batch size, and the tensors that they read and write."""
 
     def __init__(self, network: Network, x: Tensor, recorder: Recorder) -> None:
         self.x = x
@@ -191,7 +190,7 @@ class _Passes:
 
 @contextmanager
 def _autocast_anew() -> Iterator[None]:
-    """Has autocast convert the images in each pass, where it would keep what it made of them in the first."""
+    """Context in which autocast converts the images in each pass instead of caching them."""
     keeps = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:

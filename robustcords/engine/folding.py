@@ -1,4 +1,4 @@
-"""A network with its BatchNorms folded into the convolutions before them, for as long as the weights stay as they are.
+"""A network with its BatchNorms folded into the preceding convolutions, for fixed weights.
 
 In eval mode a BatchNorm behind a convolution is an affine map per channel, so ``bn(conv(x))`` is one convolution with
 other weights. An attack takes many passes at the same weights; without the BatchNorms, and with activations that
@@ -30,22 +30,22 @@ _ADDITIONS = {operator.add, torch.add}
 
 
 class Folded:
-    """Gives a network's logits from folded weights.
+    """Computes a network's logits from folded weights.
 
     Args:
-        graph: the network as `fold` has rewritten it, with empty places for folded weights.
-        pairs: the convolution and the BatchNorm behind each of these places.
+        graph: the network as rewritten by `fold`, with placeholders for folded weights.
+        pairs: the convolution and BatchNorm of each placeholder.
     """
 
     def __init__(self, graph: fx.GraphModule, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
         self._graph, self._pairs = graph, pairs
 
     def refresh(self, dtype: torch.dtype | None, *, in_place: bool = False) -> None:
-        """Folds the weights as they are now.
+        """Folds the current weights.
 
         Args:
-            dtype: what the convolutions will run in, so that no pass has to convert them; None keeps theirs.
-            in_place: write over the folded weights that there are, if they are of the same kind.
+            dtype: of the convolutions, so that no pass has to convert them; None keeps theirs.
+            in_place: overwrite the existing folded weights if shapes and types allow.
         """
         with torch.no_grad():
             for number, (convolution, norm) in enumerate(self._pairs):
@@ -65,7 +65,7 @@ class Folded:
                 self._put(f"folded_bias_{number}", bias, in_place)
 
     def tensors(self) -> list[Tensor]:
-        """Returns everything that a call reads."""
+        """Returns all tensors that a call reads."""
         return [*self._graph.parameters(), *self._graph.buffers()]
 
     def _put(self, name: str, values: Tensor, in_place: bool) -> None:
@@ -77,13 +77,13 @@ class Folded:
             setattr(self._graph, name, values)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns (B, classes) logits of images (B, C, H, W), as of the last `refresh`, in eval mode."""
+        """Returns (B, classes) eval-mode logits of images (B, C, H, W), with the weights of the last `refresh`."""
         logits: Tensor = self._graph(x)
         return logits
 
 
 def fold(model: nn.Module) -> Folded | None:
-    """Returns a folded view of a network; None where its code is not `KNOWN`, or there is nothing to fold.
+    """Returns a folded view of a network; None if its code is not `KNOWN`, or there is nothing to fold.
 
     Args:
         model: in eval mode; its parameters and buffers are shared.
@@ -115,9 +115,9 @@ def _folded(graph: fx.GraphModule) -> Folded | None:
 
 
 def settings_of(model: nn.Module) -> object:
-    """Returns what the code of a model reads besides parameters and buffers; a change asks for another `fold`.
+    """Returns a model's settings; after a change it has to be folded again.
 
-    That is its modules, and their numbers, switches and names, other than train or eval mode.
+    These are its modules, and their numbers, switches and names, except for train or eval mode.
     """
     return [
         (
@@ -130,7 +130,7 @@ def settings_of(model: nn.Module) -> object:
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Returns whether a call does more than the class says, which a trace would pass by."""
+    """Returns whether a module has hooks or an overridden call, which a trace would miss."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
@@ -140,7 +140,7 @@ def _foldable(convolution: nn.Module, norm: nn.Module) -> bool:
 
 
 def _replace(graph: fx.GraphModule, norm: fx.Node, node: fx.Node, convolution: Any, number: int) -> None:
-    """Puts one convolution with folded weights in the place of two nodes."""
+    """Replaces two nodes by one convolution with folded weights."""
     for name in ("weight", "bias"):
         graph.register_buffer(f"folded_{name}_{number}", torch.empty(0), persistent=False)
     with graph.graph.inserting_before(norm):
@@ -153,9 +153,9 @@ def _replace(graph: fx.GraphModule, norm: fx.Node, node: fx.Node, convolution: A
 
 
 def _overwrite(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Lets sums and ReLUs write over a convolution's or a sum's result that nothing else reads.
+    """Makes sums and ReLUs in-place on a convolution's or sum's result that nothing else reads.
 
-    Neither a convolution nor a sum needs its result for its backward pass, and a ReLU needs no more than its own.
+    Neither needs its result for the backward pass, and a ReLU needs only its own.
     """
     fresh: set[fx.Node] = set()
     for node in list(graph.nodes):
@@ -175,7 +175,7 @@ def _overwrite(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
 
 
 def _add_onto(left: Tensor, right: Any) -> Tensor:
-    """Returns the sum, written over ``left`` where it fits in there."""
+    """Returns the sum, in-place on ``left`` if shape and type allow."""
     fits = isinstance(right, Tensor) and right.shape == left.shape and right.dtype == left.dtype
     return left.add_(right) if fits else left + right
 

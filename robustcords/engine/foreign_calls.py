@@ -14,17 +14,17 @@ from robustcords.errors import UserError
 
 @contextmanager
 def left_alone(model: nn.Module, source: str) -> Iterator[None]:
-    """Gives a model back in the modes that it has now, with the same ``.grad`` and ``requires_grad``.
+    """Context for custom code: restores the model's modes, ``.grad`` and ``requires_grad``, and checks its weights.
 
-    Weights may be written to in the block, as by a strategy that loads the model's own state dictionary, as long as
-    they are the same afterwards. For that they are copied, which next to a pass over the data costs nothing.
+    Weights may be written to temporarily, as by a strategy that loads the model's own state dictionary. They are copied
+    for the check, which costs nothing next to a pass over the data.
 
     Args:
-        model: what is lent.
-        source: what it is lent to, for the message.
+        model: passed to custom code.
+        source: name of that code, for messages.
 
     Raises:
-        UserError: a parameter or a buffer was changed, added, taken away or put in another's place.
+        UserError: a parameter or a buffer was changed, added, removed or replaced.
     """
     before = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
     trained = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]

@@ -20,12 +20,12 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class Inference(nn.Module):
-    """Runs a model in the precision that it is trained in, and gives logits in float32.
+    """Runs a model in the precision of training, and returns logits in float32.
 
     Args:
         model: shared, not copied.
-        autocast: the context each forward runs in.
-        replay: whether it may run from recorded passes where it is `folded`, on a GPU.
+        autocast: makes the context of each forward pass.
+        replay: whether it may replay recorded passes while `folded`, on a GPU.
     """
 
     def __init__(self, model: nn.Module, autocast: Autocast = nullcontext, *, replay: bool = True) -> None:
@@ -53,9 +53,9 @@ class Inference(nn.Module):
 
     @property
     def exact(self) -> nn.Module:
-        """What computes the same in float32 inside `exact_float32`: mostly the model itself.
+        """What to run for float32 inside `exact_float32`: usually the model itself.
 
-        A folded network has its weights in the lower precision, and a GPU's recordings are of what they were made with.
+        A folded network has its weights in the lower precision, and a GPU's recordings keep theirs.
         """
         parameter = next(self.model.parameters(), None)
         plain = self._dtype() is not None or (parameter is not None and parameter.device.type != "cpu")
@@ -63,7 +63,7 @@ class Inference(nn.Module):
 
     @contextmanager
     def under(self, autocast: Autocast) -> Iterator[Self]:
-        """Has forwards run in other contexts as long as the block lasts: what is folded and recorded is shared."""
+        """Context with another autocast; folded weights and recordings are shared."""
         own, self.autocast = self.autocast, autocast
         try:
             yield self
@@ -72,14 +72,14 @@ class Inference(nn.Module):
 
     @contextmanager
     def folded(self) -> Iterator[None]:
-        """Has the model run folded in eval mode, and on a GPU from `Replays`, as long as nothing else is asked of it.
+        """Context in which the model runs folded in eval mode, and on a GPU from `Replays`.
 
-        The folded network gives gradients by the images, as inside a call of an `Attack` or of
-        `without_parameter_gradients`. From the first forward on that a parameter's gradient could be asked of, or that
-        finds a parameter or buffer changed or exchanged, as by ``torch.func.functional_call``, the plain model runs
-        until the block ends: who perturbs weights, as AWP does, gets all gradients, and the logits of the weights as
-        they are. What is written over through ``.data`` cannot be seen before a gradient is asked for. A compiled model
-        stays as it is, as its compiler folds. Logits differ from the plain model's by rounding.
+        The folded network provides input gradients, as inside a call of an `Attack` or of
+        `without_parameter_gradients`. The plain model runs for the rest of the block once a forward pass could need a
+        parameter's gradient, or finds a parameter or buffer changed or replaced, as by ``torch.func.functional_call``:
+        code that perturbs weights, such as AWP, gets all gradients and the logits of the current weights. Writing to
+        ``.data`` goes undetected until a gradient is needed. A compiled model is left alone, as its compiler folds.
+        Logits differ from the plain model's by rounding.
         """
         if self._in_block or self.model._compiled_call_impl is not None:
             yield
@@ -104,7 +104,7 @@ class Inference(nn.Module):
             self._in_block = False
 
     def _as_folded(self) -> bool:
-        """Returns whether the folded network still is the model, for what it may be asked."""
+        """Returns whether the folded network still stands for the model."""
         if self._stamps is not None:
             held = self._held()
             asked = torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in held)
@@ -113,14 +113,14 @@ class Inference(nn.Module):
         return self._stamps is not None
 
     def _held(self) -> list[Any]:
-        """Returns what the modules hold now: parameters, buffers and modules.
+        """Returns the modules' current parameters, buffers and modules.
 
-        To walk from the model to its ``parameters()`` would take many times as long, and every forward asks.
+        Iterating over ``parameters()`` would take many times as long, and every forward pass needs them.
         """
         return [one for shelf in self._shelves for one in shelf.values()]
 
     def _keep_replays(self, folded: Folded) -> None:
-        """Keeps what has been recorded, unless the network's tensors are no longer where they were."""
+        """Keeps the recordings if the network's tensors are still at the same addresses."""
         tensors, model = folded.tensors(), self.model
         places: list[object] = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
         if self._replays:
@@ -142,7 +142,7 @@ class Inference(nn.Module):
         ]
 
     def _dtype(self) -> torch.dtype | None:
-        """Returns what convolutions run in under `autocast`; None where it leaves them alone."""
+        """Returns the type of convolutions under `autocast`; None if it leaves them alone."""
         parameter = next(self.model.parameters(), None)
         device = "cpu" if parameter is None else parameter.device.type
         with self.autocast():
@@ -150,7 +150,7 @@ class Inference(nn.Module):
 
 
 def _stamped(held: list[Any]) -> object:
-    """Returns what changes when something is another, or a tensor is written to or gets other memory."""
+    """Returns a value that changes when an object is replaced, or a tensor is written to or moved."""
     return [
         (id(one), one.is_inference() or one._version, one.data_ptr()) if isinstance(one, Tensor) else id(one)
         for one in held
@@ -158,10 +158,10 @@ def _stamped(held: list[Any]) -> object:
 
 
 def _keeps_images_apart(model: nn.Module) -> bool:
-    """Returns whether an image's logits in eval mode do not depend on the others': no statistics of the batch."""
+    """Returns whether eval-mode logits do not depend on the other images: no batch statistics."""
     return all(module.running_var is not None for module in model.modules() if isinstance(module, _BatchNorm))
 
 
 def folded(model: object) -> AbstractContextManager[None]:
-    """Returns `Inference.folded` of a model where it has one, else a context that does nothing."""
+    """Returns `Inference.folded` of an `Inference`, else a context that does nothing."""
     return model.folded() if isinstance(model, Inference) else nullcontext()

@@ -14,7 +14,7 @@ MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.cont
 
 
 def layout_of(model: nn.Module) -> Layout:
-    """Returns the layout that a model's tensors have, contiguous where their shapes leave it open."""
+    """Returns the layout of a model's tensors; contiguous if their shapes fit both."""
     for tensor in model.parameters():
         if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
             return "channels_last"
@@ -22,9 +22,9 @@ def layout_of(model: nn.Module) -> Layout:
 
 
 def own_memory(model: nn.Module) -> None:
-    """Gives each number of a model's tensors a place of its own, which those that ``expand`` makes lack.
+    """Replaces expanded tensors of a model by copies with memory of their own.
 
-    Nothing can be written to such a tensor, not even what it holds already, so that no state could be loaded.
+    Expanded tensors cannot be written to, so no state could be loaded.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if not is_lazy(tensor) and tensor.layout == torch.strided and 0 in tensor.stride():
@@ -32,7 +32,7 @@ def own_memory(model: nn.Module) -> None:
 
 
 def lay_out(model: nn.Module, device: torch.device, layout: str) -> nn.Module:
-    """Moves a model to a device, in place, and gives its tensors of four dimensions a layout; others have one only."""
+    """Moves a model to a device in place, and converts its four-dimensional tensors to a memory format."""
     own_memory(model.to(device))
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:

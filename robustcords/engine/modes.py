@@ -21,9 +21,9 @@ Model = Callable[[Tensor], Tensor]
 
 @contextmanager
 def evaluation_mode(model: Model) -> Iterator[None]:
-    """Puts every submodule into eval mode and afterwards back into the mode it had, each on its own.
+    """Context with every submodule in eval mode; restores each one's mode on exit.
 
-    Attacks, selection and evaluation run models in such a block, so it has `sound_convolutions` too.
+    Attacks, selection and evaluation run models in it, so it enters `sound_convolutions` too.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     training = [module for module in modules if module.training]
@@ -39,9 +39,9 @@ def evaluation_mode(model: Model) -> Iterator[None]:
 
 @contextmanager
 def modes_kept(model: object) -> Iterator[None]:
-    """Gives every submodule back in the mode that it has now, each on its own; a model may be any function.
+    """Context that restores every submodule's mode on exit; a model may be any function.
 
-    Parts that are frozen on purpose stay so, which ``model.train()`` would not have them do.
+    Unlike ``model.train()`` it leaves parts in eval mode that were so on purpose.
     """
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     try:
@@ -53,7 +53,7 @@ def modes_kept(model: object) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Gives buffers, such as BatchNorm's statistics, back as they are now: the same tensors with the same values."""
+    """Context that restores buffers, such as BatchNorm's statistics, on exit: the same tensors with the same values."""
     held = [
         (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()
@@ -70,7 +70,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into train mode, and gives its modes and buffers back as they were."""
+    """Context with the model in train mode; restores modes and buffers on exit."""
     with modes_kept(model), buffers_kept(model):
         model.train()
         yield
@@ -78,10 +78,10 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_parameter_gradients(model: Model) -> Iterator[None]:
-    """Lets no parameter require a gradient for as long as the block lasts.
+    """Context in which no parameter requires a gradient.
 
-    Autograd skips the gradients that nobody asks for node by node, but a compiled model's backward pass is one node,
-    which makes those of all parameters that require one.
+    Autograd skips unneeded gradients node by node, but a compiled model's backward pass is a single node, which
+    computes those of all parameters that require one.
     """
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -96,10 +96,10 @@ def without_parameter_gradients(model: Model) -> Iterator[None]:
 
 @contextmanager
 def in_float32(model: Model, device: torch.device) -> Iterator[Model]:
-    """Gives a model that computes in float32 for as long as the block lasts, whatever precision it is run in otherwise.
+    """Context that yields a model which computes in float32, whatever its usual precision.
 
-    Neither an autocast context around the block nor, on a GPU, TF32 has any effect in it. The model may have an
-    attribute ``exact`` that says what to run; see `robustcords.engine.inference.Inference`.
+    Neither an enclosing autocast context nor, on a GPU, TF32 has an effect in it. A model may have an attribute
+    ``exact`` to run instead; see `robustcords.engine.inference.Inference`.
     """
     exact = getattr(model, "exact", model)
     with exact_float32(device):
@@ -108,10 +108,10 @@ def in_float32(model: Model, device: torch.device) -> Iterator[Model]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds the global generators of Python, NumPy and torch, and afterwards gives them back as they were.
+    """Context with the global generators of Python, NumPy and torch seeded; restores their states on exit.
 
-    Meanwhile ``np.random.seed()``, with which CORDS' ``RandomStrategy`` asks the operating system for a seed, does
-    nothing.
+    In it ``np.random.seed()`` without a seed, with which CORDS' ``RandomStrategy`` draws one from the operating system,
+    does nothing.
 
     Args:
         seed: for all of them.
@@ -130,13 +130,13 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 @contextmanager
 def torch_seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds torch's global generators, which dropout draws from, and afterwards gives them back as they were.
+    """Context with torch's global generators, which dropout uses, seeded; restores their states on exit.
 
-    Takes 13 microseconds on a CPU, where ``torch.manual_seed``, which gives nothing back, takes 250.
+    Takes 13 microseconds on a CPU, where ``torch.manual_seed`` alone takes 250.
 
     Args:
         seed: what ``torch.manual_seed`` would be given.
-        device: an accelerator whose generator is meant too; None and a CPU for the CPU's alone.
+        device: an accelerator whose generator is seeded too; None or a CPU for the CPU's only.
     """
     accelerators = [] if device is None or device.type == "cpu" else [device]
     with torch.random.fork_rng(accelerators, device_type=accelerators[0].type if accelerators else None):

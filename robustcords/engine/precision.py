@@ -18,12 +18,12 @@ _LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def full_precision(logits: Tensor) -> Tensor:
-    """Returns logits in float32, whatever precision the model ran in; float64 stays what it is."""
+    """Returns logits in float32, whatever precision the model ran in; float64 is kept."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def fastest(device: torch.device) -> Literal["bf16", "fp32"]:
-    """Returns what ``precision = "auto"`` means on a device: bf16 where there are instructions for it, else float32.
+    """Returns the precision of ``"auto"`` on a device: bf16 if it has instructions for it, else float32.
 
     A CPU without AVX512-BF16 or AMX emulates bf16 and is slower with it; so is a GPU older than Ampere.
     """
@@ -40,8 +40,8 @@ def require(precision: str, device: torch.device, key: str) -> None:
 
     Args:
         precision: as `Precision`.
-        device: where to.
-        key: of the recipe, for the message.
+        device: to compute on.
+        key: of the recipe, for messages.
 
     Raises:
         UserError: float16 on a CPU.
@@ -51,13 +51,13 @@ def require(precision: str, device: torch.device, key: str) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Returns the context that forwards on a device run in a precision in, also inside another such context."""
+    """Returns the autocast context of a precision on a device, which overrides an enclosing one."""
     return torch.autocast(device.type, dtype=_LOWER.get(precision), enabled=precision in _LOWER)
 
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Makes float32 mean float32 for as long as the block lasts: no autocast, and no TF32 in place of it on a GPU."""
+    """Context of exact float32: no autocast, and no TF32 on a GPU."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -17,7 +17,7 @@ from robustcords.threats.base import ThreatModel
 
 
 def _switch(value: Any) -> Any:
-    """Turns ``false`` into None, and says what is allowed where neither a table nor ``false`` is given."""
+    """Turns ``false`` into None; refuses anything but a table or ``false``."""
     if value is False or value is None:
         return None
     if not isinstance(value, dict | Table):
@@ -34,7 +34,7 @@ class FurtherAttack(Table):
 
     Attributes:
         name: a registered attack, or ``"package.module:Class"``.
-        options: that the attack's ``Config`` has checked.
+        options: validated by the attack's ``Config``.
     """
 
     name: str
@@ -43,7 +43,7 @@ class FurtherAttack(Table):
     @model_validator(mode="before")
     @classmethod
     def _beside(cls, values: Any) -> Any:
-        """Has the options checked by the attack that is named."""
+        """Validates the options by the named attack."""
         if not isinstance(values, dict) or not isinstance(values.get("name"), str) or "options" in values:
             return values
         options = {key: value for key, value in values.items() if key != "name"}
@@ -64,11 +64,11 @@ class FurtherAttack(Table):
 
 
 def attack_class(name: str) -> type[EvaluationAttack]:
-    """Returns the class of an attack of the evaluation.
+    """Returns the class of an evaluation attack.
 
     Raises:
         UserError: there is none of that name.
-        ValueError: it is something else.
+        ValueError: the name is of something else.
     """
     found, base = registry.find("evaluation_attack", name), EvaluationAttack
     if not (isinstance(found, type) and issubclass(found, base)):
@@ -96,13 +96,13 @@ class EvaluationConfig(Table):
 
     @property
     def chosen(self) -> dict[str, FurtherAttack]:
-        """The attacks in the order they run in, by the keys that they have in this table."""
+        """The attacks' tables in running order, by their keys in this table."""
         short = {name: getattr(self, name) for name in SHORT_FORMS}
         found = {name: FurtherAttack(name=name, options=options) for name, options in short.items() if options}
         return found | {f"attacks[{number}]": attack for number, attack in enumerate(self.attacks)}
 
     def build(self, threat: ThreatModel) -> dict[str, EvaluationAttack]:
-        """Returns the attacks in the order they run in, by the keys that they have in this table."""
+        """Returns the attacks in running order, by their keys in this table."""
         found = {key: attack.build(threat, SHORT_FORMS.get(key, "")) for key, attack in self.chosen.items()}
         labels = Counter(SHORT_FORMS.values())  # these are the short forms' own, on or off
         for key, attack in found.items():
@@ -111,7 +111,7 @@ class EvaluationConfig(Table):
         return found
 
     def with_options(self, changed: dict[str, EvaluationAttackConfig]) -> EvaluationConfig:
-        """Returns the table with other options of attacks, by the keys of `chosen`."""
+        """Returns the table with changed options of attacks, by the keys of `chosen`."""
         further = [
             each.model_copy(update={"options": changed.get(f"attacks[{number}]", each.options)})
             for number, each in enumerate(self.attacks)
@@ -120,11 +120,11 @@ class EvaluationConfig(Table):
         return self.model_copy(update={**short, "attacks": further})
 
     def resolved(self, threat: ThreatModel) -> EvaluationConfig:
-        """Returns the options with those that follow from the threat model where they are left out.
+        """Returns the options with defaults from the threat model filled in.
 
         Raises:
-            ValueError: the threat's epsilon is 0, and an attack has no radii of its own; or an attack cannot be made
-                under this threat model, such as AutoAttack in a norm of which it knows nothing.
+            ValueError: the threat's epsilon is 0 and an attack has no radii of its own; or an attack does not support
+                the threat model, such as AutoAttack under l0.
         """
         changed = {}
         for key, attack in self.chosen.items():
@@ -135,7 +135,7 @@ class EvaluationConfig(Table):
         return self.with_options(changed)
 
     def check_lengths(self, threat: ThreatModel) -> None:
-        """Checks, after `resolved`, that all radii and steps are such as mean something under a threat model.
+        """Checks, after `resolved`, that all radii and steps are meaningful under a threat model.
 
         Raises:
             ValueError: one is not.
@@ -146,7 +146,7 @@ class EvaluationConfig(Table):
             threat.check_length(max(attack.options.lengths, default=0.0))
 
     def unmeasured(self, threat: ThreatModel) -> list[str]:
-        """Returns a sentence where attacks are run, and none at the threat's own radius."""
+        """Returns a warning if there are attacks, but none at the threat's own radius."""
         radii = {format_radius(radius) for attack in self.chosen.values() for radius in attack.options.radii}
         if not radii or not threat.epsilon or format_radius(threat.epsilon) in radii:
             return []

@@ -53,8 +53,8 @@ def evaluate(
 ) -> Evaluation:
     """Measures clean accuracy, and robust accuracy under the attacks of ``config``, in float32.
 
-    The work is cut into chunks that depend on the number of examples alone and shared out over the processes, so any
-    number of processes gives the same result (with the same number of threads in each).
+    The work is distributed over the processes in chunks that depend on the number of examples only, so any number of
+    processes gives the same result (with the same number of threads in each).
 
     Args:
         model: images in [0, 1] to logits, on ``device``, not wrapped for data parallelism; run in eval mode.
@@ -62,17 +62,17 @@ def evaluate(
         config: which attacks, at which radii.
         threat: the norm, and the radius that step sizes and radii follow from where ``config`` leaves them out.
         seed: of the random starts, which are keyed by an example's number in ``data``.
-        device: where the model is.
-        store: folder for finished chunks. A second call with the same weights, images and settings continues from
-            there; what the folder knows of others is not used.
-        on_progress: called as ``on_progress(what, done, total)``, on every process alike.
-        on_measured: called before each attack with what has been measured so far.
+        device: of the model.
+        store: folder for finished chunks. A second call with the same weights, images and settings resumes from there;
+            chunks of others are ignored.
+        on_progress: called as ``on_progress(what, done, total)`` in every process.
+        on_measured: called before each attack with the results so far.
 
     Returns:
-        The accuracies, as fractions in [0, 1]; ``to_json()`` of it is what report.json has.
+        The accuracies, as fractions in [0, 1]; its ``to_json()`` is the entry in report.json.
 
     Raises:
-        UserError: there is no image, an attack's steps cannot reach a radius, or an attack changed the model.
+        UserError: there are no images, an attack's steps cannot reach a radius, or an attack changed the model.
     """
     try:
         config = config.resolved(threat)
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def measured_by(attack: EvaluationAttack, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:
-    """Returns what an attack measured of a model, which it has to leave as it is for those after it.
+    """Returns an attack's measurements after checking that it left the model unchanged.
 
     Args:
         attack: any.
@@ -131,19 +131,19 @@ def robust_accuracy(
 ) -> tuple[float, float]:
     """Returns clean and robust accuracy under one attack on cross-entropy, for choosing among checkpoints.
 
-    Batches are shared out over the processes; every process returns the same two fractions.
+    Batches are distributed over the processes; every process returns the same two fractions.
 
     Args:
         model: images in [0, 1] to logits, not wrapped for data parallelism; run in eval mode.
         data: the validation set.
         attack: for example PGD-10 at the training radius.
         seed: of random starts, keyed by an example's number in ``data``. The same seed gives every checkpoint the same.
-        batch_size: images a forward pass.
-        autocast: makes the precision that the forwards run in.
-        of_training: the attack is looked at, not the model, and so may leave the ball.
+        batch_size: images per forward pass.
+        autocast: makes the context of forward passes.
+        of_training: whether this is about the training attack, which may leave the ball, and not about the model.
 
     Raises:
-        UserError: there is no image, or the attack may leave the ball.
+        UserError: there are no images, or the attack may leave the ball.
     """
     if len(data) == 0:
         raise UserError("validation: the validation set has no images")

@@ -38,20 +38,20 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures one model on one test set: what all of its measurements share.
+    """Shared state of all measurements of one model on one test set.
 
     Attributes:
         model: images in [0, 1] to logits; folded while `measuring`.
         data: the test set.
-        numbers: (count,) the rows of it that are looked at.
-        kind: how these were taken.
+        numbers: (count,) rows of the test set that are evaluated.
+        kind: how these were sampled.
         threat: the norm, and the radius that step sizes and radii follow from where they are not given.
         seed: of all random numbers.
-        device: where the model is.
+        device: of the model.
         store: folder for finished chunks, or None.
-        identity: what tells this model and these images from others.
+        identity: fingerprint of the model and the images.
         on_progress: called with the progress of a measurement.
-        withstood: of each measurement on all images (count,) bool, which were classified correctly.
+        withstood: for each measurement on all images a mask (count,) of the correctly classified ones.
     """
 
     model: Inference
@@ -78,10 +78,10 @@ class Evaluator:
         store: Path | None,
         on_progress: ledger.Progress | None,
     ) -> Evaluator:
-        """Returns an evaluator on ``limit`` images, taken by `sample`; 0 for all.
+        """Returns an evaluator on ``limit`` images, drawn by `sample`; 0 for all.
 
         Raises:
-            UserError: there is no image.
+            UserError: there are no images.
         """
         if len(data) == 0:
             raise UserError("evaluation: the test set has no images")
@@ -92,15 +92,15 @@ class Evaluator:
 
     @property
     def count(self) -> int:
-        """How many images are looked at."""
+        """Number of images."""
         return len(self.numbers)
 
     @property
     def autoattack_norm(self) -> str:
-        """What AutoAttack calls the threat's norm.
+        """AutoAttack's name of the threat's norm.
 
         Raises:
-            UserError: AutoAttack has no attacks in it.
+            UserError: AutoAttack does not support it.
         """
         if self.threat.autoattack_norm is None:
             raise UserError(f"AutoAttack has no attacks for threat.norm = {self.threat.norm!r}")
@@ -111,17 +111,17 @@ class Evaluator:
         return self.data.batch(self.numbers[rows], self.device)
 
     def noise(self, purpose: str, rows: Tensor) -> Noise:
-        """Returns random numbers for some rows of `numbers`, keyed by the images' own numbers in the test set."""
+        """Returns noise for some rows of `numbers`, keyed by the images' numbers in the test set."""
         return Noise(derive(self.seed, purpose), self.numbers[rows].to(self.device))
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Puts the model into eval mode, folded, and float32 into full precision for as long as the block lasts."""
+        """Context with the model in eval mode, folded, in exact float32."""
         with evaluation_mode(self.model), exact_float32(self.device), self.model.folded():
             yield
 
     def clean(self) -> Tensor:
-        """Returns (count,) bool, which images are classified correctly as they are."""
+        """Returns a mask (count,) of the clean images that are classified correctly."""
 
         def work(rows: Tensor) -> tuple[Tensor, list[str]]:
             parts = [classified(self.model, *self.batch(part)) for part in rows.split(BATCH)]
@@ -136,7 +136,7 @@ class Evaluator:
         return self.data.labels[self.numbers]
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Returns the accuracy of each class that has images, under each of what was measured on all images."""
+        """Returns the accuracy of each class with images, for each measurement on all images."""
         members = {name: self.labels == label for label, name in enumerate(self.data.classes)}
         return {
             what: {name: share(flags[rows]) for name, rows in members.items() if rows.any()}
@@ -144,7 +144,7 @@ class Evaluator:
         }
 
     def part(self, limit: int) -> tuple[Tensor, SampleKind]:
-        """Returns places in `numbers` that are taken as the images of the whole evaluation were."""
+        """Returns rows of `numbers`, sampled like the images of the whole evaluation, and how."""
         return sample(self.labels, limit)
 
     def measure(
@@ -155,14 +155,14 @@ class Evaluator:
         work: ledger.Work,
         stages: Sequence[str] = (),
     ) -> Measurement:
-        """Returns the accuracy under an attack, on as many images as it wants, and keeps which of them withstood it.
+        """Measures and returns the accuracy under an attack, and stores which images withstood it.
 
         Args:
-            attack: what the images are attacked with.
-            radius: as reports write it; None for an attack that has none.
+            attack: for its names and its limit of images.
+            radius: as reports write it; None for an attack without.
             settings: everything that the outcomes depend on besides radius, model, images, norm and seed.
-            work: rows (k,) of `numbers` to 1 for an image that withstands the attack and 0 for another, and warnings.
-            stages: of an attack that is a chain of several, these in order; then to how many of them it withstands.
+            work: rows (k,) of `numbers` to outcomes, 1 for an image that withstands the attack or 0, and warnings.
+            stages: names of the attacks of a chain, in order; outcomes are then how many of them an image withstands.
         """
         places, kind = self.part(attack.limit)
         what = attack.what(radius)
@@ -192,13 +192,13 @@ class Evaluator:
         )
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: ledger.Work) -> tuple[Tensor, list[str]]:
-        """Returns what `ledger.run` does, with a ledger of its own for these settings.
+        """Calls `ledger.run` with a ledger for these settings.
 
         Args:
             name: of the measurement, for the ledger and for progress.
-            settings: everything that the numbers depend on besides model, images, norm and seed.
+            settings: everything that the outcomes depend on besides model, images, norm and seed.
             count: number of examples.
-            work: done for one chunk at a time.
+            work: computes one chunk.
         """
         common = {"what": name, "norm": self.threat.norm, "seed": self.seed, "count": count}
         kept = ledger.Ledger(self.store, {**common, **settings, **self.identity})
@@ -215,19 +215,19 @@ def withstands(
     restarts: int,
     objective_of: Callable[[Tensor], Objective] = cross_entropy_of,
 ) -> Tensor:
-    """Returns (B,) bool: which of the examples ``alive`` are classified correctly after every restart's last iterate.
+    """Returns a mask (B,) of the examples ``alive`` that are classified correctly after every restart's last iterate.
 
-    Broken examples are dropped between restarts and the others closed up into full batches.
+    Broken examples are dropped between restarts, and the others regrouped into full batches.
 
     Args:
         model: as `Model`.
         x: (B, C, H, W) in [0, 1].
         y: (B,) labels.
         noise: for the random starts.
-        alive: (B,) bool, which examples to attack; the others are False in the result.
-        attack: what to attack with.
+        alive: (B,) bool, the examples to attack; the others are False in the result.
+        attack: the attack.
         restarts: random starts, at least 1.
-        objective_of: labels (B,) to what the attack maximises.
+        objective_of: labels (B,) to the objective.
 
     Raises:
         UserError: the attack may leave the ball.
@@ -250,15 +250,15 @@ def survivors(
     alive: Tensor,
     attacked: Callable[[Tensor, Tensor, Noise], Tensor],
 ) -> Tensor:
-    """Returns (B,) bool: which of the examples ``alive`` are classified correctly after an attack.
+    """Returns a mask (B,) of the examples ``alive`` that are classified correctly after an attack.
 
     Args:
         model: as `Model`.
         x: (B, C, H, W) in [0, 1].
         y: (B,) labels.
         noise: for the attack.
-        alive: (B,) bool, which examples to attack; the others are False in the result.
-        attacked: images, labels and noise of a part of them to adversarial images.
+        alive: (B,) bool, the examples to attack; the others are False in the result.
+        attacked: images, labels and noise of some examples to adversarial images.
     """
     alive = alive.clone()
     for rows in alive.nonzero().flatten().split(BATCH):
@@ -268,7 +268,7 @@ def survivors(
 
 
 def refuse_uncontained(attack: Attack) -> None:
-    """Checks that an attack keeps to the ball, outside of which no accuracy means anything.
+    """Checks that an attack stays inside the ball.
 
     Raises:
         UserError: it may leave it.
@@ -278,23 +278,23 @@ def refuse_uncontained(attack: Attack) -> None:
 
 
 def classified(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Returns (B,) bool, which images (B, C, H, W) the model gives their labels (B,)."""
+    """Returns a mask (B,) of the images (B, C, H, W) that the model classifies as their labels (B,)."""
     with torch.no_grad():
         return correct(full_precision(model(x)), y)
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns (B,) bool, which logits (B, classes) are highest at their labels (B,); none that are not numbers are."""
+    """Returns a mask (B,) of the logits (B, classes) whose largest is at the label (B,); NaN counts as wrong."""
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 
 def share(flags: Tensor) -> float:
-    """Returns the share of (n,) bool that is true; 0 of none."""
+    """Returns the share of true values in (n,) bool; 0 if it is empty."""
     return int(flags.sum()) / max(1, len(flags))
 
 
 def _identity(model: nn.Module, data: Images, numbers: Tensor) -> dict[str, Any]:
-    """Returns what tells this model and these images from others."""
+    """Returns a fingerprint of the model and the images."""
     weights = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     return {"robustcords": __version__, "weights": _sha256(weights), "images": data.digest(numbers)}
 

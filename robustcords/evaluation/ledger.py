@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 def chunks(count: int) -> list[Tensor]:
     """Returns the rows of each chunk: about 16 chunks of 128 to 1,024 examples.
 
-    They depend on the number of examples alone, so the batches that a model sees, and with them the last bits of its
+    They depend on the number of examples only, so the batches that a model sees, and with them the last bits of its
     logits, are the same for any number of processes.
     """
     size = min(_LARGEST, max(_SMALLEST, -(-count // _USUAL_NUMBER)))
@@ -37,12 +37,12 @@ def chunks(count: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where finished chunks are written down.
+    """A file of finished chunks, from which work is resumed.
 
     Attributes:
-        folder: is made when it is needed; None keeps nothing.
-        fingerprint: everything that the numbers depend on, as JSON values. Each fingerprint has a file of its own, so
-            numbers of another model, data set or attack are never taken for these.
+        folder: created when needed; None for no file.
+        fingerprint: everything that the outcomes depend on, as JSON values. Each fingerprint has its own file, so
+            outcomes of another model, data set or attack are never used.
     """
 
     folder: Path | None
@@ -55,9 +55,9 @@ class Ledger:
         return (self.folder or Path()) / f"{digest[:32]}.json"
 
     def load(self, count: int) -> tuple[Tensor, list[str]]:
-        """Returns the outcomes (count,) int64, -1 where there is none yet, and the warnings so far.
+        """Returns the outcomes (count,) int64, -1 for missing ones, and the warnings so far.
 
-        A file that is not there, cannot be read or says something else counts as nothing done.
+        A file that is missing, unreadable or of another fingerprint counts as nothing done.
         """
         nothing = torch.full((count,), _PENDING), list[str]()
         if self.folder is None:
@@ -71,7 +71,7 @@ class Ledger:
         return (outcomes, warnings) if known and outcomes.shape == (count,) else nothing
 
     def save(self, outcomes: Tensor, warnings: list[str]) -> None:
-        """Writes everything that is known, atomically."""
+        """Writes all outcomes and warnings, atomically."""
         if self.folder is None:
             return
         with changing(self.folder):
@@ -83,18 +83,18 @@ class Ledger:
 def run(
     name: str, count: int, work: Work, *, ledger: Ledger, device: torch.device, on_progress: Progress | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Works on all chunks that the ledger does not have yet; only the main process reads and writes it.
+    """Computes all chunks that the ledger lacks; only the main process reads and writes it.
 
     Args:
-        name: what ``on_progress`` is called with.
+        name: passed to ``on_progress``.
         count: number of examples.
-        work: done for one chunk at a time, by one process.
-        ledger: what is done already.
-        device: where processes exchange tensors: the CPU with gloo, the process's own device with NCCL.
+        work: computes one chunk, in one process.
+        ledger: of the finished chunks.
+        device: for collectives: the CPU with gloo, the process's own device with NCCL.
         on_progress: called on every process, after each round of chunks.
 
     Returns:
-        On every process the outcomes (count,) int64 on the CPU, and the warnings of all processes, each once.
+        In every process the outcomes (count,) int64 on the CPU, and the distinct warnings of all processes.
     """
     blank = torch.full((count,), _PENDING), list[str]()
     outcomes, warnings = ledger.load(count) if collectives.is_main() else blank

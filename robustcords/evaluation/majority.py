@@ -21,11 +21,11 @@ def largest_share(labels: Tensor) -> float:
 
 
 def classes_right(labels: Tensor, right: Tensor) -> int:
-    """Returns of how many classes an example is classified correctly.
+    """Returns the number of classes with a correctly classified example.
 
     Args:
         labels: (n,).
-        right: (n,) bool, which examples are classified correctly.
+        right: mask (n,) of the correctly classified examples.
     """
     return len(labels[right.to(labels.device)].unique())
 
@@ -36,7 +36,7 @@ def at_most(accuracy: float, share: float) -> bool:
 
 
 def validation_warning(clean: float, labels: Tensor) -> str | None:
-    """Returns what to say where `best` is chosen at a clean accuracy on the validation split, or None.
+    """Returns a warning if the validation accuracy that chose `best` is no better than the largest class, or None.
 
     Args:
         clean: the accuracy.
@@ -54,10 +54,11 @@ def validation_warning(clean: float, labels: Tensor) -> str | None:
 def warning(result: Evaluation) -> str | None:
     """Returns a line on the accuracies that are not above the largest class's share, or None.
 
-    A robust accuracy below half of the share is no news: such a model says more than one class, and is not robust.
+    A robust accuracy below half of the share is not reported: such a model predicts more than one class, and is simply
+    not robust.
 
     Args:
-        result: what `evaluate` returned, or a report's entry, which may lack the shares.
+        result: of `evaluate`, or an entry of a report, which may lack the shares.
     """
     low = []
     for each in result.measurements:

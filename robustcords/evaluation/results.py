@@ -33,25 +33,25 @@ Radius = Annotated[str, AfterValidator(radius)]
 
 
 class Measurement(Record):
-    """One accuracy: of images as they are, or under one attack at one radius.
+    """One accuracy: on clean images, or under one attack at one radius.
 
     Attributes:
         attack: as a recipe names it: ``"pgd"``, ``"autoattack"``, ``"package.module:Class"``; ``"clean"`` for none.
         label: the attack and its effort, such as ``"PGD-50-10"``.
-        variant: which form of it ran, where there are several.
+        variant: the form of the attack that ran, if there are several.
         what: the name under which the outcomes of single images are kept.
         radius: as a report writes it; None for an attack that has none.
         accuracy: share of the images that are classified correctly and withstand the attack; null if not finite.
-        examples: how many images.
-        sample: how these were taken of the images that are evaluated; see `robustcords.data.split.sample`.
+        examples: number of images.
+        sample: how these were sampled from the evaluated images; see `robustcords.data.split.sample`.
         largest_class: the largest class's share of them.
-        stages: of an attack that is a chain of several, these in order. An image is kept with the number of those that
-            it withstood.
+        stages: names of the attacks of a chain, in order. The stored outcome of an image is the number of those that it
+            withstood.
         after: stage to the accuracy after it.
-        same_images: of an attack on a part of the images, ``what`` of the measurements on all of them to the accuracy
+        same_images: for an attack on a part of the images, ``what`` of the measurements on all images to the accuracy
             on this part.
-        warnings: what to know of the figure, a sentence each.
-        extras: further figures of the attack's own, as JSON values.
+        warnings: caveats of the figure, a sentence each.
+        extras: further figures of the attack, as JSON values.
     """
 
     attack: str
@@ -121,31 +121,31 @@ class SameImages(Record):
 
 
 class Evaluation(Record):
-    """What was measured of one set of weights. Accuracies are fractions in [0, 1], radii are written as ``"8/255"``.
+    """The results of one set of weights. Accuracies are fractions in [0, 1], radii are written as ``"8/255"``.
 
     The attributes are the keys of the file, in its order; PGD and AutoAttack have keys of their own, which are missing
-    where they did not run. `measurements` has all of them alike.
+    if they did not run. `measurements` has all results in one form.
 
     Attributes:
-        clean: accuracy on images as they are.
-        examples: how many images.
-        sample: how they were taken: ``"all"``, ``"first"`` or ``"stratified"``.
+        clean: accuracy on clean images.
+        examples: number of images.
+        sample: how they were sampled: ``"all"``, ``"first"`` or ``"stratified"``.
         largest_class: the largest class's share of them.
         classes_right: the number of classes with an image that is classified correctly.
         pgd: radius to accuracy.
         pgd_attack: such as ``"PGD-50-10"``.
         autoattack: radius to accuracy.
-        autoattack_examples: how many images AutoAttack ran on.
-        autoattack_sample: how these were taken of the images that are evaluated.
+        autoattack_examples: number of images that AutoAttack ran on.
+        autoattack_sample: how these were sampled from the evaluated images.
         autoattack_largest_class: the largest class's share of these.
-        autoattack_version: says what could not run.
-        autoattack_attacks: what it consists of.
+        autoattack_version: with what could not run.
+        autoattack_attacks: its attacks.
         autoattack_after: radius to the accuracy after each of these.
         autoattack_warnings: AutoAttack's own.
-        same_images: where AutoAttack has fewer images, the other accuracies on those.
+        same_images: if AutoAttack has fewer images, the other accuracies on those.
         attacks: the measurements of all further attacks.
-        per_class: `Measurement.what` to the accuracy of each class that has images, of what ran on all images.
-        sanity: checks for masked gradients, where they were asked for.
+        per_class: `Measurement.what` to the accuracy of each class with images, for measurements on all images.
+        sanity: checks for masked gradients, if they were requested.
     """
 
     clean: Share | None
@@ -219,21 +219,21 @@ class Evaluation(Record):
 
     @property
     def warnings(self) -> list[tuple[str, str]]:
-        """What attacks warned of, each once: the attack's label, and a sentence."""
+        """The distinct warnings of attacks: the attack's label, and a sentence."""
         found = [("AutoAttack", text) for text in self.autoattack_warnings]
         return list(dict.fromkeys([*found, *((each.label, text) for each in self.attacks for text in each.warnings)]))
 
     def under(self, title: str) -> list[Measurement]:
-        """Returns the measurements of an attack, by what progress and the files of single images call it."""
+        """Returns the measurements of an attack, by its title in progress and in the files of single images."""
         return [each for each in self.measurements if each.what == f"{title} {each.radius or ''}".strip()]
 
     def accuracy(self, attack: str, radius: str | None = None) -> float | None:
-        """Returns the accuracy under an attack, named as a recipe does, at a radius; None where it was not measured."""
+        """Returns the accuracy under an attack, by its name in a recipe, at a radius; None if it was not measured."""
         found = (each.accuracy for each in self.measurements if (each.attack, each.radius) == (attack, radius))
         return next(found, None)
 
     def with_more(self, other: Self) -> Self:
-        """Returns this evaluation with the attacks and radii of another one that it lacks, and with its checks."""
+        """Returns this evaluation with the missing attacks and radii of another one, and with its checks."""
         update: dict[str, Any] = {}
         for key in other.model_fields_set:
             mine, theirs = getattr(self, key), getattr(other, key)

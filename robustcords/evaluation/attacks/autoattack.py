@@ -1,7 +1,7 @@
 """AutoAttack (Croce and Hein 2020), as pyautoattack packages it: the only module that imports it.
 
-Around the package this module takes care of what it leaves open: models with fewer than ten classes, the global random
-state and the parameters' gradients (which its FAB attack would fill) stay as they were, and its warnings are returned.
+This module adds what the package lacks: it supports models with fewer than ten classes, leaves the global random state
+and the parameters' gradients (which its FAB attack would fill) alone, and returns the package's warnings.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class AutoAttackEvaluation(EvaluationAttackConfig):
 
 
 class AutoAttack(EvaluationAttack):
-    """AutoAttack's parameter-free attacks, one after the other, each on what withstood those before it."""
+    """AutoAttack's parameter-free attacks in sequence, each on the images that withstood those before it."""
 
     Config = AutoAttackEvaluation
     config: AutoAttackEvaluation
@@ -74,7 +74,7 @@ class AutoAttack(EvaluationAttack):
         return float(once * _REPEATED[self.config.version] * len(self.config.radii))
 
     def run(self, evaluator: Evaluator, clean: Tensor) -> list[Measurement]:
-        """Returns the accuracy at each radius; which images are classified correctly it finds out itself."""
+        """Returns the accuracy at each radius; determines the correctly classified images itself."""
         del clean
         x, _ = evaluator.batch(torch.arange(1))
         with torch.no_grad():
@@ -109,12 +109,12 @@ _REPEATED = {"standard": 1, "plus": 5, "rand": 20}
 
 @dataclass(frozen=True)
 class Variant:
-    """Which part of AutoAttack can run against a model.
+    """The part of an AutoAttack version that supports a model.
 
     Attributes:
-        name: for reports: the version, and what had to be left out of it.
-        attacks: the attacks, in the order they run in.
-        targets: the most classes that a targeted attack aims at.
+        name: for reports: the version, and what was left out of it.
+        attacks: the attacks, in running order.
+        targets: number of target classes of the targeted attacks.
     """
 
     name: str
@@ -123,15 +123,15 @@ class Variant:
 
 
 def variant(version: str, norm: str, classes: int, image_size: ImageSize) -> Variant:
-    """Returns what of a version can run.
+    """Returns the part of a version that can run.
 
-    The targeted attacks aim at nine classes at most, and with fewer than ten classes at all but the label's own.
-    The DLR loss needs three classes, its targeted form four; `square_fits` says when Square can run.
+    The targeted attacks have at most nine target classes, and with fewer than ten classes all but the label's own. The
+    DLR loss needs three classes, its targeted form four; see `square_fits` for Square.
 
     Args:
         version: ``"standard"``, ``"plus"`` or ``"rand"``.
         norm: as AutoAttack calls it, ``"Linf"``, ``"L2"`` or ``"L1"``.
-        classes: how many logits the model has, at least 2.
+        classes: number of logits, at least 2.
         image_size: height and width of an image.
     """
     wanted = _attacker(nn.Identity(), norm, 1.0, version, 0, torch.device("cpu")).attacks_to_run
@@ -150,13 +150,13 @@ def variant(version: str, norm: str, classes: int, image_size: ImageSize) -> Var
 def run(
     model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, version: str, seed: int
 ) -> tuple[Tensor, list[str]]:
-    """Attacks a batch with one attack after the other; each meets the examples that withstood all before it.
+    """Attacks a batch with one attack after the other, each on the examples that withstood all before it.
 
     The result is what ``AutoAttack.run_standard_evaluation`` gives for the same seed and the batch in one piece.
 
     Args:
         model: images in [0, 1] to logits; run in eval mode.
-        x: (B, C, H, W) float32 in [0, 1]. Examples that the model misclassifies as they are count as broken.
+        x: (B, C, H, W) float32 in [0, 1]. Misclassified clean examples count as broken.
         y: (B,) int64 labels.
         norm: as AutoAttack calls it, ``"Linf"``, ``"L2"`` or ``"L1"``.
         epsilon: radius in pixel space, greater than 0.
@@ -164,17 +164,17 @@ def run(
         seed: in [0, 2**63).
 
     Returns:
-        (B,) int64, how many of `variant`'s attacks each example withstood before it broke (0 also for misclassified
-        ones); and pyautoattack's warnings, each once.
+        (B,) int64, the number of `variant`'s attacks that each example withstood before it broke (0 for misclassified
+        ones); and pyautoattack's distinct warnings.
     """
     withstood, chosen, messages = _withstood(model, x, y, norm, epsilon, version, seed)
     return withstood, _tidy(messages, chosen)
 
 
 def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, seed: int) -> Tensor:
-    """Returns which examples (B,) bool withstand AutoAttack's APGD, on cross-entropy and on the targeted DLR loss.
+    """Returns a mask (B,) of the examples that withstand AutoAttack's APGD on cross-entropy and the targeted DLR loss.
 
-    These are the first attacks of the standard version, which break nearly all that it breaks.
+    These are the first attacks of the standard version, which break nearly all examples that it breaks.
 
     Args:
         model: as for `run`.
@@ -191,10 +191,10 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, s
 def square_fits(norm: str, image_size: ImageSize) -> bool:
     """Returns whether Square can attack images of this height and width.
 
-    Under l2 and l1 pyautoattack starts from square tiles of a fifth of the height. It leaves the margin at the top and
-    at the left that five of them leave of the height, and lays as many as fit into each side without a margin: with 12,
-    14, 19 or 24 pixels in both directions, say, the last ones stick out, and it raises RuntimeError. Tiles of one pixel
-    that stick out it passes over, and on images narrower than a tile it lays none.
+    Under l2 and l1 pyautoattack starts from square tiles of a fifth of the height, offset by a margin from the top and
+    left. It places as many per side as would fit without the margin: with 12, 14, 19 or 24 pixels in both directions,
+    for example, the last ones exceed the image, and it raises RuntimeError. One-pixel tiles outside are skipped, and
+    images narrower than a tile get none.
     """
     height, width = image_size
     tile = height // _SQUARE_TILES
@@ -210,15 +210,15 @@ def _size(x: Tensor) -> ImageSize:
 
 
 def square(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, epsilon: float, queries: int, seed: int) -> Tensor:
-    """Returns which examples (B,) bool withstand Square (Andriushchenko et al. 2020) alone, which uses no gradients.
+    """Returns a mask (B,) of the examples that withstand Square (Andriushchenko et al. 2020), which uses no gradients.
 
     Args:
         model: as for `run`.
         x: as for `run`; misclassified examples do not withstand.
         y: (B,) int64 labels.
-        norm: as AutoAttack calls it, of which `square_fits` says whether it can be.
+        norm: as AutoAttack calls it; see `square_fits`.
         epsilon: radius in pixel space, greater than 0.
-        queries: forward passes for each example, at least 1.
+        queries: forward passes per example, at least 1.
         seed: in [0, 2**63).
     """
     withstood, _, _ = _withstood(model, x, y, norm, epsilon, "standard", seed, only="square", queries=queries)
@@ -237,11 +237,11 @@ def _withstood(
     only: str = "",
     queries: int | None = None,
 ) -> tuple[Tensor, Variant, list[str]]:
-    """Does what `run` says, with those attacks whose names begin with ``only``, and so many ``queries`` of Square.
+    """Implements `run`, for the attacks whose names begin with ``only``, and with ``queries`` of Square.
 
     Returns:
-        (B,) int64, how many of the attacks each example withstood before it broke; which attacks these were; and
-        pyautoattack's warnings.
+        (B,) int64, the number of attacks that each example withstood before it broke; these attacks; and pyautoattack's
+        warnings.
     """
     withstood = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     messages: list[str] = []
@@ -262,7 +262,7 @@ def _withstood(
 
 
 def _survivors(attacker: Any, attack: str, x: Tensor, y: Tensor, alive: Tensor) -> Tensor:
-    """Returns those of the rows ``alive`` that withstand one attack."""
+    """Returns the rows among ``alive`` that withstand one attack."""
     if len(alive) == 0:
         return alive
     attacker.attacks_to_run = [attack]
@@ -271,12 +271,12 @@ def _survivors(attacker: Any, attack: str, x: Tensor, y: Tensor, alive: Tensor) 
 
 
 def square_warning(accuracies: Mapping[str, float | None]) -> list[str]:
-    """Returns a warning where Square, which uses no gradients, broke examples that all attacks before it had not.
+    """Returns a warning if Square, which uses no gradients, broke examples that all attacks before it had not.
 
-    pyautoattack's own test, made on the whole set where `run` sees a part of it.
+    This is pyautoattack's own test, on the whole set instead of a batch.
 
     Args:
-        accuracies: attack to the robust accuracy after it, in the order they ran in.
+        accuracies: attack to the robust accuracy after it, in running order.
     """
     names = list(accuracies)
     if "square" not in names or names[0] == "square":
@@ -288,7 +288,7 @@ def square_warning(accuracies: Mapping[str, float | None]) -> list[str]:
 
 
 def _attacker(model: nn.Module, norm: str, epsilon: float, version: str, seed: int, device: torch.device) -> Any:
-    """Returns pyautoattack's object. Its arithmetic needs logits in float32, whatever the model computes in."""
+    """Returns pyautoattack's attacker of the model, with logits in float32, which its arithmetic needs."""
     from pyautoattack import AutoAttack
 
     logits = nn.Sequential(model, _Float32())
@@ -302,7 +302,7 @@ class _Float32(nn.Module):
 
 @contextmanager
 def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Keeps the global random state, the parameters' gradients and a debugger's trace function as they are."""
+    """Context that preserves the global random state, the parameters' gradients and a debugger's trace function."""
     from pyautoattack import checks
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -336,7 +336,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _caught(messages: list[str]) -> Iterator[None]:
-    """Sends what pyautoattack logs to a list, and nowhere else."""
+    """Context that redirects pyautoattack's log to a list."""
     logger = logging.getLogger("auto-attack")
     before = logger.propagate, logger.level, logger.handlers
     logger.propagate, logger.handlers = False, [_Collector(messages)]
@@ -352,7 +352,7 @@ def _caught(messages: list[str]) -> Iterator[None]:
 
 
 def _tidy(messages: list[str], chosen: Variant) -> list[str]:
-    """Returns each message once, without counts that depend on the batch and without what does not apply."""
+    """Returns the distinct messages, without counts that depend on the batch and without those that do not apply."""
     kept: list[str] = []
     for message in messages:
         if "targeted DLR" in message and "apgd-t" not in chosen.attacks:

@@ -21,7 +21,7 @@ from robustcords.threats.base import ThreatModel
 
 
 def _radii(values: list[float]) -> list[float]:
-    """Returns the radii unchanged if a report can tell them apart.
+    """Returns the radii unchanged if they are distinct in a report.
 
     Raises:
         ValueError: a radius is 0, or two are the same.
@@ -40,19 +40,19 @@ Radii = Annotated[list[Radius], Field(min_length=1), AfterValidator(_radii)]
 
 
 class EvaluationAttackConfig(Table):
-    """Options of an attack of the evaluation. One that reports radii has a field ``epsilons: Radii | None = None``."""
+    """Options of an evaluation attack. One that reports radii has a field ``epsilons: Radii | None = None``."""
 
     blamed: ClassVar[tuple[str, ...]] = ("epsilons",)
     """The keys to change where the attack falls short, the likeliest first."""
 
     @property
     def radii(self) -> list[float]:
-        """The radii to report; none for an attack that has no such option, or before `resolved`."""
+        """The radii to report; empty for an attack without such an option, or before `resolved`."""
         return list(getattr(self, "epsilons", None) or [])
 
     @property
     def wants_radii(self) -> bool:
-        """Whether radii have to follow from the threat model, as none are given."""
+        """Whether radii are left out and follow from the threat model."""
         return "epsilons" in type(self).model_fields and not self.radii
 
     @property
@@ -64,40 +64,41 @@ class EvaluationAttackConfig(Table):
 
     @property
     def falls_short(self) -> str | None:
-        """One sentence where the attack, after `resolved`, cannot do what it is for; else None."""
+        """A warning if the attack, after `resolved`, cannot reach its radii; else None."""
         return None
 
     def resolved(self, threat: ThreatModel) -> Self:
-        """Returns the options with those that follow from the threat model where they are left out: its radius.
+        """Returns the options with defaults from the threat model filled in: by default its radius.
 
         Raises:
-            ValueError: the attack cannot be made under this threat model.
+            ValueError: the attack does not support this threat model.
         """
         return self.model_copy(update={"epsilons": [threat.epsilon]}) if self.wants_radii else self
 
     def at(self, radii: Sequence[float], threat: ThreatModel) -> Self:
-        """Returns the options with these radii, where the attack has any, before `resolved`.
+        """Returns the options with other radii, if the attack has any, before `resolved`.
 
         Args:
             radii: to report.
-            threat: that options which are to follow from the radii now have followed from until here.
+            threat: that the current options were resolved for.
 
         Raises:
-            pydantic.ValidationError: they cannot be.
+            pydantic.ValidationError: the radii are invalid.
         """
         del threat
         return type(self)(**{**dict(self), "epsilons": list(radii)}) if "epsilons" in type(self).model_fields else self
 
 
 class EvaluationAttack:
-    """An attack that says which images a finished model withstands.
+    """An attack that measures a finished model's robustness.
 
-    A subclass writes `attack_batch`, and names its options in a nested ``Config``. Chunks, processes, resuming, images
-    that are broken already and the ball are seen to here. One that has no radius, or makes no images, writes `run`.
+    A subclass implements `attack_batch`, and declares its options in a nested ``Config``. This class handles chunks,
+    processes, resuming, images that are already broken, and the projection. An attack without a radius, or without
+    images, overrides `run`.
 
     Args:
-        threat: the norm, and the radius that options follow from where they are left out.
-        title: what progress and the files of single images call the attack; left out, its label.
+        threat: the norm, and the radius for options that are left out.
+        title: its name in progress and in the files of single images; left out, its label.
         name: as a recipe names it; left out, ``"module:Class"``.
         options: the fields of ``Config``.
 
@@ -105,7 +106,7 @@ class EvaluationAttack:
         requires: what the threat model has to provide, in the words of `robustcords.config.requirements`.
 
     Raises:
-        UserError: the class writes neither `attack_batch` nor `run`, or has no radii and writes no `run`.
+        UserError: the class implements neither `attack_batch` nor `run`, or has no radii and no `run`.
         ValueError: the threat model does not provide what it requires.
 
     Example:
@@ -142,10 +143,10 @@ class EvaluationAttack:
             )
 
     def _check_written(self) -> None:
-        """Checks that there is something to measure.
+        """Checks that the class implements a measurement.
 
         Raises:
-            UserError: there is not.
+            UserError: it does not.
         """
         kind, base = type(self), EvaluationAttack
         if kind.run is not base.run:
@@ -160,57 +161,57 @@ class EvaluationAttack:
 
     @property
     def label(self) -> str:
-        """What a report calls the attack, with its effort, such as ``"PGD-50-10"``."""
+        """The attack's name in reports, with its settings, such as ``"PGD-50-10"``."""
         return type(self).__name__
 
     @property
     def suffix(self) -> str:
-        """Tells several attacks with the same label apart; `number` counts them, from 1."""
+        """Distinguishes attacks with the same label; `number` counts them from 1."""
         return f" ({self.number})" if self.number > 1 else ""
 
     @property
     def title(self) -> str:
-        """What progress and the files of single images call the attack."""
+        """The attack's name in progress and in the files of single images."""
         return f"{self.given_title or self.label}{self.suffix}"
 
     def what(self, radius: str | None) -> str:
-        """Returns the title with a radius, as a report writes it."""
+        """Returns the title with a radius, in the form of reports."""
         return f"{self.title} {radius or ''}".strip()
 
     @property
     def limit(self) -> int:
-        """On how many of the evaluated images the attack is made; 0 for all."""
+        """Number of evaluated images to attack; 0 for all."""
         return 0
 
     def passes(self, classes: int, image_size: ImageSize) -> float | None:
-        """Returns about how many forward and backward passes it takes on an image that withstands it, at all radii.
+        """Returns the approximate number of forward and backward passes per robust image, at all radii together.
 
         Args:
-            classes: how many logits the model has.
+            classes: number of logits.
             image_size: height and width of the images.
 
         Returns:
-            None where nobody has said, as here.
+            The number; None, the default, if it is unknown.
         """
         del classes, image_size
         return None
 
     def attack_batch(self, model: Model, x: Tensor, y: Tensor, noise: Noise, threat: ThreatModel) -> Tensor:
-        """Returns adversarial images (B, C, H, W) in the ball of ``threat``, onto which they are projected.
+        """Returns adversarial images (B, C, H, W), which the caller projects onto the ball of ``threat``.
 
         Args:
             model: images in [0, 1] to logits, in eval mode.
             x: (B, C, H, W) in [0, 1], each classified correctly.
             y: (B,) labels.
             noise: keyed by image.
-            threat: with the radius that is reported.
+            threat: with the reported radius.
         """
         raise NotImplementedError
 
     def withstands(
         self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
     ) -> Tensor:
-        """Returns which of the images ``alive`` (B,) bool withstand the attack; the others are False.
+        """Returns a mask (B,) of the images ``alive`` that withstand the attack; the others are False.
 
         The arguments are those of `attack_batch`, for any number of images.
         """
@@ -231,7 +232,7 @@ class EvaluationAttack:
 
         Args:
             evaluator: of the model and the images.
-            clean: (count,) bool, which images are classified correctly as they are.
+            clean: mask (count,) of the correctly classified clean images.
         """
         options = self.config.model_dump(mode="json", exclude={"epsilons", "limit"})
         settings = {"by": contracts.title(self), "attack": options}

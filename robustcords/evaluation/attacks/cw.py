@@ -50,8 +50,8 @@ class CarliniWagner(EvaluationAttack):
 
     For each image x, ``|| x' - x ||^2 + c max(z_y - max over k != y of z_k, 0)`` is minimised over w in
     ``x' = (tanh(w) + 1) / 2``, which is in [0, 1] whatever w is; https://arxiv.org/abs/1608.04644, section V. An image
-    withstands a radius where no adversarial one was found within it. The median distance of all images that are
-    classified correctly is reported too, as ``median_distance``: null where half of them are never misled.
+    withstands a radius if no adversarial image was found within it. The median distance of all correctly classified
+    images is reported too, as ``median_distance``: null if half of them are never misclassified.
 
     Example:
         >>> config = EvaluationConfig(attacks=[{"name": "cw", "steps": 200, "limit": 500}])
@@ -102,7 +102,7 @@ class CarliniWagner(EvaluationAttack):
         return measured
 
     def distances(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """Returns (B,) float32, how far each image's nearest adversarial one is that was found; infinite for none.
+        """Returns (B,) float32, the distance of the nearest adversarial image found; infinite if there is none.
 
         Args:
             model: images in [0, 1] to logits, in eval mode.
@@ -120,7 +120,7 @@ class CarliniWagner(EvaluationAttack):
         return nearest.float()
 
     def _descend(self, model: Model, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """Returns (B,), how far the nearest adversarial images are that Adam meets with one constant each."""
+        """Returns (B,), the distances of the nearest adversarial images on Adam's path, with one constant per image."""
         w = torch.atanh((2 * x - 1) * _INSIDE)
         start, first, second = (w.tanh() + 1) / 2, torch.zeros_like(w), torch.zeros_like(w)
         nearest, last = torch.full_like(c, torch.inf), torch.full_like(c, torch.inf)
@@ -146,7 +146,7 @@ class CarliniWagner(EvaluationAttack):
 
 
 def _hinge(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns ``max(z_y - max over k != y of z_k, 0)`` (B,), whether y is not predicted, and the gradient by x."""
+    """Returns ``max(z_y - max over k != y of z_k, 0)`` (B,), whether y is not predicted, and the input gradient."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = full_precision(model(x))

@@ -42,7 +42,7 @@ class PGDEvaluation(EvaluationAttackConfig):
     epsilons: Radii | None = None
 
     def resolved(self, threat: ThreatModel) -> Self:
-        """Returns the options with those that follow from the threat model where they are left out.
+        """Returns the options with defaults from the threat model filled in.
 
         At 8/255 these are the paper's: steps of 2/255, and 4, 8 and 16/255.
         """
@@ -51,14 +51,14 @@ class PGDEvaluation(EvaluationAttackConfig):
         return self.model_copy(update={"step_size": size, "epsilons": radii})
 
     def at(self, radii: Sequence[float], threat: ThreatModel) -> Self:
-        """Returns the options with these radii; a step size that followed from others follows from them."""
+        """Returns the options with other radii; a default step size follows from them again."""
         followed = self.model_copy(update={"step_size": None}).resolved(threat).step_size == self.step_size
         step_size = None if followed else self.step_size
         return type(self)(**{**dict(self), "step_size": step_size, "epsilons": list(radii)})
 
     @property
     def falls_short(self) -> str | None:
-        """One sentence where so many steps do not reach the largest radius, after `resolved`; else None."""
+        """A warning if the steps together do not reach the largest radius, after `resolved`; else None."""
         radii, size = self.radii, self.step_size or 0.0
         if self.steps * size >= max(radii, default=0.0) * (1 - 1e-9):
             return None
@@ -70,10 +70,10 @@ class PGDEvaluation(EvaluationAttackConfig):
 
 
 def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
-    """Returns the evaluation's step size where none is given: one for all radii.
+    """Returns the evaluation's default step size, one for all radii.
 
     Args:
-        radii: that PGD is run at.
+        radii: of the evaluation.
         epsilon: the threat's.
         steps: of each restart.
     """
@@ -84,7 +84,7 @@ def following_step(radii: Sequence[float], epsilon: float, steps: int) -> float:
 
 
 def _around(threat: ThreatModel) -> list[float]:
-    """Returns half the radius, the radius and twice the radius, as far as there are such."""
+    """Returns half the radius, the radius and twice the radius, as far as they are valid."""
     return list(dict.fromkeys(threat.nearest_radius(factor * threat.epsilon) for factor in (0.5, 1.0, 2.0)))
 
 
@@ -108,7 +108,7 @@ class RestartedPGD(EvaluationAttack):
     def withstands(
         self, model: Model, x: Tensor, y: Tensor, noise: Noise, alive: Tensor, threat: ThreatModel
     ) -> Tensor:
-        """Returns which images withstand every restart."""
+        """Returns a mask (B,) of the images that withstand every restart."""
         attack = PGD(threat, steps=self.config.steps, step_size=self.config.step_size, random_start="uniform")
-        aim = margin_of if self.config.objective == "margin" else cross_entropy_of
-        return withstands(model, x, y, noise, alive, attack, self.config.restarts, aim)
+        objective_of = margin_of if self.config.objective == "margin" else cross_entropy_of
+        return withstands(model, x, y, noise, alive, attack, self.config.restarts, objective_of)
