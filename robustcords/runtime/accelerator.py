@@ -32,18 +32,18 @@ The trainer itself shares buffers, once a step and not at every forward pass."""
 
 
 def start(precision: str, accumulation: int = 1, trackers: Sequence[str] = ()) -> Accelerator:
-    """Returns an accelerator with this precision and accumulation, which win over the launcher's.
+    """Returns an accelerator with this precision and accumulation, which override the launcher's.
 
-    On a CPU the process keeps the memory it frees from here on.
+    On a CPU the process keeps freed memory from here on; see `robustcords.engine.allocator`.
 
     Args:
-        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"`` for the fastest that is sound on the device.
-        accumulation: micro-batches of one optimizer step.
-        trackers: names that Accelerate knows.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"`` for the fastest stable one on the device.
+        accumulation: micro-batches per optimizer step.
+        trackers: names of Accelerate's trackers.
 
     Raises:
         UserError: the precision needs other hardware, or a tracker's package is not installed.
-        RunError: the processes cannot meet.
+        RunError: the processes cannot connect.
     """
     available = {tracker.value for tracker in get_available_trackers()}
     for tracker in trackers:
@@ -75,11 +75,11 @@ def start(precision: str, accumulation: int = 1, trackers: Sequence[str] = ()) -
 
 
 def _meet(on_cpu: bool) -> torch.device:
-    """Starts this process's work with all others that its launcher has started; returns the device.
+    """Connects this process to all others that its launcher has started; returns the device.
 
     Raises:
         UserError: Accelerate takes this process for the only one.
-        RunError: the processes cannot meet.
+        RunError: the processes cannot connect.
     """
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if expected > 1:
@@ -98,10 +98,10 @@ def _meet(on_cpu: bool) -> torch.device:
 
 
 def compile_model(model: nn.Module) -> None:
-    """Compiles a model in place, so that its state dict keeps its names.
+    """Compiles a model in place, so that its state dict keeps its keys.
 
     Raises:
-        UserError: there is no compiler for ``torch.compile`` to call.
+        UserError: ``torch.compile`` finds no compiler.
     """
     if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         raise UserError("train.compile = true needs a C++ compiler and found none; install one or set it to false")

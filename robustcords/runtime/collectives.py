@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Returns how many processes take part."""
+    """Returns the number of processes."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Returns this process's number, from 0."""
+    """Returns this process's rank, from 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
@@ -33,9 +33,9 @@ def is_main() -> bool:
 
 
 def release() -> None:
-    """Ends the work with other processes, and gloo's threads with it; for the end of the program.
+    """Destroys the process group, and gloo's threads with it, at the end of the program.
 
-    A thread that is still there when the interpreter goes away ends the whole process with SIGABRT now and then.
+    A thread that is still running when the interpreter shuts down occasionally aborts the process.
     """
     if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
@@ -49,10 +49,10 @@ def barrier() -> None:
 
 
 def gather_rows(rows: Tensor) -> list[Tensor]:
-    """Returns every process's rows, in the order of the processes.
+    """Returns every process's rows, by rank.
 
     Args:
-        rows: (n, ...); n may differ between processes, the rest may not.
+        rows: (n, ...); only n may differ between processes.
     """
     if world_size() == 1:
         return [rows]
@@ -67,7 +67,7 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
 
 
 def rows_before(rows: Tensor) -> int:
-    """Returns how many rows (n, ...) earlier processes have: where this one's begin in those of all together."""
+    """Returns the number of rows (n, ...) of processes with lower rank: the offset of this one's in all rows."""
     return sum(map(len, gather_rows(rows)[: rank()]))
 
 
@@ -80,7 +80,7 @@ def sum_over(values: Sequence[float], device: torch.device | str = "cpu") -> lis
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over processes, whose gradient is the sum of what every process's loss has to say of it."""
+    """A sum over processes, whose gradient is summed over the processes too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ class _Sum(torch.autograd.Function):
 def differentiable_sum(tensor: Tensor) -> Tensor:
     """Returns the sum of every process's tensor, of equal shapes, with a gradient of any order.
 
-    A process differentiates its own loss; the gradients are those of the sum of all processes' losses. All of them have
-    to go backward through it.
+    Each process differentiates its own loss; the gradients are those of the sum of all processes' losses. All processes
+    have to run the backward pass.
     """
     if world_size() == 1:
         return tensor
@@ -108,24 +108,24 @@ def differentiable_sum(tensor: Tensor) -> Tensor:
 
 
 def broadcast(tensor: Tensor) -> Tensor:
-    """Returns the main process's tensor; elsewhere it is received into ``tensor``, which has its shape and dtype."""
+    """Returns the main process's tensor; other processes receive it into ``tensor``, of the same shape and dtype."""
     if world_size() > 1:
         distributed.broadcast(tensor, src=0)
     return tensor
 
 
 def decide_together(decide: Callable[[], T]) -> T:
-    """Lets the main process decide, and gives every process its answer, or its error.
+    """Calls a function in the main process, and returns its result in every process.
 
-    Where the main process fails, none is left waiting for it: it raises what `decide` raised, and the others a
-    `UserError` or `RunError` with the same text.
+    If it fails, no process is left waiting: the main process raises the original error, and the others a `UserError` or
+    `RunError` with the same text.
 
     Args:
-        decide: is called in the main process alone; returns something that can be pickled, with tensors on the CPU.
+        decide: called in the main process only; returns something picklable, with tensors on the CPU.
 
     Raises:
         UserError: the main process raised one.
-        RunError: the main process raised one, or anything else, whose type the text names.
+        RunError: the main process raised one, or another error, whose type the text names.
     """
     made, failure = _attempt(decide) if is_main() else (None, None)
     answer: list[Any] = [made, _told(failure)]
@@ -138,17 +138,17 @@ def decide_together(decide: Callable[[], T]) -> T:
 
 
 def gather_objects(make: Callable[[], T]) -> list[T]:
-    """Returns what each process makes, in the order of the processes, to all of them.
+    """Calls a function in every process, and returns all results, by rank, in every process.
 
-    Where one fails, none is left waiting for it: it raises what `make` raised, and the others a `UserError` or
-    `RunError` with the same text.
+    If one fails, no process is left waiting: it raises the original error, and the others a `UserError` or `RunError`
+    with the same text.
 
     Args:
-        make: is called in every process; returns something that can be pickled, with tensors on the CPU.
+        make: called in every process; returns something picklable, with tensors on the CPU.
 
     Raises:
         UserError: a process raised one.
-        RunError: a process raised one, or anything else, whose type the text names.
+        RunError: a process raised one, or another error, whose type the text names.
     """
     if world_size() == 1:
         return [make()]
@@ -161,7 +161,7 @@ def gather_objects(make: Callable[[], T]) -> list[T]:
 
 
 def _attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """Returns what is made, or the error that it ends in."""
+    """Returns a function's result, or the error that it raises."""
     try:
         return make(), None
     except Exception as error:
@@ -169,7 +169,7 @@ def _attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def _told(failure: Exception | None) -> tuple[type[Exception], str] | None:
-    """Returns how a process tells the others of its failure: the kind to raise, and the text."""
+    """Returns what the other processes raise for a failure: the class, and the text."""
     if failure is None:
         return None
     kind = next((kind for kind in (UserError, RunError) if isinstance(failure, kind)), None)
@@ -177,7 +177,7 @@ def _told(failure: Exception | None) -> tuple[type[Exception], str] | None:
 
 
 def _handed_over(made: Any, problem: tuple[type[Exception], str] | None) -> Any:
-    """Returns what another process has made, or raises the failure that it reported."""
+    """Returns another process's result, or raises the failure that it reported."""
     if problem:
         kind, text = problem
         raise kind(text)
@@ -185,7 +185,7 @@ def _handed_over(made: Any, problem: tuple[type[Exception], str] | None) -> Any:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Gives every process the main one's buffers, such as BatchNorm's statistics of its own share of the batches."""
+    """Broadcasts the main process's buffers, such as BatchNorm's statistics."""
     if world_size() == 1:
         return
     kinds: dict[torch.dtype, list[Tensor]] = {}

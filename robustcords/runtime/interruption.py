@@ -21,13 +21,13 @@ Context = Callable[[], AbstractContextManager[object]]
 
 
 class Interruption:
-    """Notes SIGINT and SIGTERM while its context lasts; a later second one of either ends the process the usual way.
+    """Records SIGINT and SIGTERM inside its context; a later second signal ends the process as usual.
 
     Args:
-        time_limit: from now on, after which to stop as well; None for none.
+        time_limit: from now, after which to stop as well; None for none.
 
     Attributes:
-        requested: the number of the signal that came, or 0.
+        requested: number of the received signal, or 0.
     """
 
     def __init__(self, time_limit: timedelta | None = None) -> None:
@@ -37,14 +37,14 @@ class Interruption:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        """Installs the handlers, where this is the thread that may."""
+        """Installs the handlers, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in signals.NUMBERS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the earlier handlers back: after a signal only for the next one, as copies of it may be on their way."""
+        """Restores the earlier handlers; after a signal only for the next one, as copies of it may still arrive."""
         if not self.requested:
             self._put_back()
 
@@ -62,18 +62,18 @@ class Interruption:
             signal.raise_signal(number)
 
     def follow(self, other: Interrupted) -> None:
-        """Stops as another process has been asked to."""
+        """Stops because another process received a signal."""
         if other.number:
             self.requested = self.requested or other.number
         else:
             self._deadline = -math.inf
 
     def reasons(self) -> list[int]:
-        """Returns what speaks for stopping in this process: whether a signal came, and whether the time is over."""
+        """Returns this process's reasons to stop: whether a signal was received, and whether the time is over."""
         return [int(self.requested > 0), int(time.monotonic() >= self._deadline)]
 
     def verdict(self, reasons: Sequence[float]) -> Interrupted | None:
-        """Returns what stops all processes, or None.
+        """Returns the error that stops all processes, or None.
 
         Args:
             reasons: of one process, or their sums over all.
@@ -84,16 +84,16 @@ class Interruption:
         return Interrupted(None) if overdue else None
 
     def check(self) -> None:
-        """Raises what stops the run, if there is a reason to.
+        """Stops the run if there is a reason to.
 
         Raises:
-            Interrupted: a signal came, or the time is over.
+            Interrupted: a signal was received, or the time limit has passed.
         """
         if error := self.verdict(self.reasons()):
             raise error
 
     def watched(self, autocast: Context) -> Context:
-        """Returns a maker of the contexts that ``autocast`` makes for forward passes, which first does `check`."""
+        """Returns an ``autocast`` that calls `check` before making the context of a forward pass."""
 
         def checked() -> AbstractContextManager[object]:
             self.check()
@@ -103,15 +103,15 @@ class Interruption:
 
     @contextmanager
     def begun_again(self, save: Callable[[], None]) -> Iterator[None]:
-        """Is work that a resumed run does again from its beginning, which a stop may leave at any `check`.
+        """Restartable section: a stop may leave it at any `check`; a resumed run repeats it.
 
-        Several processes are not at the same point in it: one that stops leaves the others to be notified, or to fail.
+        Processes may be at different points in it: when one stops, the others are notified, or fail.
 
         Args:
-            save: is called before the work is left for a stop; may not wait for other processes.
+            save: called before a stop leaves the section; may not wait for other processes.
 
         Raises:
-            Interrupted: a signal came, or the time is over.
+            Interrupted: a signal was received, or the time limit has passed.
         """
         try:
             yield
@@ -123,17 +123,17 @@ class Interruption:
             raise stop from error
 
     def _found_within(self, seconds: float) -> Interrupted | None:
-        """Returns what stops all processes, or None if nothing does by then: word of another one may take a moment."""
+        """Returns the error that stops all processes, or None after a timeout, as a notification may take a moment."""
         end = time.monotonic() + seconds
         while not (error := self.verdict(self.reasons())) and time.monotonic() < end:
             time.sleep(0.01)
         return error
 
     def check_together(self, device: torch.device | str = "cpu") -> None:
-        """Stops all processes if there is a reason to in any; each has to call this at the same point.
+        """Stops all processes if any has a reason to; a collective call.
 
         Raises:
-            Interrupted: a signal came, or the time is over.
+            Interrupted: a signal was received, or the time limit has passed.
         """
         if error := self.verdict(collectives.sum_over(self.reasons(), device)):
             raise error

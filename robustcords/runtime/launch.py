@@ -19,19 +19,19 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def rank(environment: Mapping[str, str]) -> int:
-    """Returns this process's number among all, from 0, as its launcher has given it, before torch is there to ask."""
+    """Returns this process's rank from its launcher's environment variables, without importing torch."""
     return next((int(environment[name]) for name in _RANKS if environment.get(name, "").isdecimal()), 0)
 
 
 def left_out(launcher: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Returns torchrun's options for the processes that ``accelerate launch`` was asked for and did not start.
+    """Returns torchrun's options for processes that ``accelerate launch`` was asked for but did not start.
 
     Args:
         launcher: the command line of the process that started this one.
         environment: of this process.
 
     Returns:
-        Nothing where Accelerate started all there should be, or where this is not its work.
+        The options; none if Accelerate started all processes, or was not the launcher.
     """
     alone = not any(name in environment for name in _RANKS)
     if not alone or environment.get("ACCELERATE_USE_CPU", "").lower() != "true":
@@ -57,19 +57,19 @@ def _number(options: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _stop_with_parent() -> None:
-    """Lets this process get SIGTERM when its parent ends, on Linux; also the program that it is replaced by.
+    """On Linux, has this process, also after an exec, receive SIGTERM when its parent ends.
 
-    ``accelerate launch`` dies of the SIGTERM that a scheduler sends it, and hands none on.
+    ``accelerate launch`` ends on a scheduler's SIGTERM without forwarding it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def spread(target: Sequence[str]) -> None:
-    """Replaces this process by torchrun, where `left_out` finds that there should be several; else returns.
+    """Replaces this process by torchrun if `left_out` returns options for it; else returns.
 
     Args:
-        target: what torchrun starts: a script, or ``"-m"`` and a module. The arguments of this process follow.
+        target: what torchrun starts: a script, or ``"-m"`` and a module, followed by this process's arguments.
     """
     if "ACCELERATE_USE_CPU" not in os.environ:
         return

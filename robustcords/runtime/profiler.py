@@ -25,11 +25,11 @@ _SHOWN = 15
 
 @dataclass(frozen=True)
 class Operator:
-    """What one operator took, without the operators that it called.
+    """Self time of one operator.
 
     Attributes:
         name: torch's, such as ``"aten::convolution_backward"``.
-        calls: how often it ran.
+        calls: number of calls.
         seconds: on the CPU.
         gpu_seconds: of its kernels; 0 without a GPU.
     """
@@ -43,14 +43,13 @@ class Operator:
 class Profiler:
     """Records steps of the first epoch that is trained; a context manager around each epoch's steps.
 
-    After `WARM_UP` steps it records `STEPS`, or as many as there are, writes ``trace.json.gz`` (then
-    ``trace-2.json.gz``, ...) in Chrome's trace format, and prints the operators that took the most time. It changes
-    nothing that is computed.
+    After `WARM_UP` steps it records up to `STEPS`, writes ``trace.json.gz`` (then ``trace-2.json.gz``, ...) in Chrome's
+    trace format, and prints the operators that took the most time. Results are unaffected.
 
     Args:
-        folder: where the trace goes, made when there is one; None records nothing.
-        device: its kernels are recorded too where it is a CUDA device.
-        display: where the table is printed.
+        folder: for the trace, created if needed; None records nothing.
+        device: whose kernels are recorded too if it is a CUDA device.
+        display: for the table.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Profiler:
         self._steps = 0
 
     def __enter__(self) -> Self:
-        """Starts, where this is the first epoch."""
+        """Starts recording in the first epoch."""
         if self.folder is not None:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.on_gpu else [])]
             if not self.on_gpu:  # or it tells of every start, and of the GPU that there is not, as of errors
@@ -75,7 +74,7 @@ class Profiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends, however many steps there were, and says what was recorded."""
+        """Stops recording, and reports the result."""
         if self._profile is None or self.folder is None:
             return
         done, self._profile = self._profile, None
@@ -92,7 +91,7 @@ class Profiler:
         self.folder = None
 
     def step(self) -> None:
-        """Says that a training step has ended."""
+        """Marks the end of a training step."""
         if self._profile is not None:
             self._steps += 1
             self._profile.step()
@@ -101,11 +100,11 @@ class Profiler:
 
 
 def operators(averages: Iterable[Any]) -> list[Operator]:
-    """Returns a profile's operators, the one with the most time of its own first: on the GPU if there was one.
+    """Returns a profile's operators, sorted by descending self time: on the GPU if there is one.
 
     Args:
-        averages: of torch's ``profile.key_averages()``. Kernels are left out, as their time is that of the operators
-            that launched them; so are named ranges, which are no work.
+        averages: torch's ``profile.key_averages()``. Kernels are left out, as their time is counted for the operators
+            that launched them, and so are named ranges.
     """
     found = [
         Operator(each.key, each.count, each.self_cpu_time_total / 1e6, each.self_device_time_total / 1e6)

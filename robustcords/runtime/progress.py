@@ -23,15 +23,15 @@ class Update(Protocol):
     """Reports progress of one task."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Says how much is done, of how much, with a short note such as the current loss."""
+        """Reports progress, with a short note such as the current loss."""
 
 
 class Display:
-    """Where a run's progress goes; a context manager.
+    """The progress display of a run; a context manager.
 
     Args:
-        visible: False shows nothing at all, as every process but the main one does.
-        console: where to; standard error by default, so that standard output holds results alone.
+        visible: False shows nothing, as in every process but the main one.
+        console: standard error by default, so that standard output has results only.
     """
 
     def __init__(self, visible: bool = True, console: Console | None = None) -> None:
@@ -41,7 +41,7 @@ class Display:
         self._bars: Progress | None = None
 
     def __enter__(self) -> Display:
-        """Starts the live display where there is a terminal."""
+        """Starts the live display on a terminal."""
         if self.visible and self.console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -62,19 +62,19 @@ class Display:
             self._bars = None
 
     def say(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a permanent line."""
         if self.visible:
             self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def say_once(self, subject: str, text: str) -> None:
-        """Prints a line unless one on the same subject has been printed in this way."""
+        """Prints a line, once per subject."""
         if subject not in self._told:
             self._told.add(subject)
             self.say(text)
 
     @contextmanager
     def task(self, label: str) -> Iterator[Update]:
-        """Gives a function that reports progress of one piece of work, for as long as the block lasts."""
+        """Context that yields a function which reports progress of one task."""
         bars = self._bars
         if bars is None:
             yield self._lines(label) if self.visible else _silent
@@ -106,10 +106,10 @@ class Display:
 
 
 class Board:
-    """A table that is kept up to date on a terminal, and a line now and then elsewhere; a context manager.
+    """A live table on a terminal, and occasional lines elsewhere; a context manager.
 
     Args:
-        console: where to; standard error by default.
+        console: standard error by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -118,20 +118,20 @@ class Board:
         self._shown = time.monotonic()
 
     def __enter__(self) -> Board:
-        """Starts the live display where there is a terminal."""
+        """Starts the live display on a terminal."""
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the table as it was shown last."""
+        """Ends the live display; the last table stays."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def show(self, make: Callable[[], Table]) -> None:
-        """Shows a table, twice a second at most; where there is no terminal, its caption every half minute."""
+        """Shows a table, at most twice a second; without a terminal its caption, every half minute."""
         now = time.monotonic()
         if now - self._shown < (0.5 if self._live else LINE_EVERY_S):
             return
@@ -142,25 +142,25 @@ class Board:
             self.say(str(table.caption))
 
     def say(self, text: str) -> None:
-        """Prints a line that stays, above the table."""
+        """Prints a permanent line above the table."""
         self.console.print(text, markup=False, soft_wrap=True)
 
 
 def for_tables(console: Console | None = None) -> Console:
-    """Returns a console for tables: as wide as a terminal is, and wide enough for them in a file or a pipe.
+    """Returns a console for tables: of the terminal's width, and wide enough for them in a file or a pipe.
 
     Args:
-        console: where to; standard output by default.
+        console: standard output by default.
     """
     console = console or verbatim()
     return console if console.is_terminal else verbatim(file=console.file, width=_FILE_WIDTH)
 
 
 def verbatim(file: IO[str] | None = None, width: int | None = None) -> Console:
-    """Returns a console that shows text as it is: brackets in a path are no markup, numbers have no colours.
+    """Returns a console that prints text verbatim, without markup and colours.
 
     Args:
-        file: where to; standard output by default.
+        file: standard output by default.
         width: in characters; the terminal's by default.
     """
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
@@ -171,7 +171,7 @@ def _silent(done: int, total: int, note: str = "") -> None:
 
 
 def duration(seconds: float) -> str:
-    """Writes seconds as ``"7 s"``, ``"3:05"`` or ``"2:03:05"``."""
+    """Formats seconds as ``"7 s"``, ``"3:05"`` or ``"2:03:05"``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -181,7 +181,7 @@ def duration(seconds: float) -> str:
 
 
 def epoch_line(row: dict[str, Any], label: str) -> str:
-    """Returns one epoch's metrics as a line for a person, which begins with what the epoch is called."""
+    """Returns one epoch's metrics as a line of text, beginning with the epoch's name."""
     parts = [
         label,
         f"loss {row['train_loss']:.3f}",

@@ -20,12 +20,12 @@ def _silent() -> Display:
 
 @dataclass
 class Session:
-    """What every long piece of work is lent; by default silent, never interrupted, and not profiled.
+    """The environment of long-running work; by default silent, never interrupted, and not profiled.
 
     Attributes:
         accelerator: the processes, the device and the precision.
-        display: where progress is shown.
-        interruption: whether a signal came, or the time is over.
+        display: for progress.
+        interruption: signals and the time limit.
         profiler: records some training steps.
 
     Example:
@@ -39,38 +39,38 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where the model and its batches are."""
+        """The device of the model and its batches."""
         device: torch.device = self.accelerator.device
         return device
 
     @property
     def watched(self) -> Context:
-        """Makes the precision of a forward pass, having asked whether to stop."""
+        """Returns the autocast context of a forward pass, after checking for an interruption."""
         return self.interruption.watched(self.accelerator.autocast)
 
     @contextmanager
     def restartable(self, label: str, save: Callable[[], None]) -> Iterator[Callable[[int, int], None]]:
-        """Is a piece of work that a resumed run repeats from its beginning; gives what reports (done, total) of it.
+        """Restartable section, which a resumed run repeats; yields a function that reports (done, total).
 
         Args:
             label: of the work, for the display.
-            save: writes a checkpoint; called before a stop leaves the work, and may not wait for other processes.
+            save: writes a checkpoint; called before a stop leaves the section, and may not wait for other processes.
 
         Raises:
-            Interrupted: a signal came, or the time is over; asked at every report.
+            Interrupted: a signal was received, or the time limit has passed; checked at every report.
         """
         with self.reported(label) as report, self.interruption.begun_again(save):
             yield report
 
     @contextmanager
     def reported(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Is a piece of work; gives what reports (done, total) of it, and asks at every report whether to stop.
+        """Context of a task; yields a function that reports (done, total), and checks for an interruption.
 
         Args:
             label: of the work, for the display.
 
         Raises:
-            Interrupted: a signal came, or the time is over.
+            Interrupted: a signal was received, or the time limit has passed.
         """
         with self.display.task(label) as update:
 

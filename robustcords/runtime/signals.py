@@ -25,7 +25,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 def end(number: int, _frame: FrameType | None = None) -> None:
-    """Ends the process with one line, and the exit status that a shell gives to one that the signal ends."""
+    """Ends the process with one line, and the shell's exit status of the signal."""
     if os.environ.get("RANK", "0") == "0":
         with suppress(OSError):
             shown = _SHOW_CURSOR if os.isatty(2) else b""  # a progress bar has hidden it
@@ -34,10 +34,10 @@ def end(number: int, _frame: FrameType | None = None) -> None:
 
 
 def install() -> None:
-    """Lets the signals end this process at once from here on, whatever it is doing.
+    """Makes the signals end this process at once from here on.
 
-    Python calls handlers between two steps of the main thread's code; while that waits for another process, or is deep
-    in a computation, the thread that is started here sees to it.
+    Python calls handlers between bytecodes of the main thread; while that waits for another process, or is inside a
+    long computation, the thread started here responds instead.
     """
     for number in NUMBERS:
         signal.signal(number, end)
@@ -62,6 +62,6 @@ def _watch(reader: socket.socket) -> None:
 
 
 def settle() -> None:
-    """Lets copies of a signal that has been answered come too late to change the exit status."""
+    """Ignores further copies of a handled signal, which would change the exit status."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)

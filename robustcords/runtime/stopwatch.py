@@ -15,13 +15,12 @@ PHASES = (*TRAINING, "selection", "validation", "checkpoint", "logging", "planni
 
 
 class Stopwatch:
-    """Divides the wall clock into phases: every moment counts towards the phase that was begun last.
+    """Divides wall-clock time into phases: all time counts towards the phase that was begun last.
 
-    So phases cannot nest, nothing between two of them is left out, and they add up to the total. In a trace of torch's
-    profiler each phase is a named range.
+    So phases do not nest, and add up to the total. In a trace of torch's profiler each phase is a named range.
 
     Args:
-        device: a CUDA device is waited for at the end of each phase, so that work is counted where it was asked for.
+        device: a CUDA device is synchronised at the end of each phase, so that work is counted where it was launched.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,31 +29,31 @@ class Stopwatch:
         self.restart("logging")
 
     def restart(self, phase: str) -> None:
-        """Starts over in one of `PHASES`."""
+        """Restarts the clock in one of `PHASES`."""
         self._phase = phase
         self._phases = dict.fromkeys(PHASES, 0.0)
         self._earlier = 0.0
         self._start = self._counted = time.perf_counter()
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Adds what an interrupted epoch had used, as `seconds` gave it."""
+        """Adds the `seconds` of an interrupted epoch."""
         for phase in PHASES:
             self._phases[phase] += seconds.get(phase, 0.0)  # 0.1 planned nothing
         self._earlier += seconds["total"]
 
     def ascribe(self, phase: str, since: Mapping[str, float]) -> None:
-        """Moves the time since an earlier result of `seconds` to one of `PHASES`, and continues in that."""
+        """Assigns the time since an earlier result of `seconds` to one of `PHASES`, and continues in it."""
         self.begin(phase)
         earlier = {each: since[each] for each in PHASES}
         spent = sum(self._phases.values()) - sum(earlier.values())
         self._phases = earlier | {phase: earlier[phase] + spent}
 
     def add_to(self, phase: str, seconds: float) -> None:
-        """Adds time that something took before the clock was started."""
+        """Adds time from before the clock was started to a phase."""
         self.add(dict.fromkeys(PHASES, 0.0) | {phase: seconds, "total": seconds})
 
     def begin(self, phase: str) -> None:
-        """Ends the phase before and begins one of `PHASES`."""
+        """Begins one of `PHASES`, which ends the previous one."""
         self._count()
         self._phase = phase
         if self._range:
@@ -66,12 +65,12 @@ class Stopwatch:
             self._range.__enter__()
 
     def seconds(self) -> dict[str, float]:
-        """Returns seconds by phase, the present one included, and ``"total"`` by the wall clock."""
+        """Returns seconds by phase, including the current one, and ``"total"``."""
         self._count()
         return {"total": self._earlier + self._counted - self._start, **self._phases}
 
     def lap(self) -> dict[str, float]:
-        """Returns `seconds` and starts over at the same instant, in the phase that it is."""
+        """Returns `seconds` and restarts the clock at the same instant, in the current phase."""
         seconds = self.seconds()
         self._phases = dict.fromkeys(PHASES, 0.0)
         self._earlier = 0.0
@@ -79,7 +78,7 @@ class Stopwatch:
         return seconds
 
     def _count(self) -> None:
-        """Adds the time since it was last counted to the present phase."""
+        """Adds the time since the last count to the current phase."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()

@@ -8,10 +8,10 @@ from typing import Any
 
 
 class _Lasting(io.FileIO):
-    """A stream that is written to for as long as that works, and passed over from then on."""
+    """A stream that ignores writes after the first failure."""
 
     def write(self, content: Any) -> int:
-        """Returns the number of bytes, as if all were written."""
+        """Writes, and returns the number of bytes, also on failure."""
         try:
             return super().write(content) or 0
         except OSError:
@@ -19,10 +19,10 @@ class _Lasting(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Lets nothing that is printed end the program: not a closed pipe or terminal, not a full disk.
+    """Prevents failed prints from ending the program: on a closed pipe or terminal, or a full disk.
 
-    A run of days must not die, nor lose its exit status, of a log that nobody reads any more, as when Ctrl-C ends the
-    ``tee`` behind it as well.
+    A long run must not die, or lose its exit status, because its log is no longer read, as when Ctrl-C ends the ``tee``
+    behind it as well.
     """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)

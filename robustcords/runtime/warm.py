@@ -14,28 +14,28 @@ _SLOW = ("robustcords.cli.app", "robustcords.experiments.run", "torch._dynamo")
 
 
 class Started(Protocol):
-    """A process that has been started; `subprocess.Popen` is one."""
+    """A started process, such as `subprocess.Popen`."""
 
     def poll(self) -> int | None:
-        """Returns the exit status, minus the signal's number if a signal ended it; None while it runs."""
+        """Returns the exit status, negative for a signal; None while it runs."""
 
     def send_signal(self, sig: int, /) -> None:
-        """Sends a signal, unless it has ended."""
+        """Sends a signal, unless the process has ended."""
 
     def wait(self) -> int:
-        """Waits for its end, and returns what `poll` does."""
+        """Waits for its end, and returns the exit status."""
 
 
 class WarmProcess:
-    """A command of ``robustcords`` without the seconds that importing torch takes.
+    """A ``robustcords`` command in a forked process, which saves importing torch.
 
-    It has a session of its own, reads nothing, and what it prints is dropped but for errors and progress. For machines
-    without GPUs: what a forked process may do with one depends on what has been imported.
+    It has its own session and no input, and its standard output is discarded. For machines without GPUs, which forked
+    processes may not be able to use.
 
     Args:
         arguments: of the command line, such as ``("run", "my.toml")``.
         log: the file to which standard error is appended.
-        environment: what is different in its environment; ``OMP_NUM_THREADS`` applies to it too.
+        environment: changes of its environment; ``OMP_NUM_THREADS`` is applied too.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:

@@ -35,13 +35,13 @@ _TOKEN, _RANK, _MESSAGE = 16, 8, 4096
 
 
 class Watch:
-    """Watches over the other processes while its context lasts; every process enters it at the same point.
+    """Context that monitors the other processes; every process enters it at the same point.
 
-    `lost_within` distinguishes a computation that fails because a process is lost. A process that continues
-    waiting for a lost one is ended some seconds later, with exit status 1.
+    `lost_within` tells whether a computation failed because a process was lost. A process that keeps waiting for a lost
+    one is ended some seconds later, with exit status 1.
 
     Args:
-        on_interrupted: called on a thread of its own when another process has been asked to stop.
+        on_interrupted: called in a separate thread when another process receives a signal.
     """
 
     def __init__(self, on_interrupted: Callable[[Interrupted], None] | None = None) -> None:
@@ -53,10 +53,10 @@ class Watch:
         self._server: socket.socket | None = None
 
     def __enter__(self) -> Watch:
-        """Connects the processes; warns, and watches nothing, where they cannot be.
+        """Connects the processes; warns, and monitors nothing, if that fails.
 
         Raises:
-            LostProcess: another process has died before they were connected.
+            LostProcess: another process died before they were connected.
         """
         if collectives.world_size() > 1:
             try:
@@ -77,7 +77,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        """Tells the other processes that this one may end from here on, or why it has to."""
+        """Tells the other processes that this one is done, or why it fails."""
         self._leaving = True
         word = f"{kind.__name__}: {error}".encode(errors="replace")[:_MESSAGE] if kind else _DONE
         if isinstance(error, Interrupted):
@@ -86,19 +86,19 @@ class Watch:
         self._close()
 
     def lost_within(self, seconds: float) -> LostProcess | None:
-        """Returns the error to end with if another process is lost, or is found to be within some seconds."""
+        """Returns the error to end with if another process is lost, or turns out to be within some seconds."""
         if self._peers:
             self._noticed.wait(seconds)
         return self._error
 
     def _listen(self) -> tuple[int, bytes]:
-        """Opens the port that the others connect to; returns its number, and what they have to show."""
+        """Opens the port that the others connect to; returns its number, and their token."""
         family = socket.AF_INET6 if (both := socket.has_dualstack_ipv6()) else socket.AF_INET
         self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
         return self._server.getsockname()[1], secrets.token_bytes(_TOKEN)
 
     def _accept(self, token: bytes) -> bool:
-        """Accepts the other processes' connections; returns whether all came."""
+        """Accepts the other processes' connections; returns whether all connected."""
         assert self._server is not None
         end = time.monotonic() + _CONNECT_S
         while len(self._peers) < collectives.world_size() - 1:
@@ -152,7 +152,7 @@ class Watch:
                         return
 
     def _follow(self, rank: int, error: Interrupted) -> None:
-        """Has this process stop as another one has."""
+        """Stops this process because another one received a signal."""
         if self._on_interrupted:
             self._on_interrupted(error)
         self._lose(rank, str(error), _STOPPED + bytes([error.number or 0]))
@@ -182,7 +182,7 @@ class Watch:
 
 
 def _last_word(peer: socket.socket) -> bytes:
-    """Returns what a process has said on a connection where something has happened; nothing where that has ended."""
+    """Returns a process's message on a readable connection; empty if the connection is closed."""
     try:
         return peer.recv(_MESSAGE)
     except OSError:
@@ -190,7 +190,7 @@ def _last_word(peer: socket.socket) -> bytes:
 
 
 def _end(error: LostProcess | None, advice: str = "") -> None:
-    """Ends the process, whatever its main thread is waiting for."""
+    """Ends the process, even if its main thread is blocked."""
     if error and error.speaks:
         sys.stderr.write(f"error: {error}{advice}\n")
         sys.stderr.flush()
@@ -198,10 +198,10 @@ def _end(error: LostProcess | None, advice: str = "") -> None:
 
 
 def name_interface() -> None:
-    """Tells gloo which network interface leads to the main process, unless the user has.
+    """Sets gloo's network interface to the one that leads to the main process, unless the user has set one.
 
-    By itself gloo takes the one that has the machine's own name, which on many machines is the loopback: then those on
-    others cannot be reached.
+    By default gloo uses the interface of the machine's host name, which is often the loopback: processes on other
+    machines cannot be reached through it.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
@@ -220,13 +220,13 @@ def name_interface() -> None:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Limits how long the processes may take to find each other.
+    """Context that limits how long the processes may take to connect.
 
-    torchrun ends all processes when one dies. Without it, one that dies before they have met would be waited for as
-    long as torch.distributed waits for anything.
+    torchrun ends all processes when one dies. Without it, the others would wait for a process that dies early until
+    torch.distributed's general timeout.
 
     Raises:
-        RunError: they cannot meet.
+        RunError: they cannot connect.
     """
     number = int(os.environ.get("WORLD_SIZE", "1"))
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -42,7 +42,7 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     Args:
         state: dicts of plain keys, lists, tuples, numbers, strings, None and tensors, nested.
         tensors: is filled; a tensor's key is its path in the state.
-        path: where in the state this value stands.
+        path: of this value in the state.
 
     Raises:
         TypeError: for any other value.
@@ -71,7 +71,7 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Returns Python's own number for one of NumPy's, and anything else as it is."""
+    """Converts NumPy's numbers to Python's; returns anything else unchanged."""
     for kind, own in ((np.bool_, bool), (np.integer, int), (np.floating, float)):
         if isinstance(value, kind):
             return own(value)
@@ -93,22 +93,22 @@ def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _serialised(state: Any) -> dict[str, bytes]:
-    """Returns the content of a checkpoint's files, by their names."""
+    """Returns the contents of a checkpoint's files, by name."""
     tensors: dict[str, Tensor] = {}
     packed = json.dumps(pack(state, tensors), allow_nan=False).encode()
     return {_STATE: packed, _TENSORS: serialise_tensors(tensors)}
 
 
 def _parsed(contents: Mapping[str, bytes]) -> Any:
-    """Returns the state that `_serialised` was given."""
+    """Inverse of `_serialised`."""
     return unpack(parse_json(contents[_STATE]), parse_tensors(contents[_TENSORS]))
 
 
 def as_kept(state: Any) -> Any:
-    """Returns a state as a checkpoint gives it back: a copy, with tensors on the CPU and lists in place of tuples.
+    """Returns a state as after saving and loading: a copy, with tensors on the CPU and lists in place of tuples.
 
     Raises:
-        TypeError: a checkpoint cannot keep it; the text says where in it and why.
+        TypeError: a checkpoint cannot hold it; the text says where and why.
     """
     try:
         return _parsed(_serialised(state))
@@ -120,8 +120,8 @@ class Checkpoints:
     """The newest checkpoints of a run.
 
     Args:
-        folder: where they are kept.
-        keep: how many; older ones are deleted after a newer one is whole.
+        folder: of the checkpoints.
+        keep: number to keep; older ones are deleted after a newer one is complete.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -132,12 +132,12 @@ class Checkpoints:
         """Writes a checkpoint into a temporary folder, flushes it to the disk, renames it; returns its folder.
 
         Args:
-            step: optimiser steps taken so far; names the folder.
-            state: as `pack` takes it.
+            step: optimiser steps so far; names the folder.
+            state: see `pack`.
 
         Raises:
-            UserError: it may not be written.
-            RunError: the disk is full, or fails; earlier checkpoints are as they were.
+            UserError: there is no permission to write it.
+            RunError: the disk is full, or fails; earlier checkpoints are unchanged.
         """
         contents = _serialised(state)
         temporary = self.folder / f".step_{step:08d}"
@@ -156,12 +156,12 @@ class Checkpoints:
         return target
 
     def _until(self, newest: Path) -> list[Path]:
-        """Returns the checkpoints up to one, oldest first."""
+        """Returns the checkpoints up to a step, oldest first."""
         paths = self.paths()
         return paths[: paths.index(newest) + 1]
 
     def _show(self, temporary: Path) -> Path:
-        """Gives a whole checkpoint its visible name, in place of what has it; returns its folder."""
+        """Renames a complete checkpoint to its visible name, replacing what has it; returns its folder."""
         target = self.folder / temporary.name.removeprefix(".")
         sync_folder(self.folder)  # from here on the hidden one may be all there is
         if target.exists():
@@ -171,7 +171,7 @@ class Checkpoints:
         return target
 
     def _finish(self) -> None:
-        """Finishes or clears away what a crash kept an earlier `save` from finishing."""
+        """Finishes or deletes what a crash left of an earlier `save`."""
         for temporary in self.folder.glob(".step_*"):
             try:
                 read(temporary)
@@ -181,17 +181,17 @@ class Checkpoints:
                 self._show(temporary)
 
     def paths(self) -> list[Path]:
-        """Returns the checkpoints' folders, oldest first, whole or not; hidden ones only if they were written out."""
+        """Returns the checkpoints' folders, oldest first, complete or not; hidden ones only if complete."""
         written = [path for path in self.folder.glob(".step_*") if (path / _MANIFEST).exists()]
         found = [*self.folder.glob("step_*"), *written]
         # Of two of one step the hidden one is the newer.
         return sorted(found, key=lambda path: (path.name.lstrip("."), path.name.startswith(".")))
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Returns the newest whole checkpoint and its state, or None; a warning names damaged ones.
+        """Returns the newest complete checkpoint and its state, or None; a warning names damaged ones.
 
         Raises:
-            UserError: one may not be read.
+            UserError: there is no permission to read one.
             RunError: the disk fails.
         """
         for path in reversed(self.paths()):
@@ -217,7 +217,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: a file is not what was written.
+        ValueError: a file is damaged.
     """
     sums = parse_json((path / _MANIFEST).read_bytes())
     contents = {name: (path / name).read_bytes() for name in (_STATE, _TENSORS)}
@@ -231,10 +231,10 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def belonging(path: Path) -> Iterator[None]:
-    """While a checkpoint's state is loaded: what does not fit makes it another run's.
+    """Context of loading a checkpoint's state: a mismatch means that it is of another run.
 
     Raises:
-        UserError: something did not fit.
+        UserError: the state does not fit.
     """
     try:
         yield
@@ -243,7 +243,7 @@ def belonging(path: Path) -> Iterator[None]:
 
 
 def restore_parts(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Loads the state of each part, which has it under the same name."""
+    """Loads each part's state, by name."""
     for name, part in parts.items():
         if isinstance(part, torch.optim.Optimizer):
             restore_optimizer(part, states[name])
@@ -252,7 +252,7 @@ def restore_parts(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads an optimiser's state, its tensors in the memory layout of the parameters that they belong to."""
+    """Loads an optimiser's state, with tensors in the memory format of their parameters."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():

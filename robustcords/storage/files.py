@@ -17,10 +17,10 @@ _UNFINISHED = ".tmp"
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """Is a change of a file or folder; a failure is reported in one line.
+    """Context of a change of a file or folder; turns failures into one-line errors.
 
     Raises:
-        UserError: it may not be written to.
+        UserError: there is no permission to write.
         RunError: the disk is full, or fails.
     """
     try:
@@ -30,10 +30,10 @@ def changing(path: Path) -> Iterator[None]:
 
 
 def check_writable(output: Path) -> None:
-    """Checks, before there is anything to lose, that a file can be written where ``--output`` says.
+    """Checks early that the file of ``--output`` can be written.
 
     Raises:
-        UserError: there is no such folder, or it may not be written to.
+        UserError: there is no such folder, or no permission to write to it.
         RunError: the disk is full, or fails.
     """
     with changing(output):
@@ -43,11 +43,11 @@ def check_writable(output: Path) -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file whole: into a temporary file next to it, flushed to the disk, then renamed over it.
+    """Writes a file atomically: to a temporary file next to it, which is flushed to the disk and renamed.
 
     Raises:
-        UserError: it may not be written to.
-        RunError: the disk is full, or fails; what was there before still is.
+        UserError: there is no permission to write.
+        RunError: the disk is full, or fails; the earlier file is unchanged.
     """
     with changing(path):
         # Names of files may hold bytes that are no text, which Python has as lone surrogates.
@@ -74,14 +74,14 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Deletes what a process that was killed has left of `write_atomic` in a folder that nobody writes to now."""
+    """Deletes temporary files that a killed process left in a folder; no other process may be writing to it."""
     for path in folder.glob(f".*{_UNFINISHED}"):
         with changing(path):
             path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's list of names to the disk, so that a rename in it survives a power cut."""
+    """Flushes a folder's entries to the disk, so that a rename in it survives a power cut."""
     if os.name == "nt":  # Windows opens no folders, and its file system keeps a journal of names by itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -92,10 +92,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Returns what JSON says.
+    """Parses JSON.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, or nested too deeply to be anything that was written here.
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
     """
     try:
         return json.loads(content)
@@ -104,10 +104,10 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns the object that a JSON file holds.
+    """Returns the object in a JSON file.
 
     Raises:
-        UserError: it cannot be read, or holds something else.
+        UserError: it cannot be read, or has something else.
     """
     try:
         return dict(parse_json(path.read_bytes()))
@@ -118,5 +118,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes an object as indented JSON, atomically; NaN and infinity, which JSON has no words for, are an error."""
+    """Writes an object as indented JSON, atomically; NaN and infinity, which JSON lacks, are an error."""
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -18,24 +18,24 @@ Some = Annotated[int, Field(gt=0)]
 
 
 class Record(BaseModel):
-    """A part of a file. Keys that a class does not know are kept, and written back after those that it does.
+    """A part of a JSON file. Unknown keys are kept, and written back after the known ones.
 
-    A number that is not finite, which JSON has no word for, is null.
+    Numbers that are not finite, which JSON lacks, are null.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     @classmethod
     def from_json(cls, content: Any, path: Path, line: int | None = None) -> Self:
-        """Returns what JSON values of a file say.
+        """Returns the record of a file's JSON values.
 
         Args:
             content: the values.
-            path: the file, for the error.
-            line: the file's line that they are of; None for all of it.
+            path: of the file, for the error.
+            line: of the values; None for the whole file.
 
         Raises:
-            UserError: one of them is missing or wrong; says where.
+            UserError: a value is missing or wrong; says where.
         """
         try:
             return cls.model_validate(content)
@@ -47,12 +47,12 @@ class Record(BaseModel):
             raise UserError(f"{where}: damaged: {f'{key}: ' if key else ''}{what}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON values: what was given or read, without defaults."""
+        """Returns the given or read values as JSON values, without defaults."""
         return {key: finite(value) for key, value in self.model_dump(exclude_unset=True).items()}
 
 
 def finite(value: Any) -> Any:
-    """Returns a copy of JSON values with None for every NaN and infinity, which JSON has no words for."""
+    """Returns a copy of JSON values with None for every NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -20,14 +20,14 @@ from robustcords.storage.selections import Selection, load_selections
 
 
 class RunDirectory:
-    """The files of one run; see the docs for what each one holds.
+    """The files of one run; docs/run-directory.md describes each one.
 
-    Only the main process writes. `create` makes one, and never touches a run that is there already.
+    Only the main process writes. `create` makes a new one, and never touches an existing run.
 
     Args:
-        path: the directory.
+        path: of the directory.
         writes: whether this process may write.
-        keep_checkpoints: how many of the newest ones to keep.
+        keep_checkpoints: number of checkpoints to keep.
     """
 
     def __init__(self, path: Path, *, writes: bool = True, keep_checkpoints: int = 2) -> None:
@@ -37,12 +37,12 @@ class RunDirectory:
 
     @classmethod
     def nowhere(cls) -> RunDirectory:
-        """Returns a directory in which nothing is, and to which nothing is written."""
+        """Returns an empty directory object that writes nothing."""
         return cls(Path(os.devnull) / "run", writes=False)
 
     @classmethod
     def of_run(cls, path: Path) -> RunDirectory:
-        """Returns the directory of a run that is there, to be read and not written.
+        """Returns the directory of an existing run, read-only.
 
         Raises:
             UserError: there is none.
@@ -59,7 +59,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line, one line an epoch."""
+        """The metrics: one JSON object per line and epoch."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -69,7 +69,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a report of all that was to be measured, the last file that is written.
+        """Whether the run has a complete report, the last file that is written.
 
         Raises:
             UserError: the report is damaged.
@@ -77,11 +77,11 @@ class RunDirectory:
         return self.report.exists() and read_object(self.report).get("complete", True) is not False
 
     def weights(self, which: str) -> Path:
-        """Returns where the ``best`` or the ``last`` weights are."""
+        """Returns the path of the ``best`` or ``last`` weights."""
         return self.path / "weights" / f"{which}.safetensors"
 
     def save_weights(self, which: str, state: Mapping[str, Tensor]) -> None:
-        """Writes the ``best`` or the ``last`` weights: a plain state dict."""
+        """Writes the ``best`` or ``last`` weights as a plain state dict."""
         if self.writes:
             # Copies, so that parameters that share memory are written one by one.
             copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
@@ -91,17 +91,17 @@ class RunDirectory:
         """Writes a checkpoint.
 
         Args:
-            step: optimiser steps taken so far.
-            state: returns what to keep; not called in a process that does not write.
+            step: optimiser steps so far.
+            state: returns the state; only called in a process that writes.
         """
         if self.writes:
             self.checkpoints.save(step, state())
 
     def start(self, recipe: str, environment: dict[str, Any]) -> None:
-        """Writes the resolved recipe and the environment; of a run that is resumed, only what a crash kept it from.
+        """Writes the resolved recipe and the environment; for a resumed run, only what is missing.
 
         Raises:
-            UserError: the environment that is there is damaged.
+            UserError: the existing environment is damaged.
         """
         if self.writes:
             if not self.recipe.exists():  # first, as this is what makes the directory a run
@@ -119,7 +119,7 @@ class RunDirectory:
             self.environment()  # better now than when the report is made, after training
 
     def change_recipe(self, recipe: str) -> None:
-        """Replaces the recipe of a run that is resumed by one that asks for more; a report is kept under a new name."""
+        """Replaces the recipe of a resumed run by a longer one; an existing report is kept under a new name."""
         if self.writes:
             for path in (self.report, self.path / "report.md"):
                 if path.exists():
@@ -128,7 +128,7 @@ class RunDirectory:
             write_atomic(self.recipe, recipe)
 
     def environment(self) -> dict[str, Any]:
-        """Returns what `start` received.
+        """Returns the environment.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -136,7 +136,7 @@ class RunDirectory:
         return read_object(self.path / "environment.json")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the epochs' metrics; a last line that a crash cut short is left out.
+        """Returns the epochs' metrics, without a last line that a crash truncated.
 
         Raises:
             UserError: another line is not an epoch's, or the file cannot be read.
@@ -170,10 +170,10 @@ class RunDirectory:
         A process that does not write returns nothing.
 
         Args:
-            epochs: the numbers of those that are done, in order.
+            epochs: numbers of the completed epochs, in order.
 
         Raises:
-            UserError: those of one of them are damaged or missing.
+            UserError: the metrics of one are damaged or missing.
         """
         kept: list[dict[str, Any]] = []
         if self.writes and (epochs or self.metrics.exists()):
@@ -190,33 +190,33 @@ class RunDirectory:
             Selection(epoch, indices.numpy(), weights.numpy()).save(self.path / "selections")
 
     def selections(self) -> list[dict[str, int]]:
-        """Returns the epoch and size of every selection that was written, in order.
+        """Returns epoch and size of every saved selection, in order.
 
         Raises:
-            UserError: one of them is damaged.
+            UserError: one is damaged.
         """
         found = load_selections(self.path / "selections")
         return [{"epoch": selection.epoch, "size": len(selection.indices)} for selection in found]
 
 
 def _check_row(row: dict[str, Any]) -> None:
-    """Checks what a report is made of; any error means that it cannot be made of this."""
+    """Checks the values that a report needs; raises any error if they are invalid."""
     if not all(isinstance(value, float | int) for value in (row["epoch"], *row["seconds"].values())):
         raise TypeError("epoch and seconds have to be numbers")
 
 
 def has_run(path: Path) -> bool:
-    """Returns whether a directory holds a run, finished or not."""
+    """Returns whether a directory has a run, finished or not."""
     return (path / "recipe.toml").exists()
 
 
 def refuse_taken(output: Path) -> None:
-    """Checks that a directory that the user named is free.
+    """Checks that a directory named by the user is empty or missing.
 
-    Hidden files do not count: a crash can leave the temporary file of the very first write.
+    Hidden files are ignored, as a crash can leave the temporary file of the very first write.
 
     Raises:
-        UserError: it is a file, or has something in it.
+        UserError: it is a file, or not empty.
     """
     if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         if has_run(output):
@@ -227,14 +227,14 @@ def refuse_taken(output: Path) -> None:
 
 
 def create(output: Path | None, name: str) -> Path:
-    """Makes the directory of a new run and returns it.
+    """Creates the directory of a new run.
 
     Args:
-        output: where the user wants it; None for ``runs/NAME``, or ``runs/NAME-2``, ``-3`` ... if that is taken.
+        output: the user's choice; None for ``runs/NAME``, or ``runs/NAME-2``, ``-3`` ... if that is taken.
         name: the recipe's name.
 
     Raises:
-        UserError: `output` has something in it, cannot be made, or has a name that trackers cannot write down.
+        UserError: `output` is not empty, cannot be created, or has a name that trackers cannot encode.
     """
     try:
         str(output or name).encode()
@@ -261,12 +261,12 @@ def create(output: Path | None, name: str) -> Path:
 
 
 def claim(path: Path) -> AbstractContextManager[object]:
-    """Keeps other processes from running in a directory until the context that it returns ends, or this process.
+    """Locks a directory for this process until the returned context ends.
 
-    The claim is a lock on a file, ``.lock``, which the system itself ends with the process, however that ends.
+    The lock is on a file, ``.lock``; the system releases it however the process ends.
 
     Raises:
-        UserError: another process has claimed it, or it cannot be written to.
+        UserError: another process holds the lock, or there is no permission to write.
     """
     try:
         return FileLock(path / ".lock").acquire(timeout=0)
@@ -278,7 +278,7 @@ def claim(path: Path) -> AbstractContextManager[object]:
 
 
 def newest(name: str) -> Path | None:
-    """Returns the newest of ``runs/NAME``, ``runs/NAME-2``, ..., which `create` gave out, or None."""
+    """Returns the newest of ``runs/NAME``, ``runs/NAME-2``, ... that `create` made, or None."""
     numbered = {1: Path("runs") / name}
     for path in Path("runs").glob(f"{name}-*"):
         suffix = path.name.removeprefix(f"{name}-")

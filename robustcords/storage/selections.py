@@ -24,7 +24,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Selection:
-    """One file of the folder.
+    """One selection.
 
     Attributes:
         epoch: the first epoch that trained on it.
@@ -48,10 +48,10 @@ class Selection:
 
 
 def load_selections(folder: Path) -> list[Selection]:
-    """Returns the selections in a folder, in order; none where there is no folder.
+    """Returns the selections in a folder, in order; none if the folder is missing.
 
     Raises:
-        UserError: one of them is damaged.
+        UserError: one is damaged.
     """
     return [_load(path) for path in sorted(folder.glob(f"{_PREFIX}*.npz"))]
 
@@ -64,14 +64,14 @@ def _load(path: Path) -> Selection:
 
 
 def read_selection(path: Path, blamed: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Returns the indices (k,) and the weights (k,) of a selection's file; nothing in it can run code.
+    """Returns the indices (k,) and weights (k,) of a selection's file, without executing code in it.
 
     Args:
-        path: a run's ``selections/epoch_NNNN.npz``, or what ``robustcords select`` has written.
-        blamed: what an error's line begins with.
+        path: a run's ``selections/epoch_NNNN.npz``, or a file of ``robustcords select``.
+        blamed: prefix of errors.
 
     Raises:
-        UserError: it cannot be read, or does not hold k >= 1 different whole numbers >= 0 and as many weights, finite,
+        UserError: it cannot be read, or does not have k >= 1 distinct whole numbers >= 0 and as many weights, finite,
             >= 0 and not all 0.
     """
     try:

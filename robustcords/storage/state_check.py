@@ -13,14 +13,14 @@ from robustcords.storage.checkpoint import as_kept
 
 
 def refuse_unsaved(source: str, model: nn.Module) -> None:
-    """Checks before training that a model's state can be written as a file of weights, and is taken back.
+    """Checks before training that a model's state can be saved as weights, and loaded again.
 
     Args:
-        source: what to call the model in a message.
-        model: is given its own state.
+        source: the model's name in messages.
+        model: loads its own state.
 
     Raises:
-        UserError: something in its state is no tensor that such a file holds, or the state is not taken back.
+        UserError: its state has something other than dense tensors, or cannot be loaded.
     """
     state = model.state_dict()
     for name, value in state.items():
@@ -35,27 +35,27 @@ def refuse_unsaved(source: str, model: nn.Module) -> None:
 
 
 def refuse_grown(parts: Mapping[str, Any]) -> None:
-    """Checks that what states have come to hold since training began can be kept; no numbers are copied.
+    """Checks that a checkpoint can hold the states as they have grown in training; copies no data.
 
     Args:
-        parts: each with a ``state_dict``, by what to call it in a message.
+        parts: each with a ``state_dict``, by their names in messages.
 
     Raises:
-        UserError: a state is no dict, or cannot be kept.
+        UserError: a state is not a dict, or cannot be saved.
     """
     for source, part in parts.items():
         _kept(source, _hollow(_state(source, part)))
 
 
 def refuse_unkeepable(source: str, part: Any) -> None:
-    """Checks before training, and not at its first checkpoint, that a part's state can be kept and taken back.
+    """Checks before training that a part's state can be saved and loaded.
 
     Args:
-        source: what to call the part in a message.
-        part: with ``state_dict`` and ``load_state_dict``; is given its own state.
+        source: the part's name in messages.
+        part: with ``state_dict`` and ``load_state_dict``; loads its own state.
 
     Raises:
-        UserError: it writes one method of the two; its state is no dict, cannot be kept, or is not taken back.
+        UserError: it implements only one of the two methods; its state is not a dict, or cannot be saved or loaded.
     """
     if hasattr(part, "half_written"):  # an optimizer has both methods
         refuse_half(source, type(part))
@@ -63,24 +63,24 @@ def refuse_unkeepable(source: str, part: Any) -> None:
 
 
 def refuse_half(source: str, kind: Any) -> None:
-    """Checks that what a class keeps it takes back, and what it takes back is kept.
+    """Checks that a class implements both ``state_dict`` and ``load_state_dict``, or neither.
 
     Args:
-        source: what to call it in a message.
+        source: its name in messages.
         kind: a subclass of `robustcords.config.schema.Stateful`.
 
     Raises:
-        UserError: it writes one method of the two.
+        UserError: it implements only one of the two.
     """
     if half := kind.half_written():
         raise UserError(f"{source}: {half}: a state that is kept takes both")
 
 
 def state_of(source: str, part: Any) -> dict[str, Any]:
-    """Returns a part's state as checkpoints give it back.
+    """Returns a part's state as after saving and loading.
 
     Raises:
-        UserError: it is no dict, or cannot be kept.
+        UserError: it is not a dict, or cannot be saved.
     """
     return _kept(source, _state(source, part))
 
@@ -98,7 +98,7 @@ def _state(source: str, part: Any) -> dict[str, Any]:
 
 
 def _kept(source: str, state: dict[str, Any]) -> dict[str, Any]:
-    """Returns a state as checkpoints give it back; see `state_of`."""
+    """Returns a state as after saving and loading; see `state_of`."""
     try:
         return dict(as_kept(state))
     except TypeError as error:
@@ -108,7 +108,7 @@ def _kept(source: str, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hollow(state: Any) -> Any:
-    """Returns a state with empty tensors in place of its own, where a checkpoint might keep these."""
+    """Returns a state with its dense tensors replaced by empty ones."""
     if isinstance(state, Tensor):
         return torch.empty(0, dtype=state.dtype) if state.layout == torch.strided else state
     if isinstance(state, dict):

@@ -47,12 +47,12 @@ FAR = 0.1
 
 @dataclass(frozen=True)
 class Sanity:
-    """What is checked.
+    """The checks for masked gradients, and their settings.
 
     Attributes:
-        threat: norm and radius, greater than 0, that the evaluation's figures are for.
-        limit: so many test images, taken as an evaluation's are; 0 for all.
-        pgd: the evaluation's own PGD, whose figures are to be believed; what is left out follows from ``threat``.
+        threat: norm and radius, greater than 0, of the evaluation's figures.
+        limit: number of test images, sampled as in an evaluation; 0 for all.
+        pgd: the evaluation's own PGD, whose figures are in question; defaults follow from ``threat``.
     """
 
     threat: ThreatModel
@@ -69,18 +69,18 @@ class Sanity:
         store: Path | None = None,
         on_progress: ledger.Progress | None = None,
     ) -> SanityChecks:
-        """Runs all checks; shared out over processes and resumed as in `robustcords.evaluation.evaluate.evaluate`.
+        """Runs all checks; distributed and resumable like `robustcords.evaluation.evaluate.evaluate`.
 
         Args:
             model: images in [0, 1] to logits, on ``device``; run in eval mode.
             data: the test set.
             seed: of all random numbers.
-            device: where the model is.
+            device: of the model.
             store: folder for finished chunks, or None.
             on_progress: called as ``on_progress(what, done, total)``.
 
         Raises:
-            UserError: there is no image.
+            UserError: there are no images.
         """
         evaluator = Evaluator.start(model, data, self.limit, self.threat, seed, device, store, on_progress)
         with evaluator.measuring(), without_parameter_gradients(model):
@@ -107,12 +107,10 @@ class Sanity:
 
 
 def p_value(first: Tensor, second: Tensor) -> float:
-    """Returns how likely so many are in ``second`` but not in ``first``, or more, if either is expected as often.
-
-    The one-sided exact McNemar test.
+    """Returns the p-value of the one-sided exact McNemar test, small if ``second`` is true more often than ``first``.
 
     Args:
-        first: (n,) bool, of the same images as ``second``.
+        first: (n,) bool, for the same images as ``second``.
         second: (n,) bool.
     """
     from scipy.stats import binomtest
@@ -182,9 +180,9 @@ def _noise(noise: Tensor, attack: Tensor) -> Check:
 
 
 def _autoattack(pgd: Tensor, both: Tensor, square: Tensor | None, examples: int) -> Check:
-    """Judges the evaluation's PGD by the images of all ``examples`` that withstand it and not AutoAttack.
+    """Judges the evaluation's PGD by the share of ``examples`` that withstand it but not AutoAttack.
 
-    AutoAttack is the stronger one, so the question is by how much: an honest model's gap is some points.
+    AutoAttack is stronger, so the question is by how much: without masked gradients the gap is a few points.
     """
     from scipy.stats import binomtest
 
@@ -203,10 +201,10 @@ def _autoattack(pgd: Tensor, both: Tensor, square: Tensor | None, examples: int)
 
 
 def _judge(smallest: float, comparisons: int, flags: Sequence[Tensor]) -> str:
-    """Returns the status where the smallest p-value of some comparisons must not be small.
+    """Returns the status of some comparisons from their smallest p-value.
 
-    Where nothing was broken there is nothing to compare; and with fewer images than ``log2(comparisons / LEVEL)`` no
-    outcome whatever could have failed.
+    It is not conclusive if no image was broken, or with fewer images than ``log2(comparisons / LEVEL)``, for which no
+    outcome could fail.
     """
     level = LEVEL / comparisons
     if smallest <= level:

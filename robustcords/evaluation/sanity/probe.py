@@ -27,11 +27,11 @@ _PGD_STEPS, _RESTARTS, _UNBOUNDED_STEPS, _QUERIES = 20, 5, 50, 1000
 
 @dataclass(frozen=True)
 class Probe:
-    """Measures which images withstand what; every result is (attacked,), of the images that are classified right.
+    """Runs the attacks that are compared; every result is (attacked,), for the correctly classified images.
 
     Attributes:
-        evaluator: of the model and the test set; the attacks are for its threat model.
-        clean: (count,) bool, which images are classified correctly as they are.
+        evaluator: of the model and the test set, with the threat model.
+        clean: mask (count,) of the correctly classified clean images.
     """
 
     evaluator: Evaluator
@@ -39,22 +39,22 @@ class Probe:
 
     @property
     def threat(self) -> ThreatModel:
-        """That of the evaluator."""
+        """The evaluator's threat model."""
         return self.evaluator.threat
 
     @property
     def radii(self) -> list[float]:
-        """Half the radius, the radius, twice and four times the radius, as far as an image's range goes."""
+        """Half the radius, the radius, twice and four times the radius, up to the diameter of the image space."""
         radii = (self.threat.nearest_radius(factor * self.threat.epsilon) for factor in (0.5, 1.0, 2.0, 4.0))
         return list(dict.fromkeys(min(radius, self._diameter) for radius in radii))
 
     @property
     def _diameter(self) -> float:
-        """The distance of an all-black image from an all-white one."""
+        """The distance between an all-black and an all-white image."""
         return self.threat.diameter(self.evaluator.data.shape)
 
     def gradients(self) -> Tensor:
-        """Returns which images have a gradient of cross-entropy that is finite and not exactly zero."""
+        """Returns a mask of the images whose cross-entropy gradient is finite and not exactly zero."""
 
         def work(x: Tensor, y: Tensor, _: Noise) -> Tensor:
             gradient = input_gradient(self.evaluator.model, cross_entropy_of(y), x).flatten(1)
@@ -63,7 +63,7 @@ class Probe:
         return self._measure("gradients", {}, work) > 0
 
     def trajectory(self) -> dict[int, Tensor]:
-        """Returns what withstands PGD after each of `STEPS` steps of one and the same run."""
+        """Returns the images that withstand PGD after each of `STEPS` steps of the same run."""
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             x_adv, code = self.threat.uniform_start(x, noise), torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -78,24 +78,24 @@ class Probe:
         return {steps: (code >> number) % 2 > 0 for number, steps in enumerate(STEPS)}
 
     def radius(self, epsilon: float) -> Tensor:
-        """Returns what withstands PGD at a radius."""
+        """Returns the images that withstand PGD at a radius."""
         return self._pgd(f"radius {format_radius(epsilon)}", epsilon, _PGD_STEPS, restarts=1)
 
     def unbounded(self) -> Tensor:
-        """Returns what withstands PGD that may turn an image into any other.
+        """Returns the images that withstand PGD with an unbounded radius.
 
-        It starts close to the image: from anywhere in the box the start alone would do the attack's work.
+        It starts close to the image, as a random start in the whole box would break images by itself.
         """
         return self._pgd("unbounded", self._diameter, _UNBOUNDED_STEPS, _RESTARTS, start="gaussian")
 
     def pgd(
         self, objective_of: Callable[[Tensor], Objective] = cross_entropy_of, loss: str = "cross-entropy"
     ) -> Tensor:
-        """Returns what withstands every restart of PGD at the radius."""
+        """Returns the images that withstand every restart of PGD at the radius."""
         return self._pgd(loss, self.threat.epsilon, _PGD_STEPS, _RESTARTS, objective_of)
 
     def evaluated(self, config: PGDEvaluation) -> tuple[Tensor, Tensor]:
-        """Returns what withstands the evaluation's own PGD at the radius, and what withstands AutoAttack's APGD too.
+        """Returns the images that withstand the evaluation's own PGD at the radius, and those that withstand APGD too.
 
         Args:
             config: after `PGDEvaluation.resolved`.
@@ -113,7 +113,7 @@ class Probe:
         return withstood[self.clean], both
 
     def square(self) -> Tensor | None:
-        """Returns what withstands Square at the radius; None where it cannot run."""
+        """Returns the images that withstand Square at the radius; None if it cannot run."""
         evaluator = self.evaluator
         if not autoattack.square_fits(evaluator.autoattack_norm, evaluator.data.shape[1:]):
             return None
@@ -126,7 +126,7 @@ class Probe:
         return self._measure("Square", {"queries": _QUERIES, "epsilon": self.threat.epsilon}, work) > 0
 
     def noise(self) -> Tensor:
-        """Returns what withstands as many random points of the ball as the longest PGD takes steps."""
+        """Returns the images that withstand as many random points of the ball as the longest PGD has steps."""
 
         def work(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -165,9 +165,9 @@ class Probe:
         work: Callable[[Tensor, Tensor, Noise], Tensor],
         among: Tensor | None = None,
     ) -> Tensor:
-        """Returns the numbers that ``work(x, y, noise)`` gives the images that are classified right, chunk by chunk.
+        """Returns the results of ``work(x, y, noise)`` for the correctly classified images, computed in chunks.
 
-        Images outside ``among`` (count,) bool get 0; left out, work is done for all that are classified right.
+        Images outside ``among`` (count,) bool get 0; it defaults to all correctly classified ones.
         """
         evaluator = self.evaluator
         among = self.clean if among is None else among
