@@ -37,7 +37,7 @@ at once.
 
 
 class StrategyConfig(ComponentConfig):
-    """Options that every strategy has.
+    """Options of every strategy.
 
     Attributes:
         fraction: share of the training set that an epoch trains on, in (0, 1]; 30 % in Li et al. 2023.
@@ -58,31 +58,31 @@ class StrategyConfig(ComponentConfig):
     proxy: ProxyConfig | None = None
 
     def budget_of(self, size: int) -> int:
-        """Returns how many examples a subset of a training split of ``size`` has: the fraction, rounded, at least 1."""
+        """Returns the size of a subset of ``size`` training examples: the fraction, rounded, at least 1."""
         return max(1, round(self.fraction * size))
 
 
 @dataclass(frozen=True)
 class SelectionContext:
-    """What one selection is made with.
+    """The inputs of one selection.
 
     Attributes:
         train_loader: (images, labels) of the training split, in order.
-        val_loader: the same of the validation split; None where there is none.
+        val_loader: the same of the validation split; None if there is none.
         model: images in [0, 1] to logits; strategies leave its weights and modes alone.
         loss: the training loss.
         attack: the training attack; None for clean gradients.
         num_classes: number of logits.
-        device: where the model is.
-        seed: of this selection; another for every epoch.
-        logger: for what a person may want to know.
+        device: of the model.
+        seed: of this selection; differs from epoch to epoch.
+        logger: for messages to the user.
         on_batch: called with (done, total) batches of a pass over the data.
-        measure: whether the report is to say how well gradients match, which costs one more pass over their factors.
-        lr: the optimizer's peak learning rate; None where nobody has said.
-        augment: augments images (B, C, H, W) as training does, by noise that is keyed by example, but mixes none;
-            None where nobody has said how.
+        measure: whether to report the gradient matching error, which costs one more pass over the factors.
+        lr: the optimizer's peak learning rate; None if unknown.
+        augment: augments images (B, C, H, W) as in training, without mixing, with noise keyed by example; None if
+            unknown.
         progress: share of the training that is over, in [0, 1].
-        observer: of the strategy's own class, with what it has received of the steps so far; None where it names none.
+        observer: the strategy's observer of training; None if it has none.
     """
 
     train_loader: DataLoader[Any]
@@ -105,16 +105,16 @@ class SelectionContext:
     def numbers(self) -> Tensor:
         """(N,) int64, the training loader's rows in the full training set's numbering, that of a run's ``selections/``.
 
-        Of a loader whose data set is no `Images` they are its rows.
+        If the loader's data set is not `Images`, its rows.
         """
         return images_of(self.train_loader).numbers
 
     @property
     def peak_rate(self) -> float:
-        """The optimizer's peak learning rate, which ``eta = "lr"`` means.
+        """The optimizer's peak learning rate, for ``eta = "lr"``.
 
         Raises:
-            UserError: nobody has said it.
+            UserError: it is unknown.
         """
         if self.lr is None:
             raise UserError('selector.eta = "lr" needs the optimizer\'s learning rate, lr; give it, or a number as eta')
@@ -123,14 +123,14 @@ class SelectionContext:
 
 @dataclass
 class SelectionReport:
-    """What one selection cost, and how well it matches the gradients of all the data.
+    """The cost of one selection, and its gradient matching error.
 
     Attributes:
-        seconds: by phase, of those that there were: ``"attack"``, ``"validation attack"``, ``"solve"``.
+        seconds: by phase: ``"attack"``, ``"validation attack"``, ``"solve"``.
         matching_error: ``min over a of || a sum_S w_i g_i - sum_D g || / || sum_D g ||``, in [0, 1], with the
-            selection's weights; None where it was not measured.
-        random_matching_error: the same of a random subset of as many examples, of each class where classes are chosen
-            from one by one.
+            selection's weights; None if it was not measured.
+        random_matching_error: the same for a random subset of the same size, per class if classes are selected from
+            separately.
     """
 
     seconds: dict[str, float]
@@ -139,26 +139,25 @@ class SelectionReport:
 
 
 class Strategy(Stateful, ABC):
-    """Chooses examples and their weights. Built anew for every selection.
+    """Selects examples and their weights. A new object is built for every selection.
 
-    A selection depends on its context and on nothing that an earlier one has left, unless the strategy writes
-    `state_dict` and `load_state_dict`: what the first returns after a selection, the second is given before the next
-    one. The selector and the run's checkpoints keep it, so that a resumed run selects what an uninterrupted one does.
-    Class attributes and globals are kept by nobody. The state is asked for in all processes before the first selection,
-    to see whether it can be kept, and in the main one after each, whose answer all processes get.
+    A selection depends on its context only, unless the strategy implements `state_dict` and `load_state_dict`: the
+    state after a selection is loaded before the next one. The selector and the run's checkpoints store it, so that a
+    resumed run selects the same subsets as an uninterrupted one. Class attributes and globals are not stored. The state
+    is read in all processes before the first selection, to check that it can be saved, and in the main process after
+    each, which broadcasts it.
 
     Attributes:
         Config: the options; a subclass of `StrategyConfig`.
-        requires: what it cannot do without, such as `robustcords.config.requirements.VALIDATION_IMAGES`.
-        uses_model: whether it uses the model; where it does not, a proxy would be of no use.
-        needs_linear_head: whether it compares gradients of a last linear layer, which the model must then have.
-        observer: the class that receives the losses of every training step, for a strategy that chooses by these; None
-            for one that does not.
-        varies: whether a selection may have another size than the budget, at least 1.
+        requires: what it needs, such as `robustcords.config.requirements.VALIDATION_IMAGES`.
+        uses_model: whether it uses the model; if not, a proxy is of no use.
+        needs_linear_head: whether it uses gradients of a last linear layer, which the model must then have.
+        observer: class that receives the losses of every training step, for a strategy that selects by them, or None.
+        varies: whether the size of a selection may differ from the budget; at least 1.
         fixes_normaliser: whether its weights have to stay unbiased: a batch's weighted losses are divided by the number
-            of its examples times the selection's mean weight, where else by the sum of its own weights, which would
-            make every batch count the same, whatever it drew.
-        report: of the last selection, in the process that made it; None before, and where a strategy writes none.
+            of its examples times the selection's mean weight, instead of the sum of its own weights, which would give
+            every batch the same total weight.
+        report: of the last selection, in the process that made it; None before, or without reports.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
@@ -172,12 +171,12 @@ class Strategy(Stateful, ABC):
 
     @classmethod
     def refuse_too_large(cls, config: Any, candidates: int, entries: int) -> None:
-        """Checks, before there is anything to lose, that groups of some size can be chosen from; here all can.
+        """Checks before training that groups of some size can be selected from; by default all can.
 
         Args:
             config: an instance of `Config`.
             candidates: of the largest group.
-            entries: of a gradient of the last layer, C * (1 + E).
+            entries: of a last-layer gradient, C * (1 + E).
 
         Raises:
             UserError: the group is too large for this strategy.
@@ -186,14 +185,14 @@ class Strategy(Stateful, ABC):
 
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:
-        """Finds out, before there is anything to lose, whether selections can be made; here nothing is looked at.
+        """Checks before training that selections will work; by default nothing is checked.
 
         Args:
             config: an instance of `Config`.
-            context: what a selection would be made with.
+            context: of a selection.
 
         Raises:
-            UserError: a selection would end in this error.
+            UserError: a selection would raise it.
         """
 
     @classmethod
@@ -203,37 +202,37 @@ class Strategy(Stateful, ABC):
 
         Args:
             config: an instance of `Config`.
-            context: what to select with.
+            context: the inputs of the selection.
         """
 
     @abstractmethod
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
-        """Returns what to train on, as CORDS' strategies do.
+        """Returns the subset to train on, as CORDS' strategies do.
 
         Args:
             budget: k, from 1 to N; with N, all examples with weight 1.
-            model_params: a state dictionary that is loaded into the model first.
+            model_params: a state dictionary, which is loaded into the model first.
 
         Returns:
             k unique rows of the training loader's data set, and their weights (k,) float32, finite and >= 0; any number
-            of them from 1 to N where the size `varies`.
+            of them from 1 to N if the size `varies`.
 
         Raises:
-            UserError: for a budget that there are too few examples for.
+            UserError: the budget is larger than the data.
         """
 
     @classmethod
     def stateful(cls) -> bool:
-        """Returns whether selections leave something for later ones."""
+        """Returns whether selections have state."""
         return cls.state_dict is not Strategy.state_dict
 
 
 class PlainStrategy(Strategy):
-    """A strategy that is built of its options and context alone. Subclasses write `select`.
+    """A strategy that is built from its options and context. Subclasses implement `select`.
 
     Args:
         config: an instance of `Config`.
-        context: what to select with.
+        context: the inputs of the selection.
     """
 
     def __init__(self, config: Any, context: SelectionContext) -> None:

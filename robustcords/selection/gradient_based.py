@@ -46,10 +46,10 @@ _KEPT = 512e6  # bytes of gradients that are kept at a time where one class is c
 
 
 def augmentation(config: AttackConfig, context: SelectionContext) -> Augment | None:
-    """Returns what augments the images that are selected from; None where they are taken as they are.
+    """Returns the augmentation of the images that are selected from; None for clean ones.
 
     Raises:
-        UserError: the options want it, and nobody has said how training does it.
+        UserError: the options ask for it, and the training's augmentation is unknown.
     """
     if config.augment and context.augment is None:
         raise UserError("selector.augment = true needs to know how training augments images; set it to false")
@@ -57,26 +57,26 @@ def augmentation(config: AttackConfig, context: SelectionContext) -> Augment | N
 
 
 class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy):
-    """The base of strategies on adversarial gradients: subclasses write `pick`, and nothing else.
+    """The base of strategies on adversarial gradients: subclasses implement `pick` only.
 
-    `select` makes the adversarial pass (shared by all processes), divides examples and budget by granularity (shares by
-    class size and largest remainder), calls `pick` for each group in one of the processes, and checks what it gives
-    back. Where groups are classes, each is chosen from as soon as all of it is attacked, and its gradients are let go:
-    memory does not grow with the number of classes. A strategy with a `state_dict` picks in the main process alone,
-    classes in ascending order. With ``per_batch`` the candidates are the mean gradients of the
-    loader's batches: as few batches are picked as hold the budget, and the last one in the order of `pick` is cut.
-    Should all weights be 0, all become 1.
+    `select` makes the adversarial pass (distributed over the processes), divides examples and budget by granularity (by
+    class size, with largest remainders), calls `pick` for each group in one of the processes, and checks its result. If
+    groups are classes, each is selected from as soon as all its examples are attacked, and its gradients are freed:
+    memory does not grow with the number of classes. A strategy with a `state_dict` picks in the main process only,
+    classes in ascending order. With ``per_batch`` the candidates are the mean gradients of the loader's batches: the
+    fewest batches that hold the budget are picked, and the last one in the order of `pick` is truncated. If all weights
+    are 0, all become 1.
 
     Args:
-        args: the arguments of the CORDS strategy that it extends; of `DataSelectionStrategy` where there is none.
-        config: the options of a recipe, for `pick` to read as ``self.config``.
-        granularity: left out, what CORDS' ``selection_type`` says.
-        measure: have the `report` say how well gradients match.
+        args: arguments of the CORDS strategy that it extends; of `DataSelectionStrategy` if there is none.
+        config: the options of a recipe, available to `pick` as ``self.config``.
+        granularity: left out, CORDS' ``selection_type``.
+        measure: whether to report the gradient matching error.
         options: see `AdversarialGradients`.
 
     Attributes:
         validation: during `pick`, the validation examples' gradients (of the same class and outputs as the candidates;
-            of all classes where validation has none of that one), or None if `uses_validation` is false.
+            of all classes if validation lacks that one), or None if `uses_validation` is false.
     """
 
     Config: ClassVar[type[StrategyConfig]] = AdversarialConfig
@@ -107,7 +107,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
         Raises:
             UserError: it needs a validation split and there is none, the device lacks the attack's precision, or
-                nobody has said how training augments images.
+                the training's augmentation is unknown.
         """
         attack = context.attack and config.attack(context.attack, context.device)
         options: dict[str, Any] = {"attack": attack, "seed": context.seed, "on_batch": context.on_batch}
@@ -128,9 +128,9 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     @classmethod
     def arguments(cls, config: Any, context: SelectionContext) -> tuple[Any, ...]:
-        """Returns the positional arguments of CORDS' constructor: here those of ``DataSelectionStrategy``.
+        """Returns the positional arguments of CORDS' constructor: by default of ``DataSelectionStrategy``.
 
-        A strategy whose options have no ``linear_layer`` gets the gradients of weight and bias.
+        Without an option ``linear_layer`` gradients are those of weight and bias.
         """
         return (
             context.train_loader,
@@ -145,19 +145,19 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     @abstractmethod
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns the rows to keep of one group and their weights.
+        """Returns the selected rows of one group, and their weights.
 
         Args:
             gradients: of the group's N candidates (`robustcords.selection.gradients.factors`); ``numbers`` names them.
             budget: k, from 1 to N.
-            generator: for whatever is drawn at random; another for every group.
+            generator: for random numbers; differs from group to group.
 
         Returns:
             k unique rows (k,) in [0, N), and weights (k,), finite and >= 0.
         """
 
     def batch_candidates(self, gradients: LastLayerGradients, sizes: list[int]) -> Gradients:
-        """Returns what `pick` chooses whole batches from: here their mean gradients.
+        """Returns the candidates when whole batches are selected: by default their mean gradients.
 
         Args:
             gradients: of all examples.
@@ -186,7 +186,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         return [rows[place] for place in places.tolist()], weights if weights.any() else torch.ones(budget)
 
     def pick_groups(self, groups: Sequence[Group]) -> list[tuple[Tensor, Tensor]]:
-        """Returns what `pick` does for each of several groups, one after the other."""
+        """Returns the results of `pick` for several groups, one after the other."""
         found = []
         for group in groups:
             self.validation = group.validation
@@ -195,7 +195,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         return found
 
     def _from_all(self, budget: int, sizes: list[int], matching: Matching | None) -> list[Choice]:
-        """Chooses from all examples at once, in the main process."""
+        """Selects from all examples at once, in the main process."""
         with self._phase("attack"):
             self.compute_gradients()
         gradients = self._of_chosen_parameters(self.gradients)
@@ -214,7 +214,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
             return [collectives.decide_together(choose)]
 
     def _from_classes(self, budget: int, rows: list[int], batch_size: int, matching: Matching | None) -> list[Choice]:
-        """Chooses from one class after the other, each in one of the processes."""
+        """Selects from one class after the other, each in one of the processes."""
         labels = labels_of(self.trainloader)
         classes, counts = (part.tolist() for part in labels.unique(return_counts=True))
         shares = dict(zip(classes, apportion(counts, budget), strict=True))
@@ -250,7 +250,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         validation: LastLayerGradients | None,
         matching: Matching | None,
     ) -> dict[int, Choice]:
-        """Returns the choice from each of some classes."""
+        """Returns the selections from some classes."""
         groups = []
         for each in classes:
             if matching and not shares[each.label]:
@@ -272,7 +272,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     def _whole_batches(
         self, gradients: LastLayerGradients, validation: LastLayerGradients | None, budget: int, sizes: list[int]
     ) -> Choice:
-        """Returns the examples of as few batches as hold the budget, whichever batches they are, cut to the budget."""
+        """Returns the examples of the fewest batches that hold the budget, truncated to the budget."""
         candidates = self.batch_candidates(gradients, sizes)
         parts = torch.arange(len(gradients)).split(sizes)
         count = -(-budget // max(sizes))
@@ -294,23 +294,23 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         return self._of_chosen_parameters(self.validation_gradients)
 
     def _batches_at_once(self, batch_size: int) -> int:
-        """Returns how many batches' gradients are kept at a time; each process gets as many as the others."""
+        """Returns the number of batches whose gradients are in memory at a time; a multiple of the process count."""
         width = LastLayer(self.model, self.num_classes).head.in_features + 2 * self.num_classes
         per_batch = 4 * batch_size * width * len(self.adversarial_loss.views)
         world = collectives.world_size()
         return max(1, int(_KEPT / per_batch / world)) * world
 
     def _losses(self, gradients: Any) -> Tensor:
-        """Returns the loss (N,) of every example, at the logits that its gradient was taken at."""
+        """Returns the loss (N,) of every example, at the logits of its gradient."""
         logits = by_view(self.adversarial_loss, gradients.logits)
         return loss_values(self.adversarial_loss, logits, gradients.labels).detach()
 
     def _choose(self, groups: Sequence[Group], losses: Sequence[Tensor] = ()) -> list[Choice]:
-        """Returns what is picked from each group, on the CPU, after looking at it.
+        """Returns the checked results of `pick` for each group, on the CPU.
 
         Args:
             groups: of examples, or of batches.
-            losses: (N,) of each group's candidates; left out where those are examples.
+            losses: (N,) of each group's candidates; left out if those are examples.
         """
         share = getattr(self.config, "hard_tail", 0.0)
         if not share:
@@ -337,7 +337,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """Counts the seconds of a block in the report."""
+        """Context whose duration is added to the report."""
         start = time.perf_counter()
         yield
         if torch.device(self.device).type == "cuda":

@@ -18,7 +18,7 @@ FEW = 3
 
 
 class AttackConfig(StrategyConfig):
-    """Options of everything that computes gradients at adversarial examples.
+    """Options of strategies that compute gradients at adversarial examples.
 
     Attributes:
         attack_steps: steps of the attack while selecting; left out, three, which choose as well as ten do here
@@ -44,11 +44,11 @@ class AttackConfig(StrategyConfig):
         return self
 
     def resolved(self, training: Attack, usual: float | None = None) -> Self:
-        """Returns the options with the steps and the step size that follow where they are left out.
+        """Returns the options with default steps and step size filled in.
 
         Args:
-            training: the training attack; where it has no more steps than are wanted, nothing follows.
-            usual: the step size of steps that are given without one; None for 2.5 epsilon / steps.
+            training: the training attack, which is used as it is if it has no more steps.
+            usual: default step size of given steps; None for 2.5 epsilon / steps.
         """
         if self.attack_step_size is not None or (self.attack_steps is None and training.num_gradient_steps <= FEW):
             return self
@@ -58,14 +58,14 @@ class AttackConfig(StrategyConfig):
         return self.model_copy(update={"attack_steps": steps, "attack_step_size": size})
 
     def effort(self, training: Attack) -> Attack:
-        """Returns the training attack with the steps that these options give it."""
+        """Returns the training attack with these options' steps."""
         chosen = self.resolved(training)
         if chosen.attack_steps is None:
             return training
         return training.with_effort(chosen.attack_steps, chosen.attack_step_size)
 
     def attack(self, training: Attack, device: torch.device) -> Attack:
-        """Returns the training attack as these options change it.
+        """Returns the training attack with these options' steps and precision.
 
         Raises:
             UserError: the device cannot compute in the precision.

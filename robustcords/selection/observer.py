@@ -12,13 +12,13 @@ from robustcords.config.schema import Stateful
 
 
 class Observer(Stateful, ABC):
-    """Receives the losses of every training step. A strategy names one as its ``observer``.
+    """Receives the losses of every training step. A strategy declares its class as ``observer``.
 
-    Strategies are built anew for every selection; their observer stays, and is in every checkpoint. All processes are
-    given the same, in the order of the global batch.
+    A strategy is built for each selection, while its observer lasts, and is in every checkpoint. All processes receive
+    the same, in the order of the global batch.
 
     Args:
-        size: N, examples of the training split.
+        size: N, the number of training examples.
     """
 
     def __init__(self, size: int) -> None:
@@ -29,19 +29,19 @@ class Observer(Stateful, ABC):
         """Receives the losses of one step.
 
         Args:
-            rows: (n,) int64, unique, the examples that were trained on, as rows of the training split.
-            losses: (n,) float32, the training loss of each, before weights; all finite.
+            rows: (n,) int64, unique, the batch's rows of the training split.
+            losses: (n,) float32, their training losses, unweighted; all finite.
         """
 
 
 class LastLosses(Observer):
-    """Remembers every example's loss in the step that saw it last.
+    """Stores every example's most recent training loss.
 
     Args:
-        size: N, examples of the training split.
+        size: N, the number of training examples.
 
     Attributes:
-        losses: (N,) float32; NaN for an example that no step has seen yet.
+        losses: (N,) float32; NaN before an example's first step.
 
     Example:
         >>> seen = LastLosses(3)
@@ -55,7 +55,7 @@ class LastLosses(Observer):
         self.losses = torch.full((size,), torch.nan)
 
     def observe(self, rows: Tensor, losses: Tensor) -> None:
-        """Writes the losses over earlier ones."""
+        """Overwrites the examples' losses."""
         self.losses[rows] = losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class LastLosses(Observer):
         return {"losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
+        """Restores what `state_dict` returned.
 
         Raises:
             ValueError: it is of another number of examples.

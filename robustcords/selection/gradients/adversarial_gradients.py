@@ -23,21 +23,21 @@ from robustcords.selection.gradients.torch_loss import as_loss
 
 
 class AdversarialGradients(AdversarialScores):
-    """The hook: put in front of a CORDS strategy, it computes that strategy's gradients at adversarial examples.
+    """Mixin that replaces a CORDS strategy's gradients by those at adversarial examples.
 
     ``class Mine(AdversarialGradients, GradMatchStrategy)`` is upstream's strategy with upstream's constructor, whose
-    ``compute_gradients`` gives the gradients of the whole training loss, both terms of TRADES and MART. They are kept
-    as factors; upstream's code, which reads ``grads_per_elem`` and ``val_grads_per_elem``, gets them written out.
-    GLISTER's validation gradient and CRAIG's similarities are those of adversarial examples too.
+    ``compute_gradients`` computes the gradients of the whole training loss, both terms of TRADES and MART. They are
+    stored as factors; upstream's code, which reads ``grads_per_elem`` and ``val_grads_per_elem``, gets them in dense
+    form. GLISTER's validation gradient and CRAIG's similarities are those of adversarial examples too.
 
     Args:
         args: CORDS' own arguments. The loss may be one of `robustcords.losses`, or a torch loss with
             ``reduction="none"``.
-        attack: finds the adversarial examples; None leaves the images as they are.
+        attack: makes the adversarial examples; None for clean images.
         seed: of the attack's random starts.
         on_batch: called with (done, total) batches of a pass over the data.
-        model_mode: what the model runs in where gradients are taken, ``"eval"`` or ``"train"``.
-        augment: augments images; None leaves them as they are.
+        model_mode: of the gradients' passes, ``"eval"`` or ``"train"``.
+        augment: augments images; None for no augmentation.
         options: CORDS' own keyword arguments.
 
     Attributes:
@@ -74,15 +74,15 @@ class AdversarialGradients(AdversarialScores):
 
     @property
     def validation_loss(self) -> Loss:
-        """The loss whose gradient is computed on validation examples: as in CORDS, the same."""
+        """The loss on validation examples: as in CORDS, the training loss."""
         return self.adversarial_loss
 
     def compute_gradients(self, valid: bool = False, perBatch: bool = False, perClass: bool = False) -> None:
-        """Attacks the examples and keeps their gradients.
+        """Attacks the examples and stores their gradients.
 
         Args:
             valid: compute those of the validation examples too.
-            perBatch: write out means over batches.
+            perBatch: means over batches in the dense form.
             perClass: use upstream's loaders of one class, ``pctrainloader`` and ``pcvalloader``.
         """
         if perBatch and perClass:
@@ -102,7 +102,7 @@ class AdversarialGradients(AdversarialScores):
 
     @property
     def grads_per_elem(self) -> Tensor | None:
-        """(N, C) or (N, C + C*E), or a row a batch: written out when it is read; None before `compute_gradients`."""
+        """Dense gradients (N, C) or (N, C + C*E), or a row per batch; None before `compute_gradients`."""
         return self._write_out("train")
 
     @grads_per_elem.setter
@@ -120,7 +120,7 @@ class AdversarialGradients(AdversarialScores):
 
     @property
     def _classifier(self) -> nn.Module:
-        """The model, without what CORDS asks of one."""
+        """The model without CORDS' wrapper."""
         return self.model.model if isinstance(self.model, CordsModel) else self.model
 
     def _pass(

@@ -43,28 +43,26 @@ def adversarial_pass(
 ) -> LastLayerGradients:
     """Returns the gradient of the loss at adversarial examples, for every example of some batches, in order.
 
-    The model is attacked in eval mode. Neither its modes, buffers and ``.grad`` nor any global random state change.
-    Under several processes each takes every world-size-th of the batches, all of them get all factors, and the result
-    is the same for any number of them: batches stay what they are, and noise is keyed by the images' rows.
+    The model is attacked in eval mode. Its modes, buffers and ``.grad``, and global random states, are unchanged.
+    Batches are distributed round-robin over the processes, and every process gets all factors; the result is the same
+    for any number of processes, as batches are the same and noise is keyed by the images' rows.
 
     Args:
         model: images (B, C, H, W) in [0, 1] to logits, ending in a linear layer.
-        images: what the examples are of; batches of it are given the model's layout, as in training.
+        images: the data set; batches have the model's memory format, as in training.
         batches: rows of the images, each at most once.
-        loss: its ``views`` decide which forwards are made and how many terms a gradient has. One that is ``batchwise``
-            is differentiated batch by batch, any other example by example.
-        attack: finds the adversarial examples; with None they are the images themselves.
+        loss: its ``views`` determine the forward passes, and the number of terms of a gradient. A ``batchwise`` loss is
+            differentiated batch by batch, any other example by example.
+        attack: makes the adversarial examples; None for clean images.
         seed: of the attack's random starts.
         num_classes: number of logits.
-        device: where the model is; the factors stay there.
+        device: of the model and the factors.
         on_batch: called after each batch.
-        train_mode: take gradients in train mode: each batch and each of the loss's views with BatchNorm statistics of
-            its own.
-        augment: augments images before they are attacked; None leaves them as they are.
+        train_mode: compute gradients in train mode, with BatchNorm statistics of each batch and view.
+        augment: augments images before the attack; None for no augmentation.
 
     Raises:
-        UserError: for a model that does not end in a linear layer, or a batch of one image that it cannot run in train
-            mode.
+        UserError: the model does not end in a linear layer, or cannot run a batch of one image in train mode.
     """
     last_layer = LastLayer(model, num_classes)
     attack = attack if "adversarial" in loss.views else None
@@ -124,10 +122,10 @@ def _factors(
 
 @contextmanager
 def _trained(model: nn.Module, noise: Noise) -> Iterator[None]:
-    """Is a block in which a model is in train mode; dropout draws by the batch's first example.
+    """Context with the model in train mode, and dropout seeded by the batch's first example.
 
     Raises:
-        UserError: it cannot run in train mode on a batch of one image.
+        UserError: the model cannot run a batch of one image in train mode.
     """
     with training_mode(model), seeded(derive(noise.seed, "dropout", int(noise.keys[0])), noise.keys.device):
         try:
@@ -142,7 +140,7 @@ def _trained(model: nn.Module, noise: Noise) -> Iterator[None]:
 
 
 def _empty(last_layer: LastLayer, classes: int, views: int, device: torch.device | str) -> list[Tensor]:
-    """Returns the columns of no batches at all, for a process that there are too few batches for."""
+    """Returns empty columns, for a process without batches."""
     kind = full_precision(last_layer.head.weight.new_zeros(0)).dtype
     pair = [torch.zeros((0, width), dtype=kind, device=device) for width in (last_layer.head.in_features, classes)]
     numbers = torch.zeros(0, dtype=torch.int64, device=device)
@@ -150,6 +148,6 @@ def _empty(last_layer: LastLayer, classes: int, views: int, device: torch.device
 
 
 def _gather(columns: list[list[Tensor]], empty: list[Tensor]) -> list[Tensor]:
-    """Returns every column over all batches of all processes."""
+    """Returns every column, gathered over all batches of all processes."""
     parts = zip(empty, *columns, strict=True)
     return [torch.cat(collectives.gather_rows(torch.cat(part))) for part in parts]

@@ -14,10 +14,10 @@ from robustcords.selection.solvers.greedy import ValidationGradient
 
 
 class AdversarialScores:
-    """The part of the hook that is GLISTER's and CRAIG's: they get gradients in ways of their own as well.
+    """Adversarial versions of what GLISTER and CRAIG compute besides ``compute_gradients``.
 
     Attributes:
-        validation_gradients: of the validation examples, after GLISTER has asked for them.
+        validation_gradients: of the validation examples, after GLISTER's first request.
     """
 
     trainloader: Any
@@ -26,7 +26,7 @@ class AdversarialScores:
 
     @property
     def validation_loss(self) -> Loss:
-        """The loss whose gradient is computed on validation examples."""
+        """The loss on validation examples."""
         raise NotImplementedError
 
     def _pass(self, loader: Any, loss: Loss, what: str) -> LastLayerGradients:
@@ -57,13 +57,13 @@ class AdversarialScores:
         strategy.grads_val_curr = flat.view(-1, 1).to(gradients.deltas[0].dtype)
 
     def compute_score(self, model_params: Any, idxs: Any) -> None:
-        """Sets CRAIG's ``dist_mat``: how much nearer two gradients are than the two that are farthest apart.
+        """Sets CRAIG's ``dist_mat``: the largest distance of two gradients minus the distance of each pair.
 
         Its rows are the examples of ``idxs`` in that order, where CORDS shuffles them.
 
         Args:
             model_params: a state dictionary, which is loaded into the model.
-            idxs: places among the training examples.
+            idxs: rows of the training examples.
         """
         strategy: Any = self
         if strategy.if_convex:  # compares images, not gradients
@@ -85,5 +85,5 @@ class AdversarialScores:
         strategy.dist_mat = (strategy.const - distances).numpy()
 
     def _of_chosen_parameters(self, gradients: LastLayerGradients) -> LastLayerGradients:
-        """Returns the gradients as they are, or with ``linear_layer=False`` those of the bias alone."""
+        """Returns the gradients, with ``linear_layer=False`` only those of the bias."""
         return gradients if self.linear_layer else gradients.bias_only()

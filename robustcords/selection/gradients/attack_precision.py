@@ -16,12 +16,12 @@ from robustcords.rng import Noise
 
 
 class AttackIn(Attack):
-    """Runs an attack's forward and backward passes in a precision, whatever precision the model is handed over in.
+    """An attack whose forward and backward passes run in another precision.
 
-    What is done to images outside the model, and the objective, is in float32 as ever.
+    Operations on images outside the model, and the objective, are in float32.
 
     Args:
-        attack: what to run.
+        attack: the wrapped attack.
         precision: of its passes.
     """
 
@@ -31,25 +31,25 @@ class AttackIn(Attack):
 
     @property
     def contained(self) -> bool:  # type: ignore[override]  # a class's own, and here another attack's
-        """Whether the attack keeps to the ball."""
+        """Whether the attack stays inside the ball."""
         return self.attack.contained
 
     def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns what the attack maximises."""
+        """Returns the attack's objective."""
         return self.attack.objective_for(loss, y, clean)
 
     @property
     def num_gradient_steps(self) -> int:
-        """Those of the attack."""
+        """The attack's."""
         return self.attack.num_gradient_steps
 
     @property
     def total_step_length(self) -> float | None:
-        """That of the attack."""
+        """The attack's."""
         return self.attack.total_step_length
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
-        """Returns what the attack finds."""
+        """Returns the attack's candidates."""
         inner: Model = model.model if isinstance(model, Inference) else model
 
         def forward(images: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ Choice = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """Some candidates, and how many of them to pick.
+    """Some candidates, and the number to pick.
 
     Attributes:
-        number: of the group, from 0; of a class, its label.
+        number: of the group, from 0; for a class, its label.
         gradients: of the N candidates.
         validation: gradients of the validation examples that belong to them, or None.
         budget: k, from 1 to N.
@@ -30,7 +30,7 @@ class Group:
 
 
 def of_class(gradients: LastLayerGradients | None, label: int) -> LastLayerGradients | None:
-    """Returns those of a class; all, where there is none of it."""
+    """Returns the gradients of a class; all if it has none."""
     if gradients is None:
         return None
     same = gradients.labels == label

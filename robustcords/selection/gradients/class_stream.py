@@ -20,8 +20,8 @@ class ClassGradients:
 
     Attributes:
         label: of the class.
-        places: (n,) int64, ascending, among all examples.
-        gradients: theirs, in the same order.
+        places: (n,) int64, ascending, rows of all examples.
+        gradients: of these examples, in the same order.
     """
 
     label: int
@@ -32,16 +32,16 @@ class ClassGradients:
 def class_by_class(
     labels: Tensor, compute: Compute, *, batch_size: int, batches_at_once: int
 ) -> Iterator[list[ClassGradients]]:
-    """Yields the classes as they are complete, some at a time.
+    """Yields classes as they are completed.
 
-    The examples are sorted by class and cut into batches, which classes may share, so that many small classes cost no
-    more than a few large ones. What is in a batch does not depend on how many are computed at once.
+    The examples are sorted by class and split into batches, which classes may share, so that many small classes cost no
+    more than a few large ones. Batches do not depend on how many are computed at once.
 
     Args:
         labels: (N,) int64 on the CPU.
         compute: gradients of some batches, in order.
         batch_size: of all batches but the last.
-        batches_at_once: how many gradients are asked for at a time; besides those, one class's are kept.
+        batches_at_once: batches computed at a time; besides those, the gradients of one class are in memory.
     """
     order = labels.argsort(stable=True)
     batches = order.split(batch_size)

@@ -29,7 +29,7 @@ Rows = Tensor | slice
 
 
 class Gradients(ABC):
-    """Gradients of the last layer, one a row, that a strategy chooses from."""
+    """Gradients of the last layer, one per row: the candidates of a strategy."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class Gradients(ABC):
 
     @abstractmethod
     def sum(self, weights: Tensor | None = None) -> Tensor:
-        """Returns the direction (C, 1 + E) ``sum_i weights_i g_i``, added up in float64.
+        """Returns ``sum_i weights_i g_i`` (C, 1 + E), accumulated in float64.
 
         Args:
             weights: (N,); left out, all 1.
@@ -65,10 +65,10 @@ class Gradients(ABC):
 
     @abstractmethod
     def logit_changes(self, features: Tensor) -> Tensor:
-        """Returns by how much the layer's outputs (C, M) change for some inputs if all N gradients are added to it.
+        """Returns the change of the layer's outputs (C, M) for some inputs if all N gradients are added to it.
 
         Args:
-            features: (E, M), what goes into the layer, a column an input.
+            features: (E, M) inputs of the layer, one per column.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Gradients(ABC):
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """Returns (N, C + C*E) written out in CORDS' column order: biases, then weights, output by output."""
+        """Returns dense gradients (N, C + C*E) in CORDS' column order: biases, then weights, output by output."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class LastLayerGradients(Gradients):
         deltas: T tensors (N, C), the loss's gradient in the logits of each view, in the order of ``loss.views``.
         features: T tensors (N, E), the final linear layer's input of each view.
         labels: (N,) int64.
-        logits: T tensors (N, classes) that the deltas were taken at, or nothing.
-        output: the class whose output alone the gradients are restricted to (then C is 1), or None for all.
-        bias: whether the layer has a bias that is trained.
-        numbers: (N,) int64, which examples they are of: rows of the loader's data set, as `Strategy.select` returns
-            them; None where nobody has said.
+        logits: T tensors (N, classes) of the deltas, or none.
+        output: the single class whose output the gradients are restricted to (then C is 1), or None for all.
+        bias: whether the layer has a trained bias.
+        numbers: (N,) int64, the examples' rows of the loader's data set, as `Strategy.select` returns them; None if
+            unknown.
     """
 
     deltas: tuple[Tensor, ...]
@@ -127,7 +127,7 @@ class LastLayerGradients(Gradients):
         return replace(self, deltas=deltas, features=features, logits=logits)
 
     def sum(self, weights: Tensor | None = None) -> Tensor:
-        """Returns one product of factors a term."""
+        """Returns the sum, at one product of factors per term."""
         width = 1 + self.features[0].shape[1]
         total = self.deltas[0].new_zeros((self.deltas[0].shape[1], width), dtype=torch.float64)
         for delta, h in zip(self.deltas, self.features, strict=True):
@@ -142,14 +142,14 @@ class LastLayerGradients(Gradients):
         return total
 
     def inner(self, direction: Tensor) -> Tensor:
-        """Returns (N,), at the cost of one product (N, E) by (E, C) a term."""
+        """Returns (N,), at the cost of one product (N, E) by (E, C) per term."""
         direction = direction.to(self.deltas[0].dtype)
         bias, weight = direction[:, 0] * self.bias, direction[:, 1:]
         pairs = zip(self.deltas, self.features, strict=True)
         return torch.stack([(delta * (h @ weight.T + bias)).sum(dim=1) for delta, h in pairs]).sum(dim=0)
 
     def logit_changes(self, features: Tensor) -> Tensor:
-        """Returns (C, M), at the cost of ``N M (C + E)`` a term: for a single example a C-th of its gradient's."""
+        """Returns (C, M), at the cost of ``N M (C + E)`` per term."""
         h, delta = torch.cat(self.features), torch.cat(self.deltas)
         return delta.T @ (h @ features).add_(int(self.bias))
 
@@ -168,14 +168,14 @@ class LastLayerGradients(Gradients):
         return torch.stack(terms).sum(dim=0)
 
     def dense(self) -> Tensor:
-        """Returns the outer products written out: for upstream code and for small problems."""
+        """Returns the dense outer products, for upstream code and small problems."""
         pairs = list(zip(self.deltas, self.features, strict=True))
         weight = torch.stack([delta.unsqueeze(2) * h.unsqueeze(1) for delta, h in pairs]).sum(dim=0)
         return torch.cat([torch.stack(self.deltas).sum(dim=0) * self.bias, weight.flatten(1)], dim=1)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Returns the gradients of several parts, one after the other."""
+        """Returns the concatenated gradients of several parts."""
         if len(parts) == 1:
             return parts[0]
         deltas, features, logits = (
@@ -188,16 +188,16 @@ class LastLayerGradients(Gradients):
         return replace(parts[0], deltas=deltas, features=features, logits=logits, labels=labels, numbers=numbers)
 
     def of_output(self, output: int) -> Self:
-        """Returns the gradients of one output's bias and weight row alone (CORDS' per-gradient form)."""
+        """Returns only the gradients of one output's bias and weight row (CORDS' per-gradient form)."""
         deltas = tuple(delta[:, output : output + 1] for delta in self.deltas)
         return replace(self, deltas=deltas, output=output)
 
     def bias_only(self) -> Self:
-        """Returns the gradients of the bias alone (CORDS' ``linear_layer=False``, or a frozen weight): E becomes 0."""
+        """Returns only the gradients of the bias (CORDS' ``linear_layer=False``, or a frozen weight); E becomes 0."""
         return replace(self, features=tuple(h[:, :0] for h in self.features))
 
     def means(self, sizes: Sequence[int]) -> MeanGradients:
-        """Returns the mean gradient of consecutive batches, as CORDS' per-batch form has it.
+        """Returns the mean gradients of consecutive batches, as in CORDS' per-batch form.
 
         Args:
             sizes: length of each batch; they add up to N.
@@ -211,12 +211,11 @@ class LastLayerGradients(Gradients):
 
 @dataclass(frozen=True)
 class MeanGradients(Gradients):
-    """Gradients that are no longer a few outer products, such as those of whole batches, written out.
+    """Dense gradients, such as means of whole batches, which are not a few outer products.
 
     Attributes:
         values: (N, C, 1 + E).
-        numbers: N tensors, which examples each row is the mean of, see `LastLayerGradients`; empty where nobody has
-            said.
+        numbers: N tensors, the examples of each row's mean, see `LastLayerGradients`; empty if unknown.
     """
 
     values: Tensor
@@ -267,7 +266,7 @@ class MeanGradients(Gradients):
 
 
 def logit_gradients(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> tuple[Tensor, ...]:
-    """Returns each view's dloss/dlogits (N, C), by automatic differentiation of the loss as it stands.
+    """Returns each view's dloss/dlogits (N, C), by automatic differentiation of the loss.
 
     Args:
         loss: any loss; a weight such as beta is part of it, so it enters exactly once.
@@ -281,5 +280,5 @@ def logit_gradients(loss: Loss, logits: Sequence[Tensor], y: Tensor) -> tuple[Te
 
 
 def by_view(loss: Loss, terms: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Returns what gradients have of each term, such as logits (N, C), by the name of its view in the loss."""
+    """Returns a list with an entry per term, such as logits (N, C), by the names of the loss's views."""
     return dict(zip(loss.views, terms, strict=True))

@@ -24,18 +24,18 @@ def check_last_layer(
     bias_alone: bool,
     mode: Callable[[nn.Module], AbstractContextManager[None]] = evaluation_mode,
 ) -> None:
-    """Passes two images through the model as a selection does, and inspects its last layer.
+    """Passes two images through the model as in a selection, and inspects its last layer.
 
-    And once with other parameters: a temperature that starts at 1 shows when it is another, and what follows a head
-    that starts at 0 when that is not.
+    This is repeated with perturbed parameters, which reveal a temperature that starts at 1, or layers behind a head
+    that starts at 0.
 
     Args:
-        context: what a selection would be made with.
-        bias_alone: whether gradients are those of the bias alone.
-        mode: the one that the model selects in.
+        context: of a selection.
+        bias_alone: whether only gradients of the bias are used.
+        mode: of the model in the selection.
 
     Raises:
-        UserError: the model does not end in a linear layer, or none of the parameters in question is trained.
+        UserError: the model does not end in a linear layer, or the parameters in question are not trained.
     """
     last_layer = LastLayer(context.model, context.num_classes)
     last_layer.check_trained(bias_alone)
@@ -50,10 +50,10 @@ def check_last_layer(
 
 
 def _perturbed(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Returns copies of a model's buffers, and its parameters moved by about their size.
+    """Returns copies of a model's buffers, and its parameters perturbed by about their size.
 
     Args:
-        model: left as it is.
+        model: is not changed.
         seed: of the directions.
     """
     source = generator(seed, "perturbed")

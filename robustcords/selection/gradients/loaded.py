@@ -16,10 +16,10 @@ _READ = 256  # rows that are read at a time for their labels
 
 
 def images_of(loader: DataLoader[Any]) -> Images:
-    """Returns what a loader reads, rows numbered as in its data set.
+    """Returns a loader's data set as `Images`, with the same rows.
 
-    `Images`, and a torch ``Subset`` of them, are asked for batches themselves, unless the loader collates in a way of
-    its own; any other data set is read through the loader's workers.
+    `Images`, and a torch ``Subset`` of them, provide batches themselves, unless the loader has a custom collation; any
+    other data set is read through the loader's workers.
     """
     dataset = loader.dataset
     if loader.collate_fn is default_collate:
@@ -33,13 +33,13 @@ def images_of(loader: DataLoader[Any]) -> Images:
 class LoadedImages(Images):
     """Any map-style data set, read through the workers and the collation of a loader of it.
 
-    Nothing is drawn from the global generator.
+    The global generator is not used.
 
     Args:
-        loader: of (images, labels), and whatever else; its own batches are left out of account.
+        loader: of (images, labels, ...); its own batching is ignored.
 
     Attributes:
-        labels: the data set's own, or read from it when they are first asked for (`labels_of`).
+        labels: the data set's own, or read from it at first use (`labels_of`).
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -67,7 +67,7 @@ class LoadedImages(Images):
         return next(self.batches([rows.tolist()], device))
 
     def batches(self, parts: Sequence[Sequence[int]], device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields images and labels of several lists of rows, which the loader's workers read ahead."""
+        """Yields images and labels of several lists of rows, prefetched by the loader's workers."""
         loader = self.loader
         part = DataLoader(
             loader.dataset,

@@ -12,10 +12,10 @@ from robustcords.selection.gradients.factors import LastLayerGradients
 
 
 class Matching:
-    """Adds up, group by group, the gradients of all examples, of a subset and of a random subset of the same size.
+    """Accumulates, group by group, the gradients of all examples, of a subset and of a random subset of the same size.
 
-    Training divides by the sum of the weights, so what counts is the direction of a subset's sum and not its length:
-    the error is that of the multiple of it that comes nearest to the sum over all examples.
+    Training divides by the sum of the weights, so only the direction of a subset's sum matters: the error is that of
+    the multiple of it that is nearest to the sum over all examples.
 
     Args:
         seed: of the random subset.
@@ -33,9 +33,9 @@ class Matching:
 
         Args:
             gradients: of its n examples.
-            rows: (k,) those that were chosen; perhaps none.
-            weights: (k,) theirs; those of the random subset are n / k.
-            number: of the group, which its random subset depends on.
+            rows: (k,) the selected ones; may be empty.
+            weights: (k,) of these; those of the random subset are n / k.
+            number: of the group, which seeds its random subset.
         """
         count, size = len(gradients), len(rows)
         device = gradients.labels.device
@@ -45,12 +45,12 @@ class Matching:
         self.sums = sums if self.sums is None else self.sums + sums
 
     def join(self, parts: Sequence[Tensor | None]) -> None:
-        """Takes the ``sums`` of all processes, this one's among them, in place of its own."""
+        """Replaces the ``sums`` by those of all processes together."""
         found = [sums for sums in parts if sums is not None]
         self.sums = torch.stack(found).sum(dim=0) if found else None
 
     def errors(self) -> tuple[float, float] | None:
-        """Returns the errors of the subset and of the random one, in [0, 1]; None where there is nothing to match."""
+        """Returns the errors of the subset and of the random one, in [0, 1]; None if the target is 0."""
         if self.sums is None or not self.sums[0].any():
             return None
         target, *subsets = self.sums.flatten(1)

@@ -1,4 +1,4 @@
-"""Losses of torch, as CORDS' code passes them, with this package's interface."""
+"""Torch losses, as used by CORDS' code, with this package's interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustcords.losses.objective import Objective
 
 
 class TorchLoss(Loss):
-    """A torch loss with ``reduction="none"`` at adversarial examples, which maximise that same loss.
+    """A torch loss with ``reduction="none"`` at adversarial examples, which maximise the same loss.
 
     Args:
         function: logits (B, C) and labels (B,) to (B,).
@@ -30,7 +30,7 @@ class TorchLoss(Loss):
         """Returns the loss (B,).
 
         Raises:
-            UserError: the function returns anything else.
+            UserError: the function returns something else.
         """
         return self._values(logits[self.views[0]], y)
 
@@ -48,17 +48,17 @@ class TorchLoss(Loss):
 
 
 class CleanTorchLoss(TorchLoss):
-    """The same at the images as they are."""
+    """The same at clean images."""
 
     views = ("clean",)
 
 
 def as_loss(loss: Any, *, adversarial: bool) -> Loss:
-    """Returns a loss of this package as it is, and a torch loss with the same interface.
+    """Returns a loss of this package unchanged, and wraps a torch loss.
 
     Args:
         loss: a `Loss`, or a torch loss with ``reduction="none"``.
-        adversarial: whether a torch loss is taken at adversarial examples.
+        adversarial: whether a torch loss is evaluated at adversarial examples.
     """
     if isinstance(loss, Loss):
         return loss

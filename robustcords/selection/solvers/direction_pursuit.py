@@ -1,4 +1,4 @@
-"""Matching pursuit for more candidates than their Gram matrix has room for.
+"""Matching pursuit for candidates whose Gram matrix does not fit into memory.
 
 With A the gradients that are held, as columns, and ``P = (ridge I + A A^T)^-1``, the residual of the ridge solution is
 ``r = ridge P b`` and its weights are ``w = A^T r / ridge``: a held gradient's correlation and its weight are the same
@@ -35,13 +35,13 @@ class DirectionPursuit:
         gradients: N candidates.
         target: (C, 1 + E) float64, the direction b.
         budget: k.
-        ridge: lam; raised to a millionth of the mean squared gradient where it is smaller.
-        tolerance: end where the residual is below this share of b's length.
+        ridge: lam; at least a millionth of the mean squared gradient.
+        tolerance: stop when the residual is below this share of b's norm.
 
     Attributes:
-        count: how many are held.
-        steps: how many were made.
-        taken: (N,) bool which are held.
+        count: number of held candidates.
+        steps: number of steps so far.
+        taken: (N,) bool, the held candidates.
         correlations: (N,) with the residual, in the gradients' own precision.
     """
 
@@ -63,7 +63,7 @@ class DirectionPursuit:
         self._single = self.taken.new_zeros(1)
 
     def advance(self) -> bool:
-        """Makes a block of steps; returns whether the pursuit is at its end."""
+        """Makes a block of steps; returns whether the pursuit has ended."""
         over = self.taken.new_zeros(1)
         for s in range(_BLOCK):
             over = self._step(s, over)
@@ -77,16 +77,16 @@ class DirectionPursuit:
         return bool(over)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Returns the rows (m,) that are held and their weights (m,) float64."""
+        """Returns the held rows (m,) and their weights (m,) float64."""
         rows = self.taken.nonzero()[:, 0]
         if self._first is not None and len(rows) == 1 and self._single:
             return rows, self._first
         return rows, self._exact(rows, self.residual) / self.ridge
 
     def _step(self, s: int, over: Tensor) -> Tensor:
-        """Drops the most negative weight where there is one, else takes what correlates most; returns whether neither.
+        """Drops the most negative weight if there is one, else adds the best candidate; returns whether it did neither.
 
-        Once over, a step changes nothing.
+        After the end a step changes nothing.
         """
         # As in CORDS, the second gradient is chosen by what the first one leaves when its weight has no ridge.
         second = self._first is not None and self._blocks == 0 and s == 1
@@ -116,10 +116,10 @@ class DirectionPursuit:
     def _extremes(self, correlations: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the largest product of a free row with a direction and its row, and the smallest of a held one.
 
-        Each is (1,), in float64; where there is no such row, the largest is minus infinity and the smallest infinity.
+        Each is (1,), in float64; without such a row, the largest is minus infinity and the smallest infinity.
 
         Args:
-            correlations: (N,) the products, roughly.
+            correlations: (N,) the approximate products.
             direction: (C * (1 + E),).
         """
         size = min(_SHORTLIST, len(correlations))
@@ -136,7 +136,7 @@ class DirectionPursuit:
         return torch.cat([self.gradients.rows(part).double().inner(direction) for part in rows.split(_CHUNK)])
 
     def _renew(self) -> None:
-        """Takes out of the residual what rounding has piled up: ``r <- r + P (ridge (b - r) - A A^T r)``."""
+        """Removes accumulated rounding from the residual: ``r <- r + P (ridge (b - r) - A A^T r)``."""
         rows = self.taken.nonzero()[:, 0]
         if len(rows) < 2:
             return

@@ -23,7 +23,7 @@ _MISS = 0.01  # Stochastic: the share of the best that Mirzasoleiman et al. 2015
 
 @dataclass(frozen=True)
 class TaylorGreedy:
-    """GLISTER's choice: the examples whose gradients lower the validation loss most, with weight 1.
+    """GLISTER's solver: selects the examples whose gradients lower the validation loss most, with weight 1.
 
     Attributes:
         loss: the validation loss.
@@ -31,7 +31,7 @@ class TaylorGreedy:
         method: see `taylor_greedy`.
         rounds: of RGreedy, >= 1.
         normalise: divide the sum of the chosen gradients by the budget; CORDS does not.
-        class_shares: take no more of a class than its share of the budget; candidates are examples then.
+        class_shares: limit each class to its share of the budget; candidates must be examples.
     """
 
     loss: Loss
@@ -44,11 +44,11 @@ class TaylorGreedy:
     def pick(
         self, gradients: Gradients, validation: LastLayerGradients, budget: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Returns rows (k,), unique, in the order they were taken, and their weights (k,).
+        """Returns rows (k,), unique, in the order of selection, and their weights (k,).
 
         Args:
             gradients: N candidates.
-            validation: of the validation examples, with their logits; left as they are.
+            validation: of the validation examples, with their logits; not changed.
             budget: k, from 1 to N.
             generator: of Stochastic's samples.
         """
@@ -75,8 +75,8 @@ class ValidationGradient:
     The steps are exact: the validation examples' features do not depend on the last layer, so its change moves the
     logits by ``features @ change``. The examples themselves, and their perturbations, stay fixed.
 
-    Features are kept as columns, (E, M): a single step and a gradient both read them in the order in which they lie in
-    memory, which is what a greedy choice of one example after the other spends its time on.
+    Features are stored as columns, (E, M), as a single step and a gradient both read them contiguously, which dominates
+    the time of a greedy selection of single examples.
 
     Args:
         validation: gradients of the M validation examples, with their logits.
@@ -95,19 +95,19 @@ class ValidationGradient:
         self._targets = F.one_hot(validation.labels, len(self._logits[0])).T.to(self._logits[0]) if known else None
 
     def move(self, chosen: Gradients, size: float) -> None:
-        """Moves the layer by ``-size`` times the sum of some gradients, at the cost of one pass over E x M numbers."""
+        """Steps the layer by ``-size`` times the sum of some gradients, at the cost of one pass over E x M numbers."""
         for z, h in zip(self._logits, self._features, strict=True):
             z[self._outputs] -= size * chosen.logit_changes(h).to(z.dtype)
 
     def now(self) -> Tensor:
-        """Returns the gradient (C, 1 + E) where the layer is now, in the factors' own precision."""
+        """Returns the gradient (C, 1 + E) at the current layer, in the factors' own precision."""
         return self._at(self._logits)
 
     def after(self, step: Tensor) -> Tensor:
-        """Returns the gradient (C, 1 + E) once the layer, as it was at first, has moved by ``-step``.
+        """Returns the gradient (C, 1 + E) at the initial layer moved by ``-step``.
 
         Args:
-            step: (C, 1 + E); the gradient of one output, if that is what the candidates are restricted to.
+            step: (C, 1 + E); of a single output if the candidates are restricted to one.
         """
         moved = []
         for z, h in zip(self.validation.logits, self._features, strict=True):
@@ -124,7 +124,7 @@ class ValidationGradient:
         return torch.cat([torch.as_tensor(bias), torch.as_tensor(weight)], dim=1) / len(self.validation)
 
     def _deltas(self, logits: list[Tensor]) -> list[Tensor]:
-        """Returns the loss's gradients (classes, M) in the logits."""
+        """Returns the loss's gradients (classes, M) with respect to the logits."""
         if self._targets is not None:
             return [logits[0].softmax(dim=0).sub_(self._targets)]
         rows = logit_gradients(self.loss, [z.T for z in logits], self.validation.labels)
@@ -142,21 +142,21 @@ def taylor_greedy(
     generator: torch.Generator,
     classes: Tensor | None = None,
 ) -> Tensor:
-    """Returns the rows (k,) that lower the validation loss most, one after the other, in the order they were taken.
+    """Returns the rows (k,) that greedily lower the validation loss most, in the order of selection.
 
     The gain of an example is ``<g_i, grad_V>``. After each round grad_V is that of the layer moved by ``-step_size``
     times the sum of all gradients chosen so far.
 
     Args:
         gradients: N candidates.
-        validation: gives grad_V, and is left where the choice moves it.
+        validation: provides grad_V; it is left at the final layer.
         budget: k, from 1 to N.
         step_size: of the one step that the subset takes.
         method: ``"RGreedy"`` takes ``k / rounds`` at a time, ``"Naive"`` one, ``"Stochastic"`` the best one of a random
             ``N / k * ln(100)`` (Mirzasoleiman et al. 2015).
-        rounds: of RGreedy; no more than k are made, and they differ by one in size where k is no multiple.
+        rounds: of RGreedy; at most k, of sizes that differ by at most one.
         generator: of Stochastic.
-        classes: (N,) int64, of which each gets its share of the budget, by largest remainder; None for no shares.
+        classes: (N,) int64; each gets its share of the budget, by largest remainder. None for no shares.
     """
     shares = _Shares(classes, budget)
     if method == "Stochastic":
@@ -182,7 +182,7 @@ def _stochastic(
     generator: torch.Generator,
     shares: _Shares,
 ) -> Tensor:
-    """Returns the best of some random candidates, again and again."""
+    """Repeatedly selects the best of some random candidates."""
     count = max(1, int(len(gradients) / budget * math.log(1 / _MISS)))
     free = list(range(len(gradients)))
     taken = []
@@ -200,10 +200,10 @@ def _stochastic(
 
 
 class _Shares:
-    """How many of each class may still be taken.
+    """The remaining budget of each class.
 
     Args:
-        classes: (N,) of all candidates; None for one class, of which all may be.
+        classes: (N,) of all candidates; None for a single class.
         budget: of all classes together.
     """
 
@@ -213,7 +213,7 @@ class _Shares:
             self.left = torch.tensor(apportion(classes.bincount().tolist(), budget))
 
     def within(self, rows: Tensor) -> Tensor:
-        """Returns those rows, in their order, that may be taken if all before them are."""
+        """Returns the rows, in order, that fit the budgets if all before them are taken."""
         if self.classes is None:
             return rows
         same = F.one_hot(self.classes[rows], len(self.left))
@@ -221,7 +221,7 @@ class _Shares:
         return rows[earlier <= self.left[self.classes[rows]]]
 
     def take(self, rows: Tensor) -> bool:
-        """Takes some rows; returns whether that has used up the share of any of their classes."""
+        """Takes some rows; returns whether that exhausts the budget of any of their classes."""
         if self.classes is None:
             return False
         self.left -= self.classes[rows].bincount(minlength=len(self.left))
@@ -229,7 +229,7 @@ class _Shares:
 
 
 def _drawn(free: list[int], count: int, generator: torch.Generator) -> list[int]:
-    """Returns some of the items at random, each at most once, having moved them to the end (Fisher and Yates)."""
+    """Returns a random sample of the items without repetition, moved to the end (Fisher and Yates)."""
     count = min(count, len(free))
     draws = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
     for number, draw in enumerate(draws, start=1):
@@ -240,7 +240,7 @@ def _drawn(free: list[int], count: int, generator: torch.Generator) -> list[int]
 
 
 def _sizes(budget: int, rounds: int) -> Iterator[int]:
-    """Yields how many are taken in each round."""
+    """Yields the number of rows to take in each round."""
     rounds = min(rounds, budget)
     for number in range(rounds):
         yield budget // rounds + (number < budget % rounds)

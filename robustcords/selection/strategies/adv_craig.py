@@ -55,7 +55,7 @@ class AdvCRAIGStrategy(AdversarialStrategy):
 
     @classmethod
     def refuse_too_large(cls, config: Any, candidates: int, entries: int) -> None:
-        """Checks that all similarities of the candidates can be kept."""
+        """Checks that the candidates' similarity matrix fits into memory."""
         if candidates > _LARGEST:
             raise UserError(
                 f"selector 'adv-craig' compares all pairs of its candidates, at most {_LARGEST:,}, and has "
@@ -63,10 +63,10 @@ class AdvCRAIGStrategy(AdversarialStrategy):
             )
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns the medoids in the order they were picked, and the sizes of their clusters.
+        """Returns the medoids in the order of selection, and the sizes of their clusters.
 
         Raises:
-            UserError: there are too many candidates for their similarities to be kept, or submodlib cannot be imported.
+            UserError: the similarity matrix does not fit into memory, or submodlib cannot be imported.
         """
         self.refuse_too_large(self.config, len(gradients), 0)
         kernel = similarity(gradients)
@@ -75,7 +75,7 @@ class AdvCRAIGStrategy(AdversarialStrategy):
 
 
 def similarity(gradients: Gradients) -> Similarity:
-    """Returns (N, N) the largest distance of two gradients minus the distance of these two.
+    """Returns (N, N), the largest distance of two gradients minus the distance of each pair.
 
     Distances are computed in float64 from the factors' products, ``|g_i|^2 + |g_j|^2 - 2 <g_i, g_j>``, and kept in
     float32, which is what submodlib computes with.
@@ -99,16 +99,16 @@ def similarity(gradients: Gradients) -> Similarity:
 def facility_location(
     kernel: Similarity, budget: int, optimizer: Optimizer, generator: torch.Generator
 ) -> NDArray[np.int64]:
-    """Returns the rows (k,) that greedily maximise ``sum_i max_{j in S} kernel_ij``, in the order they were picked.
+    """Returns the rows (k,) that greedily maximise ``sum_i max_{j in S} kernel_ij``, in the order of selection.
 
-    submodlib's stochastic optimizers seed C's own generator with a constant. So that their samples differ from seed to
-    seed, they see the candidates in a random order.
+    submodlib's stochastic optimizers seed C's generator with a constant, so the candidates are shuffled for their
+    samples to depend on the seed.
 
     Args:
         kernel: (N, N) similarities, symmetric, >= 0.
         budget: k, from 1 to N.
-        optimizer: submodlib's name of it.
-        generator: of that order.
+        optimizer: submodlib's name.
+        generator: of the shuffling.
     """
     size = len(kernel)
     if budget == size:  # submodlib refuses it
@@ -130,7 +130,7 @@ def facility_location(
 
 
 def cluster_sizes(kernel: Similarity, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns (k,) how many candidates are most similar to each of some rows; where several are, to the first.
+    """Returns (k,), the number of candidates that are most similar to each of some rows; ties go to the first.
 
     Args:
         kernel: (N, N) similarities.

@@ -76,7 +76,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """Returns the positional arguments of CORDS' ``GLISTERStrategy``.
 
         Raises:
-            UserError: ``eta = "lr"``, and nobody has said which rate that is.
+            UserError: ``eta = "lr"``, and the rate is unknown.
         """
         return (
             context.train_loader,
@@ -95,11 +95,11 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
 
     @property
     def validation_loss(self) -> Loss:
-        """Cross-entropy at adversarial examples; as in CORDS the training loss, where that is a loss of torch."""
+        """Cross-entropy at adversarial examples; if the training loss is a torch loss, that one, as in CORDS."""
         return SAT() if isinstance(self.loss, Loss) else self.adversarial_loss
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns the greedy choice, with weight 1."""
+        """Returns the greedily selected rows, with weight 1."""
         assert self.validation is not None
         shares = getattr(self.config, "class_shares", False)
         greedy = TaylorGreedy(self.validation_loss, self.eta, self.greedy, self.r, self.normalise, shares)

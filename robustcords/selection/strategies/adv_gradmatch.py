@@ -23,8 +23,8 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
     """Keeps the weighted examples whose adversarial gradients add up to those of all the data (Li et al. 2023, Eq. 6).
 
     `robustcords.selection.solvers.omp.MatchingPursuit` picks. The constructor is CORDS' own, so the class can take
-    ``GradMatchStrategy``'s place. Where the pursuit ends before the budget is used up, the remaining examples have
-    weight 0 and leave the match as good as it was.
+    ``GradMatchStrategy``'s place. If the pursuit ends before the budget is used up, the remaining examples have weight
+    0 and leave the match unchanged.
 
     Args:
         args: those of CORDS' ``GradMatchStrategy``; ``eta`` and ``v1``, its choice between two solvers, are not used.
@@ -72,16 +72,16 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
 
     @classmethod
     def refuse_too_large(cls, config: Config, candidates: int, entries: int) -> None:
-        """Checks that all products of the candidates, or of a direction's entries, can be kept."""
+        """Checks that the Gram matrix of the candidates, or of a gradient's entries, fits into memory."""
         refuse_too_large(candidates, entries)
 
     @property
     def uses_validation(self) -> bool:
-        """Whether the validation gradient is what is matched."""
+        """Whether the target is the validation gradient."""
         return bool(self.valid)
 
     def select(self, budget: int, model_params: Mapping[str, Any]) -> tuple[list[int], Tensor]:
-        """Returns what `AdversarialStrategy.select` does, and warns of examples that training will not use."""
+        """Like `AdversarialStrategy.select`, with a warning of examples of weight 0."""
         rows, weights = super().select(budget, model_params)
         if collectives.is_main() and (unused := int((weights == 0).sum())):
             self.logger.warning(
@@ -96,11 +96,11 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         return MatchingPursuit(self.lam, self.eps)
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns the pursuit's choice and weights."""
+        """Returns the pursuit's rows and weights."""
         return self._pursuit.pick(gradients, self.validation, budget, generator)
 
     def pick_groups(self, groups: Sequence[Group]) -> list[tuple[Tensor, Tensor]]:
-        """Returns what `pick` does for each of several groups; on an accelerator they are solved side by side."""
+        """Returns the results of `pick` for several groups; on an accelerator they are solved in parallel."""
         if type(self).pick is not AdvGradMatchStrategy.pick:  # a subclass picks in its own way
             return super().pick_groups(groups)
         return self._pursuit.pick_all(groups, self.on_batch if len(groups) == 1 else None)

@@ -10,7 +10,7 @@ from robustcords.selection.strategies.scored import ScoredConfig, ScoredStrategy
 
 
 class EL2NStrategy(ScoredStrategy):
-    """Keeps examples by the length of their error vector (Paul, Ganguli and Dziugaite 2021, Definition 2.3).
+    """Keeps examples by the norm of their error vector (Paul, Ganguli and Dziugaite 2021, Definition 2.3).
 
     The score is ``||softmax(z) - onehot(y)||_2``, from 0 to the square root of 2, at the adversarial example's logits
     where the loss has an adversarial view, else at the clean ones. The paper averages it over ten networks, some
@@ -27,7 +27,7 @@ class EL2NStrategy(ScoredStrategy):
         name: str = "el2n"
 
     def scores(self, gradients: LastLayerGradients) -> Tensor:
-        """Returns the length of the error (N,), in at least float32."""
+        """Returns the norms of the errors (N,), in at least float32."""
         of = by_view(self.adversarial_loss, gradients.logits)
         logits = of["adversarial" if "adversarial" in of else "clean"]
         error = logits.softmax(dim=1) - F.one_hot(gradients.labels, logits.shape[1])

@@ -19,11 +19,11 @@ from robustcords.storage.selections import read_selection
 
 
 class FixedSubset(PlainStrategy):
-    """The subset of a file, with the file's weights, from the first epoch to the last. The model is not looked at.
+    """A fixed subset from a file, with the file's weights. The model is not used.
 
-    The file is what ``robustcords select`` writes, one of a run's ``selections/``, or any that is like them. It names
-    examples by their numbers in the full training set, which are translated to rows of the training split. With all
-    examples in the file its weights are kept too, where other strategies give weight 1.
+    The file is from ``robustcords select``, a run's ``selections/``, or in the same format. It identifies examples by
+    their numbers in the full training set, which are translated to rows of the training split. Unlike other strategies
+    it keeps its weights if it has all examples.
     """
 
     class Config(StrategyConfig):

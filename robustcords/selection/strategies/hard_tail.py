@@ -10,7 +10,7 @@ from robustcords.selection.gradients.candidates import Group
 
 
 def without_hard_tail(group: Group, losses: Tensor, share: float) -> tuple[Group, Tensor]:
-    """Returns a group without those of its candidates that have the highest loss, and the rows that are left.
+    """Returns a group without the candidates of highest loss, and the remaining rows.
 
     Training on the hardest examples hurts robustness (Kaufmann et al. 2022, "Efficient Adversarial Training with Data
     Pruning", https://arxiv.org/abs/2207.00694).
@@ -18,10 +18,10 @@ def without_hard_tail(group: Group, losses: Tensor, share: float) -> tuple[Group
     Args:
         group: N candidates, of which ``group.budget`` are to be picked.
         losses: (N,) of the candidates.
-        share: of the candidates that is left out, rounded down, in [0, 1); fewer where too few would be left.
+        share: of the candidates to drop, rounded down, in [0, 1); fewer if too few would remain.
 
     Returns:
-        The group of n candidates, in their order, and their rows (n,) in the group that was given.
+        The group of the remaining candidates, in order, and their rows (n,) in the given group.
     """
     count = max(group.budget, len(losses) - int(share * len(losses)))
     rows = losses.argsort(stable=True)[:count].sort().values

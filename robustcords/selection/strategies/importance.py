@@ -60,7 +60,7 @@ class ImportanceSampling(PlainStrategy):
 
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:
-        """Looks at the last layer where it is drawn by gradients."""
+        """Checks the last layer if sampling is by gradients."""
         if config.score == "gradient":
             ByGradient.check(config, context)
 
@@ -82,7 +82,7 @@ class ImportanceSampling(PlainStrategy):
         return rows[places].tolist(), weights.float()
 
     def _groups(self, rows: Tensor, budget: int) -> list[tuple[int, Tensor, Tensor, int]]:
-        """Returns of each group its number, the places (n,) of its examples, their scores (n,), and its share."""
+        """Returns each group's number, rows (n,), scores (n,) and budget."""
         assert isinstance(self.context.observer, LastLosses)
         scores = known_scores(self.context.observer.losses[rows])
         if self.config.granularity in {"full", "per_batch"}:
@@ -105,7 +105,7 @@ class ByGradient(AdversarialStrategy):
     Config = ImportanceConfig
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns what is drawn, and the inverse of its probabilities."""
+        """Returns the sampled rows, and the inverses of their probabilities."""
         lengths = gradients.squared_norms().double().clamp(min=0).sqrt().cpu()
         return drawn_by_size(mixed(lengths, self.config.uniform), budget, generator)
 
@@ -124,7 +124,7 @@ def mixed(scores: Tensor, uniform: float) -> Tensor:
 
 
 def known_scores(losses: Tensor) -> Tensor:
-    """Returns scores (N,), >= 0, of losses; where none is known (NaN) the largest that is, or 1 where none is."""
+    """Returns scores (N,), >= 0, of losses; unknown ones (NaN) get the largest known one, or 1 if there is none."""
     known = losses[losses.isfinite()].clamp(min=0)
     largest = float(known.max()) if len(known) else 1.0
     return losses.clamp(min=0).nan_to_num(largest)

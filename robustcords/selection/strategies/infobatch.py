@@ -15,17 +15,17 @@ from robustcords.selection.observer import LastLosses
 
 
 class InfoBatch(PlainStrategy):
-    """Leaves out some examples below the mean loss at random, with weights that make up for it (Qin et al. 2024).
+    """Randomly prunes examples below the mean loss, and reweights the others to compensate (Qin et al. 2024).
 
-    Each is left out with probability r, and what is kept of them has weight 1 / (1 - r). Examples at or above the mean,
-    and those that no step has seen yet, are kept with weight 1. The last share of the epochs trains on everything.
+    Each is pruned with probability r, and the kept ones have weight 1 / (1 - r). Examples at or above the mean, and
+    those without a loss so far, are kept with weight 1. The last share of the epochs trains on all examples.
 
     Qin et al. 2024, "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning",
-    https://arxiv.org/abs/2303.04947. An example's loss is that of the step that saw it last, so a selection costs no
-    pass over the data.
+    https://arxiv.org/abs/2303.04947. An example's loss is that of its last training step, so a selection costs no pass
+    over the data.
 
-    So the expected weight of every example is 1, and the gradient that of the whole data, up to the rate; the weights'
-    normaliser is fixed for that. How many examples an epoch has varies. ``granularity`` means nothing here.
+    The expected weight of every example is 1, and the gradient unbiased up to the learning rate; for that the weights'
+    normaliser is fixed. The number of examples varies by epoch. ``granularity`` is ignored.
 
     Example:
         >>> selector = SubsetSelector(InfoBatch, InfoBatch.Config())
@@ -60,7 +60,7 @@ class InfoBatch(PlainStrategy):
     fixes_normaliser = True
 
     def select(self, budget: int, model_params: Any) -> tuple[list[int], Tensor]:
-        """Returns the rows that are kept, in order, and their weights 1 or 1 / (1 - r)."""
+        """Returns the kept rows, in order, and their weights 1 or 1 / (1 - r)."""
         del budget, model_params
         rows = torch.tensor(rows_of(self.context.train_loader))
         weights = torch.ones(len(rows))

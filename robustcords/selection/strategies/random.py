@@ -16,14 +16,14 @@ from robustcords.selection.gradients.groups import batches_of, check_budget, lab
 
 
 class RandomSubset(PlainStrategy):
-    """A uniform random subset with weights 1, drawn anew at every selection. The model is not looked at.
+    """A uniform random subset with weights 1, redrawn at every selection. The model is not used.
 
-    ``fresh`` subsets are another every epoch, without repetition: the baseline that costs nothing and that most methods
+    ``fresh`` draws a new subset every epoch, without repetition: the baseline that costs nothing and that most methods
     of the literature do not beat (Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy
     of Learning", https://arxiv.org/abs/2305.18424).
 
-    ``per_class`` draws from every class in proportion to its size, and so does ``per_gradient``, as nothing depends on
-    gradients; ``full`` draws from all examples at once; ``per_batch`` draws whole batches and cuts the last one.
+    ``per_class``, and here also ``per_gradient``, draw from every class in proportion to its size, ``full`` from all
+    examples at once, and ``per_batch`` whole batches, the last one truncated.
 
     Example:
         >>> config = RandomSubset.Config(fresh=True)
@@ -73,15 +73,15 @@ class RandomSubset(PlainStrategy):
         return [rows[place] for place in places.tolist()], torch.ones(budget)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what is left of the permutation that fresh subsets are consumed from."""
+        """Returns the rest of the permutation that fresh subsets are taken from."""
         return {"left": self._left}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._left = state["left"]
 
     def _next(self, budget: int, size: int) -> Tensor:
-        """Returns the next places (k,) of one permutation after another; no place twice among them."""
+        """Returns the next rows (k,) of successive permutations, without repetition."""
         first = self._left[:budget]
         self._left = self._left[budget:]
         if len(first) < budget:
@@ -94,7 +94,7 @@ class RandomSubset(PlainStrategy):
         return first
 
     def _draw(self, budget: int, sizes: list[int]) -> Tensor:
-        """Returns places (k,) among all examples."""
+        """Returns random rows (k,)."""
         source = generator(self.context.seed, "random-subset")
         everything = torch.arange(sum(sizes))
         if self.config.granularity == "full":

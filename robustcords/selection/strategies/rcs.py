@@ -38,9 +38,9 @@ class RCSStrategy(AdversarialStrategy):
     and these into windows. Within a window the batch is taken whose gradient of the adversarial cross-entropy has the
     largest product with the gradient of ``KL(p' || p)`` on validation images, p' and p being the predictions with and
     without an attack on this divergence. Then the last layer takes a step along the batch's gradient, the validation
-    images are attacked anew, and so on; the next window begins with the layer as it was. Weights are 1.
+    images are attacked again, and so on; each window begins with the original layer. Weights are 1.
 
-    The gradients are those of the last layer. ``granularity`` means nothing here: candidates are batches.
+    Gradients are those of the last layer. ``granularity`` is ignored: candidates are batches.
 
     Example:
         >>> config = RCSStrategy.Config(fraction=0.3)
@@ -69,8 +69,8 @@ class RCSStrategy(AdversarialStrategy):
         """Returns the strategy for one selection.
 
         Raises:
-            UserError: there are no validation images, ``eta = "lr"`` and nobody has said which rate that is, or the
-                last layer's weights are not parameters of their own.
+            UserError: there are no validation images, ``eta = "lr"`` and the rate is unknown, or the last layer's
+                weights are not parameters of their own.
         """
         strategy = super().from_context(config, context)
         strategy.eta = context.peak_rate if config.eta == "lr" else config.eta
@@ -83,7 +83,7 @@ class RCSStrategy(AdversarialStrategy):
         return strategy
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Is not called: `select` chooses."""
+        """Never called, as `select` is overridden."""
         raise NotImplementedError
 
     def select(self, budget: int, model_params: Mapping[str, Any]) -> tuple[list[int], Tensor]:
@@ -110,13 +110,13 @@ class RCSStrategy(AdversarialStrategy):
         return chosen, torch.ones(budget)
 
     def _from_window(self, candidates: MeanGradients, batches: list[list[int]], share: int, first: Tensor) -> list[int]:
-        """Returns the examples of as few batches as hold the share, the last one cut.
+        """Returns the examples of the fewest batches that hold the share, the last one truncated.
 
         Args:
             candidates: the batches' gradients.
             batches: the rows of each.
-            share: how many examples to take.
-            first: the divergence's gradient (C, 1 + E) before the layer has moved.
+            share: number of examples to select.
+            first: the divergence's gradient (C, 1 + E) at the initial layer.
         """
         taken: list[int] = []
         free = torch.ones(len(batches), dtype=torch.bool)
@@ -134,14 +134,14 @@ class RCSStrategy(AdversarialStrategy):
         return taken[:share]
 
     def _divergence(self) -> Tensor:
-        """Returns the gradient (C, 1 + E) of the validation images' mean divergence, which are attacked for it."""
+        """Attacks the validation images; returns the gradient (C, 1 + E) of their mean divergence."""
         with self._phase("validation attack"):
             gradients = self._pass(self.valloader, Divergence(), "validation")
             return gradients.sum() / len(gradients)
 
     @contextmanager
     def _movable_layer(self) -> Iterator[Callable[[Tensor], None]]:
-        """Is a block in which the last layer moves against steps (C, 1 + E), and after which it is what it was."""
+        """Lets the block step the last layer by gradients (C, 1 + E); restores it on exit."""
         layer = LastLayer(self._classifier, self.num_classes)
         parameters = [layer.head.weight, *([layer.head.bias] if layer.head.bias is not None else [])]
         before = [parameter.detach().clone() for parameter in parameters]
@@ -171,12 +171,12 @@ class Divergence(Loss):
     relative_to_clean = True
 
     def from_logits(self, logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
-        """Returns the divergence (B,) of clean and adversarial logits; labels mean nothing."""
+        """Returns the divergence (B,) of clean and adversarial logits; labels are ignored."""
         del y
         return kl_divergence(logits["adversarial"], logits["clean"])
 
     def objective(self, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
-        """Returns ``KL(p' || p)``, from next to the image, as it has no gradient there."""
+        """Returns ``KL(p' || p)``, from close to the image, where it has no gradient."""
         del y
         target = clean().detach()
         return Objective(lambda logits: kl_divergence(logits, target), start="gaussian", relative_to_clean=True)

@@ -25,15 +25,15 @@ class ScoredConfig(AdversarialConfig):
 
 
 class BatchScores(MeanGradients):
-    """Mean scores of whole batches (N, 1, 1), which stand where other strategies choose from mean gradients."""
+    """Mean scores of whole batches (N, 1, 1), in place of mean gradients."""
 
 
 class ScoredStrategy(AdversarialStrategy):
-    """The base of strategies that rank examples by a score: subclasses write `scores`. Weights are 1.
+    """The base of strategies that rank examples by a score: subclasses implement `scores`. Weights are 1.
 
-    ``per_batch`` ranks whole batches by their mean score. A score has no part that belongs to one output, so
-    ``per_gradient`` means ``per_class``. A score needs logits alone, but as the pass over the data is that of the
-    strategies on gradients, the model must end in a linear layer here too.
+    ``per_batch`` ranks whole batches by their mean score. Scores are not per output, so ``per_gradient`` is the same as
+    ``per_class``. Scores need logits only, but as the pass over the data is shared with the gradient-based strategies,
+    the model must end in a linear layer.
     """
 
     Config = ScoredConfig
@@ -52,7 +52,7 @@ class ScoredStrategy(AdversarialStrategy):
         return BatchScores(torch.stack([part.mean() for part in parts]).view(-1, 1, 1))
 
     def pick(self, gradients: Gradients, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns the part of the ranking that is kept, with weight 1."""
+        """Returns the kept part of the ranking, with weight 1."""
         del generator
         if isinstance(gradients, BatchScores):
             scores = gradients.values.flatten()
@@ -63,7 +63,7 @@ class ScoredStrategy(AdversarialStrategy):
 
 
 def ranked(scores: Tensor, keep: Keep) -> Tensor:
-    """Returns all rows (N,) in the order in which they are kept; of equal scores the first comes first.
+    """Returns all rows (N,) in order of preference; ties go to the first.
 
     Args:
         scores: (N,).
