@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcords.attacks.base import default_step_size, first_gradient
 from robustcords.attacks.gradient import GradientAttackConfig
-from robustcords.attacks.perturbations import Kept, Perturbations
+from robustcords.attacks.perturbations import Perturbations, Stored
 from robustcords.attacks.single_step import SingleStepAttack
 from robustcords.config.requirements import GEOMETRY, ONE_RADIUS
 from robustcords.config.schema import Positive, Radius, filled_in, format_radius, with_defaults
@@ -77,7 +77,7 @@ class ATAS(SingleStepAttack):
 
     def __init__(self, threat: ThreatModel, **options: Any) -> None:
         super().__init__(threat, **options)
-        self.kept: Perturbations | None = None
+        self.stored: Perturbations | None = None
 
     @classmethod
     def resolved(cls, config: ATAS.Config, threat: ThreatModel) -> ATAS.Config:
@@ -91,7 +91,7 @@ class ATAS(SingleStepAttack):
         Raises:
             UserError: there is not enough memory.
         """
-        self.kept = Perturbations(title(self), train, device)
+        self.stored = Perturbations(title(self), train, device)
 
     @contextmanager
     def training_step(self, moment: Moment, geometry: Geometry | None) -> Iterator[None]:
@@ -100,45 +100,45 @@ class ATAS(SingleStepAttack):
         Raises:
             UserError: there is no geometry, or `prepare` has not been called.
         """
-        if geometry is None or self.kept is None:
+        if geometry is None or self.stored is None:
             missing = "the batch's geometry" if geometry is None else "a call of prepare(train, device) before training"
             raise UserError(f"attack {title(self)} keeps perturbations, for which it needs {missing}")
-        self.kept.begin(moment, geometry)
+        self.stored.begin(moment, geometry)
         try:
             yield
         except BaseException:
-            self.kept.abandon()
+            self.stored.abandon()
             raise
-        self.kept.end()
+        self.stored.end()
 
     def search(self, model: Model, x: Tensor, objective: Objective, noise: Noise) -> Tensor:
         """Returns the images after the one step."""
         start = self.threat.uniform_start(x, noise)
-        if self.kept is None or self.kept.moment is None:
+        if self.stored is None or self.stored.moment is None:
             gradient, squared = self._gradient(model, objective, start)
             return self.threat.ascend(start, gradient, self._step(squared))
-        epoch, every = self.kept.moment.epoch, self.config.redraw_every
-        kept, geometry = self.kept.of(noise.keys)
-        anew = (kept.epoch // every != epoch // every).view(-1, 1, 1, 1)
-        start = torch.where(anew, start, self.threat.project(x + geometry.apply(kept.delta), x))
+        epoch, every = self.stored.moment.epoch, self.config.redraw_every
+        stored, geometry = self.stored.of(noise.keys)
+        anew = (stored.epoch // every != epoch // every).view(-1, 1, 1, 1)
+        start = torch.where(anew, start, self.threat.project(x + geometry.apply(stored.delta), x))
         gradient, squared = self._gradient(model, objective, start)
         warm = epoch < self.config.warmup
-        value = kept.value if warm else torch.lerp(squared, kept.value, self.config.decay)
+        value = stored.value if warm else torch.lerp(squared, stored.value, self.config.decay)
         step = self.threat.epsilon if warm else self._step(value)
         x_adv = self.threat.project(self.threat.ascend(start, gradient, step), x)
         # Pixels outside the crop keep their perturbation, unless it is redrawn.
-        delta = geometry.undo(x_adv - x, into=torch.where(anew, 0.0, kept.delta))
-        self.kept.note(Kept(kept.rows, delta, value, torch.full_like(kept.epoch, epoch)))
+        delta = geometry.undo(x_adv - x, into=torch.where(anew, 0.0, stored.delta))
+        self.stored.note(Stored(stored.rows, delta, value, torch.full_like(stored.epoch, epoch)))
         return x_adv
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the perturbations, the running squared gradient norms, and the epoch of each one's last attack."""
-        return self.kept.state_dict() if self.kept else {}
+        return self.stored.state_dict() if self.stored else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        if self.kept:
-            self.kept.load_state_dict(state)
+        if self.stored:
+            self.stored.load_state_dict(state)
 
     def _gradient(self, model: Model, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the gradient (B, C, H, W) and its squared norm (B,); 0 where float16 overflowed."""

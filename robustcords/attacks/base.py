@@ -140,7 +140,7 @@ class Attack(Component, Stateful, ABC):
         if len(x) == 0 or self.threat.epsilon == 0 or self.num_gradient_steps == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            return self._kept(self.search(model, x.detach().clone(), objective, noise), x)
+            return self._projected(self.search(model, x.detach().clone(), objective, noise), x)
 
     def run_per_example(self, model: Model, x: Tensor, objectives: Objectives, noise: Noise, pace: Pace) -> Tensor:
         """Attacks a batch (B, C, H, W) in which each example has its own number of steps; otherwise like calling.
@@ -155,12 +155,13 @@ class Attack(Component, Stateful, ABC):
         if len(x) == 0 or self.threat.epsilon == 0:
             return x.detach()
         with evaluation_mode(model), without_parameter_gradients(model):
-            return self._kept(self.search_each(model, x.detach().clone(), objectives, noise, pace), x)
+            return self._projected(self.search_each(model, x.detach().clone(), objectives, noise, pace), x)
 
-    def _kept(self, found: Any, x: Tensor) -> Tensor:
+    def _projected(self, candidates: Any, x: Tensor) -> Tensor:
         """Returns the candidates for images (B, C, H, W), projected onto the ball and [0, 1]."""
-        found = contracts.candidates(self, found, x)
-        return (self.threat.project(found, x) if self.contained else found.clamp(*self.threat.bounds)).detach()
+        candidates = contracts.candidates(self, candidates, x)
+        x_adv = self.threat.project(candidates, x) if self.contained else candidates.clamp(*self.threat.bounds)
+        return x_adv.detach()
 
     def objective_for(self, loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         """Returns what to maximise on a batch; by default the loss's objective.

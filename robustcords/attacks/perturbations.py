@@ -18,7 +18,7 @@ from robustcords.runtime import collectives
 
 
 @dataclass(frozen=True)
-class Kept:
+class Stored:
     """Stored state of some images of a batch.
 
     Attributes:
@@ -57,7 +57,7 @@ class Perturbations:
         self._places = self._places.to(device)
         self.moment: Moment | None = None
         self._geometry: Geometry | None = None
-        self._noted: list[Kept] = []
+        self._noted: list[Stored] = []
 
     def begin(self, moment: Moment, geometry: Geometry) -> None:
         """Begins a training step, in which `of` and `note` may be called.
@@ -71,7 +71,7 @@ class Perturbations:
     def end(self) -> None:
         """Writes what all processes noted since `begin`; a collective call."""
         assert self.moment is not None
-        nothing = Kept(self._places[:0], self.delta[:0], self.value[:0], self.epoch[:0])
+        nothing = Stored(self._places[:0], self.delta[:0], self.value[:0], self.epoch[:0])
         columns = zip(*(vars(each).values() for each in [nothing, *self._noted]), strict=True)
         rows, delta, value, epoch = (torch.cat(collectives.gather_rows(torch.cat(column))) for column in columns)
         self.delta[rows], self.value[rows], self.epoch[rows] = delta, value, epoch
@@ -81,7 +81,7 @@ class Perturbations:
         """Ends a step without writing anything."""
         self.moment, self._geometry, self._noted = None, None, []
 
-    def of(self, numbers: Tensor) -> tuple[Kept, Geometry]:
+    def of(self, numbers: Tensor) -> tuple[Stored, Geometry]:
         """Returns the stored state of some images of the batch, and their geometry.
 
         Args:
@@ -91,11 +91,11 @@ class Perturbations:
         rows = self._places[numbers]
         noise = self._geometry.noise
         geometry = replace(self._geometry, noise=replace(noise, keys=numbers.to(noise.keys.device)))
-        return Kept(rows, self.delta[rows], self.value[rows], self.epoch[rows]), geometry
+        return Stored(rows, self.delta[rows], self.value[rows], self.epoch[rows]), geometry
 
-    def note(self, kept: Kept) -> None:
+    def note(self, stored: Stored) -> None:
         """Notes the new state of some images, which is written when the step ends."""
-        self._noted.append(kept)
+        self._noted.append(stored)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the whole storage."""

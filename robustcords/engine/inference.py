@@ -64,11 +64,11 @@ class Inference(nn.Module):
     @contextmanager
     def under(self, autocast: Autocast) -> Iterator[Self]:
         """Context with another autocast; folded weights and recordings are shared."""
-        own, self.autocast = self.autocast, autocast
+        previous, self.autocast = self.autocast, autocast
         try:
             yield self
         finally:
-            self.autocast = own
+            self.autocast = previous
 
     @contextmanager
     def folded(self) -> Iterator[None]:

@@ -54,7 +54,7 @@ def modes_kept(model: object) -> Iterator[None]:
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Context that restores buffers, such as BatchNorm's statistics, on exit: the same tensors with the same values."""
-    held = [
+    saved = [
         (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
@@ -64,7 +64,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for buffers, name, buffer, values in held:
+            for buffers, name, buffer, values in saved:
                 buffers[name] = buffer.copy_(values)
 
 

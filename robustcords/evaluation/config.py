@@ -51,11 +51,9 @@ class FurtherAttack(Table):
 
     def build(self, threat: ThreatModel, title: str = "") -> EvaluationAttack:
         """Returns the attack under a threat model; see `EvaluationAttack`."""
-        found = attack_class(self.name)
-        built: EvaluationAttack = registry.constructed(
-            "evaluation_attack", found, threat, title=title, name=self.name, **dict(self.options)
-        )
-        return built
+        options = {"title": title, "name": self.name, **dict(self.options)}
+        attack: EvaluationAttack = registry.constructed("evaluation_attack", attack_class(self.name), threat, **options)
+        return attack
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -70,10 +68,10 @@ def attack_class(name: str) -> type[EvaluationAttack]:
         UserError: there is none of that name.
         ValueError: the name is of something else.
     """
-    found, base = registry.find("evaluation_attack", name), EvaluationAttack
-    if not (isinstance(found, type) and issubclass(found, base)):
+    attack, base = registry.find("evaluation_attack", name), EvaluationAttack
+    if not (isinstance(attack, type) and issubclass(attack, base)):
         raise ValueError(f"{name!r} is no subclass of {base.__module__}:{base.__name__}")  # noqa: TRY004 -- a name's value
-    return found
+    return attack
 
 
 class EvaluationConfig(Table):
@@ -98,17 +96,17 @@ class EvaluationConfig(Table):
     def chosen(self) -> dict[str, FurtherAttack]:
         """The attacks' tables in running order, by their keys in this table."""
         short = {name: getattr(self, name) for name in SHORT_FORMS}
-        found = {name: FurtherAttack(name=name, options=options) for name, options in short.items() if options}
-        return found | {f"attacks[{number}]": attack for number, attack in enumerate(self.attacks)}
+        tables = {name: FurtherAttack(name=name, options=options) for name, options in short.items() if options}
+        return tables | {f"attacks[{number}]": attack for number, attack in enumerate(self.attacks)}
 
     def build(self, threat: ThreatModel) -> dict[str, EvaluationAttack]:
         """Returns the attacks in running order, by their keys in this table."""
-        found = {key: attack.build(threat, SHORT_FORMS.get(key, "")) for key, attack in self.chosen.items()}
+        attacks = {key: table.build(threat, SHORT_FORMS.get(key, "")) for key, table in self.chosen.items()}
         labels = Counter(SHORT_FORMS.values())  # these are the short forms' own, on or off
-        for key, attack in found.items():
+        for key, attack in attacks.items():
             labels[attack.label] += attack.label != SHORT_FORMS.get(key)
             attack.number = labels[attack.label]
-        return found
+        return attacks
 
     def with_options(self, changed: dict[str, EvaluationAttackConfig]) -> EvaluationConfig:
         """Returns the table with changed options of attacks, by the keys of `chosen`."""

@@ -113,10 +113,10 @@ def measured_by(attack: EvaluationAttack, evaluator: Evaluator, clean: Tensor) -
     """
     source = f"attack {contracts.title(attack)}"
     with left_alone(evaluator.model.model, source):
-        found = attack.run(evaluator, clean)
-    if not isinstance(found, list) or not all(isinstance(each, Measurement) for each in found):
-        raise UserError(f"{source}: run returned {kind_of(found)}, expected a list of Measurement")
-    return found
+        measurements = attack.run(evaluator, clean)
+    if not isinstance(measurements, list) or not all(isinstance(each, Measurement) for each in measurements):
+        raise UserError(f"{source}: run returned {kind_of(measurements)}, expected a list of Measurement")
+    return measurements
 
 
 def robust_accuracy(

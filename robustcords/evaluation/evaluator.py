@@ -201,8 +201,8 @@ class Evaluator:
             work: computes one chunk.
         """
         common = {"what": name, "norm": self.threat.norm, "seed": self.seed, "count": count}
-        kept = ledger.Ledger(self.store, {**common, **settings, **self.identity})
-        return ledger.run(name, count, work, ledger=kept, device=self.device, on_progress=self.on_progress)
+        chunks = ledger.Ledger(self.store, {**common, **settings, **self.identity})
+        return ledger.run(name, count, work, ledger=chunks, device=self.device, on_progress=self.on_progress)
 
 
 def withstands(

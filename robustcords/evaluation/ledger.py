@@ -106,8 +106,8 @@ def run(
         mine = pending[first : first + collectives.world_size()][collectives.rank() :][:1]
         table, texts = torch.zeros((0, 2), dtype=torch.int64), list[str]()
         for rows in mine:
-            found, texts = work(rows)
-            table = torch.stack([rows, found.cpu()], dim=1)
+            results, texts = work(rows)
+            table = torch.stack([rows, results.cpu()], dim=1)
         whole = torch.cat(collectives.gather_rows(table.to(device))).cpu()
         outcomes[whole[:, 0]] = whole[:, 1]
         warnings = list(dict.fromkeys(warnings + _gather_texts(texts, device)))

@@ -229,8 +229,8 @@ class Evaluation(Record):
 
     def accuracy(self, attack: str, radius: str | None = None) -> float | None:
         """Returns the accuracy under an attack, by its name in a recipe, at a radius; None if it was not measured."""
-        found = (each.accuracy for each in self.measurements if (each.attack, each.radius) == (attack, radius))
-        return next(found, None)
+        accuracies = (each.accuracy for each in self.measurements if (each.attack, each.radius) == (attack, radius))
+        return next(accuracies, None)
 
     def with_more(self, other: Self) -> Self:
         """Returns this evaluation with the missing attacks and radii of another one, and with its checks."""
@@ -255,12 +255,12 @@ class Evaluation(Record):
 
 def _fields(attacked: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
     """Returns the keys of an evaluation that some measurements are written as."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if pgd := attacked.get("pgd"):
-        found |= {"pgd": {each.radius: each.accuracy for each in pgd}, "pgd_attack": pgd[0].label}
+        fields |= {"pgd": {each.radius: each.accuracy for each in pgd}, "pgd_attack": pgd[0].label}
     if autoattack := attacked.get("autoattack"):
         first = autoattack[0]
-        found |= {
+        fields |= {
             "autoattack": {each.radius: each.accuracy for each in autoattack},
             "autoattack_examples": first.examples,
             "autoattack_sample": first.sample,
@@ -272,7 +272,7 @@ def _fields(attacked: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
         }
         if same := first.same_images:
             on_pgd = {each.radius: same[each.what] for each in pgd or () if each.radius}
-            found["same_images"] = SameImages(clean=same[CLEAN], pgd=on_pgd)
+            fields["same_images"] = SameImages(clean=same[CLEAN], pgd=on_pgd)
     if further := [each for name, measured in attacked.items() if name not in SHORT_FORMS for each in measured]:
-        found["attacks"] = further
-    return found
+        fields["attacks"] = further
+    return fields

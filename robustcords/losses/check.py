@@ -142,20 +142,20 @@ def objective(loss: Loss, y: Tensor, clean: Callable[[], Tensor]) -> Objective:
         UserError: the loss returns something else, or contradicts its declarations; when the objective is called, its
             value is something other than (B,) numbers, or a constant.
     """
-    source, given = f"the objective of loss {contracts.title(loss)}", loss.objective(y, clean)
-    if not isinstance(given, Objective):
-        raise UserError(f"{source} is {kind_of(given)}, expected an Objective")
-    if given.relative_to_clean != loss.relative_to_clean:
+    source, declared = f"the objective of loss {contracts.title(loss)}", loss.objective(y, clean)
+    if not isinstance(declared, Objective):
+        raise UserError(f"{source} is {kind_of(declared)}, expected an Objective")
+    if declared.relative_to_clean != loss.relative_to_clean:
         raise UserError(
-            f"{source} says relative_to_clean = {given.relative_to_clean}, and the loss says {loss.relative_to_clean}; "
-            "they have to agree"
+            f"{source} says relative_to_clean = {declared.relative_to_clean}, and the loss says "
+            f"{loss.relative_to_clean}; they have to agree"
         )
 
     def looked_at(logits: Tensor) -> Tensor:
-        value = contracts.numbers(source, given.value(logits), logits.shape[:1])
+        value = contracts.numbers(source, declared.value(logits), logits.shape[:1])
         return contracts.differentiable(source, value, [logits])
 
-    return replace(given, value=looked_at, labels=classes_of(y))
+    return replace(declared, value=looked_at, labels=classes_of(y))
 
 
 def _copy(loss: Loss) -> Loss:

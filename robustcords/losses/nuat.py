@@ -73,8 +73,8 @@ class NuAT(Loss):
         target = clean() if weight else None
 
         def value(logits: Tensor) -> Tensor:
-            found = F.cross_entropy(logits, y, reduction="none")
-            return found if target is None else found + weight * shares(target, logits)
+            cross_entropy = F.cross_entropy(logits, y, reduction="none")
+            return cross_entropy if target is None else cross_entropy + weight * shares(target, logits)
 
         return Objective(value, start="signs")
 

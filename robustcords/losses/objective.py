@@ -61,7 +61,7 @@ def margin_of(y: Tensor) -> Objective:
     labels = classes_of(y)
 
     def margin(logits: Tensor) -> Tensor:
-        own = F.one_hot(labels, logits.shape[1]).bool()
-        return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+        label_mask = F.one_hot(labels, logits.shape[1]).bool()
+        return logits.masked_fill(label_mask, -torch.inf).amax(1) - logits[label_mask]
 
     return Objective(margin, labels=labels)

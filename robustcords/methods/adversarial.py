@@ -42,7 +42,7 @@ class AdversarialTraining(Method):
             return {"clean": batch.x}, {}
         step.phase("attack")
         with step.attacking():
-            made = attack_batch(
+            attacked = attack_batch(
                 step.inference,
                 batch.x,
                 batch.y,
@@ -53,4 +53,4 @@ class AdversarialTraining(Method):
                 moment=step.moment,
                 geometry=batch.geometry,
             )
-        return {"clean": batch.x, "adversarial": made.images}, made.counts
+        return {"clean": batch.x, "adversarial": attacked.images}, attacked.counts

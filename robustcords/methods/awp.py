@@ -105,13 +105,13 @@ def ascent(weight: Tensor, gradient: Tensor | None, gamma: float) -> Tensor:
 @contextmanager
 def _gradients_kept(model: nn.Module) -> Iterator[None]:
     """Context without accumulated gradients; restores them on exit."""
-    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-    for parameter, _ in kept:
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
         parameter.grad = None
     try:
         yield
     finally:
-        for parameter, gradient in kept:
+        for parameter, gradient in gradients:
             parameter.grad = gradient
 
 

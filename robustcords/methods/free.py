@@ -74,8 +74,8 @@ class Free(Method):
         """Returns the perturbation of this process's share of a batch, in the images' memory format."""
         delta = torch.zeros_like(batch.x)
         if self.delta is not None:
-            kept = self.delta[collectives.rows_before(batch.noise.keys) :][: len(delta)]
-            delta[: len(kept)] = kept
+            previous = self.delta[collectives.rows_before(batch.noise.keys) :][: len(delta)]
+            delta[: len(previous)] = previous
         return delta
 
     def _keep(self, delta: Tensor) -> None:

@@ -143,8 +143,8 @@ class LastLayer:
         last = f"{self._name}: selection by gradients needs nn.Linear as the model's last operation"
         shape = (len(features), self.head.out_features)
         if not isinstance(logits, Tensor) or logits.shape != shape:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise UserError(f"{last}; the model's output is {found}, that layer's {shape}")
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UserError(f"{last}; the model's output is {given}, that layer's {shape}")
         if self._verified or len(features) == 0:
             return
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):

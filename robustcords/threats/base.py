@@ -76,10 +76,10 @@ class ThreatModel(Table, ABC):
         Raises:
             UserError: there is no such norm.
         """
-        found = registry.find("threat", norm) if isinstance(norm, str) else None
-        if not (isinstance(found, type) and issubclass(found, cls)):
+        subclass = registry.find("threat", norm) if isinstance(norm, str) else None
+        if not (isinstance(subclass, type) and issubclass(subclass, cls)):
             raise UserError(f"threat.norm = {norm!r}: not a subclass of robustcords.threats.base:ThreatModel")
-        return found
+        return subclass
 
     @model_validator(mode="wrap")
     @classmethod
@@ -92,10 +92,10 @@ class ThreatModel(Table, ABC):
     @field_validator("norm")
     @classmethod
     def _named(cls, norm: str) -> str:
-        own = f"{cls.__module__}:{cls.__qualname__}"
-        if norm in registry.names("threat") and registry.names("threat")[norm] != own:
-            raise ValueError(f"{norm!r} is the norm of {registry.names('threat')[norm]}, not of {own}")
-        return norm or own
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        if norm in registry.names("threat") and registry.names("threat")[norm] != path:
+            raise ValueError(f"{norm!r} is the norm of {registry.names('threat')[norm]}, not of {path}")
+        return norm or path
 
     @field_validator("epsilon")
     @classmethod

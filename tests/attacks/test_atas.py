@@ -113,7 +113,7 @@ def test_training_is_the_rule_written_out() -> None:
     model, stored, steps = written_out(ours)
     assert 0.02 in steps and any(0.02 < step < 0.06 for step in steps), "a limit is met, and not by all"
     torch.testing.assert_close(vector(ours), vector(model), rtol=0, atol=1e-9)
-    torch.testing.assert_close(ours.method.attack.kept.delta, stored, rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours.method.attack.stored.delta, stored, rtol=0, atol=1e-9)
 
 
 def plain_run(loss: str = "sat", accumulation: int = 2) -> Any:
@@ -130,7 +130,7 @@ def plain_run(loss: str = "sat", accumulation: int = 2) -> Any:
 def test_accumulation_is_the_larger_batch(loss: str) -> None:
     whole, parts = plain_run(loss, 1), plain_run(loss, 3)
     torch.testing.assert_close(vector(whole), vector(parts))
-    torch.testing.assert_close(whole.method.attack.kept.delta, parts.method.attack.kept.delta)
+    torch.testing.assert_close(whole.method.attack.stored.delta, parts.method.attack.stored.delta)
     assert whole.progress.steps > 0
 
 

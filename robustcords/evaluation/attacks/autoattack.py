@@ -81,7 +81,7 @@ class AutoAttack(EvaluationAttack):
             classes = evaluator.model(x).shape[1]
         norm = evaluator.autoattack_norm
         chosen = variant(self.config.version, norm, classes, _size(x))
-        found = []
+        measurements = []
         for epsilon in self.config.radii:
 
             def chunk(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
@@ -98,8 +98,8 @@ class AutoAttack(EvaluationAttack):
             settings = {"attack": chosen.name}
             measured = evaluator.measure(self, format_radius(epsilon), settings, chunk, chosen.attacks)
             warned = [*measured.warnings, *square_warning(measured.after)]
-            found.append(measured.model_copy(update={"variant": chosen.name, "warnings": warned}))
-        return found
+            measurements.append(measured.model_copy(update={"variant": chosen.name, "warnings": warned}))
+        return measurements
 
 
 _ITERATIONS, _QUERIES = 100, 5000

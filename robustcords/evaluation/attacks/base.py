@@ -218,11 +218,11 @@ class EvaluationAttack:
 
         def attacked(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             with modes_kept(model):
-                found = self.attack_batch(model, x.clone(), y, noise, threat)  # which may write over its images
-            made = threat.project(contracts.candidates(self, found, x).detach(), x)
-            if not bool(made.isfinite().all()):  # nothing that is no number is in the ball
+                candidates = self.attack_batch(model, x.clone(), y, noise, threat)  # which may overwrite its images
+            x_adv = threat.project(contracts.candidates(self, candidates, x).detach(), x)
+            if not bool(x_adv.isfinite().all()):  # NaN is in no ball
                 raise UserError(f"attack {contracts.title(self)} returned pixels that are not finite")
-            return made
+            return x_adv
 
         with without_parameter_gradients(model):
             return survivors(model, x, y, noise, alive, attacked)
@@ -236,7 +236,7 @@ class EvaluationAttack:
         """
         options = self.config.model_dump(mode="json", exclude={"epsilons", "limit"})
         settings = {"by": contracts.title(self), "attack": options}
-        found = []
+        measurements = []
         for epsilon in self.config.radii:
             threat = self.threat.with_epsilon(epsilon)
 
@@ -245,5 +245,5 @@ class EvaluationAttack:
                 alive, noise = clean[rows].to(evaluator.device), evaluator.noise("evaluation", rows)
                 return self.withstands(evaluator.model, x, y, noise, alive, threat).long(), []
 
-            found.append(evaluator.measure(self, format_radius(epsilon), settings, chunk))
-        return found
+            measurements.append(evaluator.measure(self, format_radius(epsilon), settings, chunk))
+        return measurements

@@ -79,11 +79,11 @@ class CarliniWagner(EvaluationAttack):
         places, kind = evaluator.part(self.limit)
 
         def search(rows: Tensor) -> tuple[Tensor, list[str]]:
-            found = torch.zeros(len(rows))
+            nearest = torch.zeros(len(rows))
             for part in clean[places[rows]].nonzero().flatten().split(BATCH):
                 if len(part):
-                    found[part] = self.distances(evaluator.model, *evaluator.batch(places[rows[part]])).cpu()
-            return found.view(torch.int32).long(), []  # the bits of a float32 >= 0, which a ledger keeps as a number
+                    nearest[part] = self.distances(evaluator.model, *evaluator.batch(places[rows[part]])).cpu()
+            return nearest.view(torch.int32).long(), []  # the bits of a float32 >= 0, which a ledger keeps as a number
 
         bits, _ = evaluator.run(f"{self.title} distances", {**settings, "sample": kind}, len(places), search)
         distances = torch.zeros(evaluator.count, dtype=torch.float64)
@@ -97,8 +97,8 @@ class CarliniWagner(EvaluationAttack):
             def withstands(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
                 return (distances[rows] > epsilon).long(), []
 
-            each = evaluator.measure(self, format_radius(epsilon), settings, withstands)
-            measured.append(each.model_copy(update={"extras": extras}))
+            measurement = evaluator.measure(self, format_radius(epsilon), settings, withstands)
+            measured.append(measurement.model_copy(update={"extras": extras}))
         return measured
 
     def distances(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ class CarliniWagner(EvaluationAttack):
         low, high, nearest = torch.zeros_like(c), torch.full_like(c, torch.inf), torch.full_like(c, torch.inf)
         with without_parameter_gradients(model):
             for _ in range(self.config.searches):
-                found = self._descend(model, x, y, c)
-                nearest = nearest.minimum(found)
-                low, high = torch.where(found.isfinite(), low, c), torch.where(found.isfinite(), c, high)
+                distance = self._descend(model, x, y, c)
+                nearest = nearest.minimum(distance)
+                low, high = torch.where(distance.isfinite(), low, c), torch.where(distance.isfinite(), c, high)
                 c = torch.where(high.isfinite(), (low + high) / 2, 10 * c)
         return nearest.float()
 

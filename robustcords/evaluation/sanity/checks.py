@@ -192,12 +192,12 @@ def _autoattack(pgd: Tensor, both: Tensor, square: Tensor | None, examples: int)
     # With so few images that all of them together would not do, nothing can be said.
     silent = len(pgd) == 0 or binomtest(len(pgd), examples, FAR, alternative="greater").pvalue > LEVEL
     status = "fail" if value <= LEVEL else "not conclusive" if silent else "pass"
-    kept = {"PGD": int(pgd.sum()) / examples, "AutoAttack": int(left.sum()) / examples}
+    shares = {"PGD": int(pgd.sum()) / examples, "AutoAttack": int(left.sum()) / examples}
     text = (
-        f"of all {examples} images {kept['PGD']:.1%} withstand the evaluation's PGD, and {kept['AutoAttack']:.1%} "
+        f"of all {examples} images {shares['PGD']:.1%} withstand the evaluation's PGD, and {shares['AutoAttack']:.1%} "
         f"AutoAttack's APGD and Square too; p = {value:.2g} that the difference is no more than {FAR:.0%}"
     )
-    return _finding("AutoAttack", status, text, {"withstood": kept, "gap": gap / examples, "p_value": value})
+    return _finding("AutoAttack", status, text, {"withstood": shares, "gap": gap / examples, "p_value": value})
 
 
 def _judge(smallest: float, comparisons: int, flags: Sequence[Tensor]) -> str:
@@ -209,7 +209,7 @@ def _judge(smallest: float, comparisons: int, flags: Sequence[Tensor]) -> str:
     level = LEVEL / comparisons
     if smallest <= level:
         return "fail"
-    idle = all(bool(found.all()) for found in flags)
+    idle = all(bool(withstood.all()) for withstood in flags)
     return "not conclusive" if idle or 0.5 ** len(flags[0]) > level else "pass"
 
 

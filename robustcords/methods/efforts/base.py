@@ -30,8 +30,8 @@ class Kinds:
 
     def counts(self) -> dict[str, int]:
         """Returns the number of examples of each kind."""
-        found = self.index.bincount(minlength=len(self.names)).tolist()
-        return dict(zip(self.names, found, strict=True))
+        totals = self.index.bincount(minlength=len(self.names)).tolist()
+        return dict(zip(self.names, totals, strict=True))
 
 
 @dataclass(frozen=True)

@@ -140,18 +140,18 @@ def attack_by_plan(
         batches = [_in_one(attack, groups, plan, y)]
     else:
         batches = [(rows, partial(_all_alike, varied)) for varied, rows in groups]
-    made, attacked = x, []
+    images, attacked = x, []
     for chosen, search in batches:
         # All of a batch is taken as it is, and not copied.
         rows = slice(None) if len(chosen) == len(y) else torch.tensor(chosen, device=x.device)
         objectives = partial(_objective, attack, loss, y[rows], partial(_some, clean, rows))
-        found = contracts.candidates(attack, search(model, x[rows], objectives, noise[rows]), x[rows])
+        candidates = contracts.candidates(attack, search(model, x[rows], objectives, noise[rows]), x[rows])
         if isinstance(rows, slice):
-            return found, torch.arange(len(y), device=x.device)
-        made = x.clone() if made is x else made
-        made[rows] = found
+            return candidates, torch.arange(len(y), device=x.device)
+        images = x.clone() if images is x else images
+        images[rows] = candidates
         attacked.append(rows)
-    return made, torch.cat(attacked).sort().values if attacked else torch.zeros(0, dtype=torch.int64, device=x.device)
+    return images, torch.cat(attacked).sort().values if attacked else torch.zeros(0, dtype=torch.int64, device=x.device)
 
 
 def _groups(attack: Attack, plan: Plan) -> list[_Group]:
