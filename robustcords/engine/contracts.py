@@ -1,7 +1,7 @@
-"""What is expected of everything that a user can write, checked where it is called: one line that names the class.
+"""Checks of what custom components return, at every call: a one-line error names the class.
 
-A loss that returns a mean, or weights of shape (k, 1), would broadcast and train on something else without a word.
-Shapes cost nothing to compare, so each call is looked at.
+A loss that returns a mean, or weights of shape (k, 1), would broadcast and silently train on something else. Comparing
+shapes costs nothing.
 """
 
 from __future__ import annotations

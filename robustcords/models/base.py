@@ -59,7 +59,7 @@ class Classifier(nn.Module):
     Args:
         normalize: the first layer.
         network: normalised images to logits.
-        name: what the recipe calls it; left out, the network's class.
+        name: in the recipe; left out, the network's class.
     """
 
     def __init__(self, normalize: Normalize, network: nn.Module, name: str = "") -> None:
@@ -75,18 +75,18 @@ class Classifier(nn.Module):
 
 
 def name_of(model: nn.Module) -> str:
-    """Returns what messages call a model: by its name in the recipe, else by its class, past what only runs it."""
+    """Returns a model's name in messages: that of the recipe, else its class, without wrappers."""
     while isinstance(model, Inference):
         model = model.model
     return f"model {model.name if isinstance(model, Classifier) else type(model).__name__!r}"
 
 
 class ModelConfig(ComponentConfig):
-    """Options that every model has: none but its name."""
+    """Options of every model: its name."""
 
 
 class ModelSource(Component, ABC):
-    """A kind of model that a recipe names. Subclasses write `network`; `build` does what all of them share."""
+    """A kind of model that a recipe names. Subclasses implement `network`; `build` does the rest."""
 
     Config = ModelConfig
     config: ModelConfig
@@ -102,7 +102,7 @@ class ModelSource(Component, ABC):
     ) -> Classifier:
         """Returns the model on the CPU, in train mode. The same seed gives the same weights.
 
-        No global random state is changed.
+        Global random states are unchanged.
 
         Args:
             channels: of the images, >= 1.
@@ -128,7 +128,7 @@ class ModelSource(Component, ABC):
         return Classifier(normalize, network, self.config.name)
 
     def refuse_too_large(self, channels: int, image_size: ImageSize, num_classes: int) -> None:
-        """Checks that the weights fit into this machine's memory, where that can be determined without making them."""
+        """Checks that the weights fit into memory, if that can be determined without allocating them."""
         del channels, image_size, num_classes
 
     @abstractmethod
@@ -142,16 +142,16 @@ class ModelSource(Component, ABC):
         """
 
     def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
-        """Returns the mean and standard deviation to normalise with: the data's.
+        """Returns the mean and standard deviation for normalisation: by default the data's.
 
-        Networks with weights trained elsewhere return what those were trained with.
+        Networks with pretrained weights return those of their training.
         """
         del network
         return mean, std
 
 
 class OwnModel(ModelSource):
-    """A model whose network is written here, of which nothing but torch has to make the weights."""
+    """A model whose network is implemented in this package."""
 
     @abstractmethod
     def made_of(self, channels: int, num_classes: int) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -169,7 +169,7 @@ class OwnModel(ModelSource):
         return kind(**arguments)
 
     def refuse_too_large(self, channels: int, image_size: ImageSize, num_classes: int) -> None:
-        """Checks the weights' size on torch's meta device, which takes no memory.
+        """Checks the weights' size on torch's meta device, which allocates no memory.
 
         Raises:
             UserError: they need more memory than the machine has.
@@ -207,11 +207,11 @@ def initialise(network: nn.Module) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Returns an exception's type and the first line of its message, for an error of one line."""
+    """Returns an exception's type and the first line of its message, for a one-line error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def described(channels: int, image_size: ImageSize) -> str:
-    """Returns what messages call the images, such as ``"images of 3 x 32 x 64"``."""
+    """Returns a description of the images for messages, such as ``"images of 3 x 32 x 64"``."""
     return f"images of {channels} x {image_size[0]} x {image_size[1]}"

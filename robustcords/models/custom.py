@@ -17,7 +17,7 @@ _PLAIN = (bool, int, float, str)
 
 
 class CustomModel(ModelSource):
-    """A module from outside this package; `wrap` makes a subclass for each.
+    """A custom module; `wrap` makes a subclass for each.
 
     Attributes:
         factory: the class or function, called with ``num_classes`` and the recipe's options.
@@ -26,10 +26,10 @@ class CustomModel(ModelSource):
     factory: ClassVar[Callable[..., Any]]
 
     def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
-        """Returns what the factory returns, reduced to logits.
+        """Returns the factory's module, reduced to logits.
 
         Raises:
-            UserError: it raises, returns no module, or its module does not turn these images into logits.
+            UserError: it raises, does not return a module, or its module does not map these images to logits.
         """
         name = self.config.name
         try:
@@ -44,11 +44,11 @@ class CustomModel(ModelSource):
 def wrap(name: str, factory: Any) -> type[ModelSource]:
     """Returns a `ModelSource` for a class or function that takes ``num_classes`` and returns a module.
 
-    Every other parameter that can be given by keyword is an option, unless it has a default that a recipe cannot hold.
-    Normalisation is put in front, so the module itself should not normalise.
+    Every other keyword parameter is an option, unless its default cannot be written in a recipe. Normalisation is added
+    in front, so the module itself should not normalise.
 
     Args:
-        name: what the user called it.
+        name: given by the user.
         factory: the class or function.
 
     Raises:

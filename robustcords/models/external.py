@@ -20,9 +20,9 @@ class ExternalModel(ModelSource):
     """A classifier of another library.
 
     Attributes:
-        prefix: what its names start with.
-        package: what has to be installed.
-        hint: what to do where it is not.
+        prefix: of its names.
+        package: to install.
+        hint: how to install it.
 
     Raises:
         UserError: the name is not one of the library's, or the library is missing.
@@ -61,10 +61,10 @@ class ExternalModel(ModelSource):
 
     @classmethod
     def check(cls, name: str) -> None:
-        """Makes sure that the library has a model of this name, prefix included.
+        """Checks that the library has a model of this name, including the prefix.
 
         Raises:
-            UserError: it has not; the message names the nearest one.
+            UserError: it does not; the message names the nearest one.
         """
         wanted = name.removeprefix(cls.prefix)
         if cls.knows(wanted):
@@ -86,13 +86,13 @@ class ExternalModel(ModelSource):
 
     @abstractmethod
     def create(self, name: str, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
-        """Returns the library's model; what it raises becomes one line."""
+        """Returns the library's model; its exceptions become one-line errors."""
 
     def network(self, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
         """Returns the library's model for these images.
 
         Raises:
-            UserError: the weights cannot be had, or the model does not take such images.
+            UserError: the weights are unavailable, or the model does not support such images.
         """
         name = self.config.name
         try:
@@ -109,9 +109,9 @@ class ExternalModel(ModelSource):
 class TorchvisionModel(ExternalModel):
     """``torchvision:NAME``: a classifier of torchvision.
 
-    Auxiliary heads (GoogLeNet, Inception) are left out, so that the output is plain logits in train mode too. Where
-    images do not have 3 channels the first convolution is replaced. A vision transformer's published weights are used
-    for images of another size with interpolated position embeddings.
+    Auxiliary heads (GoogLeNet, Inception) are removed, so that the output is plain logits in train mode too. For images
+    without 3 channels the first convolution is replaced. A vision transformer's published weights are used for other
+    image sizes with interpolated position embeddings.
     """
 
     prefix = "torchvision:"
@@ -157,7 +157,7 @@ class TorchvisionModel(ExternalModel):
         return built
 
     def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
-        """Returns the data's, or for pretrained weights on images of 3 channels what those were trained with."""
+        """Returns the data's, or for pretrained weights on images of 3 channels those of their training."""
         if not self.config.pretrained or len(mean) != 3:
             return mean, std
         name = self.config.name.removeprefix(self.prefix)
@@ -166,7 +166,7 @@ class TorchvisionModel(ExternalModel):
 
 
 class TimmModel(ExternalModel):
-    """``timm:NAME``: a classifier of timm. Models that are built for one image size are built for the data's."""
+    """``timm:NAME``: a classifier of timm. Models of a fixed image size are built for the data's."""
 
     prefix = "timm:"
     package = "timm"
@@ -180,7 +180,7 @@ class TimmModel(ExternalModel):
 
     @classmethod
     def knows(cls, name: str) -> bool:
-        """Returns whether timm has this architecture; a tag behind a dot names one of its pretrained weights."""
+        """Returns whether timm has this architecture; a tag after a dot selects pretrained weights."""
         known: bool = cls.library().is_model(name)
         return known
 
@@ -197,7 +197,7 @@ class TimmModel(ExternalModel):
         return network
 
     def statistics(self, network: nn.Module, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
-        """Returns the data's, or for pretrained weights on images of 3 channels what those were trained with."""
+        """Returns the data's, or for pretrained weights on images of 3 channels those of their training."""
         if not self.config.pretrained or len(mean) != 3:
             return mean, std
         trained: Any = network.pretrained_cfg
@@ -209,7 +209,7 @@ _AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
 def drop_auxiliary_heads(network: Any) -> None:
-    """Leaves out the classifiers on the way that a network of torchvision's was published with, if it has such."""
+    """Removes a torchvision network's auxiliary classifiers, if it has any."""
     for names in _AUXILIARY.values():
         for name in names:
             if getattr(network, name, None) is not None:
@@ -218,9 +218,9 @@ def drop_auxiliary_heads(network: Any) -> None:
 
 
 def replace_head(network: nn.Module, num_classes: int) -> None:
-    """Puts a new last layer in place of the old one, unless it has this number of classes already.
+    """Replaces the last layer, unless it has this number of classes already.
 
-    That is the last linear layer that the network registers, and in one without (SqueezeNet) the last convolution.
+    It is the last linear layer that the network registers, or without any (SqueezeNet) the last convolution.
 
     Raises:
         UserError: the network has neither.

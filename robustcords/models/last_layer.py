@@ -1,4 +1,4 @@
-"""The last linear layer of any classifier: its input, and the view of a model that CORDS expects."""
+"""The last linear layer of a classifier: its input, and the model interface that CORDS expects."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def find_head(model: nn.Module, num_classes: int | None = None) -> nn.Linear:
 
 
 class LastLayer:
-    """The final linear layer of a classifier, and what goes into it.
+    """The final linear layer of a classifier, and its input.
 
-    The model is used as it is: the input of the layer is read with a hook that is there for one forward pass only.
+    The model is not changed: the layer's input is read with a hook that exists for one forward pass only.
 
     Args:
         model: images (B, C, H, W) to logits (B, C), whose last operation is a linear layer.
         num_classes: see `find_head`.
 
     Attributes:
-        model: the module whose forward passes are read.
+        model: the classifier.
         head: the linear layer.
 
     Raises:
@@ -64,7 +64,7 @@ class LastLayer:
 
     @property
     def trains_bias(self) -> bool:
-        """Whether the layer has a bias, and one that is not frozen."""
+        """Whether the layer has a bias that is not frozen."""
         return self.head.bias is not None and self._trains("bias")
 
     @property
@@ -73,19 +73,19 @@ class LastLayer:
         return self._trains("weight")
 
     def _trains(self, name: str) -> bool:
-        """Returns whether a parameter behind a name is trained.
+        """Returns whether the parameter of a name is trained.
 
-        A normalised weight is no parameter but computed from ``parametrizations.weight.original0`` or ``weight_g``, and
-        whether it requires a gradient says only in what mode it was computed.
+        A normalised weight is not a parameter but computed from ``parametrizations.weight.original0`` or ``weight_g``,
+        and its ``requires_grad`` only shows in what mode it was computed.
         """
         keys = ((key.removeprefix("parametrizations.").split(".")[0], p) for key, p in self.head.named_parameters())
         return any(p.requires_grad for key, p in keys if key == name or key.startswith(f"{name}_"))
 
     def check_trained(self, bias_alone: bool) -> None:
-        """Checks that there are gradients to select by.
+        """Checks that the layer has gradients to select by.
 
         Args:
-            bias_alone: whether those of the bias alone are wanted, CORDS' ``linear_layer = false``.
+            bias_alone: whether only the bias is used, CORDS' ``linear_layer = false``.
 
         Raises:
             UserError: the layer has no such parameter, or it is frozen.
@@ -102,14 +102,14 @@ class LastLayer:
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the layer's input h (B, E) and the logits z (B, classes), with ``z = h W^T + b``.
 
-        Both are float32, or float64 where the model is, also under autocast. Gradients and train or eval mode are the
-        caller's business.
+        Both are float32, or float64 if the model is, also under autocast. Gradients and train or eval mode are left to
+        the caller.
 
         Args:
             x: (B, C, H, W).
 
         Raises:
-            UserError: the layer is not called exactly once, its input is not (B, E), or (looked at on first use) the
+            UserError: the layer is not called exactly once, its input is not (B, E), or (checked at first use) the
                 logits are not its output.
         """
         calls: list[tuple[Tensor, torch.dtype]] = []
@@ -139,7 +139,7 @@ class LastLayer:
         return name_of(self.model)
 
     def _verify(self, features: Tensor, logits: Any, dtype: torch.dtype) -> None:
-        """Compares the logits with the linear layer's output, once: their shape every time."""
+        """Checks the logits' shape, and at first use that they are the linear layer's output."""
         last = f"{self._name}: selection by gradients needs nn.Linear as the model's last operation"
         shape = (len(features), self.head.out_features)
         if not isinstance(logits, Tensor) or logits.shape != shape:
@@ -163,7 +163,7 @@ class LastLayer:
 
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
-    """Lets compiled modules run as they were written: what is compiled already does not notice a new hook."""
+    """Context in which compiled modules run uncompiled, as compiled code ignores new hooks."""
     parts = [vars(module) for module in model.modules()]
     compiled = any(part.get("_compiled_call_impl") or "_orig_mod" in part["_modules"] for part in parts)
     # Asked of torch only where needed: it imports the compiler, which takes seconds.
@@ -171,7 +171,7 @@ def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
 
 
 class CordsModel(nn.Module):
-    """Any classifier with the interface that CORDS' strategies ask of a model. Nothing is copied.
+    """Wraps a classifier with the interface of CORDS' models. Nothing is copied.
 
     State dictionaries are the wrapped model's own, so its ``state_dict()`` serves as ``model_params``.
 

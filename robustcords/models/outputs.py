@@ -15,11 +15,11 @@ from robustcords.models.base import ImageSize, described, reason
 
 
 class LogitsOnly(nn.Module):
-    """A network that returns more than logits, reduced to them.
+    """Reduces a network with several outputs to its logits.
 
     Args:
-        network: images (B, C, H, W) to what `logits_in` finds logits in, in train mode and in eval mode.
-        num_classes: how many they are.
+        network: images (B, C, H, W) to outputs in which `logits_in` finds the logits, in train and eval mode.
+        num_classes: number of logits.
     """
 
     def __init__(self, network: nn.Module, num_classes: int) -> None:
@@ -34,10 +34,10 @@ class LogitsOnly(nn.Module):
 
 
 def logits_in(output: Any, shape: tuple[int, int]) -> Tensor | None:
-    """Returns the logits in what a network returned; None where it is not clear which of its parts they are.
+    """Returns the logits in a network's output; None if they cannot be identified.
 
-    They are the output itself, its part of the name ``logits`` (a key, or a field of a named tuple, a dataclass or a
-    Hugging Face output), or its only tensor of the right shape.
+    They are the output itself, its entry ``logits`` (a key, or a field of a named tuple, a dataclass or a Hugging Face
+    output), or its only tensor of the right shape.
 
     Args:
         output: a tensor, tuple, list, mapping or object with fields.
@@ -52,13 +52,13 @@ def logits_in(output: Any, shape: tuple[int, int]) -> Tensor | None:
 
 
 def as_classifier(name: str, network: nn.Module, channels: int, image_size: ImageSize, num_classes: int) -> nn.Module:
-    """Returns a network that gives logits in both modes: as it is, or inside `LogitsOnly`.
+    """Returns a network that outputs logits in both modes: unchanged, or wrapped in `LogitsOnly`.
 
-    Two black images are passed through it in either mode; its modes and buffers are left as they were.
+    Two black images are passed through it in each mode; its modes and buffers are restored.
 
     Args:
         name: of the model, for messages.
-        network: of unknown making.
+        network: any network.
         channels: of the images.
         image_size: height and width.
         num_classes: how many logits there have to be.
