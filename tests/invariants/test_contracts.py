@@ -190,7 +190,7 @@ class Notes(Callback):
 
 
 def test_callbacks_note_what_json_holds_under_a_name_of_their_own():
-    for value, message in ((torch.ones(1), "JSON cannot hold"), ([1], "a list, expected a dictionary or None")):
+    for value, message in (({"a": torch.ones(1)}, "JSON cannot hold"), ([1], "a list, expected a dictionary or None")):
         with pytest.raises(UserError, match=f"^callback test_contracts:Notes noted .*{message}"):
             fitted(callbacks=[Notes(value)])
     for names in (["model"], ["selector"], ["data"], ["seconds"], ["epoch"], ["train_loss"], ["notes", "notes"]):
