@@ -81,6 +81,9 @@ def verdict(comparison: Comparison) -> str:
             f"Behind {best.name} by more than the noise: {nearest.name} ({_reached(nearest, measure, clean)}), by "
             f"{_points(gaps[nearest.name])}{_and_others(len(behind) - 1)}."
         )
+    if missing := [method.name for method in comparison.methods if measure not in method.accuracies]:
+        named = "; ".join(missing[:3]) + _and_others(len(missing) - 3)
+        said.append(f"Not compared, since they have no {measure.label}: {named}.")
     if min(len(method.runs) for method in ranked) == 1:
         said.append("With one seed of a method the noise is that of the test images: another seed may differ by more.")
     return " ".join(said)
@@ -105,4 +108,4 @@ def _points(gap: Estimate) -> str:
 
 
 def _and_others(count: int) -> str:
-    return f", and {count} other{'s' if count > 1 else ''}" if count else ""
+    return f", and {count} other{'s' if count > 1 else ''}" if count > 0 else ""

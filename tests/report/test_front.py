@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_of_methods_that_are_level_the_verdict_takes_the_fastest(tmp_path: Path)
     assert "The most accurate is trades, full data (40.0%, 90.0% clean, in 1:20), by 0.5 points [" in said
     assert "within the noise." in said
     assert "Behind" not in said
+
+
+def test_methods_without_the_deciding_attack_are_named(made: Path):
+    for row, name in enumerate("abcd", 6):
+        file = make_run(made / name, {"train": {"epochs": row}}, outcomes=False) / "report.json"
+        report = json.loads(file.read_text())
+        last = report["evaluation"]["last"]
+        report["evaluation"]["last"] = {key: value for key, value in last.items() if "autoattack" not in key}
+        file.write_text(json.dumps(report))
+    said = verdict(compared(made))
+    assert "train with trades, full data: 40.0%" in said
+    assert said.count("Not compared, since they have no AutoAttack standard 0.15: ") == 1
+    assert ", and 1 other. With one seed" in said
 
 
 def test_one_method_has_no_verdict(tmp_path: Path):
