@@ -59,9 +59,9 @@ def _checked(name: str) -> type[DataSource]:
 def _reader(name: str, folder: Path) -> type[DataSource]:
     """Returns the class for what a folder holds."""
     from robustcords.data.folder import Folder
+    from robustcords.data.folder_tree import walk
     from robustcords.data.parquet import Parquet
     from robustcords.data.sets import class_sets, parquet_files, parquet_sets, refuse_both
-    from robustcords.data.tree import walk
 
     def pass_over(error: OSError) -> None:
         """Leaves what cannot be read to the reader, which says so."""

@@ -21,9 +21,9 @@ import torch
 from filelock import FileLock
 
 from robustcords.data.base import DataSource, Splits
+from robustcords.data.decoded_file import PARTS, DecodedFile, write
 from robustcords.data.decoding import ImageConfig
 from robustcords.data.images import Images, ImageSet
-from robustcords.data.kept import PARTS, KeptFile, write
 from robustcords.data.on_disk import OnDisk, on_disk
 from robustcords.data.storage import in_units, stays_on_disk, worker_count
 from robustcords.errors import UserError
@@ -126,7 +126,7 @@ def _fingerprint(source: DataSource, files: Iterable[str | Path]) -> str:
 def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
     """Returns what a file has; None where it is not there, not whole, or of other images."""
     try:
-        file = KeptFile.open(path)
+        file = DecodedFile.open(path)
         if file.about.get("fingerprint") != fingerprint:
             return None
         told = json.loads(file.about["told"])

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcords.data.pictures import to_array
+from robustcords.data.pixels import to_array
 from robustcords.data.rows import Rows, message_of
 from robustcords.errors import UserError
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from robustcords.data.on_disk import Reader
-from robustcords.data.pictures import channels_of, to_array, to_label
+from robustcords.data.pixels import channels_of, to_array, to_label
 from robustcords.data.rows import Rows
 from robustcords.errors import UserError
 

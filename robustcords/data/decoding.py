@@ -1,7 +1,7 @@
 """Decoding: whole splits to one array each, once, with errors that name the file or row.
 
 A data set in which every image is grey has one channel; any other has three, and its grey images are repeated in each
-(`robustcords.data.pictures` says what counts as grey).
+(`robustcords.data.pixels` says what counts as grey).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from robustcords.data.corrupt import readable
 from robustcords.data.decoder import Decoder, is_coloured, labels_of, other_size, shape_of
 from robustcords.data.images import Images, ImageSet
 from robustcords.data.on_disk import OnDisk
-from robustcords.data.pictures import to_array, to_label
+from robustcords.data.pixels import to_array, to_label
 from robustcords.data.rows import DatasetRows, Rows
 from robustcords.data.split import stratified_split
 from robustcords.data.storage import Storage, stays_on_disk, worker_count

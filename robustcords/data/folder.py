@@ -15,9 +15,9 @@ from torch import Tensor
 
 from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.decoding import splits
+from robustcords.data.folder_tree import files_below, paths_below, walk
 from robustcords.data.rows import Names, Rows
 from robustcords.data.sets import FolderConfig, choose, class_sets
-from robustcords.data.tree import files_below, paths_below, walk
 from robustcords.errors import UserError, listed, printable
 
 
@@ -25,8 +25,8 @@ class Folder(DataSource):
     """Class folders: ``train/CLASS/...`` and ``test/CLASS/...`` (or validation, valid, val where there is no test).
 
     Classes are numbered in the alphabetical order of the training folders. Every file below a class folder, at any
-    depth, has to be an image; what is hidden (see `robustcords.data.tree.is_hidden`) is left out. Of several such sets
-    below one folder ``subset`` says which. Nothing is cropped or flipped unless asked.
+    depth, has to be an image; hidden files (see `robustcords.data.folder_tree.is_hidden`) are skipped. If a folder
+    holds several such sets, ``subset`` names one. Images are neither cropped nor flipped by default.
     """
 
     Config = FolderConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustcords.data import cache
 from robustcords.data.base import DataSource, Splits
-from robustcords.data.centred import Centred
+from robustcords.data.center_crop import CenterCropped
 from robustcords.data.decoding import ImageConfig, label_gaps
 from robustcords.data.images import Images
 from robustcords.errors import UserError, is_own, kind_of, one_line
@@ -58,7 +58,7 @@ def _centred(splits: Splits, source: DataSource) -> Splits:
     side = source.config.image_size if isinstance(source.config, ImageConfig) and source.config.resize else None
     if side is None:
         return splits
-    return replace(splits, train=Centred(splits.train, side), test=Centred(splits.test, side))
+    return replace(splits, train=CenterCropped(splits.train, side), test=CenterCropped(splits.test, side))
 
 
 def _problem(images: Any) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.decoding import splits
 from robustcords.data.folder import existing_folder
+from robustcords.data.folder_tree import files_below
 from robustcords.data.rows import message_of
 from robustcords.data.sets import (
     FolderConfig,
@@ -25,7 +26,6 @@ from robustcords.data.sets import (
 )
 from robustcords.data.shards import check_shards, shard
 from robustcords.data.tables import HubRows, Parquets, TableRows
-from robustcords.data.tree import files_below
 from robustcords.errors import UserError, listed, nearest
 
 _IMAGE_NAMES = ("img", "image")

@@ -48,7 +48,7 @@ class Rows(ABC):
             yield self.items(range(start, min(start + CHUNK, self.count)))
 
     def read(self, item: Any) -> tuple[Any, Any]:
-        """Returns an item's picture (see `robustcords.data.pictures.to_array`) and label."""
+        """Returns an item's picture (see `robustcords.data.pixels.to_array`) and label."""
         picture, label = item
         return picture, label
 

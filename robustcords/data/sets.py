@@ -10,8 +10,8 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import Field
 
 from robustcords.data.decoding import ImageConfig
+from robustcords.data.folder_tree import split_of, walk
 from robustcords.data.shards import Shard, shard
-from robustcords.data.tree import split_of, walk
 from robustcords.errors import UserError, listed, nearest
 
 TEST_NAMES = ("test", "validation", "valid", "val")
@@ -63,7 +63,7 @@ def parquet_sets(folder: Path, on_error: OnError = None) -> dict[str, dict[str, 
 
     Args:
         folder: where to look, at any depth.
-        on_error: as for `robustcords.data.tree.walk`.
+        on_error: as for `robustcords.data.folder_tree.walk`.
     """
     found: dict[str, dict[str, list[Shard]]] = {}
     for part in (shard(folder, path) for path in parquet_files(folder, on_error)):

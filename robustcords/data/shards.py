@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustcords.data.tree import split_of
+from robustcords.data.folder_tree import split_of
 from robustcords.errors import UserError
 
 # "train-00000-of-00002", also with the digest that Hugging Face wrote after it for some time.

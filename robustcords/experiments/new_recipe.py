@@ -10,7 +10,7 @@ from typing import Any
 
 from robustcords import data as sources
 from robustcords.data.folder import Folder
-from robustcords.data.look import sizes_below
+from robustcords.data.image_sizes import sizes_below
 from robustcords.data.parquet import Parquet
 from robustcords.data.sets import TEST_NAMES, class_sets, parquet_sets
 from robustcords.errors import UserError, printable

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.functional import center_crop, resize
 
 from robustcords.data.images import ImageSet
-from robustcords.data.pictures import channels_of, to_array
+from robustcords.data.pixels import channels_of, to_array
 from robustcords.errors import UserError
 
 

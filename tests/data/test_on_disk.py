@@ -17,9 +17,9 @@ from PIL import Image
 from robustcords import data
 from robustcords.data import cache, storage, tables
 from robustcords.data.base import Splits
+from robustcords.data.decoded_file import DecodedPixels
 from robustcords.data.decoder import Decoder
 from robustcords.data.images import ImageSet
-from robustcords.data.kept import KeptPixels
 from robustcords.data.loading import loaded
 from robustcords.data.on_disk import on_disk
 from robustcords.data.rows import Names
@@ -77,7 +77,7 @@ def test_the_images_are_the_same_on_disk_as_in_memory(way: str, source):
         assert isinstance(one, ImageSet)
         stays = on_disk(other)
         assert stays
-        assert isinstance(stays.reader, KeptPixels if way == "kept" else Decoder)
+        assert isinstance(stays.reader, DecodedPixels if way == "kept" else Decoder)
         assert (one.shape, one.classes) == (other.shape, other.classes)
         assert torch.equal(one.labels, other.labels)
         rows = torch.randperm(len(one), generator=torch.Generator().manual_seed(0))
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_up_while_it_is_written_is_left_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("robustcords.data.kept.os.fsync", full)
+    monkeypatch.setattr("robustcords.data.decoded_file.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         load(class_folders, storage="disk")
     assert [file.suffix for file in kept.iterdir()] == [".lock"]

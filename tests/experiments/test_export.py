@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from robustcords.data.pictures import to_array
+from robustcords.data.pixels import to_array
 from robustcords.errors import RunError, UserError
 from robustcords.evaluation.results import Evaluation
 from robustcords.experiments import build, export, robustbench

@@ -28,9 +28,9 @@ class ResizedCrop(Augmentation):
     centre of a shape that is allowed. It is resized as torchvision resizes tensors (bilinear, antialiased), where the
     images are and for all of a batch at once.
 
-    Crops are made of the whole frames where the set keeps such (``data.resize``, `robustcords.data.centred`), and else
-    of the images themselves. Left out, ``size`` is that of the images, and ``flip`` False where no data set says what
-    is usual.
+    Crops are taken from the full frames if the set keeps them (``data.resize``, `robustcords.data.center_crop`), and
+    otherwise from the images. ``size`` defaults to that of the images, ``flip`` to what is usual for the data set, or
+    False.
 
     Example:
         >>> ResizedCrop(size=28, flip=True)(torch.rand(4, 3, 32, 32), noise).shape

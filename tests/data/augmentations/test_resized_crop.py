@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.functional import resized_crop
 
 from robustcords.data.augmentations.resized_crop import ResizedCrop
-from robustcords.data.centred import Centred
+from robustcords.data.center_crop import CenterCropped
 from robustcords.data.folder import Folder
 from robustcords.data.images import ImageSet
 from robustcords.data.vision import Vision
@@ -100,7 +100,7 @@ def test_the_loader_crops_from_whole_frames():
     frames = ImageSet(
         torch.randint(256, (9, 3, 12, 12), dtype=torch.uint8, generator=source), torch.arange(9) % 2, ("a", "b")
     )
-    train = Centred(frames, 8).subset(torch.tensor([8, 1, 4, 5]))
+    train = CenterCropped(frames, 8).subset(torch.tensor([8, 1, 4, 5]))
     loader = BatchLoader(train, 4, ResizedCrop(size=8), seed=3, device=CPU)
     batch = loader.load(torch.arange(4), everything(4), epoch=2)
     rows = torch.tensor([8, 1, 4, 5])

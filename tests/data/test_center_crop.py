@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustcords.data.centred import Centred
+from robustcords.data.center_crop import CenterCropped
 from robustcords.data.images import ImageSet, Part
 
 CLASSES = ("a", "b", "c")
@@ -14,7 +14,7 @@ def frames():
 
 def test_it_is_the_middle_of_every_image():
     whole = frames()
-    images = Centred(whole, 6)
+    images = CenterCropped(whole, 6)
     rows = torch.tensor([5, 0, 5])
     x, y = images.batch(rows)
     assert torch.equal(x, whole.images[rows, :, 2:8, 3:9].float() / 255)
@@ -26,11 +26,11 @@ def test_it_is_the_middle_of_every_image():
     assert images.digest(torch.arange(7)) == cut.digest(torch.arange(7))
 
 
-@pytest.mark.parametrize("take", [Centred.subset, Part])
+@pytest.mark.parametrize("take", [CenterCropped.subset, Part])
 def test_parts_and_moves_keep_frames_and_numbers(take):
     rows = torch.tensor([4, 1])
-    part = take(Centred(frames(), 6), rows).resident(torch.device("cpu"))
-    assert torch.equal(part.batch(torch.tensor([1]))[0], Centred(frames(), 6).batch(torch.tensor([1]))[0])
+    part = take(CenterCropped(frames(), 6), rows).resident(torch.device("cpu"))
+    assert torch.equal(part.batch(torch.tensor([1]))[0], CenterCropped(frames(), 6).batch(torch.tensor([1]))[0])
     assert torch.equal(part.numbers, rows)
     assert part.frames().shape == (3, 10, 12)
     assert torch.equal(part.frames().batch(torch.tensor([0]))[0], frames().batch(torch.tensor([4]))[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustcords.data.tree import files_below
+from robustcords.data.folder_tree import files_below
 
 _LOOKED_AT = 200
 

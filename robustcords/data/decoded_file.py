@@ -44,7 +44,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class KeptFile:
+class DecodedFile:
     """A whole file.
 
     Attributes:
@@ -58,7 +58,7 @@ class KeptFile:
     blocks: dict[str, Block]
 
     @classmethod
-    def open(cls, path: Path) -> KeptFile:
+    def open(cls, path: Path) -> DecodedFile:
         """Returns a file, of which the beginning has been read.
 
         Raises:
@@ -85,12 +85,12 @@ class KeptFile:
         block = self.blocks[name]
         return torch.from_numpy(np.fromfile(self.path, np.int64, block.shape[0], offset=block.start))
 
-    def pixels(self, part: str) -> KeptPixels:
+    def pixels(self, part: str) -> DecodedPixels:
         """Returns what reads the images of a part."""
-        return KeptPixels(self.path, self.blocks[f"{part}.images"], self.numbers(f"{part}.checks").numpy())
+        return DecodedPixels(self.path, self.blocks[f"{part}.images"], self.numbers(f"{part}.checks").numpy())
 
 
-class KeptPixels(Reader):
+class DecodedPixels(Reader):
     """Reads images of a file of decoded ones.
 
     Args:
@@ -107,9 +107,9 @@ class KeptPixels(Reader):
         # Open for as long as it is needed, also by workers: another run may put another file in its place.
         self._file = path.open("rb", buffering=0)
 
-    def __reduce__(self) -> tuple[type[KeptPixels], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[DecodedPixels], tuple[Any, ...]]:
         """Opens the file anew in a process that is no fork of this one."""
-        return KeptPixels, (self.path, self.block, self.checks)
+        return DecodedPixels, (self.path, self.block, self.checks)
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Returns images (B, C, H, W) uint8.

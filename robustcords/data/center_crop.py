@@ -10,7 +10,7 @@ from torch import Tensor
 from robustcords.data.images import Images
 
 
-class Centred(Images):
+class CenterCropped(Images):
     """The centre of each image of a set of larger ones, its frames: what is seen of photographs in evaluation.
 
     Validation, selection, evaluation and most augmentations see the centres. An augmentation that crops by itself asks
@@ -23,9 +23,9 @@ class Centred(Images):
     Example:
         >>> import torch
         >>> from robustcords import ImageSet
-        >>> from robustcords.data.centred import Centred
+        >>> from robustcords.data.center_crop import CenterCropped
         >>> frames = ImageSet(torch.rand(4, 3, 32, 32), torch.arange(4) % 2, ("cat", "dog"))
-        >>> images = Centred(frames, 28)
+        >>> images = CenterCropped(frames, 28)
         >>> images.shape, images.frames().shape
         ((3, 28, 28), (3, 32, 32))
     """
@@ -45,17 +45,17 @@ class Centred(Images):
         """Yields the centres and labels of several lists of rows."""
         return ((self._centre(x), y) for x, y in self.whole.batches(parts, device))
 
-    def subset(self, rows: Tensor) -> Centred:
+    def subset(self, rows: Tensor) -> CenterCropped:
         """Returns the set of these rows, in this order, frames and all."""
-        return Centred(self.whole.subset(rows), self.side)
+        return CenterCropped(self.whole.subset(rows), self.side)
 
     def frames(self) -> Images:
         """Returns the whole images."""
         return self.whole
 
-    def resident(self, device: torch.device) -> Centred:
+    def resident(self, device: torch.device) -> CenterCropped:
         """Returns the set with its frames on a device, where they can be moved there."""
-        return Centred(self.whole.resident(device), self.side)
+        return CenterCropped(self.whole.resident(device), self.side)
 
     def stored(self, rows: Tensor) -> Tensor:
         """Returns the centres of some images as they are stored."""
