@@ -116,7 +116,7 @@ def evaluate(
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Evaluate the weights of a run, a weights file, or a published model."""
+    """Evaluate a run, a weights file or a published model."""
     from robustcords.cli.exit_status import is_main
     from robustcords.experiments import evaluation
     from robustcords.report.run_tables import print_report

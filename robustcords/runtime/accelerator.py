@@ -26,9 +26,8 @@ from robustcords.runtime.watchdog import meeting, name_interface
 _WAIT = timedelta(hours=6)
 """How long one process may wait for another that lives: for a download, or for an attack on its last examples."""
 
-_DISTRIBUTED = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-"""A step need not use every parameter. Which ones it does is looked up in its graph, but not in those of attacks.
-The trainer itself shares buffers, once a step and not at every forward pass."""
+_DISTRIBUTED = DistributedDataParallelKwargs(find_unused_parameters=True)
+"""A step need not use every parameter. Which ones it does is looked up in its graph, but not in those of attacks."""
 
 
 def start(precision: str, accumulation: int = 1, trackers: Sequence[str] = ()) -> Accelerator:

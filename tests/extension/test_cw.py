@@ -60,7 +60,7 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
     assert found == {"0.02": by_hand(tmp_path / "run", 6, 0.02), "0.06": by_hand(tmp_path / "run", 6, 0.06)}
     assert 0 < found["0.06"] < found["0.02"] < entry["clean"], "the attack should break some"
     assert {each["attack"] for each in entry["attacks"]} == {"cw:CW"}
-    assert f"| CW-6 | 0.06 | 60 | {100 * found['0.06']:.2f} |" in (tmp_path / "run/report.md").read_text()
+    assert f"| CW-6 | 0.06 | 60 | {100 * found['0.06']:.2f} ± " in (tmp_path / "run/report.md").read_text()
     assert "CW-6" in done.out
 
     page = command("report", "run", "--output", "page.html", "--images", "0")

@@ -122,7 +122,8 @@ def test_tables_and_pictures_can_be_read_aloud(written: Path):
     found = Page(written)
     assert all(attributes.get("scope") in {"col", "row"} for tag, attributes in found.tags if tag == "th")
     images = [attributes for tag, attributes in found.tags if tag == "img"]
-    assert len(images) == 4 * 3 * 3  # methods, test images, clean and adversarial and difference
+    adversarial, selected = 4 * 3 * 3, 3 * 2 * 3  # methods, images of each example or kind, images
+    assert len(images) == adversarial + selected
     assert all(attributes["alt"] for attributes in images)
     assert all(attributes["aria-label"] for _, attributes in found.tags if attributes.get("class") == "plot")
     levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h\d", tag)]

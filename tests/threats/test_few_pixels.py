@@ -68,7 +68,7 @@ def test_the_attack_of_carlini_and_wagner_is_in_the_report(command, tmp_path: Pa
     line = f"CW-40-1 (last): median distance {median:.4g}"
     assert line in done.out
     assert line in (tmp_path / "run/report.md").read_text()
-    assert f"| CW-40-1 | 0.5 | 12 | {100 * near['accuracy']:.2f} |" in (tmp_path / "run/report.md").read_text()
+    assert f"| CW-40-1 | 0.5 | 12 | {100 * near['accuracy']:.2f} ± " in (tmp_path / "run/report.md").read_text()
 
 
 @pytest.mark.parametrize(
