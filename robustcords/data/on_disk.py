@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
 
 from robustcords.data.images import Images, Part
 from robustcords.errors import RunError, UserError
@@ -144,16 +145,18 @@ class OnDisk(Images):
 
 @contextmanager
 def _deaths_wait() -> Iterator[None]:
-    """Takes back torch's handler of SIGCHLD, which raises an error wherever the run is when a worker dies.
+    """Removes torch's handler of SIGCHLD, which raises an error wherever the run is when a worker dies.
 
-    That is seen as well when something is to come from that worker.
+    A death is noticed without it when the next images are expected from that worker. Torch sets its handler once per
+    process, so one that an earlier loader has set is removed too.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
     yield
-    signal.signal(signal.SIGCHLD, before)
+    of_torch = getattr(before, "__module__", None) == signal_handling.__name__
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL if of_torch else before)
 
 
 def on_disk(images: Images) -> OnDisk | None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils import signal_handling
 
 from robustcords import data
 from robustcords.data import cache, storage, tables
@@ -103,6 +104,8 @@ def test_a_kept_file_serves_memory_and_disk(class_folders: Path, monkeypatch: py
 
 def test_workers_read_ahead_and_serve_one_after_another(class_folders: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    signal_handling._set_SIGCHLD_handler()  # as any loader with workers before has done
     images = load(class_folders, storage="disk", cache=False).train
     stays = on_disk(images)
     stays.workers = 1
