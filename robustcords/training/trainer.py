@@ -102,6 +102,7 @@ class Trainer:
                 train,
                 loss=method.loss,
                 attack=method.attack,
+                epochs=settings.epochs or 0,
                 batch_size=settings.batch_size,
                 seed=seed,
                 lr=self.peak_lrs[0],
@@ -394,7 +395,6 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             restore_parts(self.parts(), state)
             self.stopwatch.add(state["seconds"])
-        self.history = self.run.keep_rows(
-            [epoch for epoch in range(self.progress.epoch) if not self.subsets.skips(epoch)]
-        )
+        done = [epoch for epoch in range(self.progress.epoch) if not self.subsets.skips(epoch)]
+        self.history = self.run.keep_rows(done)
         self.session.display.say(f"resumed from {path}")

@@ -170,6 +170,11 @@ def test_the_first_passes_of_a_compiled_model_are_not_measured(clock: Clock, mon
     assert measuring.measure(made, 0.0, lambda _: 40.0).callbacks == {"first": 1.0}
 
 
+def test_the_warm_start_is_known_before_training():
+    made = trainer(selector=chooser(warm_start=0.5, fraction=0.5), settings={"epochs": 4})
+    assert made.selector and (made.selector.first, made.selector.full_until) == (2, 1)
+
+
 def test_a_subset_from_a_file_trains_within_a_budget(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     clock.slow(monkeypatch, adversarial, "attack_batch", 1.0)
     file = tmp_path / "subset.npz"
