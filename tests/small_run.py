@@ -21,6 +21,7 @@ from robustcords.data.images import ImageSet
 from robustcords.methods.adversarial import AdversarialTraining
 from robustcords.methods.base import Method
 from robustcords.methods.efforts.base import Effort
+from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.runtime import collectives
 from robustcords.runtime.accelerator import start
@@ -32,7 +33,7 @@ from robustcords.storage.run_directory import RunDirectory
 from robustcords.threats.base import ThreatModel
 from robustcords.training.callbacks.base import Callback, EpochEnd
 from robustcords.training.callbacks.validation import Validation
-from robustcords.training.config import TrainConfig
+from robustcords.training.config import AveragingConfig, TrainConfig
 from robustcords.training.trainer import Trainer
 
 COUNT, BATCH = 61, 16
@@ -113,6 +114,18 @@ def trainer(
         session=session,
         **options,
     )
+
+
+def eventful(**settings: Any) -> dict[str, Any]:
+    """Options of a run with a bit of everything that a checkpoint has to hold."""
+    return {
+        "loss": "mart",
+        "effort": partial(Bullet, steps={"boundary": 3}),
+        "model": network(norm=True),
+        "selector": chooser("adv-glister", loss="mart", select_first=True),
+        "validation": made_up(12, seed=1),
+        "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1, **settings},
+    }
 
 
 def epoch_end(model: nn.Module, epoch: int = 0, *, seed: int = 0, display: Display | None = None) -> EpochEnd:

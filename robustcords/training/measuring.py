@@ -168,12 +168,11 @@ def _selection(trainer: Trainer, selector: SubsetSelector) -> float:
     few = 20 * len(trainer.train.classes) + 2 * trainer.settings.batch_size
 
     def seconds(parts: int) -> float:
-        small = selector.on_part(parts)
         with trainer.inference.under(trainer.session.watched) as model:
-            if trainer.settings.compile:
-                selector.on_part(parts).select(0, model)
-            start = time.perf_counter()
-            small.select(0, model)
+            for _ in range(1 + trainer.settings.compile):  # as for callbacks
+                small = selector.on_part(parts)
+                start = time.perf_counter()
+                small.select(0, model)
             return time.perf_counter() - start
 
     if len(trainer.train) < 8 * few:

@@ -10,19 +10,17 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import chooser, fitted, made_up, network, trainer
+from small_run import eventful, fitted, trainer
 
 from robustcords.errors import Interrupted, RunError
-from robustcords.methods.efforts.bullet import Bullet
 from robustcords.runtime import interruption
 from robustcords.runtime.interruption import Interruption
 from robustcords.training import trainer as training
-from robustcords.training.config import AveragingConfig, TrainConfig
+from robustcords.training.config import TrainConfig
 
 
 class Killed(BaseException):
@@ -86,21 +84,10 @@ class FullDisk(Disk):
         return change
 
 
-def options(**settings: Any) -> dict[str, Any]:
-    return {
-        "loss": "mart",
-        "effort": partial(Bullet, steps={"boundary": 3}),
-        "model": network(norm=True),
-        "selector": chooser("adv-glister", loss="mart", select_first=True),
-        "validation": made_up(12, seed=1),
-        "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1, **settings},
-    }
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> training.Trainer:
     """A run that was left alone."""
-    return fitted(**options(), run=tmp_path_factory.mktemp("runs") / "whole")
+    return fitted(**eventful(), run=tmp_path_factory.mktemp("runs") / "whole")
 
 
 def check_same(whole: training.Trainer, again: training.Trainer) -> None:
@@ -126,7 +113,7 @@ EVERY = pytest.mark.parametrize(
 
 @EVERY
 def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(every: bool, tmp_path: Path):
-    made = trainer(**options(), run=tmp_path / "whole")
+    made = trainer(**eventful(), run=tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch)
         made.fit()
@@ -135,23 +122,23 @@ def test_a_run_that_dies_at_any_change_of_the_disk_ends_as_if_it_had_not(every: 
     for number, late in itertools.product(disk.places(every), (False, True)):
         run = tmp_path / f"{number}{late}"
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-            dying = trainer(**options(), run=run)
+            dying = trainer(**eventful(), run=run)
             Disk(patch, number, late)
             dying.fit()
-        check_same(made, fitted(**options(), run=run))
+        check_same(made, fitted(**eventful(), run=run))
         shutil.rmtree(run)
 
 
 @EVERY
 def test_a_full_disk_is_told_in_one_line_and_costs_nothing_but_time(every: bool, tmp_path: Path):
-    made = trainer(**options(), run=tmp_path / "whole")
+    made = trainer(**eventful(), run=tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         disk = FullDisk(patch)
         made.fit()
     assert disk.changes >= 40
     for number in disk.places(every):
         run = tmp_path / str(number)
-        full = trainer(**options(), run=run)
+        full = trainer(**eventful(), run=run)
         assert full.run is not None
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError) as told:
             FullDisk(patch, number)
@@ -160,7 +147,7 @@ def test_a_full_disk_is_told_in_one_line_and_costs_nothing_but_time(every: bool,
         with warnings.catch_warnings():  # what there is is whole
             warnings.simplefilter("error")
             full.run.checkpoints.latest()
-        check_same(made, fitted(**options(), run=run))
+        check_same(made, fitted(**eventful(), run=run))
         shutil.rmtree(run)
 
 
@@ -179,7 +166,7 @@ def test_checkpoints_come_by_the_clock_also_within_an_epoch(
     whole: training.Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(training, "time", Clock())
-    made = trainer(**options(checkpoint_every="1 s", keep_checkpoints=100), run=tmp_path / "run")
+    made = trainer(**eventful(checkpoint_every="1 s", keep_checkpoints=100), run=tmp_path / "run")
     made.fit()
     assert made.run is not None
     saved = [int(path.name.removeprefix("step_")) for path in made.run.checkpoints.paths()]
@@ -192,7 +179,7 @@ def test_checkpoints_come_by_the_clock_also_within_an_epoch(
         for path in (parts / "checkpoints").iterdir():
             if path.name != f"step_{step:08d}":
                 shutil.rmtree(path)
-        check_same(whole, fitted(**options(), run=parts))
+        check_same(whole, fitted(**eventful(), run=parts))
 
 
 @pytest.mark.parametrize("limit", [1, 6, 11])
@@ -203,7 +190,7 @@ def test_a_time_limit_stops_with_a_checkpoint(
         patch.setattr(interruption, "time", Clock())
         config = TrainConfig(time_limit=f"{limit} s")
         with pytest.raises(Interrupted, match=r"^stopped at train\.time_limit$") as stopped:
-            fitted(**options(), run=tmp_path / "parts", interruption=Interruption(config.time_limit))
+            fitted(**eventful(), run=tmp_path / "parts", interruption=Interruption(config.time_limit))
     assert stopped.value.status == 75
     assert len(list((tmp_path / "parts" / "checkpoints").iterdir())) > 0
-    check_same(whole, fitted(**options(), run=tmp_path / "parts"))
+    check_same(whole, fitted(**eventful(), run=tmp_path / "parts"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import signal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import BATCH, COUNT, After, chooser, close, fitted, made_up, network, trainer, vector
+from small_run import BATCH, COUNT, After, chooser, close, eventful, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -257,16 +256,7 @@ def test_numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_checkpoi
 
 
 def with_everything(run: Path) -> dict[str, Any]:
-    return {
-        "loss": "mart",
-        "effort": partial(Bullet, steps={"boundary": 3}),
-        "model": network(norm=True),
-        "selector": chooser("adv-glister", loss="mart", select_first=True),
-        "validation": made_up(12, seed=1),
-        "augmentation": CropFlip(crop=1),
-        "settings": {"accumulation": 2, "averaging": AveragingConfig(), "validate_every": 1},
-        "run": run,
-    }
+    return {**eventful(), "augmentation": CropFlip(crop=1), "run": run}
 
 
 @pytest.fixture(scope="module")
