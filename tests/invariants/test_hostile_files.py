@@ -16,27 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, call, settings
+from command_line import ROOT, SMALL, call, settings
 
 RECIPE = [
     "digits_mart",
-    *settings(
-        data__train_limit=240,
-        model__width=4,
-        model__depths="[1]",
-        attack__steps=1,
-        bullet="false",
-        selector__select_every=1,
-        train__epochs=2,
-        train__batch_size=33,
-        train__validate_every=1,
-        train__precision="fp32",
-        evaluation__limit=20,
-        evaluation__checkpoints='["best", "last"]',
-        evaluation__pgd="false",
-        evaluation__autoattack="false",
-        logging__trackers='["tensorboard"]',
-    ),
+    *SMALL,
+    *settings(bullet="false", train__validate_every=1, evaluation__pgd="false", logging__trackers='["tensorboard"]'),
 ]
 MARKER = "code-ran"
 LATEST = "checkpoints/step_00000004"
