@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -21,8 +22,7 @@ from robustcords.recipe.recipe import Recipe
 from robustcords.report.plan_tables import SURVIVING, Planned
 from robustcords.runtime.session import Session
 from robustcords.training.costs import Costs
-from robustcords.training.measuring import measure, seconds_of_pass
-from robustcords.training.planning import calendar
+from robustcords.training.measuring import calendar, measure, seconds_of_pass
 from robustcords.training.trainer import Trainer
 
 _SECONDS = 2.0
@@ -68,12 +68,12 @@ def plan(recipe: Recipe, name: str, budget: timedelta | None = None) -> Planned:
         trainer = build.trainer(build.resolved(recipe, work.accelerator), images, work)
         trainer.model.train()
         _forget_peak(work)
-        planner = trainer.planner
+        length = trainer.length
         time_to_train = budget or recipe.train.budget
         seconds = time_to_train.total_seconds() if time_to_train else None
 
         def epochs(step: float) -> float:
-            return planner.length.epochs if planner.length.steps != () else (seconds or 0.0) / step / planner.batches
+            return length.epochs if length.epochs < math.inf else (seconds or 0.0) / step / length.batches
 
         costs = measure(trainer, _SECONDS, epochs)
         peak = _peak(work)
@@ -90,15 +90,14 @@ def _planned(
     evaluation: Evaluated,
     loading: float,
 ) -> Planned:
-    batches = trainer.planner.batches
-    when = calendar(trainer, batches)
+    length, when = trainer.length, calendar(trainer)
+    batches = length.batches
     fitting = costs.fitting(seconds, when, 0) if seconds else None
-    length = trainer.planner.length
-    if recipe.train.epochs or (length.steps and recipe.train.planned):
-        steps = round(length.epochs * batches) if length.steps is None else sum(length.steps)
-    else:
+    if length.budget:
         steps = fitting or 1
-    whole = costs.total(max(1, steps), when)
+    else:
+        steps = round(length.epochs * batches) if length.steps is None else sum(length.steps)
+    whole = costs.total(steps, when)
     epochs = steps / batches
     return Planned(
         recipe=name,

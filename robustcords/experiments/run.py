@@ -130,7 +130,7 @@ def run(
             collectives.barrier()  # nobody begins before a signal to any other one is a request to stop together
             environment_of(directory)  # better now than when the report is made, after training
             trainer.run = directory
-            trainer.planner.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
+            trainer.length.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
             if trainer.selector and trainer.selector.proxy:
                 trainer.selector.proxy_seconds = proxy.run(directory, trainer.selector.proxy.model)
             if profile and directory.writes:
@@ -154,8 +154,8 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
             config={key: str(value) if isinstance(value, list) else value for key, value in flat(plain(recipe))},
         )
     trainer.fit()
-    if trainer.planner.budget:
-        recipe = build.planned(recipe, trainer.planner.budget.steps)
+    if trainer.length.budget and trainer.length.steps:
+        recipe = build.planned(recipe, trainer.length.steps)
     collectives.barrier()
     results: dict[str, Evaluation] = {}
 

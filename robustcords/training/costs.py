@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-EVENTS = ("selection", "validation", "checkpoint")
-"""The phases of what comes now and then, besides the batches."""
+from robustcords.runtime.stopwatch import TRAINING
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,19 @@ class Costs:
             "checkpoint": self.checkpoint if saved else 0.0,
         }
 
+    def around(self, calendar: Calendar, begun: range, ended: range, last: int | None = None) -> dict[str, float]:
+        """Returns the seconds of what comes before and after epochs, by phase.
+
+        Args:
+            calendar: what comes when.
+            begun: the epochs that begin.
+            ended: the epochs that end.
+            last: which of them is the run's last one, if it is among them.
+        """
+        after = [self.after(epoch, calendar, last=epoch == last) for epoch in ended]
+        ends = {phase: sum(seconds[phase] for seconds in after) for phase in ("validation", "checkpoint")}
+        return {"selection": sum(self.before(epoch, calendar) for epoch in begun), **ends}
+
     def fitting(self, seconds: float, calendar: Calendar, epoch: int, left: int | None = None) -> int:
         """Returns how many batches there is time for, such that what comes after the last one is over in time.
 
@@ -84,23 +96,26 @@ class Costs:
             room -= self.before(epoch, calendar)
 
     def total(self, steps: int, calendar: Calendar) -> dict[str, float]:
-        """Returns the seconds of a run of so many batches, by ``"training"``, ``"selection"`` and the like."""
-        spent = {"training": steps * self.step, **dict.fromkeys(EVENTS, 0.0)}
-        for epoch in range(math.ceil(steps / calendar.batches)):
-            spent["selection"] += self.before(epoch, calendar)
-            last = (epoch + 1) * calendar.batches >= steps
-            for phase, seconds in self.after(epoch, calendar, last=last).items():
-                spent[phase] += seconds
+        """Returns the seconds of a run of so many batches, at least 1, by phase, with ``"training"`` for batches."""
+        epochs = range(math.ceil(steps / calendar.batches))
+        spent = {"training": steps * self.step, **self.around(calendar, epochs, epochs, last=epochs[-1])}
         spent["checkpoint"] += sum(spent.values()) / calendar.checkpoint_seconds * self.checkpoint
         return spent
 
-    def scaled(self, **factors: float) -> Costs:
-        """Returns the costs with those of some phases, such as ``selection``, multiplied by a factor."""
-        by_name = {name: value * factors.get("validation", 1.0) for name, value in self.callbacks.items()}
-        selection, checkpoint = (factors.get(phase, 1.0) for phase in ("selection", "checkpoint"))
-        return replace(
-            self,
-            selection=self.selection * selection,
-            callbacks=by_name,
-            checkpoint=self.checkpoint * checkpoint,
+    def corrected(self, seconds: Mapping[str, float], steps: int, expected: Mapping[str, float]) -> Costs:
+        """Returns the costs that a part of a run has had.
+
+        Args:
+            seconds: what it took, by phase.
+            steps: its batches, at least 1.
+            expected: what was expected to come around them, by phase.
+        """
+        phases = {phase: seconds[phase] / steps for phase in (*TRAINING, "logging")}
+        factors = {phase: seconds[phase] / value if value else 1.0 for phase, value in expected.items()}
+        return Costs(
+            sum(phases.values()),
+            self.selection * factors["selection"],
+            {name: value * factors["validation"] for name, value in self.callbacks.items()},
+            self.checkpoint * factors["checkpoint"],
+            phases,
         )

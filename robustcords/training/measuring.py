@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from robustcords.runtime.stopwatch import TRAINING
 from robustcords.selection.selector import Subset, SubsetSelector
 from robustcords.storage.checkpoint import Checkpoints, as_kept, restore_parts
 from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch
-from robustcords.training.costs import Costs
+from robustcords.training.costs import Calendar, Costs
 from robustcords.training.state import Progress, check_weights
 
 if TYPE_CHECKING:
@@ -58,6 +59,20 @@ def measure(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) 
     selection = _selection(trainer, trainer.selector) if trainer.selector else 0.0
     costs = replace(steps, selection=selection, callbacks=callbacks, checkpoint=_checkpoint(trainer))
     return collectives.decide_together(lambda: costs)
+
+
+def calendar(trainer: Trainer) -> Calendar:
+    """Returns what comes when in a trainer's run."""
+    every, selector, skips = trainer.settings.checkpoint_every, trainer.selector, trainer.subsets.skips
+    return Calendar(
+        trainer.length.batches,
+        selects=selector.selects if selector else lambda epoch: False,
+        due=lambda epoch, last: [
+            each.name for each in trainer.callbacks if not skips(epoch) and each.due(epoch, last=last)
+        ],
+        checkpoint_every=every if isinstance(every, int) else None,
+        checkpoint_seconds=every.total_seconds() if isinstance(every, timedelta) else math.inf,
+    )
 
 
 def seconds_of_pass(trainer: Trainer) -> float:

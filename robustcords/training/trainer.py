@@ -35,9 +35,9 @@ from robustcords.storage.state_check import refuse_grown, refuse_unkeepable
 from robustcords.training.averaging import Averaging
 from robustcords.training.callbacks.base import Callback, EpochEnd, after_epoch, after_step
 from robustcords.training.config import TrainConfig
+from robustcords.training.length import Length
 from robustcords.training.loader import BatchLoader
 from robustcords.training.optimizers import rates, trainable
-from robustcords.training.planning import Planner
 from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.schedules import Schedule
 from robustcords.training.state import PARTS, TAKEN, Progress, check_epoch, check_step, check_weights, upgraded
@@ -128,7 +128,7 @@ class Trainer:
         self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
-        self.planner = Planner(settings, self.loader.batches(self.subsets.usual))
+        self.length = Length(settings, self.loader.batches(self.subsets.usual))
         self.step = LoopStep(
             self.model,
             method,
@@ -177,10 +177,9 @@ class Trainer:
         self.model.train()
         self.optimizer.zero_grad()
         self.restore()
-        self.planner.begin(self)
+        self.length.begin(self)
         while not self.ended(epoch := self.progress.epoch):
             if not self.subsets.skips(epoch):
-                self.planner.extend(self)
                 subset = self.subset(epoch)
                 images = self.train_epoch(epoch, subset)
                 self.finish_epoch(epoch, subset, images)
@@ -192,7 +191,7 @@ class Trainer:
 
     def ended(self, epochs: int) -> bool:
         """Returns whether training is over when so many epochs are."""
-        return self.planner.length.ended(epochs, self.progress.steps)
+        return self.length.ended(epochs, self.progress.steps)
 
     def train_epoch(self, epoch: int, subset: Subset) -> int:
         """Takes the epoch's remaining steps, or as many as the run has left; returns how many images it trained on.
@@ -203,12 +202,12 @@ class Trainer:
         self.stopwatch.begin("data")
         batches = self.loader.order(epoch, subset)
         self.loader.read_ahead(batches[self.progress.step :], subset, epoch)
-        with self.session.display.task(self.planner.label(self.progress)) as update, self.session.profiler as profiler:
+        with self.session.display.task(self.length.label(self.progress)) as update, self.session.profiler as profiler:
             for step in range(self.progress.step, len(batches)):
-                self.planner.extend(self, len(batches) - step)
+                self.length.extend(self, len(batches) - step)
                 if self.ended(epoch):
                     break
-                passed, epochs = self.planner.passed(self.progress, step / len(batches))
+                passed, epochs = self.length.passed(self.progress, step / len(batches)), self.length.epochs
                 if self.schedule:
                     self.schedule.set_rates(self.optimizer, self.peak_lrs, passed, epochs)
                 moment = Moment(epoch, step, passed / epochs, epochs)
@@ -233,7 +232,7 @@ class Trainer:
         self.subsets.observe(subset.indices[positions], self.step.values)
         if self.averaging:
             self.stopwatch.begin("averaging")
-            self.averaging.update(self.planner.share(self.progress, part))
+            self.averaging.update(self.length.share(self.progress, part))
         self.stopwatch.begin("logging")
 
     def train_step(self, batch: Batch, moment: Moment) -> None:
@@ -267,13 +266,12 @@ class Trainer:
     def subset(self, epoch: int) -> Subset:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
-        passed, begun = self.planner.share(self.progress, 0.0), self.progress.step > 0
+        passed, begun = self.length.share(self.progress, 0.0), self.progress.step > 0
         watched = self.subsets.selection_model(self.inference).under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, progress=passed, begun=begun)
             self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
             if selected:
-                self.planner.expect(self, "selection")
                 self.run.save_selection(epoch, self.train.numbers[subset.indices], subset.weights)
         return subset
 
@@ -283,7 +281,7 @@ class Trainer:
         check_epoch(self.progress, self.run)
         row: dict[str, Any] = {
             "epoch": epoch,
-            "progress": self.planner.share(self.progress, 1.0),
+            "progress": self.length.share(self.progress, 1.0),
             "train_loss": self.progress.mean_loss,
             "lr": rates(self.optimizer)[0],
             "subset_size": len(subset.indices),
@@ -292,7 +290,7 @@ class Trainer:
         row |= self.call_back(epoch)
         self.stopwatch.begin("logging")
         seconds = self.stopwatch.lap()
-        self.planner.note_epoch(seconds)
+        self.length.add(seconds)
         row |= {
             "images_per_second": images / sum(seconds[phase] for phase in TRAINING),
             "seconds": seconds,
@@ -302,7 +300,7 @@ class Trainer:
         self.run.add_row(row)
         self.history.append(row)
         self.accelerator.log(figures(row), step=epoch)
-        self.session.display.say(epoch_line(row, self.planner.label(self.progress)))
+        self.session.display.say(epoch_line(row, self.length.label(self.progress)))
 
     def call_back(self, epoch: int) -> dict[str, Any]:
         """Returns what the callbacks note of an epoch."""
@@ -324,7 +322,6 @@ class Trainer:
             noted = after_epoch(self.callbacks, end)
         for result in validations:  # only now: if stopped above, a resumed run repeats it
             self.method.effort.on_validation(result)
-        self.planner.expect(self, "validation")
         return noted
 
     @property
@@ -349,7 +346,6 @@ class Trainer:
             before: states that parts had before work that a resumed run begins again; None for those they have now.
         """
         self.stopwatch.begin("checkpoint")
-        self.planner.expect(self, "checkpoint")
         self.run.save_checkpoint(self.progress.steps, lambda: self.state_dict() | (before or {}))
 
     def stop_or_save(self) -> None:
@@ -367,7 +363,7 @@ class Trainer:
     def parts(self) -> dict[str, Any]:
         """Returns everything with a state of its own, by its name in a checkpoint."""
         own: list[Any] = [self.model, self.optimizer.optimizer, self.accelerator.scaler, self.averaging]
-        own += [self.selector, self.planner.budget]
+        own += [self.selector, self.length if self.length.budget else None]
         parts = {name: part for name, part in zip(PARTS, own, strict=True) if part is not None}
         return parts | self.method.parts() | {callback.name: callback for callback in self.callbacks}
 

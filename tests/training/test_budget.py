@@ -34,6 +34,7 @@ from robustcords.training.config import SHARES, AveragingConfig, TrainConfig
 from robustcords.training.costs import Calendar, Costs
 from robustcords.training.length import Length
 from robustcords.training.schedules import Cosine, Step
+from robustcords.training.state import Progress
 from robustcords.training.trainer import Trainer
 
 PER_EPOCH = -(-COUNT // BATCH)
@@ -53,8 +54,8 @@ def budgeted(minutes: float, **options: Any) -> Trainer:
 
 
 def planned(run: Trainer) -> list[int]:
-    assert run.planner.budget
-    return run.planner.budget.steps
+    assert run.length.budget and run.length.steps
+    return run.length.steps
 
 
 @pytest.mark.parametrize("grows", [0.0, 0.08], ids=["even", "slower and slower"])
@@ -105,7 +106,7 @@ def test_what_was_settled_makes_the_same_run_again(clock: Clock, monkeypatch: py
     made.fit()
     torch.manual_seed(3)
     again = budgeted(1, settings={**averaged, "steps": planned(made)}, **options())
-    assert again.planner.budget is None
+    assert again.length.budget is None
     again.fit()
     assert torch.equal(vector(made), vector(again))
     assert again.progress.steps == made.progress.steps
@@ -119,7 +120,7 @@ def test_a_run_that_was_interrupted_is_the_run_that_is_recorded(
 
     def part(looks: int) -> Trainer:
         made = budgeted(1, run=tmp_path / "run", interruption=After(looks), model=network(norm=True))
-        made.planner.on_plan = recorded.append
+        made.length.on_plan = recorded.append
         return made
 
     with pytest.raises(Interrupted):
@@ -242,16 +243,16 @@ def test_whole_epochs_in_steps_are_the_same_run():
 
 
 def test_shares_are_equal_parts_of_the_run():
-    length = Length.of(TrainConfig(steps=[4, 2, 6]), batches=2)
+    length = Length(TrainConfig(steps=[4, 2, 6]), batches=2)
     assert length.epochs == 4 * 3 / 2
-    shares = [length.passed(0, 0.0, steps) / length.epochs for steps in range(13)]
+    shares = [length.share(Progress(steps=steps), 0.0) for steps in range(13)]
     expected = [0, 1 / 12, 1 / 6, 1 / 4, 1 / 3, 1 / 2, *(2 / 3 + n / 18 for n in range(7))]
     assert shares == pytest.approx(expected)
     assert [length.ended(99, steps) for steps in (11, 12)] == [False, True]
 
 
 def test_a_plan_is_known_up_to_its_last_share():
-    length = Length.of(TrainConfig(budget="1 min", steps=[5, 5]), batches=5)
+    length = Length(TrainConfig(budget="1 min", steps=[5, 5]), batches=5)
     assert (length.epochs, length.shares) == (SHARES, SHARES)
     assert [length.known(steps) for steps in (0, 9, 10)] == [True, True, False]
     assert not length.ended(99, 10)
