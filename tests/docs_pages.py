@@ -1,4 +1,4 @@
-"""Reading the documentation: its code blocks, its tables of keys, its links and its command lines."""
+"""Reading the documentation: its code blocks, its links and its command lines."""
 
 from __future__ import annotations
 
@@ -79,28 +79,3 @@ def anchors(page: Path) -> set[str]:
     """Returns the anchors that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", page.read_text()), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading's own table of keys (key to its cells "allowed" and "default") and the names that it is about."""
-
-    keys: dict[str, tuple[str, str]]
-    names: tuple[str, ...]
-
-
-def sections(page: Path) -> dict[str, Section]:
-    """Returns every section of a page by its path of headings, such as ``"[loss]/MART"``, without backticks."""
-    found, path = {}, [""]
-    for part in re.split(r"^(?=##+ )", page.read_text(), flags=re.M)[1:]:
-        head, _, body = part.partition("\n")
-        marks, _, title = head.replace("`", "").partition(" ")
-        path = [*path[: len(marks) - 2], title]
-        rows = [
-            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body.splitlines() if "|" in line
-        ]
-        keys = {row[0].strip("`"): (row[1], row[2]) for row in rows if len(row) == 4 and re.fullmatch(r"`\w+`", row[0])}
-        named = re.search(r"^Names: (.*)$", body, re.M)
-        names = tuple(re.findall(r"`([^`]+)`", named[1])) if named else ()
-        found["/".join(path)] = Section(keys, names)
-    return found

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
-import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import docs_pages as pages
 import pytest
@@ -12,85 +14,52 @@ import typer
 
 from robustcords.cli import app
 from robustcords.config import registry
-from robustcords.config.schema import Table, nested
-from robustcords.data.parquet import ParquetConfig
-from robustcords.data.sets import FolderConfig
-from robustcords.evaluation.results import SHORT_FORMS
+from robustcords.config.schema import Table
+from robustcords.data.folder import Folder
+from robustcords.data.parquet import Parquet
+from robustcords.evaluation.config import FurtherAttack
 from robustcords.experiments import reproduce, sweep
-from robustcords.methods.efforts.bullet import BulletSteps, BulletStepSizes
-from robustcords.models.external import ExternalModel
-from robustcords.models.robustbench import RobustBenchModel
-from robustcords.recipe import messages, recipe, scaffold, tables
+from robustcords.models import PREFIXES
+from robustcords.recipe import recipe, scaffold, tables
+from robustcords.recipe.describe import options
 
 DOCS = pages.ROOT / "docs"
-KEYS = pages.sections(DOCS / "recipes.md")
-
-TABLES = {
-    **{f"[{path[0]}]": registry.imported(target) for path, target in tables.TABLES.items() if len(path) == 1},
-    "[selector]/[selector.proxy]": registry.imported(tables.TABLES["selector", "proxy"]),
-    "[train]/[train.averaging]": registry.imported(tables.TABLES["train", "averaging"]),
-    "[effort]/Bullet-Train/[effort.steps]": BulletSteps,
-    "[effort]/Bullet-Train/[effort.step_size]": BulletStepSizes,
-}
-for attack in registry.names("evaluation_attack"):  # those without a table of their own have a section that names them
-    named = [title for title, section in KEYS.items() if title.startswith("[evaluation]/") and attack in section.names]
-    title = f"[evaluation]/[evaluation.{attack}]" if attack in SHORT_FORMS else named[0]
-    TABLES[title] = registry.config_of(tables.find("evaluation_attack", attack))
-SECTIONS = {"callback": "callbacks"}
-"""Where a kind's components are described, if not in a section of its name."""
-UNLISTED = {
-    ("data", "Parquet files and hub ids"): ParquetConfig,
-    ("data", "Class folders"): FolderConfig,
-    ("model", "Torchvision and timm"): ExternalModel.Config,
-    ("model", "RobustBench"): RobustBenchModel.Config,
-}
+RECIPES = (DOCS / "recipes.md").read_text()
+OPTIONS = SimpleNamespace(**runpy.run_path(str(DOCS / "options.py")))
+TARGETS = OPTIONS.targets(RECIPES)
 
 
-def check_keys(table: type[Table], documented: dict[str, tuple[str, str]]) -> None:
-    """The documented keys are the table's; the cells say its defaults, limits and choices."""
+def test_tables_of_options_are_current():
+    assert OPTIONS.written(RECIPES) == RECIPES, "run `python docs/options.py`"
+
+
+def test_every_component_and_every_table_of_a_recipe_is_described():
+    components = {target for kind in registry.KINDS for target in registry.names(kind).values()}
+    assert components | set(tables.TABLES.values()) <= set(TARGETS)
+    described = {OPTIONS.table_of(target) for target in TARGETS}
+    assert {config_of(target) for target in PREFIXES.values()} | {Folder.Config, Parquet.Config} <= described
+    fields = [field for table in described for field in table.model_fields.values()]
+    inside = {table for field in fields for table in tables_in(field.annotation)}
+    assert inside - described == {FurtherAttack}  # whose keys are those of the attack that it names
+
+
+def config_of(target: str) -> type[Table]:
+    return registry.config_of(registry.imported(target))
+
+
+def tables_in(annotation: object) -> Iterator[type[Table]]:
+    """Yields the tables in the type of a field, but for those that have a name alone."""
+    if isinstance(annotation, type) and issubclass(annotation, Table) and annotation.model_fields.keys() - {"name"}:
+        yield annotation
+    for part in get_args(annotation):
+        yield from tables_in(part)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_option_has_a_meaning(target):
     named = {kind.key for kind in registry.KINDS.values()}
-    fields = {key: field for key, field in table.model_fields.items() if key not in named}
-    assert documented.keys() == fields.keys()
-    written = table.model_construct().model_dump()
-    for key, field in fields.items():
-        allowed, default = documented[key]
-        for fact in re.findall(r"\"\w+\"|\d[\d.]*|true", messages.allowed(table, (key,)) or ""):
-            assert fact in allowed, f"{key}: {fact!r} is not in {allowed!r}"
-        if key in nested(table):  # which a recipe fills in
-            assert default == "below"
-        elif field.is_required():
-            assert default == "required"
-        elif getattr(table.model_construct(), key) is None:
-            assert default == "left out"
-        elif not isinstance(field.default, Table):
-            value = scaffold._toml(written[key])
-            assert f"`{value}`" in default, f"{key}: the default is {value}"
-
-
-@pytest.mark.parametrize("section", TABLES)
-def test_every_key_of_a_table_is_documented(section):
-    check_keys(TABLES[section], KEYS[section].keys)
-
-
-def test_every_key_of_the_top_level_is_documented():
-    plain = {key for key in recipe.Recipe.model_fields if f"[{key}]" not in KEYS}
-    assert plain == KEYS["Top level"].keys.keys()
-
-
-NAMED = [(kind, name) for kind in registry.KINDS for name in registry.names(kind) if kind != "evaluation_attack"]
-
-
-@pytest.mark.parametrize(("kind", "name"), NAMED)
-def test_every_option_of_a_component_is_documented(kind, name):
-    table_name = f"[{SECTIONS.get(kind, kind)}]"
-    about = [section for title, section in KEYS.items() if title.startswith(f"{table_name}/") and name in section.names]
-    assert len(about) == 1
-    check_keys(registry.config_of(tables.find(kind, name)), KEYS[table_name].keys | about[0].keys)
-
-
-@pytest.mark.parametrize(("kind", "title"), UNLISTED)
-def test_options_of_components_without_a_list_of_names_are_documented(kind, title):
-    check_keys(UNLISTED[kind, title], KEYS[f"[{kind}]"].keys | KEYS[f"[{kind}]/{title}"].keys)
+    without = [option.key for option in options(OPTIONS.table_of(target)) if not option.meaning]
+    assert set(without) <= named
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
@@ -135,8 +104,8 @@ def check_command(arguments: list[str]) -> None:
     if arguments[0] == "sweep":
         sweep.grid(given["recipes"], given["over"] or [], given["set_"] or [])
     if arguments[0] == "reproduce":
-        options = {"datasets": given["dataset"], "rows": given["row"], "overrides": given["set_"]}
-        reproduce.plan(given["table"], given["preset"], **{key: value or () for key, value in options.items()})
+        choices = {"datasets": given["dataset"], "rows": given["row"], "overrides": given["set_"]}
+        reproduce.plan(given["table"], given["preset"], **{key: value or () for key, value in choices.items()})
     if arguments[0] == "new":
         scaffold.new(**{key: value for key, value in given.items() if key not in {"file", "minutes"} and value})
     if arguments[0] == "list":

@@ -46,14 +46,14 @@ class ATAS(SingleStepAttack):
         """Options of ATAS.
 
         Attributes:
-            step_size: the step where the gradient is zero, in the threat's norm; left out, 2 epsilon.
-            scale: the length of the gradient of the example's own loss at which the step is half of that, > 0. The
-                authors write 0.01, and take the gradient of the mean over a batch of 128: 1.28 is the same.
-            smallest_step: left out, epsilon / 2.
-            largest_step: left out, 1.75 epsilon.
-            decay: how much of v is kept from epoch to epoch, in [0, 1).
-            redraw_every: epochs from one random start to the next, >= 1.
-            warmup: epochs with steps of epsilon, >= 0.
+            step_size: length of the step where the gradient is zero, in the threat's norm; left out, 2 epsilon.
+            scale: gradient length of an example's own loss at which the step is half of ``step_size``. The authors'
+                0.01 refers to the mean loss over a batch of 128, for which 1.28 is the same.
+            smallest_step: lower limit of the step; left out, epsilon / 2.
+            largest_step: upper limit of the step; left out, 1.75 epsilon.
+            decay: how much of the running mean of the gradient's squared length is kept from epoch to epoch.
+            redraw_every: number of epochs between random starts.
+            warmup: number of epochs, at the beginning, in which every step is epsilon.
         """
 
         name: str = "atas"

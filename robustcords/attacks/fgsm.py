@@ -30,9 +30,10 @@ class FGSM(SingleStepAttack):
         """Options of FGSM.
 
         Attributes:
-            random_start: ``"uniform"`` in the ball (FGSM-RS), or ``"none"``. From ``"none"`` the gradient of TRADES'
-                objective is zero, and the attack does nothing.
-            step_size: length of the step; left out, 1.25 epsilon from a random start and epsilon from none.
+            random_start: ``"uniform"`` in the ball (FGSM-RS), or ``"none"`` (plain FGSM). From ``"none"`` the gradient
+                of TRADES' objective is zero, and the attack does nothing.
+            step_size: length of the step in the threat's norm; left out, 1.25 epsilon from a random start and epsilon
+                from none.
         """
 
         name: str = "fgsm"

@@ -17,9 +17,9 @@ class GradientAttackConfig(ComponentConfig):
     """Options of every gradient attack.
 
     Attributes:
-        objective: what is maximised: ``"loss"`` is what the training loss says, such as KL under TRADES; ``"ce"`` is
-            cross-entropy and ``"margin"`` the margin of Carlini and Wagner 2017, ``max_{k != y} z_k - z_y``, whatever
-            the loss.
+        objective: what the attack maximises: ``"loss"``, the objective of the training loss, such as KL under TRADES;
+            or, whatever the loss, ``"ce"``, cross-entropy, or ``"margin"``, ``max_{k != y} z_k - z_y`` (Carlini and
+            Wagner 2017), both from a uniform start.
     """
 
     objective: Literal["loss", "ce", "margin"] = "loss"

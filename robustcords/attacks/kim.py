@@ -33,9 +33,11 @@ class Kim(FGSM):
         """Options of Kim et al.'s inner interval, in addition to those of FGSM.
 
         Attributes:
-            checkpoints: c, into how many parts the way is divided, >= 1; 1 is FGSM-RS but for what is misclassified.
-            judged_at: where an example counts as misclassified already: ``"image"``, which takes one more forward pass,
-                or the random ``"start"``, whose logits the gradient needs anyway, as in the authors' script.
+            checkpoints: number of parts that the step is divided into (c in the paper), for c - 1 more forward passes.
+                With 1 it is FGSM-RS, except for examples that are already misclassified.
+            judged_at: where it is decided that an example is already misclassified, and stays unchanged: ``"image"``,
+                which takes one more forward pass, or the random ``"start"``, whose logits the gradient needs anyway, as
+                in the authors' script.
         """
 
         name: str = "kim"

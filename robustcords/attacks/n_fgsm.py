@@ -31,7 +31,7 @@ class NFGSM(SingleStepAttack):
         """Options of N-FGSM.
 
         Attributes:
-            noise: how far the noise goes, in radii, > 0.
+            noise: largest size of the uniform noise, as a multiple of the radius.
             step_size: length of the step in the threat's norm; left out, epsilon.
         """
 

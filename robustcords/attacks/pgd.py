@@ -32,11 +32,11 @@ class PGD(GradientAttack):
         """Options of PGD.
 
         Attributes:
-            steps: number of gradient steps, 0 to 10,000.
+            steps: number of gradient steps.
             step_size: length of a step in the threat's norm; left out, 2.5 epsilon / steps.
-            random_start: ``"auto"`` starts where the objective wants it (uniform in the ball, ``x + 0.001 N(0, 1)`` for
-                TRADES and MART, ``x + epsilon / 2`` times random signs for NuAT); ``"uniform"``, ``"gaussian"``,
-                ``"signs"`` and ``"none"`` overrule it.
+            random_start: where the attack starts: ``"auto"`` follows the objective (``x + 0.001 N(0, 1)`` for TRADES
+                and MART, ``x + epsilon / 2`` times random signs for NuAT, uniform in the ball otherwise); the other
+                values override it.
         """
 
         name: str = "pgd"

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+)
+from pydantic_core import CoreSchema, core_schema
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h)")
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -57,14 +67,17 @@ def _dump_radius(value: float) -> str | float:
     return text if "/" in (text := format_radius(value)) else value
 
 
-Radius = Annotated[
-    float,
+_AS_RADIUS = (
     BeforeValidator(parse_radius),
     PlainSerializer(_dump_radius),
-    Field(ge=0, allow_inf_nan=False),
-]
+    Field(json_schema_extra={"format": "radius"}),
+)
+
+Radius = Annotated[float, Field(ge=0, allow_inf_nan=False), *_AS_RADIUS]
 """A radius or step in pixel space, where 1 is the whole range: a number >= 0, or a fraction such as ``"8/255"``."""
 
+PositiveRadius = Annotated[float, Field(gt=0, allow_inf_nan=False), *_AS_RADIUS]
+"""A `Radius` > 0."""
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number >= 0."""
@@ -132,6 +145,25 @@ def _dump_duration(value: timedelta) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_dump_duration)]
 """A length of time: a number and ``s``, ``min`` or ``h``, such as ``"10 min"``."""
+
+
+@dataclass(frozen=True)
+class OrFalse:
+    """That a key may be ``false``, as metadata of its field, whose type has None: ``Annotated[int | None, OrFalse()]``.
+
+    TOML has no null: ``false`` is read as None.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_none_for_false, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        branches = [branch for branch in handler(schema)["anyOf"] if branch.get("type") != "null"]
+        return {"anyOf": [*branches, {"const": False}]}
+
+
+def _none_for_false(value: Any) -> Any:
+    return None if value is False else value
 
 
 class Table(BaseModel):

@@ -35,12 +35,13 @@ class DataConfig(ComponentConfig):
     """Options that every data set has.
 
     Attributes:
-        path: where ``name`` is read from: a folder of parquet files, of class folders, or torchvision's root. Left out,
-            the source's own place.
-        validation_fraction: share of the training set that is held out, stratified by class, in [0, 1).
-        train_limit: use so many images of the training set only, drawn for the run's seed, every class in proportion;
-            0 for all. The validation split is a part of them.
-        cache: keep the decoded images between runs, see `robustcords.data.cache`.
+        path: where ``name`` is read from: a folder with parquet files, class folders, or torchvision's own files; left
+            out, the default location of the source: scikit-learn for ``digits``, a cache folder for torchvision's sets.
+        validation_fraction: share of the training set that is held out for validation, stratified by class. The
+            ``best`` weights are chosen on it, and Adv-GLISTER selects with it. With 0 there is no ``best``.
+        train_limit: number of training images to use, 0 for all. They are drawn with the run's ``seed``, in proportion
+            to the classes and at least one of each; the validation split is taken from them.
+        cache: keep the decoded images on disk for later runs.
     """
 
     path: Annotated[Annotated[str, Field(min_length=1)] | None, Role("repetition", changeable=True)] = None

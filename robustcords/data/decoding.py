@@ -39,18 +39,17 @@ class ImageConfig(DataConfig):
     """Options of data sets whose images may have any size.
 
     Attributes:
-        image_size: side of the square that every image is made: the shorter side is resized (bilinear, antialiased),
-            the longer one cropped around the centre. Left out, images keep their size, which has to be the same for
-            all.
-        resize: what the shorter side is resized to, at least ``image_size``, which is then cut out of the centre. The
-            square of this size is kept, for augmentations that crop by themselves. Left out, ``image_size``.
-        storage: where decoded images are: in memory; on disk, from where they are read when they are asked for, out of
-            the cache, or with ``cache = false`` out of their own files; or by itself in memory if they take no more
-            than a quarter of what is free. The images are the same.
-        workers: processes that read images on disk ahead, for each process of the run; left out, one for each of its
-            cores, at most 8. With 0 nothing is read ahead.
-        skip_corrupt: leave out images that cannot be read, with a warning that says how many; else the first one is an
-            error. All are decoded once more to find them.
+        image_size: side of the square, in pixels, that every image is resized and centre-cropped to; left out, images
+            keep their size, which must be the same for all.
+        resize: length, in pixels, that the shorter side is resized to before the centre is cropped, at least
+            ``image_size``; left out, ``image_size``. Augmentations that crop themselves see the whole square of this
+            side.
+        storage: ``"memory"`` keeps the images in memory, ``"disk"`` reads them from disk when they are needed, and
+            ``"auto"`` uses memory if they take at most a quarter of what is free. The results are the same.
+        workers: number of processes that read images on disk ahead, for each process of the run; left out, one for each
+            of its cores, at most 8. With 0 nothing is read ahead.
+        skip_corrupt: skip images that cannot be read, with a warning that says how many, instead of stopping at the
+            first one. Every image is decoded once more to find them.
     """
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -36,8 +36,8 @@ class ParquetConfig(FolderConfig):
     """Options of parquet files.
 
     Attributes:
-        image_column: the column of encoded images; left out, the only column of images, or the one called img or image.
-        label_column: the column of integer labels; left out, the only column of class labels, or the one called label,
+        image_column: the column of encoded images; left out, the only column of images, or the one named img or image.
+        label_column: the column of integer labels; left out, the only column of class labels, or the one named label,
             labels or fine_label.
     """
 

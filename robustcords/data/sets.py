@@ -29,11 +29,11 @@ class FolderConfig(ImageConfig):
     """Options of folders of images, whichever way they are kept.
 
     Attributes:
-        subset: which of several sets below a folder, as the error that lists them writes it; for a hub id, which of its
-            configurations. Left out, there may be only one.
-        test_split: the split that is tested on; left out, test, or validation where there is no test.
-        test_fraction: share of the training split that is tested on and not trained on, where there is no split to test
-            on; always the same images, stratified by class.
+        subset: which of several data sets below a folder to read, such as ``"fog"``, or which configuration of a hub
+            id; left out, there must be only one. The error that reports several lists their names.
+        test_split: the split to test on; left out, test, or validation if there is no test split.
+        test_fraction: share of the training split to test on instead of training on it, if there is no split to test
+            on. It is stratified by class and always has the same images.
     """
 
     subset: Annotated[str, Field(min_length=1)] | None = None

@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, model_serializer, model_validator
+from pydantic import Field, PlainSerializer, SerializeAsAny, model_serializer, model_validator
 
 from robustcords.config import registry
-from robustcords.config.schema import Table, format_radius
+from robustcords.config.schema import OrFalse, Table, format_radius
 from robustcords.evaluation.attacks.autoattack import AutoAttackEvaluation
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig
 from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.evaluation.results import SHORT_FORMS
 from robustcords.threats.base import ThreatModel
 
-
-def _switch(value: Any) -> Any:
-    """Turns ``false`` into None; refuses anything but a table or ``false``."""
-    if value is False or value is None:
-        return None
-    if not isinstance(value, dict | Table):
-        raise ValueError("must be a table of options, or false to leave it out")  # noqa: TRY004
-    return value
-
-
-# TOML has no null: None is read from, and written as, `false`.
-_OFF = (BeforeValidator(_switch), PlainSerializer(lambda value: False if value is None else value))
+# What is left out is written as `false`, or it would be switched on when it is read again.
+_OFF = (OrFalse(), PlainSerializer(lambda value: False if value is None else value))
 
 
 class FurtherAttack(Table):
@@ -78,12 +68,15 @@ class EvaluationConfig(Table):
     """The ``[evaluation]`` table.
 
     Attributes:
-        pgd: options of PGD, or ``false`` (None in Python) to leave it out.
-        autoattack: options of AutoAttack, or ``false`` (None in Python) to leave it out.
-        attacks: further attacks, run after these two, in order: tables with a ``name`` and the attack's options.
-        checkpoints: which weights to evaluate; ``"best"`` is passed over where a run has none.
-        limit: evaluate so many test images only; 0 for all. The first so many where the set is in random order, else
-            a fixed sample, stratified by class.
+        pgd: options of PGD; ``false`` leaves it out.
+        autoattack: options of AutoAttack; ``false`` leaves it out.
+        attacks: further attacks, run after these two, in order: tables with a ``name``, one of ``robustcords list
+            evaluation_attack`` or ``"package.module:Class"``, and that attack's options. For example, ``[{name = "pgd",
+            objective = "margin"}]`` reports PGD on the margin too.
+        checkpoints: which weights to evaluate; without a validation split the default is ``["last"]``. ``"best"`` is
+            skipped if a run has none.
+        limit: number of test images to evaluate, 0 for all. They are the first ones if the set is in random order,
+            otherwise a fixed sample, stratified by class.
     """
 
     pgd: Annotated[PGDEvaluation | None, *_OFF] = PGDEvaluation()

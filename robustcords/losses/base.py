@@ -25,8 +25,8 @@ class LossConfig(ComponentConfig):
     """Options of every loss.
 
     Attributes:
-        label_smoothing: the share of a label's probability that is spread over all classes, in [0, 1). It acts on the
-            cross-entropy of the update, never on the attack's objective.
+        label_smoothing: share of a label's probability that is spread over all classes. It acts on the cross-entropy of
+            the update, never on the attack's objective.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -33,9 +33,10 @@ class GradAlign(Loss):
         """Options of GradAlign.
 
         Attributes:
-            lam: weight of the second term, >= 0. Left out, the authors' ``0.02 * 10^(epsilon / (8/255))`` under
-                l-infinity, 0.2 at 8/255, and 2 from 16/255 on, where they end.
-            both: differentiate the gradient at the image too, which costs one more double backward pass.
+            lam: weight of the alignment term; left out, the authors' ``0.02 * 10^(epsilon / (8/255))`` under
+                l-infinity, which is 0.2 at 8/255, and 2 from 16/255 on, their largest radius.
+            both: also differentiate the gradient at the image, as in the paper's formula, which costs one more double
+                backward pass; otherwise it is held fixed, as in the authors' script.
         """
 
         name: str = "grad_align"

@@ -34,7 +34,7 @@ class MART(Loss):
         """Options of MART.
 
         Attributes:
-            beta: weight of the misclassification-aware term (lambda in the MART paper), >= 0.
+            beta: weight of the misclassification-aware term (lambda in the MART paper).
         """
 
         name: str = "mart"

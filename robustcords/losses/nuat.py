@@ -37,8 +37,8 @@ class NuAT(Loss):
         """Options of NuAT.
 
         Attributes:
-            lam: weight of the norm at the end, >= 0.
-            ramp: share of the run, in [0, 1], over which the weight rises linearly from 0; with 0 it is there at once.
+            lam: weight of the nuclear norm at the end of the ramp.
+            ramp: share of the run over which the weight rises linearly from 0; with 0 it is constant.
             alternate: have every second attack maximise the cross-entropy alone, as in the authors' script.
         """
 

@@ -36,7 +36,7 @@ class TRADES(Loss):
         """Options of TRADES.
 
         Attributes:
-            beta: weight of the robustness term (1 / lambda in the TRADES paper), >= 0.
+            beta: weight of the robustness term (1 / lambda in the TRADES paper).
         """
 
         name: str = "trades"

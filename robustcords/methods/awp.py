@@ -35,9 +35,9 @@ class AWP(Wrapper):
         """Options of AWP.
 
         Attributes:
-            gamma: size of the perturbation of a weight tensor, relative to its norm, >= 0. Wu et al. take 0.01 with
-                standard adversarial training and 0.005 with TRADES.
-            warmup: epochs before weights are first perturbed, >= 0.
+            gamma: size of the perturbation of a weight tensor, relative to its norm. Wu et al. use 0.01 with standard
+                adversarial training and 0.005 with TRADES.
+            warmup: number of epochs before weights are first perturbed.
         """
 
         name: str = "awp"

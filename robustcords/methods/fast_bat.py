@@ -57,9 +57,9 @@ class FastBAT(Method):
         """Options of Fast-BAT.
 
         Attributes:
-            step_size: of the gradient ascent, > 0: how far a pixel moves for a gradient of 1. Left out, the authors'
-                5000/255 up to a radius of 8/255 and 2000/255 above.
-            lam: weight of the quadratic term that makes the attack's problem solvable, > 0.
+            step_size: change of a pixel for a gradient of 1; left out, the authors' 5000/255 up to a radius of 8/255
+                and 2000/255 above.
+            lam: weight of the quadratic term of the attack's problem.
         """
 
         name: str = "fast_bat"

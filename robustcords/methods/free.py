@@ -40,8 +40,8 @@ class Free(Method):
         """Options of Free.
 
         Attributes:
-            replays: optimizer steps on each batch (m in the paper), >= 1. With m of them, m times fewer epochs take as
-                long as standard training.
+            replays: number of optimizer steps on each batch (m in the paper). With m of them, m times fewer epochs take
+                as long as standard training.
         """
 
         name: str = "free"

@@ -23,7 +23,7 @@ class WrapperConfig(MethodConfig):
     """Options of every wrapper.
 
     Attributes:
-        inner: the wrapped method, a table like ``[method]``; left out, adversarial training.
+        inner: the wrapped method, a table like ``[method]``. Without a ``name`` it is ``adversarial``.
     """
 
     inner: Annotated[SerializeAsAny[MethodConfig], Names("method")]

@@ -32,8 +32,9 @@ class ExternalModel(ModelSource):
         """Options of torchvision's and timm's models.
 
         Attributes:
-            pretrained: start from the library's published weights, which are downloaded once, and normalise images of 3
-                channels as they were trained. The linear head is new unless the number of classes is the same.
+            pretrained: start from the library's published weights, which are downloaded once, and use the normalisation
+                they were trained with if images have 3 channels. The linear head is new unless the number of classes is
+                the same.
         """
 
         pretrained: bool = False

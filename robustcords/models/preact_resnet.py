@@ -28,8 +28,8 @@ class PreActResNet(OwnModel):
         """Options of PreActResNet.
 
         Attributes:
-            width: channels of the first stage, 1 to 1024; stage i (from 0) has ``width * 2**i``.
-            depths: blocks in each stage; every stage but the first halves the image.
+            width: channels of the first stage; each following stage has twice as many.
+            depths: blocks in each stage; every stage but the first halves the height and width.
         """
 
         name: str = "preactresnet18"

@@ -38,8 +38,10 @@ class ResNet(OwnModel):
         """Options of ResNet.
 
         Attributes:
-            width: channels of the first stage, 1 to 1024; stage i (from 0) has ``width * 2**i``. Left out, the name's.
-            depths: blocks in each stage; every stage but the first halves the image. Left out, the name's.
+            width: channels of the first stage; each following stage has twice as many. Left out, the value of the name;
+                the default is that of ``resnet18``.
+            depths: blocks in each stage; every stage but the first halves the height and width. Left out, the value of
+                the name; the default is that of ``resnet18``.
         """
 
         name: str = "resnet18"

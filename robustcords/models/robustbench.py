@@ -31,7 +31,7 @@ class RobustBenchModel(ExternalModel):
 
         Attributes:
             pretrained: use the published weights, which are downloaded once.
-            checkpoint: a file with weights as RobustBench publishes them, in place of a download.
+            checkpoint: a file with weights as RobustBench publishes them, instead of a download.
         """
 
         checkpoint: str | None = None

@@ -29,10 +29,11 @@ class WideResNet(OwnModel):
         """Options of WideResNet.
 
         Attributes:
-            depth: number of layers, ``6 n + 4`` for n blocks a stage, 10 to 1000. Left out, the name's.
-            widen_factor: how many times wider than a ResNet of width 16, 1 to 64. Left out, the name's.
-            dropout: probability of dropping an activation between a block's convolutions in train mode, in [0, 1);
-                drawn from torch's global generator.
+            depth: number of layers, 6 n + 4 for n blocks in each stage. Left out, the value of the name; the default is
+                that of ``wrn-28-10``.
+            widen_factor: ratio of the width to that of a ResNet of width 16. Left out, the value of the name.
+            dropout: probability of dropping an activation between a block's convolutions in train mode; drawn from
+                torch's global generator.
         """
 
         name: str = "wrn-28-10"

@@ -16,7 +16,12 @@ from robustcords.recipe.layers import shortened
 
 Path = tuple[str | int, ...]
 
-_TYPES = {"boolean": "true or false", "string": "a string", "object": "a table", "null": "false"}
+_TYPES = {
+    "boolean": "true or false",
+    "string": "a string",
+    "object": "a table",
+    "duration": 'a time such as "90 s", "10 min" or "1.5 h"',
+}
 _NUMBERS = {"number": "a number", "integer": "a whole number"}
 _RANGES = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 _LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
@@ -131,11 +136,11 @@ def _walk(where: Sequence[str | int], values: Any) -> Path:
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """Follows a schema's reference, and goes into the one branch of a union that is not null."""
+    """Follows a schema's reference, and those of a union's branches, of which null is left out: TOML has none."""
     while "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
-    branches = [branch for branch in schema.get("anyOf", []) if branch.get("type") != "null"]
-    return _resolved(branches[0], root) if len(branches) == 1 else schema
+    branches = [_resolved(branch, root) for branch in schema.get("anyOf", []) if branch.get("type") != "null"]
+    return {"anyOf": branches} if len(branches) > 1 else branches[0] if branches else schema
 
 
 @cache
@@ -151,7 +156,8 @@ def _schema_at(table: type[BaseModel], path: Path) -> dict[str, Any] | None:
     """Returns the JSON schema of what is at a path, or None where the class cannot say."""
     schema = root = _schema(table)
     for part in path:
-        below = schema.get("items") if isinstance(part, int) else schema.get("properties", {}).get(part)
+        inside = next((branch for branch in schema.get("anyOf", []) if "const" not in branch), schema)
+        below = inside.get("items") if isinstance(part, int) else inside.get("properties", {}).get(part)
         if not isinstance(below, dict):
             return None
         schema = _resolved(below, root)
@@ -160,7 +166,8 @@ def _schema_at(table: type[BaseModel], path: Path) -> dict[str, Any] | None:
 
 def _keys(table: type[BaseModel], path: Path) -> list[str]:
     schema = _schema_at(table, path) or {}
-    return list(schema.get("properties", {})) if path else list(table.model_fields)
+    tables = [schema, *schema.get("anyOf", [])]
+    return [key for each in tables for key in each.get("properties", {})] if path else list(table.model_fields)
 
 
 def _words(schema: dict[str, Any]) -> str:
@@ -169,15 +176,27 @@ def _words(schema: dict[str, Any]) -> str:
     if "enum" in schema or "const" in schema:
         choices = schema.get("enum", [schema.get("const")])
         return f"one of: {', '.join(map(show, choices))}" if len(choices) > 1 else show(choices[0])
-    if schema.get("format") == "duration":
-        return 'a time such as "90 s", "10 min" or "1.5 h"'
     kind = schema.get("type", "object")
     if kind == "array":
-        limits = [
-            f"at {end} {schema[key]}" for end, key in (("least", "minItems"), ("most", "maxItems")) if key in schema
-        ]
-        return f"a list{' of ' if limits else ''}{' and '.join(limits)}, each {_words(schema.get('items', {}))}"
-    return f"{_NUMBERS[kind]}{_range(schema)}" if kind in _NUMBERS else _TYPES.get(kind, kind)
+        return f"a list{_length(schema)}, each {_words(schema.get('items', {}))}"
+    if kind in _NUMBERS:
+        return _number(schema)
+    return _TYPES.get(schema.get("format", "")) or _TYPES.get(kind, kind)
+
+
+def _number(schema: dict[str, Any]) -> str:
+    if "minimum" in schema and schema["minimum"] == schema.get("maximum"):
+        return f"{schema['minimum']:.15g}"
+    fraction = ' or a fraction such as "8/255"' if schema.get("format") == "radius" else ""
+    return f"{_NUMBERS[schema['type']]}{_range(schema)}{fraction}"
+
+
+def _length(schema: dict[str, Any]) -> str:
+    least, most = schema.get("minItems"), schema.get("maxItems")
+    if least is not None and least == most:
+        return f" of {least}"
+    limits = [f"at {end} {limit}" for end, limit in (("least", least), ("most", most)) if limit is not None]
+    return f" of {' and '.join(limits)}" if limits else ""
 
 
 def _range(schema: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustcords.config import registry
-from robustcords.config.schema import ComponentConfig, Role, Table, is_radius, nested
+from robustcords.config.schema import ComponentConfig, OrFalse, Role, Table, is_radius, nested
 from robustcords.errors import UserError, nearest
 from robustcords.recipe import compatibility, layers, messages, renamed_keys
 from robustcords.recipe.layers import Layer, Written, shipped
@@ -36,22 +36,22 @@ class Recipe(Table):
     """Everything that a run depends on. `load` and `parse` make one.
 
     Attributes:
-        seed: what every random number of the run is derived from.
-        data: the images. As for the others below, a component's ``Config``.
-        augmentation: how training changes images at random.
+        seed: determines every random number of the run.
+        data: the images to train and test on.
+        augmentation: random changes of training images.
         model: the classifier.
-        threat: what the adversary may do, in training and in evaluation.
-        attack: finds adversarial examples to train on.
-        loss: what training minimises.
+        threat: the perturbations that the adversary may make, in training and in evaluation.
+        attack: finds the adversarial examples to train on.
+        loss: the function that training minimises.
         method: what a training step does with a batch.
-        effort: how hard each example is attacked.
-        selector: chooses the subset to train on; without it, training is on everything.
+        effort: how strongly each example is attacked in training.
+        selector: chooses the subset to train on; left out or ``false``, every epoch trains on all data.
         optimizer: how weights are updated.
         schedule: the learning rate over the run.
-        train: epochs, batches, precision.
-        callbacks: what reacts to training, a table for each; ``false`` switches one off.
-        evaluation: what the finished model is tested with.
-        logging: where figures go besides the run directory.
+        train: length, batches, precision, checkpoints.
+        callbacks: observers of training, a table for each; ``false`` switches one off.
+        evaluation: the attacks that the finished model is tested with.
+        logging: experiment trackers that receive the metrics too.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**32), Role("repetition")] = 0
@@ -63,7 +63,7 @@ class Recipe(Table):
     loss: ComponentConfig
     method: ComponentConfig
     effort: ComponentConfig
-    selector: StrategyConfig | None = None
+    selector: Annotated[StrategyConfig | None, OrFalse()] = None
     optimizer: ComponentConfig
     schedule: ComponentConfig
     train: TrainConfig

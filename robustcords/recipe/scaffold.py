@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from robustcords.config.registry import KINDS
 from robustcords.config.schema import Table, nested
 from robustcords.errors import UserError
 from robustcords.recipe import messages
-from robustcords.recipe.describe import attributes, listing
+from robustcords.recipe.describe import listing, options, toml
 from robustcords.recipe.recipe import Recipe, parse
 
 __all__ = ["listing", "new", "write"]
@@ -24,7 +22,6 @@ _HEADER = """\
 # Every key is here; delete what you do not change. A radius or step may be a fraction such as "8/255"."""
 
 _STOP = re.compile(r"(?<!\bal)\.\s+(?=[^a-z])")
-_RANGE = re.compile(r"(^|,? )(?:each )?(in [\[(][\d., ]+[\])]|>=? [\d.]+|[\d,]+ to [\d,]+\d)(?=[;.,]|$)")
 
 
 def new(
@@ -118,23 +115,24 @@ def _lines(table: Table, path: tuple[str, ...], kind: str | None = None) -> list
         path: of the table.
         kind: of component that the table names.
     """
-    meanings, written = attributes(type(table)), table.model_dump()
+    written = table.model_dump()
     below = nested(type(table)) if path else {each: each for each in KINDS}
     lines, tables = [], []
-    for key in type(table).model_fields:
-        value, meaning = getattr(table, key), _sentence(meanings.get(key, ""))
+    for option in options(type(table)):
+        key, value, meaning = option.key, getattr(table, option.key), _sentence(option.meaning)
+        allowed = f"{option.allowed[:1].upper()}{option.allowed[1:]}"
         if isinstance(value, dict):
             tables += _callbacks(value, meaning)
         elif kind and key == KINDS[kind].key:
-            lines += [f"# One of `robustcords list {kind}`, or package.module:Class.", f"{key} = {_toml(value)}"]
+            lines += [f"# One of `robustcords list {kind}`, or package.module:Class.", f"{key} = {toml(value)}"]
         elif isinstance(value, Table):
             inside = _lines(value, (*path, key), below.get(key))
             tables += ["", f"# {meaning}", f"[{'.'.join((*path, key))}]", *inside]
         elif value is None and written[key] is None:
-            lines.append(" ".join(["#", f"{key} (left out):", meaning, _allowed(table, key)]) + ".")
+            lines.append(f"# {key} (left out): {meaning} {allowed}.")
         else:
-            comment = f"# {meaning} {_allowed(table, key)}{_default(table, key)}.".replace("#  ", "# ")
-            lines += [comment, f"{key} = {_toml(written[key])}"]
+            default = "" if option.default is None else f"; default {option.default}"
+            lines += [f"# {meaning} {allowed}{default}.".replace("#  ", "# "), f"{key} = {toml(written[key])}"]
     return [*lines, *tables]
 
 
@@ -142,37 +140,12 @@ def _callbacks(callbacks: Mapping[str, Table | None], meaning: str) -> list[str]
     """Returns the ``[callbacks]`` table, with a line that says what there is."""
     lines = ["", f"# {meaning}", "[callbacks]", "# Any of `robustcords list callback`, or package.module:Class."]
     for name, config in callbacks.items():
-        options = False if config is None else config.model_dump(exclude={"name"})
-        lines.append(f"{messages.dotted([name])} = {_toml(options)}")
+        values = False if config is None else config.model_dump(exclude={"name"})
+        lines.append(f"{messages.dotted([name])} = {toml(values)}")
     return lines
 
 
 def _sentence(text: str) -> str:
-    """Returns the first sentence, with a capital letter and without the range, which is said anyway."""
-    first = _RANGE.sub("", _STOP.split(text, maxsplit=1)[0]).rstrip(".")
+    """Returns the first sentence, with a capital letter and without markup."""
+    first = _STOP.split(text.replace("`", ""), maxsplit=1)[0].rstrip(".")
     return f"{first[:1].upper()}{first[1:]}." if first else ""
-
-
-def _allowed(table: Table, key: str) -> str:
-    words = messages.allowed(type(table), (key,)) or "any value"
-    return words[:1].upper() + words[1:]
-
-
-def _default(table: Table, key: str) -> str:
-    """Returns ``; default ...``, the way the table itself would write that value."""
-    field = type(table).model_fields[key]
-    if field.is_required():
-        return ""
-    default = field.get_default(call_default_factory=True)
-    return (
-        f"; default {_toml(table.model_copy(update={key: default}).model_dump()[key])}" if default is not None else ""
-    )
-
-
-def _toml(value: Any) -> str:
-    """Returns a value as TOML in one line."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key} = {_toml(item)}' for key, item in value.items() if item is not None)}}}"
-    return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")

@@ -40,14 +40,15 @@ class StrategyConfig(ComponentConfig):
     """Options of every strategy.
 
     Attributes:
-        fraction: share of the training set that an epoch trains on, in (0, 1]; 30 % in Li et al. 2023.
-        select_every: epochs from one selection to the next, >= 1; 20 in Li et al. 2023.
-        granularity: what is chosen from at a time: the examples of a class, a class by its own output's gradient, whole
-            batches, or all examples.
-        warm_start: CORDS' kappa, in [0, 1): that share of the epochs is replaced by the fewer full-data epochs that
+        fraction: share of the training split that an epoch trains on; 1 is full data. Li et al. 2023 use 0.3.
+        select_every: number of epochs between selections. Li et al. 2023 use 20.
+        granularity: what the strategy chooses among at a time: ``per_class``, the examples of one class;
+            ``per_gradient``, the same, compared by the gradient of that class's output alone; ``per_batch``, whole
+            batches; ``full``, all examples.
+        warm_start: CORDS' kappa: this share of the epochs is replaced by the smaller number of full-data epochs that
             cost the same.
-        select_first: select at the first epoch too, where CORDS starts from a random subset.
-        proxy: another model to select by, in place of the one that is trained; left out, the latter.
+        select_first: select before the first epoch too, instead of starting with a random subset.
+        proxy: another model to select with; left out, the model that is trained.
     """
 
     fraction: Share = 0.3

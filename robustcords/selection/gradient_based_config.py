@@ -21,14 +21,14 @@ class AttackConfig(StrategyConfig):
     """Options of strategies that compute gradients at adversarial examples.
 
     Attributes:
-        attack_steps: steps of the attack while selecting; left out, three, which choose as well as ten do here
-            (docs/selection.md), or those of the training attack where it has no more.
-        attack_step_size: step size with these steps; left out, 2.5 epsilon / attack_steps.
-        attack_precision: of the attack's forward and backward passes while selecting; left out, that of training. The
-            gradients that are selected from are computed as in training.
-        model_mode: what the model runs in where gradients are taken: ``"train"`` is CORDS', in which BatchNorm has the
-            statistics of each batch, as in training, and dropout drops. Attacks run in eval mode in any case.
-        augment: select from images that are augmented as in training, as CORDS does, and not as they are.
+        attack_steps: number of attack steps in a selection; left out, three, or those of ``[attack]`` if it has no
+            more.
+        attack_step_size: length of these steps, in the threat's norm; left out, 2.5 epsilon / attack_steps.
+        attack_precision: precision of the attack's forward and backward passes in a selection; left out, that of
+            training. The gradients or logits that are compared are computed as in training.
+        model_mode: mode of the model while gradients are computed: ``"train"`` is that of CORDS, in which BatchNorm
+            uses the statistics of each batch and dropout is active. Attacks always run in eval mode.
+        augment: select from images that are augmented as in training, as CORDS does, instead of the images as they are.
     """
 
     attack_steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
@@ -81,8 +81,8 @@ class AdversarialConfig(AttackConfig):
     """Options of this package's strategies on adversarial gradients.
 
     Attributes:
-        hard_tail: share of the candidates, those with the highest loss, that are left out before choosing, in [0, 1):
-            of each class where classes are chosen from one by one, else of all examples or batches.
+        hard_tail: share of the candidates, those with the highest loss, that is excluded before choosing: of each class
+            if classes are chosen from one by one, otherwise of all examples or batches.
     """
 
     hard_tail: Annotated[float, Field(ge=0, lt=1)] = 0.0

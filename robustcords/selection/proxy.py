@@ -16,9 +16,11 @@ class ProxyConfig(Table):
     and then it is not trained.
 
     Attributes:
-        model: the proxy, as ``[model]`` names one.
-        epochs: to train it for, >= 1, where it is.
-        weights: a safetensors file of weights to take instead, such as another run's.
+        model: the proxy, a table like ``[model]``.
+        epochs: number of epochs to train the proxy before the run, with the run's method and settings, on all data. The
+            weights are saved in ``proxy/`` of the run directory; the time counts as selection.
+        weights: a safetensors file with the proxy's weights, such as another run's ``weights/last.safetensors``; the
+            proxy is not trained.
     """
 
     model: Annotated[SerializeAsAny[ComponentConfig], Names("model")]

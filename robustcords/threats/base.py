@@ -35,9 +35,9 @@ class ThreatModel(Table, ABC):
     that ``threat.norm`` has in a recipe. Subclasses implement `project`, `ascend` and `uniform_start`.
 
     Attributes:
-        norm: of a perturbation, over all pixels and channels of one image: ``"linf"``, ``"l2"``, ``"l1"``, ``"l0"`` or
-            ``"package.module:Class"``.
-        epsilon: the radius in pixel space, where 1 is the whole range of a pixel.
+        norm: the norm of a perturbation over all pixels and channels of one image: ``"linf"``, ``"l2"``, ``"l1"``,
+            ``"l0"`` or ``"package.module:Class"``.
+        epsilon: the radius: the largest norm of a perturbation, in pixel space, where 1 is the whole range of a pixel.
         bounds: the range of a pixel. Normalisation is the model's first layer, so this is always [0, 1].
         largest: the largest meaningful radius or step, whatever the size of images.
         autoattack_norm: AutoAttack's name of the norm; None if it does not support it.

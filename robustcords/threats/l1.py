@@ -25,9 +25,10 @@ class L1(ThreatModel):
     Prop. 2.1, https://arxiv.org/abs/2103.01208).
 
     Attributes:
-        epsilon: the radius: so many channels of pixels can be turned from black to white. 12 is the usual one for
-            CIFAR-10.
-        step_share: share of an image's pixels and channels that one step moves, those with the steepest gradient.
+        epsilon: the radius: the number of pixel channels that could change from black to white. Results on CIFAR-10 are
+            usually reported at 12.
+        step_share: share of pixels and channels that one step changes, those with the steepest gradient. A single step
+            uses the radius well if it changes about 2 epsilon of them.
 
     Example:
         >>> attack = PGD(L1(epsilon=12.0), steps=10)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from robustcords.config.schema import Duration, Positive, Role, Table
+from robustcords.config.schema import Duration, OrFalse, Positive, Role, Table
 from robustcords.errors import nearest
 
 EPOCHS = 100
@@ -27,10 +27,6 @@ TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tenso
 _STARTS = {"ema": 0.0, "swa": 0.75}
 
 
-def _off(value: Any) -> Any:
-    return None if value is False else value
-
-
 def _tracker(name: str) -> str:
     if name not in TRACKERS:
         raise ValueError(f"unknown tracker{nearest(name, TRACKERS)}")
@@ -41,13 +37,13 @@ class AveragingConfig(Table):
     """Options of weight averaging.
 
     Attributes:
-        kind: ``"ema"``, an exponential moving average; or ``"swa"``, the plain mean (Izmailov et al. 2018, but over
-            every step from the start on and not over epochs).
-        decay: weight that the ema keeps at each step, in [0, 1); swa has no use for it.
-        start: share of the run after which averaging starts, in [0, 1). Left out, 0 for ema and 0.75 for swa.
-        warmup: have the ema begin with a shorter memory: after n averages it keeps ``min(decay, (1 + n) / (10 + n))``,
-            so that the first weights do not stay in it for long.
-        statistics: BatchNorm's: ``"averaged"`` like weights, or ``"copied"`` from the model in training.
+        kind: ``"ema"``, an exponential moving average, or ``"swa"``, the plain mean (Izmailov et al. 2018, but over
+            steps and not over epochs).
+        decay: weight that the ema keeps at each step; swa does not use it.
+        start: share of the run after which averaging starts; left out, 0 for ema and 0.75 for swa.
+        warmup: shorten the memory of the ema at the beginning: after n averages it keeps ``min(decay, (1 + n) / (10 +
+            n))``, so that the first weights do not stay in it for long. This helps short runs, and decays close to 1.
+        statistics: BatchNorm's statistics: ``"averaged"`` like weights, or ``"copied"`` from the model in training.
     """
 
     kind: Literal["ema", "swa"] = "ema"
@@ -71,38 +67,43 @@ class TrainConfig(Table):
     Each key's `Role` says whether it is a part of the method, and whether a run may be resumed with another value.
 
     Attributes:
-        epochs: passes over the selected subset, or over the full training set without a selector. Left out, 100 where
+        epochs: number of passes over the subset, or over the training split without a selector; left out, 100 if
             neither ``steps`` nor ``budget`` is given.
-        steps: batches, in place of epochs; the last epoch may be cut. A list says how many each equal share of the run
-            has: the recipe.toml of a run with a budget has one, and is trained by it again.
-        budget: time to train, in place of epochs: a length such as ``"30 min"``, with selections, validations and
-            checkpoints, without evaluation. How many steps that is, is measured.
-        batch_size: images per optimiser step, over all processes and accumulation steps together.
-        shuffle_window: for images on disk whose neighbours are read together: blocks of 100 neighbours are shuffled,
-            and then the images within so many; left out or ``false``, all are shuffled with one another.
-        accumulation: micro-batches that one optimiser step is computed in; more take less memory.
-        precision: of the forward and backward passes; ``"auto"`` takes bf16 where the hardware is faster with it.
-        compile: compile the model with ``torch.compile``.
-        cuda_graphs: on a GPU, record passes of attacks in training, selection and evaluation, and replay them. It takes
-            memory for the activations of one more batch.
-        memory_format: layout of images and convolutions in memory; ``"auto"`` is channels_last where the model runs so,
-            else contiguous, and the run's own recipe.toml says which.
-        validate_every: epochs from one validation to the next, on which ``best`` is chosen.
-        checkpoint_every: between checkpoints: epochs, or a length of time such as ``"10 min"``, also within an epoch.
-            There is always one after the last epoch.
-        keep_checkpoints: how many of the newest checkpoints to keep.
-        time_limit: from the start of the command, such as ``"23.5 h"``: after this the run stops with a checkpoint, as
-            after a signal, to be resumed; left out or ``false``, none.
-        sync_batchnorm: with several processes, have BatchNorm normalise by the images of all of them in training.
-        clip_gradient: the largest l2 norm of the gradient; left out or ``false``, no limit.
-        averaging: table of weight averaging; left out or ``false``, none.
+        steps: number of batches, instead of epochs; the last epoch may be incomplete. A list gives the batches of each
+            equal share of the schedules: the recipe.toml of a run with a budget contains one, which reproduces the run.
+        budget: training time, instead of epochs, with selections, validation and checkpoints but without evaluation.
+            The number of steps is measured.
+        batch_size: images per optimizer step: all processes and accumulation steps together. An epoch is divided into
+            batches of equal size (give or take one), none larger than this.
+        shuffle_window: shuffle blocks of 100 neighbouring images, and then the images within a window of this size, for
+            tables that are decoded as they are read; left out or ``false``, all images of an epoch are shuffled.
+        accumulation: number of micro-batches that an optimizer step is computed in; more take less memory.
+        precision: precision of forward and backward passes: ``"auto"`` is bf16 if the hardware has instructions for it,
+            otherwise fp32, and the recipe.toml of the run says which. It overrides the setting of the launcher. fp16
+            needs a GPU. Evaluation is always in float32.
+        compile: compile the model with torch.compile, which needs a C++ compiler.
+        cuda_graphs: on a GPU, record the passes of attacks in training, selection and evaluation once and replay them,
+            for networks that support it. This takes memory for the activations of one more batch.
+        memory_format: memory layout of images and convolutions: ``"auto"`` is channels_last if the model runs in it,
+            otherwise contiguous, and the recipe.toml of the run says which.
+        validate_every: number of epochs between validations, on which ``best`` is chosen; the last epoch is always
+            validated.
+        checkpoint_every: number of epochs, or time, between checkpoints; with a time also within an epoch. There is
+            always one after the last epoch.
+        keep_checkpoints: number of newest checkpoints to keep.
+        time_limit: time from the start of the command, evaluation included, after which the run stops with a checkpoint
+            and exit status 75, and can be resumed; left out or ``false``, no limit. Leave room for one step and one
+            checkpoint. For a run that is complete in a given time, see ``budget``.
+        sync_batchnorm: with several processes, have BatchNorm normalise with the images of all of them in training.
+        clip_gradient: largest l2 norm of the gradient; left out or ``false``, no limit.
+        averaging: weight averaging; left out or ``false``, none.
     """
 
     epochs: Annotated[int, Field(ge=1)] | None = None
     steps: Steps | None = None
     budget: Duration | None = None
     batch_size: Annotated[int, Field(ge=1)] = 128
-    shuffle_window: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_off)] = None
+    shuffle_window: Annotated[Annotated[int, Field(ge=1)] | None, OrFalse()] = None
     accumulation: Annotated[int, Field(ge=1)] = 1
     precision: Annotated[Literal["fp32", "bf16", "fp16", "auto"], Role("computation")] = "auto"
     compile: Annotated[bool, _COMPUTATION] = False
@@ -111,10 +112,10 @@ class TrainConfig(Table):
     validate_every: Annotated[int, Field(ge=1)] = 10
     checkpoint_every: Annotated[Annotated[int, Field(ge=1)] | Duration, _RECORD] = 1
     keep_checkpoints: Annotated[int, Field(ge=1), _RECORD] = 2
-    time_limit: Annotated[Duration | None, BeforeValidator(_off), _RECORD] = None
+    time_limit: Annotated[Duration | None, OrFalse(), _RECORD] = None
     sync_batchnorm: bool = False
-    clip_gradient: Annotated[Positive | None, BeforeValidator(_off)] = None
-    averaging: Annotated[AveragingConfig | None, BeforeValidator(_off)] = None
+    clip_gradient: Annotated[Positive | None, OrFalse()] = None
+    averaging: Annotated[AveragingConfig | None, OrFalse()] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -148,7 +149,10 @@ class LoggingConfig(Table):
     """The ``[logging]`` table.
 
     Attributes:
-        trackers: experiment trackers to report to, in addition to metrics.jsonl; each needs its own package.
+        trackers: experiment trackers to report to through Accelerate, in addition to metrics.jsonl: aim, clearml,
+            comet_ml, dvclive, mlflow, swanlab, tensorboard, trackio, wandb. Each needs its own package. They get every
+            number of metrics.jsonl after each epoch, under its keys (``seconds/attack``), and those of report.json at
+            the end (``evaluation/last/pgd/8/255``).
     """
 
     trackers: Annotated[list[Annotated[str, AfterValidator(_tracker)]], _RECORD] = Field(default_factory=list)

@@ -41,10 +41,10 @@ class SGD(Optimizer):
         """Options of SGD.
 
         Attributes:
-            lr: learning rate, > 0.
-            momentum: in [0, 1).
-            nesterov: look ahead along the momentum (Sutskever et al. 2013); needs momentum.
-            weight_decay: l2 penalty, >= 0, added to the gradient.
+            lr: learning rate: the schedule's peak.
+            momentum: momentum of the gradient.
+            nesterov: Nesterov momentum (Sutskever et al. 2013), which needs ``momentum`` above 0.
+            weight_decay: l2 penalty, added to the gradient of every parameter.
         """
 
         name: str = "sgd"
@@ -73,10 +73,11 @@ class AdamW(Optimizer):
         """Options of AdamW.
 
         Attributes:
-            lr: learning rate, > 0.
-            betas: decay of the running means of the gradient and of its square, each in [0, 1).
-            eps: added to the denominator, > 0.
-            weight_decay: share of a weight that a step of learning rate 1 takes off, >= 0.
+            lr: learning rate: the schedule's peak.
+            betas: decay rates of the running means of the gradient and of its square.
+            eps: constant added to the denominator.
+            weight_decay: decoupled weight decay of every parameter: a step of learning rate 1 takes off this share of a
+                weight.
         """
 
         name: str = "adamw"

@@ -26,8 +26,8 @@ class ScheduleConfig(ComponentConfig):
     """Options that every schedule has.
 
     Attributes:
-        warmup: epochs, >= 0, over which the learning rate is also multiplied by a straight line from 0 to 1. The line
-            starts at 1 %, so that the very first step is not lost.
+        warmup: number of epochs over which the learning rate is also multiplied by a line from 0 to 1. The line starts
+            at 1 %, so that the first step is not lost.
     """
 
     warmup: NotNegative = 0.0
@@ -94,10 +94,9 @@ class Step(Schedule):
         """Options of step.
 
         Attributes:
-            milestones: shares of the run, rising, each in (0, 1]. The learning rate falls at the first epoch that
-                begins at or after ``milestone * epochs``; at the milestone itself where a run has no whole number of
-                epochs.
-            gamma: what it is multiplied by each time, in (0, 1].
+            milestones: shares of the run, in ascending order; the learning rate falls at the first epoch that begins at
+                or after ``milestone * epochs``, or exactly at the milestone if the run has no whole number of epochs.
+            gamma: factor at each milestone.
         """
 
         name: str = "step"
@@ -119,7 +118,7 @@ class Cosine(Schedule):
         """Options of cosine.
 
         Attributes:
-            final_factor: where it ends, in [0, 1].
+            final_factor: factor at the end of the half cosine, which starts at 1.
         """
 
         name: str = "cosine"
@@ -142,9 +141,9 @@ class OneCycle(Schedule):
         """Options of one-cycle.
 
         Attributes:
-            peak: share of the run at which the learning rate is highest, in (0, 1).
-            start_factor: where it starts, in (0, 1].
-            final_factor: where it ends, in [0, 1].
+            peak: share of the run at which the learning rate is highest.
+            start_factor: factor at the start.
+            final_factor: factor at the end.
         """
 
         name: str = "one-cycle"
@@ -172,9 +171,9 @@ class Cyclic(Schedule):
         """Options of cyclic.
 
         Attributes:
-            peak: share of the run at which the learning rate is highest, in (0, 1).
-            start_factor: where it starts, in [0, 1].
-            final_factor: where it ends, in [0, 1].
+            peak: share of the run at which the learning rate is highest.
+            start_factor: factor at the start.
+            final_factor: factor at the end.
         """
 
         name: str = "cyclic"

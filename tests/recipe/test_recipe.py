@@ -79,7 +79,7 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
             "selector = {name = 'random', granularity = 'per_clas'}",
             f"[selector] granularity = \"per_clas\": unknown value; did you mean 'per_class'? {PERIODS}",
         ),
-        ("threat.epsilon = -1", "[threat] epsilon = -1: must be a number >= 0"),
+        ("threat.epsilon = -1", '[threat] epsilon = -1: must be a number >= 0 or a fraction such as "8/255"'),
         (
             "threat.epsilon = '8/0'",
             "[threat] epsilon = \"8/0\": '8/0' is not a number or a fraction such as '8/255'",
@@ -90,8 +90,8 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
         ("bullet.steps.rubust = 1", "[bullet.steps] unknown key \"rubust\"; did you mean 'robust'? "
          "(one of: boundary, outlier, robust)"),
         ("train.epochs = 0", "[train] epochs = 0: must be a whole number >= 1"),
-        ("train.clip_gradient = 0", "[train] clip_gradient = 0: must be a number > 0"),
-        ("train.averaging = 'ema'", '[train] averaging = "ema": must be a table'),
+        ("train.clip_gradient = 0", "[train] clip_gradient = 0: must be a number > 0 or false"),
+        ("train.averaging = 'ema'", '[train] averaging = "ema": must be a table or false'),
         ("train.averaging.kind = 'eam'", '[train] averaging.kind = "eam": unknown value; did you mean '
          "'ema'? (one of: ema, swa)"),
         ("train.averaging.kind = ['ema']", '[train] averaging.kind = ["ema"]: must be one of: "ema", "swa"'),

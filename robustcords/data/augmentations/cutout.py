@@ -28,8 +28,8 @@ class Cutout(AfterCropFlip):
         """Options of Cutout.
 
         Attributes:
-            size: side of the square, in pixels, >= 1; the authors have 16 for CIFAR-10 and 8 for CIFAR-100.
-            fill: the pixel value that it is painted with, in [0, 1].
+            size: side of the square in pixels. DeVries and Taylor use 16 for CIFAR-10 and 8 for CIFAR-100.
+            fill: pixel value that the square is filled with.
         """
 
         name: str = "cutout"

@@ -25,8 +25,8 @@ class RandAugment(ImageByImage):
         """Options of RandAugment.
 
         Attributes:
-            operations: how many one after the other (N in the paper), >= 1.
-            magnitude: their strength (M in the paper), 0 to 30.
+            operations: number of operations applied one after the other (N in the paper).
+            magnitude: strength of the operations (M in the paper).
         """
 
         name: str = "rand_augment"

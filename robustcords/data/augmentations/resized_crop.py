@@ -41,10 +41,12 @@ class ResizedCrop(Augmentation):
         """Options of resized crops.
 
         Attributes:
-            scale: the smallest and the largest share of a frame's area that is cut out, in (0, 1].
-            ratio: the smallest and the largest width over height.
-            flip: random horizontal flips; left out, what is usual for the data set.
-            size: side of the square in pixels; left out, ``data.image_size``, or else the images' own size.
+            scale: smallest and largest share of the area that is cut out.
+            ratio: smallest and largest ratio of width to height.
+            flip: random horizontal flips; left out, the data set's usual value: true if a mirrored image belongs to the
+                same class.
+            size: side of the resized square in pixels; left out, ``data.image_size``, or else the size of the images. A
+                run accepts no other value.
         """
 
         name: str = "resized_crop"

@@ -38,10 +38,10 @@ class AutoAttackEvaluation(EvaluationAttackConfig):
     """AutoAttack (Croce and Hein 2020).
 
     Attributes:
-        version: which of AutoAttack's own sets of attacks: ``"standard"``, the longer ``"plus"``, or ``"rand"`` for
-            randomised models.
-        epsilons: the radii to report, in pixel space; left out, the threat's epsilon.
-        limit: attack so many of the evaluated images only, taken as by ``evaluation.limit``; 0 for all of them.
+        version: which set of attacks: ``"standard"``, the longer ``"plus"``, or ``"rand"`` for randomised models.
+        epsilons: the radii to report, all different and above 0; left out, epsilon.
+        limit: number of evaluated images to attack, chosen as by ``evaluation.limit``; 0 for all. The report then has
+            clean accuracy and PGD on these images too.
     """
 
     version: Literal["standard", "plus", "rand"] = "standard"

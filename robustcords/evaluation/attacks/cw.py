@@ -27,14 +27,14 @@ class CarliniWagnerEvaluation(EvaluationAttackConfig):
     """The l2 attack of Carlini and Wagner 2017. The defaults are those of its authors' code, but for the steps.
 
     Attributes:
-        steps: Adam's, for each constant, 1 to 100,000. The authors take 10,000, and as here fewer where the loss no
-            longer falls.
-        searches: constants c that are tried for each image, 1 to 100: up tenfold until one is found that misleads the
-            model, then halfway between the largest that has not and the smallest that has.
+        steps: number of Adam's steps for each constant, fewer if the loss no longer falls. The authors use 10,000.
+        searches: number of constants tried for each image: the constant rises tenfold until one misleads the model, and
+            then lies halfway between the largest that did not and the smallest that did.
         lr: Adam's learning rate.
-        constant: the first c.
-        epsilons: the radii to report, in pixel space; left out, the threat's epsilon.
-        limit: attack so many of the evaluated images only, taken as by ``evaluation.limit``; 0 for all of them.
+        constant: the first constant.
+        epsilons: the radii to report, all different and above 0; left out, epsilon.
+        limit: number of evaluated images to attack, chosen as by ``evaluation.limit``; 0 for all. The report then has
+            clean accuracy and PGD on these images too.
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 1000

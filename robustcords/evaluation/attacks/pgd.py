@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustcords.attacks.pgd import PGD
-from robustcords.config.schema import Radius, format_radius, rounded_radius
+from robustcords.config.schema import PositiveRadius, format_radius, rounded_radius
 from robustcords.engine.modes import Model
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.evaluator import withstands
@@ -23,21 +23,21 @@ class PGDEvaluation(EvaluationAttackConfig):
     """PGD-s-r: ``steps`` steps from each of ``restarts`` uniform random starts (Li et al. 2023, section 4).
 
     Attributes:
-        steps: gradient steps of each restart, 1 to 10,000.
-        restarts: random starts, 1 to 1,000; an example is robust only if it withstands all of them.
-        step_size: length of a step in the threat's norm, in pixel space; left out, a quarter of the threat's epsilon
-            (of the smallest radius where one is not between half and twice epsilon), or what reaches the largest radius
-            where so many steps are too few.
+        steps: number of gradient steps of each restart.
+        restarts: number of uniform random starts; an example is robust only if it withstands all of them.
+        step_size: length of a step in the threat's norm; left out, epsilon / 4, or a quarter of the smallest radius if
+            a radius is below half or above twice epsilon, or the length that reaches the largest radius if there are
+            too few steps. Steps that do not reach the largest radius are refused.
         objective: what is maximised: ``"ce"``, cross-entropy, or ``"margin"``, ``max_{k != y} z_k - z_y`` (Carlini and
-            Wagner 2017), which does not saturate where a model is sure.
-        epsilons: the radii to report, in pixel space; left out, half the threat's epsilon, epsilon and twice epsilon.
+            Wagner 2017), which does not saturate where a model is confident.
+        epsilons: the radii to report, all different and above 0; left out, half of epsilon, epsilon and twice epsilon.
     """
 
     blamed: ClassVar[tuple[str, ...]] = ("step_size", "steps", "epsilons")
 
     steps: Annotated[int, Field(ge=1, le=10_000)] = 50
     restarts: Annotated[int, Field(ge=1, le=1_000)] = 10
-    step_size: Annotated[Radius, Field(gt=0)] | None = None
+    step_size: PositiveRadius | None = None
     objective: Literal["ce", "margin"] = "ce"
     epsilons: Radii | None = None
 

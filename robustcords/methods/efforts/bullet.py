@@ -25,9 +25,9 @@ class BulletSteps(Table):
     """Attack steps of each kind of example.
 
     Attributes:
-        outlier: for examples that are misclassified without an attack; 0 trains on the image itself.
-        robust: for examples that are classified with confidence.
-        boundary: for the examples between.
+        outlier: steps for examples that are misclassified without an attack; with 0 the clean image is trained on.
+        robust: steps for examples that are classified correctly with high confidence.
+        boundary: steps for the examples in between.
     """
 
     outlier: Steps = 0
@@ -42,9 +42,10 @@ class BulletStepSizes(Table):
     2/255 for boundary ones.
 
     Attributes:
-        outlier: matters only where outliers get any steps; left out, 2.5 epsilon / steps (epsilon / 4 with none).
-        robust: left out, 1.5 epsilon / steps, so that few steps cross the ball.
-        boundary: left out, 2.5 epsilon / steps.
+        outlier: step size for outliers, used only if they get steps; left out, 2.5 epsilon / steps (epsilon / 4 with no
+            steps).
+        robust: step size for robust examples; left out, 1.5 epsilon / steps, so that few steps cross the ball.
+        boundary: step size for boundary examples; left out, 2.5 epsilon / steps.
     """
 
     outlier: Radius | None = None
@@ -73,10 +74,10 @@ class Bullet(Effort):
         """Options of Bullet-Train; Hua et al. published no code, so each reading of their paper is an option.
 
         Attributes:
-            steps: attack steps of each kind of example.
-            step_size: attack step sizes of each kind of example.
-            momentum: how much of the running robust accuracy is kept from batch to batch, in [0, 1).
-            scale: what the batch's robust accuracy is multiplied by before it enters the running one, in (0, 1].
+            steps: number of attack steps for each kind of example.
+            step_size: length of these steps, in the threat's norm.
+            momentum: how much of the running robust accuracy is kept from batch to batch.
+            scale: factor of the batch's robust accuracy in the running one.
         """
 
         name: str = "bullet"

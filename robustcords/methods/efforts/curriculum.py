@@ -39,10 +39,12 @@ class Curriculum(Effort):
         """Options of the curriculum; the defaults are those of the authors' script on CIFAR-10.
 
         Attributes:
-            most: steps that it ends with, >= 1.
-            patience: epochs without a better held-out accuracy after which there is one step more, >= 1.
-            enough: share of the training images classified correctly from which on there is one step more, in (0, 1].
-            spread: of step sizes, >= 1; with 1 all steps of an attack together go as far as those of ``[attack]``.
+            most: largest number of steps.
+            patience: number of epochs without a better validation accuracy after which one step is added.
+            enough: share of the epoch's training images classified correctly under attack above which one step is
+                added.
+            spread: range of the step size of PGD-n, which is drawn for each batch: from 1 to ``spread / n`` times the
+                total step length of ``[attack]`` divided by n. With 1 nothing is drawn.
         """
 
         name: str = "curriculum"

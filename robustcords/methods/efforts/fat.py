@@ -31,10 +31,10 @@ class FAT(Effort):
         """Options of FAT; the defaults are those of the authors' script for standard adversarial training.
 
         Attributes:
-            tau: steps that begin at misclassified points before an example stops, each >= 0: one number for the
-                beginning of the run, and one from each milestone on.
-            milestones: shares of the run, rising, each in (0, 1]. tau changes at the first epoch that begins at or
-                after ``milestone * epochs``.
+            tau: number of steps from misclassified points before an example stops: one value for the beginning of the
+                run, and one from each milestone on.
+            milestones: shares of the run, in ascending order; tau changes at the first epoch that begins at or after
+                ``milestone * epochs``.
         """
 
         name: str = "fat"

@@ -31,7 +31,7 @@ class Plateau(Effort):
         """Options of the plateau.
 
         Attributes:
-            rise: share of the value before that a step has to gain for another one to follow, 0 to 1.
+            rise: relative increase of the loss that a step must achieve for another step to follow.
         """
 
         name: str = "plateau"

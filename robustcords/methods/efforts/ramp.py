@@ -35,10 +35,11 @@ class Ramp(Effort):
         """Options of the ramp.
 
         Attributes:
-            start: share of the radius that the line starts from, in [0, 1]; the first epoch has a little more.
-            until: share of the epochs after which the radius is the whole one, in (0, 1].
-            steps: attack steps at the beginning, >= 1, at most the attack's own. They rise to those by ``until`` of the
-                run, each number for as many epochs, and together go as far as the attack's; left out, the attack's own.
+            start: share of the radius at which the ramp starts; the first epoch has slightly more.
+            until: share of the epochs after which the radius is the full one.
+            steps: number of attack steps at the beginning, at most that of the attack, to which it rises until
+                ``until``. Each number lasts equally many epochs, and the total step length is always that of the
+                attack. Left out, the number of the attack throughout.
         """
 
         name: str = "ramp"

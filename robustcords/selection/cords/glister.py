@@ -34,11 +34,13 @@ class GLISTER(CordsStrategy):
         """Options of GLISTER.
 
         Attributes:
-            granularity: ``"full"`` is CORDS' Supervised.
-            eta: CORDS' eta, the step on the sum of the chosen gradients. CORDS' pipeline hands over the optimizer's
-                rate, which is 0.05 there (0.01 in older configurations), and not that of this run.
-            greedy: ``"RGreedy"``, ``"Stochastic"`` or ``"Naive"``.
-            r: rounds of RGreedy; lowered for a group whose budget is below it, with which CORDS does not return.
+            granularity: as for every selector; ``full`` is Supervised in CORDS.
+            eta: step on the *sum* of the chosen gradients. In CORDS' pipeline it is the optimizer's initial learning
+                rate, 0.05 (0.01 in older configurations); here it does not follow ``optimizer.lr``.
+            greedy: how examples are picked: ``"Stochastic"``, each time the best of a random sample; ``"Naive"``, each
+                time the best of all; ``"RGreedy"``, in ``r`` rounds.
+            r: number of rounds of RGreedy; reduced for a group with a smaller budget, for which CORDS would never
+                return.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
         """
 

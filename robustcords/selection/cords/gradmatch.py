@@ -32,8 +32,8 @@ class GradMatch(CordsStrategy):
         """Options of GRAD-MATCH.
 
         Attributes:
-            granularity: ``"per_gradient"`` is CORDS' PerClassPerGradient.
-            lam: ridge on the weights, >= 0.
+            granularity: as for every selector; ``per_gradient`` is PerClassPerGradient in CORDS.
+            lam: ridge penalty on the weights.
             eps: tolerance on the residual, as a share of the target's length.
         """
 

@@ -39,8 +39,9 @@ class UpstreamConfig(StrategyConfig):
     """Options of CORDS' own strategies.
 
     Attributes:
-        model_mode: what the model runs in while selecting. CORDS selects in ``"train"``: BatchNorm normalises with the
-            statistics of each batch, and dropout drops; ``"eval"`` is what this package's strategies do.
+        model_mode: mode of the model in a selection. CORDS selects in ``"train"``: BatchNorm normalises with the
+            statistics of each batch, and dropout is active. Where a strategy of this package stands in for that of
+            CORDS, it uses ``"eval"``, with a warning. BatchNorm's running statistics are not changed.
     """
 
     model_mode: Literal["train", "eval"] = "train"

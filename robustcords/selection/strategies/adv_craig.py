@@ -44,8 +44,10 @@ class AdvCRAIGStrategy(AdversarialStrategy):
         """Options of Adv-CRAIG.
 
         Attributes:
-            optimizer: submodlib's; ``"LazyGreedy"`` picks what ``"NaiveGreedy"`` does in a fraction of the time, the
-                other two take the best one of a random sample each time.
+            optimizer: submodlib's optimizer: ``"NaiveGreedy"`` recomputes all gains at each pick, which takes minutes
+                for a class; ``"LazyGreedy"`` makes the same picks but recomputes only gains that may be the largest;
+                ``"StochasticGreedy"`` takes the best of a random sample each time, and ``"LazierThanLazyGreedy"`` does
+                so lazily.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
         """
 

@@ -42,14 +42,14 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """Options of Adv-GLISTER.
 
         Attributes:
-            eta: how far the gain looks ahead. ``"lr"`` is CORDS' scale: the optimizer's peak rate, on the sum of the
-                chosen gradients. A number is the learning rate of one step on the subset's mean loss; with a short one
-                the choice is of the hardest examples, and training on those fails (docs/selection.md).
-            greedy: ``"Stochastic"`` (the best of a random sample each time), ``"Naive"`` (one example at a time), or
-                ``"RGreedy"`` (r rounds).
-            r: rounds of RGreedy; the validation gradient is found anew after each.
+            eta: how far the gain looks ahead: ``"lr"`` is the scale of CORDS, the optimizer's peak learning rate on the
+                sum of the chosen gradients; a number is the learning rate of one step on the mean loss of the subset.
+                With a small number the strategy chooses the hardest examples, and training on those fails.
+            greedy: how examples are picked: ``"Stochastic"``, each time the best of a random sample; ``"Naive"``, each
+                time the best of all; ``"RGreedy"``, in ``r`` rounds.
+            r: number of rounds of RGreedy; the validation gradient is recomputed after each.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
-            class_shares: with ``granularity = "full"``, take no more of a class than its share of the budget.
+            class_shares: with ``granularity = "full"``, take no more examples of a class than its share of the budget.
         """
 
         name: str = "adv-glister"

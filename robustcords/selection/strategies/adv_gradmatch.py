@@ -37,10 +37,10 @@ class AdvGradMatchStrategy(AdversarialStrategy, GradMatchStrategy):
         """Options of Adv-GRAD-MATCH.
 
         Attributes:
-            lam: ridge on the weights, in units of a squared gradient, >= 0. With 0 the pursuit ends at the rank of the
-                gradients, and examples beyond it have weight 0.
-            eps: end where this share of the target is left; below 1e-7 what is left is rounding.
-            valid: match the gradient of the validation split.
+            lam: ridge penalty on the weights, in units of a squared gradient. With 0 the pursuit ends at the rank of
+                the gradients, and further examples get weight 0.
+            eps: stop when this share of the target is left; below 1e-7 the rest is rounding error.
+            valid: match the gradient of the validation split instead of the training split.
             linear_layer: use the gradients of the last layer's weight and bias; otherwise those of its bias alone.
         """
 

@@ -22,7 +22,8 @@ class LossStrategy(ScoredStrategy):
         """Options of the selection by loss.
 
         Attributes:
-            keep: which examples are kept, by rank of their loss; ``"middle"`` is those around the group's median.
+            keep: which examples are kept, by rank of their loss; ``"middle"`` keeps those around the median of their
+                group.
         """
 
         name: str = "loss"

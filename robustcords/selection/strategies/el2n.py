@@ -21,7 +21,8 @@ class EL2NStrategy(ScoredStrategy):
         """Options of EL2N.
 
         Attributes:
-            keep: which examples are kept, by rank of their score; ``"highest"`` is what the paper keeps.
+            keep: which examples are kept, by rank of their score: ``"highest"``, as in the paper, or ``"middle"``,
+                those around the median of their group.
         """
 
         name: str = "el2n"

@@ -30,9 +30,10 @@ class FixedSubset(PlainStrategy):
         """Options of fixed subsets.
 
         Attributes:
-            file: an .npz file with ``indices`` (k,), whole numbers in the full training set's numbering, before a
-                validation split, and ``weights`` (k,), floating-point numbers >= 0. ``fraction`` has to fit k;
-                ``select_first`` is true; ``select_every`` and ``granularity`` change nothing.
+            file: path of an .npz file with ``indices`` (k,), integers in the numbering of the full training set (before
+                the validation split), and ``weights`` (k,), floating-point numbers >= 0. Every index must be in the
+                training split, so ``seed`` and ``data.validation_fraction`` must be those the file was written with.
+                Pickled objects are refused.
         """
 
         name: str = "fixed"

@@ -25,10 +25,10 @@ class ImportanceConfig(AttackConfig):
 
     Attributes:
         score: what examples are drawn by: ``"gradient"``, the length of the last layer's gradient at adversarial
-            examples, for a pass over the data; or ``"loss"``, the loss of the training step that saw an example last,
-            which costs nothing.
-        uniform: share of a uniform distribution in what is drawn by, in (0, 1]; weights are at most its inverse times N
-            / k.
+            examples, which takes a pass over the data; or ``"loss"``, the loss in the last training step with the
+            example, which costs nothing, so that ``select_every`` may be 1.
+        uniform: share of the uniform distribution in the sampling distribution; weights are at most ``1 / uniform``
+            times N / k.
     """
 
     name: str = "importance"

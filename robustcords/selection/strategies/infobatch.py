@@ -35,10 +35,10 @@ class InfoBatch(PlainStrategy):
         """Options of InfoBatch.
 
         Attributes:
-            fraction: 1; the losses decide how many examples an epoch has.
-            select_every: epochs from one selection to the next; the paper prunes anew in each.
-            prune: r, the probability with which an example below the mean loss is left out, in [0, 1).
-            anneal: share of the epochs, the last ones, that train on everything.
+            fraction: always 1: the losses determine how many examples an epoch has.
+            select_every: number of epochs between selections; the paper prunes in every epoch.
+            prune: probability with which an example below the mean loss is left out (r in the paper).
+            anneal: share of the epochs, at the end, that train on all data.
         """
 
         name: str = "infobatch"

@@ -34,9 +34,10 @@ class RandomSubset(PlainStrategy):
         """Options of random subsets.
 
         Attributes:
-            fresh: another subset every epoch, without repetition (RS2, Okanovic et al. 2024): one permutation is
-                consumed slice by slice and drawn anew at its end, what is left of it coming first. No image comes a
-                second time before all have come once. ``select_every`` is 1 then, and granularity means nothing.
+            fresh: draw another subset in every epoch, without repetition (RS2, Okanovic et al. 2024): one permutation
+                is used slice by slice, so that no image comes a second time before all have come once. When it ends,
+                its remaining images come first and a new one follows. ``select_every`` is 1, and ``granularity`` has no
+                effect.
         """
 
         name: str = "random"

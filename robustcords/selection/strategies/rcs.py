@@ -51,9 +51,9 @@ class RCSStrategy(AdversarialStrategy):
         """Options of RCS.
 
         Attributes:
-            select_every: epochs from one selection to the next; 10 in the paper.
-            eta: rate of the last layer's steps; ``"lr"`` is the optimizer's peak rate.
-            window: batches that are chosen from at a time.
+            select_every: number of epochs between selections; 10 in the paper.
+            eta: learning rate of the last layer's step after each pick; ``"lr"`` is the optimizer's peak learning rate.
+            window: number of batches to choose from at a time; the last layer is reset at the start of each window.
         """
 
         name: str = "rcs"

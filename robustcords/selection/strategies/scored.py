@@ -18,7 +18,8 @@ class ScoredConfig(AdversarialConfig):
     """Options of strategies that rank by a score.
 
     Attributes:
-        keep: which part of the ranking is kept.
+        keep: which examples are kept, by rank of their score; ``"middle"`` keeps those around the median of their
+            group.
     """
 
     keep: Keep = "highest"

@@ -33,8 +33,8 @@ class Dynamics(Callback):
         """Options of tracking.
 
         Attributes:
-            images: how many training images, drawn once for the run; 0 for all.
-            every: epochs from one count to the next; the first is after so many epochs.
+            images: number of training images to count, drawn once for the run; 0 for all.
+            every: number of epochs between counts; the first is after this many epochs.
         """
 
         name: str = "dynamics"

@@ -40,7 +40,7 @@ class OverfittingProbe(Callback):
         """Options of the probe.
 
         Attributes:
-            action: ``"warn"`` warns once, ``"stop"`` ends the run.
+            action: ``"warn"`` once, or ``"stop"`` the run.
         """
 
         name: str = "overfitting"
