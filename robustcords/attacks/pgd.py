@@ -34,9 +34,9 @@ class PGD(GradientAttack):
         Attributes:
             steps: number of gradient steps.
             step_size: length of a step in the threat's norm; left out, 2.5 epsilon / steps.
-            random_start: where the attack starts: ``"auto"`` follows the objective (``x + 0.001 N(0, 1)`` for TRADES
-                and MART, ``x + epsilon / 2`` times random signs for NuAT, uniform in the ball otherwise); the other
-                values override it.
+            random_start: where the attack starts: ``"auto"`` follows the objective (gaussian for TRADES and MART, signs
+                for NuAT, uniform otherwise), ``"uniform"`` is a random point of the ball, ``"gaussian"`` is ``x + 0.001
+                N(0, 1)``, ``"signs"`` is ``x + epsilon / 2`` times random signs, and ``"none"`` is the image itself.
         """
 
         name: str = "pgd"
