@@ -34,7 +34,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from robustcords import __version__
 
-        typer.echo(f"robustcords {__version__}")
+        print(f"robustcords {__version__}")
         raise typer.Exit
 
 
@@ -73,7 +73,7 @@ def run(
     path, report = experiment.run(loaded, _run_name(recipe), output, resume, profile)
     if is_main():
         print_report(report)
-        typer.echo(f"\n{printable(str(path))}")
+        print(f"\n{printable(str(path))}")
 
 
 @app.command()
@@ -172,7 +172,7 @@ def sweep(
     ended = fleet.run_all(tasks, folder, jobs)
     if any(job.is_done for job in ended):
         print_comparison(compare.report_on(folder, page, ended))
-        typer.echo(f"\n{page}")
+        print(f"\n{page}")
     if not all(job.is_done for job in ended):
         raise typer.Exit(1)
 
@@ -207,7 +207,7 @@ def reproduce(
         compare.report(done, page, sections=[block(plan.table, runs)], left_out=others, labels=labels(plan.table, runs))
         print_alongside(plan.table, runs)
         for line in [*others, "", page]:
-            typer.echo(line)
+            print(line)
     if len(ended) < len(plan.rows) * len(plan.seeds) or any(job.state == "failed" for job in ended):
         raise typer.Exit(1)
 
@@ -232,7 +232,7 @@ def report(
     from robustcords.report.comparison_tables import print_comparison
 
     print_comparison(compare.report(run_dirs, output, baseline, images))
-    typer.echo(f"\n{output}")
+    print(f"\n{output}")
 
 
 @app.command()
@@ -262,7 +262,7 @@ def export(
     """
     from robustcords.experiments import export as exports
 
-    typer.echo(exports.export(run_dir, to, weights, output))
+    print(exports.export(run_dir, to, weights, output))
 
 
 @app.command()
@@ -281,7 +281,7 @@ def validate(
         except UserError as error:
             errors.append(error)
         else:
-            typer.echo(f"{printable(source)}: valid")
+            print(f"{printable(source)}: valid")
     together(errors)
 
 
@@ -291,10 +291,10 @@ def list_(kind: Annotated[str | None, typer.Argument(help="data, model, attack, 
     from robustcords.recipe import scaffold
 
     for name, entries in scaffold.listing(kind).items():
-        typer.echo(f"{name}:")
+        print(f"{name}:")
         width = max(map(len, entries), default=0)
         for entry, description in entries.items():
-            typer.echo(f"  {entry:{width}}  {description}")
+            print(f"  {entry:{width}}  {description}")
 
 
 @app.command()
@@ -318,13 +318,13 @@ def new(
     if minutes is not None:
         from robustcords.experiments import new_recipe
 
-        typer.echo("\n".join(new_recipe.write(file, data, minutes, model)))
+        print("\n".join(new_recipe.write(file, data, minutes, model)))
     else:
         from robustcords.recipe import scaffold
 
         choices = {"loss": loss, "selector": selector, "fraction": fraction, "bullet": bullet, "method": method}
         scaffold.write(file, data=data, model=model or "resnet18", effort=effort, **choices)
-    typer.echo(f"{file}: written; robustcords run {file}")
+    print(f"{file}: written; robustcords run {file}")
 
 
 @app.command()

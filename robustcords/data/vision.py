@@ -28,7 +28,7 @@ _FOR_FOLDERS = ("subset", "test_split", "test_fraction", *_FOR_TABLES)
 
 
 class Vision(DataSource):
-    """Any set of `robustcords.data.catalogue.SETS`, by name.
+    """A classification set of torchvision, read from ``path`` or downloaded by torchvision.
 
     ``path`` is where it is read from: a folder of parquet files, of class folders, or torchvision's own files, which
     are downloaded there where they are missing. Left out, they are kept in the user's cache, see `cache_folder`.

@@ -47,7 +47,7 @@ def validation_warning(clean: float, labels: Tensor) -> str | None:
         return None
     return (
         f"warning: clean accuracy on the validation split, {clean:.1%}, is not above the share of its largest class, "
-        f"{share:.1%}: always saying one class reaches that, and withstands every attack; best is chosen on it"
+        f"{share:.1%}: always predicting one class reaches that, and withstands every attack; best is chosen on it"
     )
 
 
@@ -70,4 +70,4 @@ def warning(result: Evaluation) -> str | None:
     if not low:
         return None
     single = "; images of one class alone are classified correctly" if result.classes_right == 1 else ""
-    return f"not above the largest class's share, which always saying one class reaches: {', '.join(low)}{single}"
+    return f"not above the largest class's share, which always predicting one class reaches: {', '.join(low)}{single}"

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
+from robustcords.data.images import Images
 from robustcords.engine.modes import evaluation_mode
 from robustcords.errors import UserError, one_line
 from robustcords.experiments import build
@@ -63,6 +65,52 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
     return Pictures(caption, shown, notes, selections)
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A test image before and after an attack.
+
+    Attributes:
+        row: in the test set.
+        label: its class.
+        predicted: the class that the model predicts.
+        attacked: the class that the model predicts after the attack.
+        pixels: the image, the adversarial one and their difference, (C, H, W) in [0, 1]; the difference is amplified
+            until the largest change of all images is black or white, and grey is none.
+    """
+
+    row: int
+    label: str
+    predicted: str
+    attacked: str
+    pixels: tuple[Tensor, Tensor, Tensor]
+
+
+def attacked(
+    model: nn.Module, images: Images, recipe: Recipe, count: int, device: torch.device | str = "cpu"
+) -> Iterator[Attacked]:
+    """Yields test images under PGD-10 at the training radius, of different classes as far as there are enough.
+
+    Args:
+        model: images in [0, 1] to logits.
+        images: the test set.
+        recipe: of the run, for the threat model and the seed.
+        count: how many.
+        device: the model's.
+    """
+    rows = chosen(images, count)
+    x, y = images.batch(rows, device)
+    attack = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4, random_start="uniform")
+    with evaluation_mode(model):
+        x_adv = attack(model, x, cross_entropy_of(y), Noise(derive(recipe.seed, "report"), rows))
+        with torch.no_grad():
+            before, after = (model(each).argmax(1).tolist() for each in (x, x_adv))
+    names, x, x_adv = images.classes, x.cpu(), x_adv.cpu()
+    scale = 2 * float((x_adv - x).abs().max().clamp(min=1e-12))
+    for n, row in enumerate(rows.tolist()):
+        pixels = (x[n], x_adv[n], 0.5 + (x_adv[n] - x[n]) / scale)
+        yield Attacked(row, names[int(y[n])], names[before[n]], names[after[n]], pixels)
+
+
 def _weights(run: Run) -> str | None:
     """Returns which weights of a run are shown: ``last``, else ``best``, else None."""
     return next((which for which in ("last", "best") if (run.path / "weights" / f"{which}.safetensors").exists()), None)
@@ -88,19 +136,8 @@ class _Gallery:
         images = self.data(recipe)
         model = build.model(recipe, images)
         build.load_weights(model, run.path / "weights" / f"{which}.safetensors")
-        rows = chosen(images.test, self.count)
-        x, y = images.test.batch(rows)
-        attack = PGD(recipe.threat, steps=10, step_size=recipe.threat.epsilon / 4, random_start="uniform")
-        with evaluation_mode(model):
-            x_adv = attack(model, x, cross_entropy_of(y), Noise(derive(recipe.seed, "report"), rows))
-            with torch.no_grad():
-                before, after = (model(each).argmax(1).tolist() for each in (x, x_adv))
-        names = images.test.classes
-        scale = 2 * float((x_adv - x).abs().max().clamp(min=1e-12))
-        for n, row in enumerate(rows.tolist()):
-            pixels = (x[n], x_adv[n], 0.5 + (x_adv[n] - x[n]) / scale)
-            said = (names[int(y[n])], names[before[n]], names[after[n]])
-            yield Picture(row, *said, *map(address, pixels))
+        for each in attacked(model, images.test, recipe, self.count):
+            yield Picture(each.row, each.label, each.predicted, each.attacked, *map(address, each.pixels))
 
     def data(self, recipe: Recipe) -> build.Data:
         """Returns a recipe's images."""

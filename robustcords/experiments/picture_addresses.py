@@ -26,12 +26,17 @@ def chosen(images: Images, count: int) -> Tensor:
     return torch.tensor(order[:count])
 
 
-def address(pixels: Tensor) -> str:
-    """Returns an image (C, H, W) in [0, 1] as a ``data:`` address of a PNG."""
+def picture(pixels: Tensor) -> Image.Image:
+    """Returns an image (C, H, W) in [0, 1] in grey or colour, scaled down to a thumbnail if it is larger."""
     levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
     levels = levels[:3] if levels.shape[0] >= 3 else levels[:1]
     image = Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
     image.thumbnail((_LARGEST, _LARGEST))
+    return image
+
+
+def address(pixels: Tensor) -> str:
+    """Returns an image (C, H, W) in [0, 1] as a ``data:`` address of a PNG."""
     stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
+    picture(pixels).save(stream, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -21,6 +21,7 @@ from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
 from robustcords.experiments.environment import environment
 from robustcords.experiments.proxy import ProxyTraining
+from robustcords.experiments.tracker_images import log_images
 from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.recipe.roles import CHANGEABLE, role_of
 from robustcords.report.grouping import flat
@@ -186,6 +187,8 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
     made = report(complete=True)
     reported = {key: value for key, value in made.to_json().items() if key in {"training", "evaluation"}}
     work.accelerator.log(figures(reported), step=trainer.progress.epoch)
+    if recipe.logging.trackers and work.accelerator.is_main_process:
+        log_images(directory, recipe, images, trainer, work)
     collectives.barrier()
     return made
 

@@ -14,6 +14,10 @@ from robustcords.experiments.picture_addresses import address, chosen
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.page import Selected, Thumbnail
 from robustcords.report.runs import Run
+from robustcords.storage.selections import Selection
+
+Labelled = tuple[str, Tensor]
+"""A class, and an image of it: (C, H, W) in [0, 1]."""
 
 
 def selected(name: str, run: Run, count: int, load_data: Callable[[Recipe], build.Data]) -> Selected:
@@ -31,18 +35,32 @@ def selected(name: str, run: Run, count: int, load_data: Callable[[Recipe], buil
         UserError: its recipe or its data cannot be used.
     """
     train, last = load_data(load(run.path / "recipe.toml", of_run=True)).train, run.selections[-1]
-    numbers = np.asarray(train.numbers)
-    order = np.argsort(-last.weights, kind="stable")
-    places = {int(number): place for place, number in enumerate(numbers)}
-    kept = torch.tensor([places[number] for number in last.indices[order].tolist() if number in places])
-    rest = torch.from_numpy(np.flatnonzero(~np.isin(numbers, last.indices)))
     heading = f"{name}, seed {run.seed}, selection of epoch {last.epoch + 1}"
-    return Selected(heading, _thumbnails(train, kept, count), _thumbnails(train, rest, count))
+    thumbnails = (
+        [Thumbnail(label, address(pixels)) for label, pixels in part] for part in pixels_of(train, last, count)
+    )
+    return Selected(heading, *thumbnails)
 
 
-def _thumbnails(train: Images, rows: Tensor, count: int) -> list[Thumbnail]:
+def pixels_of(train: Images, selection: Selection, count: int) -> tuple[list[Labelled], list[Labelled]]:
+    """Returns images that a selection kept, and others of the training split; see `selected`.
+
+    Args:
+        train: the training split.
+        selection: from it.
+        count: images of either kind.
+    """
+    numbers = np.asarray(train.numbers)
+    order = np.argsort(-selection.weights, kind="stable")
+    places = {int(number): place for place, number in enumerate(numbers)}
+    kept = [places[number] for number in selection.indices[order].tolist() if number in places]
+    rest = np.flatnonzero(~np.isin(numbers, selection.indices))
+    return _labelled(train, torch.tensor(kept), count), _labelled(train, torch.from_numpy(rest), count)
+
+
+def _labelled(train: Images, rows: Tensor, count: int) -> list[Labelled]:
     if not len(rows):
         return []
     part = train.subset(rows)
     x, y = part.batch(chosen(part, count))
-    return [Thumbnail(train.classes[label], address(pixels)) for pixels, label in zip(x, y.tolist(), strict=True)]
+    return [(train.classes[label], pixels) for pixels, label in zip(x, y.tolist(), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from robustcords.recipe.layers import shipped
 from robustcords.recipe.tables import DEFAULTS, find
 
 _ATTRIBUTE = re.compile(r" {4}(\w+): (.*)")
+_SENTENCE_END = re.compile(r"(?<!et al)\.\s+(?=[A-Z\"])|;\s+")
 
 
 def listing(kind: str | None = None) -> dict[str, dict[str, str]]:
@@ -106,6 +108,12 @@ def _first_line(component: object) -> str:
 
 
 def _recipes() -> dict[str, str]:
-    """Returns the shipped recipes and the comment that each one opens with."""
-    first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in shipped().items()}
-    return {name: line.removeprefix("#").strip() if line.startswith("#") else "" for name, line in first.items()}
+    """Returns the shipped recipes and the first sentence of the comment that each one opens with."""
+    return {name: _first_sentence(path.read_text(encoding="utf-8")) for name, path in shipped().items()}
+
+
+def _first_sentence(text: str) -> str:
+    """Returns the first sentence of the comment that a recipe opens with, in one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
+    comment = " ".join(line.removeprefix("# ").strip() for line in lines)
+    return _SENTENCE_END.split(comment, maxsplit=1)[0].rstrip(".:")

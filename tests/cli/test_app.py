@@ -359,9 +359,7 @@ def test_a_loss_that_is_not_finite_ends_with_status_1(command: Command):
 
 
 def test_trackers_write_into_the_run_they_belong_to(command: Command):
-    options = settings(
-        logging__trackers='["tensorboard"]', train__epochs=1, selector="false", bullet="false", evaluation__limit=1
-    )
+    options = settings(logging__trackers='["tensorboard"]', train__epochs=1, bullet="false", evaluation__limit=1)
     Path("runs/digits_mart").mkdir(parents=True)
     assert command("run", "digits_mart", *SMALL, *options).status == 0
     folders = {path.parent for path in Path("runs").rglob("events.out.tfevents.*")}
@@ -373,3 +371,8 @@ def test_trackers_write_into_the_run_they_belong_to(command: Command):
     assert written["seconds/attack"] == pytest.approx(row["seconds"]["attack"])
     assert written["validation/robust"] == pytest.approx(row["validation"]["robust"])
     assert written["evaluation/last/clean"] == pytest.approx(report["clean"])
+    assert {name for each in events for name in each.Tags()["images"]} == {
+        "images/test_clean_adversarial_difference",
+        "images/selection_kept",
+        "images/selection_left_out",
+    }

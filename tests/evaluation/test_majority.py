@@ -77,7 +77,7 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
     # Of AutoAttack's four images, a sample by class, two are of the second.
     assert (result.autoattack, result.autoattack_largest_class) == ({"0.1": 0.5}, 0.5)
     assert warning(result) == (
-        "not above the largest class's share, which always saying one class reaches: clean 50.00% (share 50.00%), "
+        "not above the largest class's share, which always predicting one class reaches: clean 50.00% (share 50.00%), "
         "PGD-1-1 0.1 50.00% (share 50.00%), AutoAttack 0.1 50.00% (share 50.00%); images of one class alone are "
         "classified correctly"
     )
@@ -158,7 +158,7 @@ def test_a_run_that_says_one_class_tells_on_the_console_and_in_its_reports(
         ),
     )
     assert answer.status == 0, answer.err
-    line = "not above the largest class's share, which always saying one class reaches"
+    line = "not above the largest class's share, which always predicting one class reaches"
     assert "warning: clean accuracy on the validation split" in answer.err
     assert line in answer.out + answer.err
     assert line in Path("run/report.md").read_text()

@@ -84,6 +84,8 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
             "threat.epsilon = '8/0'",
             "[threat] epsilon = \"8/0\": '8/0' is not a number or a fraction such as '8/255'",
         ),
+        ("loss.name = 'größe'", '[loss] name = "größe": unknown loss \'größe\' '
+         "(one of: grad_align, mart, nuat, sat, standard, trades)"),
         ("attack.steps = 'abc'", '[attack] steps = "abc": must be a whole number >= 0 and <= 10000'),
         ("model.depths = [1, 0]", "[model] depths[1] = 0: must be a whole number >= 1 and <= 200"),
         ("bullet.steps.robust = -1", "[bullet] steps.robust = -1: must be a whole number >= 0 and <= 10000"),

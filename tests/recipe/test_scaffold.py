@@ -117,6 +117,7 @@ def test_listing_describes_everything_that_has_a_name() -> None:
         assert set(found[kind]) == set(registry.names(kind))
     assert found["loss"]["sat"].startswith("Cross-entropy on adversarial examples")
     assert found["recipe"]["digits_mart"].startswith("MART on 30 % of the handwritten digits")
+    assert found["recipe"]["cifar10_awp"].endswith("arXiv 2004.05884")  # all of a sentence
     assert all(line for names in found.values() for line in names.values())
     assert listing("loss") == {"loss": found["loss"]}
     with pytest.raises(UserError, match="unknown kind 'los'; did you mean 'loss'"):
