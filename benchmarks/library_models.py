@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,28 +35,24 @@ from robustcords.training.trainer import Trainer
 
 CLASSES = tuple("abcdefghij")
 SIZES = (32, 64, 224)
-TRAINS = "trains"
+TRAINS, NOT_TRIED = "trains", "not tried"
+WHICH = {"torchvision": "every classifier of torchvision", "timm": "the smallest of each module of timm"}
 LIBRARIES: dict[str, type[ExternalModel]] = {"torchvision": TorchvisionModel, "timm": TimmModel}
 
 PAGE = """# Models of torchvision and timm
 
 `model.name` takes any classifier of torchvision (`"torchvision:NAME"`) and of timm (`"timm:NAME"`). This page lists
-which of them train on images of 32, 64 and 224 pixels: every classifier of torchvision, and the smallest of each module
-of timm. Each was built without published weights for ten classes and three channels, and trained for one adversarial
-step on a CPU in float32. A refusal is the line with which `robustcords run` ends before training. Models of more than
-{most:g} million parameters were not tried, for lack of memory.
+which of them train on images of 32, 64 and 224 pixels: {which}.
+
+Each model was built without published weights for ten classes and three channels, and trained for one adversarial step
+on a CPU in float32. A refusal is the line with which `robustcords run` ends before training. Models of more than
+{most:g} million parameters were not tried, for lack of memory, and others marked as not tried for lack of time.
 
 ```sh
-python benchmarks/library_models.py --answers runs/library_models.jsonl --output docs/models.md
+python benchmarks/library_models.py --answers runs/library_models.jsonl --output docs/models.md{options}
 ```
 
 With {versions}.
-"""
-
-SECTION = """
-## {library}
-
-{counts}. {where}: {names}.
 """
 
 TABLE = """
@@ -128,15 +127,18 @@ class Answers:
 
     Args:
         path: JSON lines of a model, a size in pixels or ``"millions"``, and the answer.
+        minutes: after which nothing more is tried.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path, self.end = path, time.monotonic() + 60 * minutes
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self.known: dict[tuple[str, Any], Any] = {(name, what): found for name, what, found in map(json.loads, lines)}
 
     def get(self, name: str, what: int | str, ask: Callable[[], Any]) -> Any:
-        """Returns what is known, or else asks and keeps the answer."""
+        """Returns what is known, or else asks and keeps the answer; `NOT_TRIED` when the time is up."""
+        if (name, what) not in self.known and time.monotonic() > self.end:
+            return NOT_TRIED
         if (name, what) not in self.known:
             self.known[name, what] = ask()
             with self.path.open("a", encoding="utf-8") as file:
@@ -166,25 +168,19 @@ def survey(prefix: str, answers: Answers, most: float, *, everything: bool) -> s
     found: dict[str, list[str]] = {name: [] for name in tried}
     for size in SIZES:  # small ones first, which cost least
         for name in tried:
-            found[name].append(answers.get(name, size, lambda name=name, size=size: answer(name, size)))
+            found[name].append(answers.get(name, size, partial(answer, name, size)))
     return section(prefix, found, [f"{prefix}:{name}" for name in names if size_of[name] > most])
 
 
 def section(prefix: str, found: dict[str, list[str]], left_out: list[str]) -> str:
     """Returns a library's section: the models that train at every size, the refusals, and what was not tried."""
     everywhere = sorted(name for name, each in found.items() if set(each) == {TRAINS})
-    counts = ", ".join(
-        f"{sum(each[number] == TRAINS for each in found.values())} train at {size} x {size} pixels"
-        for number, size in enumerate(SIZES)
-    )
-    text = SECTION.format(
-        library=prefix.capitalize() if prefix == "torchvision" else prefix,
-        counts=f"Of {len(found)} classifiers {counts}",
-        where="At every size",
-        names=_listed(everywhere),
-    )
-    if refused := sorted(found.keys() - set(everywhere)):
-        rows = [f"| `{name}` | {' | '.join(each.replace('|', '/') for each in found[name])} |" for name in refused]
+    counts = []
+    for size, column in zip(SIZES, zip(*found.values(), strict=True), strict=True):
+        counts.append(f"{column.count(TRAINS)} of {len(column) - column.count(NOT_TRIED)} train at {size} x {size}")
+    text = f"\n## {prefix}\n\n{', '.join(counts)} pixels.\n\nAt every size: {_listed(everywhere)}.\n"
+    if others := sorted(found.keys() - set(everywhere)):
+        rows = [f"| `{name}` | {' | '.join(each.replace('|', '/') for each in found[name])} |" for name in others]
         columns, rules = (" | ".join(each) for each in ([f"{size} x {size}" for size in SIZES], ["---"] * len(SIZES)))
         text += TABLE.format(columns=columns, rules=rules, rows="\n".join(rows))
     return text + (f"\nNot tried, as too large: {_listed(sorted(left_out))}.\n" if left_out else "")
@@ -200,12 +196,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the page")
     parser.add_argument("--library", choices=LIBRARIES, nargs="+", default=list(LIBRARIES))
     parser.add_argument("--most", type=float, default=150, help="million parameters")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which the page is written as it is")
     parser.add_argument("--all", action="store_true", help="every model of timm")
     options = parser.parse_args()
-    answers = Answers(options.answers)
+    answers = Answers(options.answers, options.minutes)
     sections = [survey(each, answers, options.most, everything=options.all) for each in options.library]
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", *options.library))
-    options.output.write_text(PAGE.format(most=options.most, versions=versions) + "".join(sections), encoding="utf-8")
+    page = PAGE.format(
+        which=" and ".join(WHICH[each] for each in options.library),
+        options="" if options.library == list(LIBRARIES) else f" --library {' '.join(options.library)}",
+        most=options.most,
+        versions=versions,
+    )
+    options.output.write_text(page + "".join(sections), encoding="utf-8")
 
 
 if __name__ == "__main__":
