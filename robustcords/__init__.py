@@ -132,7 +132,7 @@ if TYPE_CHECKING:
     from robustcords.training.config import TrainConfig as TrainConfig
     from robustcords.training.trainer import Trainer as Trainer
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _IMPORT = re.compile(r"^    from (\S+) import (\w+) as \2$", re.MULTILINE)
 
