@@ -94,10 +94,11 @@ def _install() -> None:
 
 _before = np.geterr()
 try:
-    _install()
-    from cords.selectionstrategies.SL.dataselectionstrategy import DataSelectionStrategy
-    from cords.selectionstrategies.SL.glisterstrategy import GLISTERStrategy
-    from cords.selectionstrategies.SL.gradmatchstrategy import GradMatchStrategy
+    with warnings.catch_warnings(action="ignore"):  # as in `_import`
+        _install()
+        from cords.selectionstrategies.SL.dataselectionstrategy import DataSelectionStrategy
+        from cords.selectionstrategies.SL.glisterstrategy import GLISTERStrategy
+        from cords.selectionstrategies.SL.gradmatchstrategy import GradMatchStrategy
 except ImportError as error:
     raise UserError(
         f"this strategy builds on CORDS, which cannot be imported ({error}): `uv run` installs it, and so does "
