@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from brief import shorten
-from command_line import call
-from written import Write
+from support.brief import shorten
+from support.command_line import call
+from support.written import Write
 
-TOGETHER = (
-    "tests/cli/test_app.py",
-    "tests/evaluation/test_agreement.py",
-    "tests/experiments/test_select.py",
-    "tests/invariants/test_hostile_files.py",
-    "tests/invariants/test_resume.py",
-    "tests/invariants/test_signals.py",
-    "tests/invariants/test_state.py",
-    "tests/report/test_page.py",
+LONG = (
+    "tests/invariants/",
+    "tests/evaluation/",
+    "tests/test_docs.py",
+    "tests/training/",
+    "tests/experiments/",
+    "tests/report/",
+    "tests/cli/",
+    "tests/extension/",
+    "tests/methods/",
 )
-"""Files whose tests share a run that takes seconds: each is for one process alone."""
-LONG = ("tests/invariants/", "tests/experiments/", "tests/evaluation/", "tests/extension/")
+"""What takes longest: a process that is given one of these files last would end long after the others."""
 
 
 def pytest_configure():
@@ -50,15 +50,12 @@ def _one_thread():
 
 
 def pytest_collection_modifyitems(items):
-    """Begins with the long ones, and leaves out what needs submodlib where it is not installed.
+    """Begins with the long files, and leaves out what needs submodlib where it is not installed.
 
-    That has no wheels for every Python. Tests are shared out among processes: one that is long ends late if it begins
-    late.
+    That has no wheels for every Python. Files are shared out among processes one after the other, each to one process
+    (``--dist loadfile``), so that what a file's tests have in common is made once.
     """
-    for item in items:
-        if item.nodeid.startswith(TOGETHER):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: (not item.nodeid.startswith(TOGETHER), not item.nodeid.startswith(LONG)))
+    items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
     if find_spec("submodlib"):
         return
     for item in items:

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
-import docs_pages as pages
 import pytest
 import typer
+from support import docs_pages as pages
 
 from robustcords.cli import app
 from robustcords.config import registry

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import made_up, network
+from support.small_run import made_up, network
 
 import robustcords
 from robustcords.runtime.accelerator import start

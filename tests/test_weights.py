@@ -8,10 +8,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import docs_pages as pages
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import docs_pages as pages
 from torch import nn
 
 from robustcords import models

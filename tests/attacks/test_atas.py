@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_problem
 import torch
-from ranks import free_port
-from several import together
-from small_run import After, trainer, vector
+from support import small_problem
+from support.ranks import free_port
+from support.several import together
+from support.small_run import After, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import pad

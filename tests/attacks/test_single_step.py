@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import small_problem
 import torch
-from small_run import close, epoch_end, trainer, vector
+from support import small_problem
+from support.small_run import close, epoch_end, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 

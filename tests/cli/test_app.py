@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, SMALL, Command, contents, refused, settings
 from safetensors.torch import load_file, save_file
+from support.command_line import ROOT, SMALL, Command, contents, refused, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import robustcords

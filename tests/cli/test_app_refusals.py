@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import SMALL, Command, refused, settings
 from PIL import Image
+from support.command_line import SMALL, Command, refused, settings
 
 
 @pytest.mark.parametrize(

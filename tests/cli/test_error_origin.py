@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import SMALL, Command, settings
+from support.command_line import SMALL, Command, settings
 
 LOSS = """
 from robustcords.losses.objective import Objective

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from several import together
+from support.several import together
 
 from robustcords import data
 from robustcords.data import folder as folders

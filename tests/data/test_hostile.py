@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import call, settings
 from PIL import Image
+from support.command_line import call, settings
 
 from robustcords.errors import UserError
 from robustcords.storage import run_directory

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from made_data import class_folder, picture, table
+from support.made_data import class_folder, picture, table
 
 from robustcords import data
 from robustcords.data.images import ImageSet

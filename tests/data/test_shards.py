@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_data import table
+from support.made_data import table
 
 from robustcords import data
 from robustcords.data.shards import shard

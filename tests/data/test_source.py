@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import call, settings
-from made_data import classes_as_folders
+from support.command_line import call, settings
+from support.made_data import classes_as_folders
 
 from robustcords import data
 from robustcords.data.base import DataSource

@@ -5,7 +5,7 @@ import numpy as np
 import pydantic
 import pytest
 import torch
-from made_data import class_folder, classes_as_folders, table
+from support.made_data import class_folder, classes_as_folders, table
 from torchvision import datasets
 
 from robustcords.data.catalogue import SETS

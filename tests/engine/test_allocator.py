@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import start
+from support.command_line import start
 
 CODE = """
 import resource, sys

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from convolution_watch import Watch, live
+from support.convolution_watch import Watch, live
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchattacks
-from brief import shorten
 from pyautoattack import AutoAttack
+from support.brief import shorten
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from brief import shorten
-from command_line import call
-from masked_models import trained, write
+from support.brief import shorten
+from support.command_line import call
+from support.masked_models import trained, write
 from torch import Tensor, nn
 
 from robustcords.evaluation.attacks import autoattack

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from brief import shorten
-from several import together
+from support.brief import shorten
+from support.several import together
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD

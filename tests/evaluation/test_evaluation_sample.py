@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call
 from PIL import Image
+from support.command_line import call
 from torch import nn
 
 from robustcords.data.images import ImageSet

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call, settings
-from made_data import classes_as_folders
 from rich.console import Console
+from support.command_line import call, settings
+from support.made_data import classes_as_folders
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from brief import shorten
-from command_line import call
-from masked_models import trained, write
-from several import together
+from support.brief import shorten
+from support.command_line import call
+from support.masked_models import trained, write
+from support.several import together
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import call, contents, settings
 from PIL import Image
-from several import SERVER
+from support.command_line import call, contents, settings
+from support.several import SERVER
 
 from robustcords.errors import UserError
 from robustcords.recipe.recipe import load

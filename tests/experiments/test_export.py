@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from made_data import table
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.made_data import table
 from torch import nn
 
 from robustcords.data.pixels import to_array

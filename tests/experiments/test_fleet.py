@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import call, settings
-from forked_run import begin, log, statuses
 from rich.console import Console
+from support.command_line import call, settings
+from support.forked_run import begin, log, statuses
 
 from robustcords.errors import Interrupted, UserError
 from robustcords.experiments import fleet

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command_line import call
-from made_data import picture
+from support.command_line import call
+from support.made_data import picture
 
 from robustcords.experiments import new_recipe
 from robustcords.recipe.recipe import load, shipped

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from command_line import call, settings
+from support.command_line import call, settings
 
 from robustcords.recipe.recipe import load
 from robustcords.training.costs import Calendar, Costs

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import SMALL, Command, settings
-from written import Write, message
+from support.command_line import SMALL, Command, settings
+from support.written import Write, message
 
 from robustcords.errors import Interrupted
 from robustcords.training.trainer import Trainer

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_line import call
 from rich.console import Console
+from support.command_line import call
 
 from robustcords.errors import UserError
 from robustcords.experiments import fleet, reproduce

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import Answer, Command, settings
 from rich.console import Console
 from safetensors.torch import save_file
+from support.command_line import Answer, Command, settings
 
 from robustcords.errors import UserError
 from robustcords.experiments import build

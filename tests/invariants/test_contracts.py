@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import SMALL, Command, refused, settings
-from small_run import ATTACK, chooser, fitted, network, trainer
+from support.command_line import SMALL, Command, refused, settings
+from support.small_run import ATTACK, chooser, fitted, network, trainer
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import SMALL, Command, settings
-from convolution_watch import Watch
-from several import together
-from small_run import ATTACK, made_up, trainer
+from support.command_line import SMALL, Command, settings
+from support.convolution_watch import Watch
+from support.several import together
+from support.small_run import ATTACK, made_up, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 

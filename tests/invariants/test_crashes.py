@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import eventful, fitted, trainer
+from support.small_run import eventful, fitted, trainer
 
 from robustcords.errors import Interrupted, RunError
 from robustcords.runtime import interruption

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, settings
-from command_line import start as start_python
-from digits_run import RECIPE, rows
-from docs_pages import blocks
-from ranks import ended, said, start
+from support.command_line import ROOT, settings
+from support.command_line import start as start_python
+from support.digits_run import RECIPE, rows
+from support.docs_pages import blocks
+from support.ranks import ended, said, start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 
@@ -61,7 +61,7 @@ def finish(folder: Path) -> None:
 
 SCRIPT = """
 import os
-from ranks import die_in
+from support.ranks import die_in
 from robustcords.cli.app import main
 from robustcords.runtime.launch import spread
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from digits_run import RECIPE, rows
-from forked_run import begin, finish, log, statuses, wait_for
+from support.digits_run import RECIPE, rows
+from support.forked_run import begin, finish, log, statuses, wait_for
 
 from robustcords.errors import RunError
 from robustcords.experiments import run as experiment

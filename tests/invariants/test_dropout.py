@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import COUNT, chooser, fitted, made_up, network, trainer, vector
+from support.small_run import COUNT, chooser, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call, settings
-from small_run import THREAT, epoch_end, fitted, made_up, vector
+from support.command_line import call, settings
+from support.small_run import THREAT, epoch_end, fitted, made_up, vector
 from torch.nn.functional import cross_entropy
 
 from robustcords.rng import Noise, derive

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import trainer, vector
+from support.small_run import trainer, vector
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD

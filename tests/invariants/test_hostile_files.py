@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT, SMALL, call, settings
+from support.command_line import ROOT, SMALL, call, settings
 
 RECIPE = [
     "digits_mart",

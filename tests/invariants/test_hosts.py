@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, call, settings
-from digits_run import TINY, check_close, rows
-from ranks import ended, said, start
+from support.command_line import ROOT, call, settings
+from support.digits_run import TINY, check_close, rows
+from support.ranks import ended, said, start
 
 pytestmark = pytest.mark.netns
 

@@ -14,9 +14,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-from digits_run import check_same
-from forked_run import begin, finish, statuses, wait_for
-from phases import PHASES, page
+from support.digits_run import check_same
+from support.forked_run import begin, finish, statuses, wait_for
+from support.phases import PHASES, page
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import SMALL, Command, refused, settings
-from small_run import chooser, fitted, made_up, network, trainer
+from support.command_line import SMALL, Command, refused, settings
+from support.small_run import chooser, fitted, made_up, network, trainer
 from torch import Tensor, nn
 
 from robustcords.engine.memory_format import lay_out

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import chooser, made_up, network, trainer
+from support.small_run import chooser, made_up, network, trainer
 from torch import Tensor
 
 from robustcords.data.images import ImageSet

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ranks import free_port
 from safetensors.torch import load_file, save_file
-from several import together
-from small_run import After, chooser, fitted, made_up, network
+from support.ranks import free_port
+from support.several import together
+from support.small_run import After, chooser, fitted, made_up, network
 from torch.nn import functional as F
 
 from robustcords.errors import Interrupted, UserError

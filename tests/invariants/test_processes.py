@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, call, launched, settings
-from digits_run import TINY, check_close
-from ranks import ended, said, start
+from support.command_line import ROOT, call, launched, settings
+from support.digits_run import TINY, check_close
+from support.ranks import ended, said, start
 
 SMALL = settings(
     data__train_limit=240,

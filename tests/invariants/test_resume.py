@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import call, contents, settings
-from digits_run import RECIPE, SAME, check_same
-from forked_run import begin, finish, log, statuses
+from support.command_line import call, contents, settings
+from support.digits_run import RECIPE, SAME, check_same
+from support.forked_run import begin, finish, log, statuses
 
 from robustcords.storage.checkpoint import Checkpoints
 

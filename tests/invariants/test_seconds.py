@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from clocks import Clock
-from small_run import BATCH, chooser, made_up, trainer
+from support.clocks import Clock
+from support.small_run import BATCH, chooser, made_up, trainer
 
 from robustcords.methods import adversarial
 from robustcords.runtime import collectives, stopwatch

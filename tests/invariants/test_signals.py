@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import start
-from digits_run import RECIPE, check_same
-from forked_run import RUN, begin, finish, log, statuses, wait_for
-from phases import PHASES, page
+from support.command_line import start
+from support.digits_run import RECIPE, check_same
+from support.forked_run import RUN, begin, finish, log, statuses, wait_for
+from support.phases import PHASES, page
 
 from robustcords.errors import signal_name
 from robustcords.runtime.signals import SAME_S

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import free_port
-from several import SERVER, together
-from small_run import After, chooser, fitted, made_up, network, trainer
 from stateful import KeepsNumbers, LeastUsed
+from support.ranks import free_port
+from support.several import SERVER, together
+from support.small_run import After, chooser, fitted, made_up, network, trainer
 
 from robustcords.errors import Interrupted, UserError
 from robustcords.runtime.accelerator import start

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from ranks import free_port
 from safetensors.torch import load_file
-from several import together
-from small_run import ATTACK, After, chooser, fitted, made_up, vector
+from support.ranks import free_port
+from support.several import together
+from support.small_run import ATTACK, After, chooser, fitted, made_up, vector
 
 from robustcords import data
 from robustcords.data.augmentations.mixup import MixUp

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from digits_run import rows
-from forked_run import begin, statuses
+from support.digits_run import rows
+from support.forked_run import begin, statuses
 
 from robustcords.storage.checkpoint import Checkpoints
 from robustcords.storage.run_directory import RunDirectory

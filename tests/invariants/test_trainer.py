@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import BATCH, COUNT, After, chooser, close, eventful, fitted, made_up, network, trainer, vector
+from support.small_run import BATCH, COUNT, After, chooser, close, eventful, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import free_port
 from safetensors.torch import load_file
-from several import together
-from small_run import After, chooser, fitted, made_up, network
+from support.ranks import free_port
+from support.several import together
+from support.small_run import After, chooser, fitted, made_up, network
 from torch import Tensor, nn
 
 from robustcords.errors import Interrupted

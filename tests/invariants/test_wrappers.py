@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import ATTACK, fitted, made_up, trainer, vector
+from support.small_run import ATTACK, fitted, made_up, trainer, vector
 
 from robustcords.losses.sat import SAT
 from robustcords.methods.adversarial import AdversarialTraining

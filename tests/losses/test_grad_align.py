@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from support.training_steps import batches, network, optimizer, same, train, weighted
 from torch import nn
 from torch.nn import functional as F
-from training_steps import batches, network, optimizer, same, train, weighted
 
 from robustcords import FGSM, AdversarialTraining, ThreatModel
 from robustcords.errors import UserError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.training_steps import batches, network, optimizer, same, train
 from torch import nn
 from torch.nn import functional as F
-from training_steps import batches, network, optimizer, same, train
 
 from robustcords import PGD, AdversarialTraining, ThreatModel
 from robustcords.losses.context import Moment

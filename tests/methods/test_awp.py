@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
+from support.training_steps import DECAY, LR, MOMENTUM, batches, network, same, train, weighted
 from torch.nn import functional as F
-from training_steps import DECAY, LR, MOMENTUM, batches, network, same, train, weighted
 
 from robustcords import PGD, SAT, TRADES, AdversarialTraining, ThreatModel
 from robustcords.methods.awp import AWP, ascent

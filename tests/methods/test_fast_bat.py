@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.training_steps import batches, network, optimizer, same, train
 from torch import nn
 from torch.nn import functional as F
-from training_steps import batches, network, optimizer, same, train
 
 from robustcords import PGD, SAT, ThreatModel
 from robustcords.methods.awp import AWP

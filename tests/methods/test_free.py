@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_run import After, trainer, vector
+from support.small_run import After, trainer, vector
+from support.training_steps import batches, network, optimizer, same, train, weighted
 from torch import nn
 from torch.nn import functional as F
-from training_steps import batches, network, optimizer, same, train, weighted
 
 from robustcords import PGD, SAT, AdversarialTraining, Standard, ThreatModel
 from robustcords.errors import Interrupted

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import training_steps
-from ranks import free_port
-from several import together
-from small_run import ATTACK, THREAT, After, chooser, fitted, made_up, trainer, vector
+from support import training_steps
+from support.ranks import free_port
+from support.several import together
+from support.small_run import ATTACK, THREAT, After, chooser, fitted, made_up, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from support.written import BASE, Write, message
 from torch import Tensor
-from written import BASE, Write, message
 
 from robustcords import AdversarialTraining, Augmentation, Loss, Noise
 from robustcords.config.registry import names

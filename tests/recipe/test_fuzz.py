@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import pytest
 import tomli_w
-from command_line import Answer, call
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from support.command_line import Answer, call
 
 from robustcords.errors import UserError
 from robustcords.recipe import recipe

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from written import BASE, GLISTER, TABLES, Write, message
+from support.written import BASE, GLISTER, TABLES, Write, message
 
 from robustcords.errors import UserError
 from robustcords.recipe import recipe

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call, settings
+from support.command_line import call, settings
 from torch import nn
 
 from robustcords.attacks.fgsm import FGSM

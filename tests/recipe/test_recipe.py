@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from written import BASE, GLISTER, TABLES, Write, message
+from support.written import BASE, GLISTER, TABLES, Write, message
 
 from robustcords.errors import UserError
 from robustcords.recipe import recipe

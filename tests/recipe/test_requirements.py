@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import Command
-from written import BASE, Write, message
+from support.command_line import Command
+from support.written import BASE, Write, message
 
 from robustcords.recipe import recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from written import BASE, Write, message
+from support.written import BASE, Write, message
 
 from robustcords.recipe import recipe
 from robustcords.recipe.short_forms import of_run, written_out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command_line import settings
+from support.command_line import settings
 
 from robustcords.experiments import run as experiment
 from robustcords.recipe import recipe

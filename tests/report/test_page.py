@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import call, contents
 from made_runs import BULLET, GLISTER, make_run
 from PIL import Image
 from small_study import METHODS
+from support.command_line import call, contents
 
 from robustcords.data.images import ImageSet
 from robustcords.errors import UserError

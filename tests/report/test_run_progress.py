@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import call
 from made_runs import make_run
+from support.command_line import call
 
 from robustcords.experiments import watch
 from robustcords.report.run_progress import underway

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call, settings
 from rich.console import Console
+from support.command_line import call, settings
 
 from robustcords.runtime import progress
 from robustcords.runtime.profiler import STEPS, WARM_UP, Profiler, operators, print_operators

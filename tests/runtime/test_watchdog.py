@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import free_port
-from several import SERVER
+from support.ranks import free_port
+from support.several import SERVER
 from torch import distributed
 
 from robustcords.runtime import accelerator, collectives, watchdog

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_run import chooser, fitted, network
+from support.small_run import chooser, fitted, network
 from torch import nn
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support import system_fsync
 
 from robustcords.errors import UserError
+from robustcords.storage.files import write_atomic
 from robustcords.storage.run_directory import RunDirectory, create, newest
 
 
@@ -100,6 +104,21 @@ def test_metrics_are_kept_up_to_an_epoch_and_a_cut_line_is_dropped():
     assert run.rows()[1]["train_loss"] == 1 / 3
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.add_row({"epoch": 3, "seconds": {}, "train_loss": float("nan")})
+
+
+def test_what_is_written_is_on_the_disk_before_a_run_goes_on(monkeypatch: pytest.MonkeyPatch):
+    run, synced = started(), []
+
+    def fsync(descriptor: int) -> None:
+        system_fsync(descriptor)
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append("folder" if folder else os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(Path("file"), "some text")
+    assert synced == [9, "folder"]
+    run.add_row({"epoch": 0, "seconds": {}, "train_loss": 0.5})
+    assert synced[2:] == [run.metrics.stat().st_size]
 
 
 class Opens:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import refused, settings
-from ranks import ended, said, start
 from safetensors.torch import load_file
+from support.command_line import refused, settings
+from support.ranks import ended, said, start
 
 TINY = """
 from torch import nn

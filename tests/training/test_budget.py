@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clocks import Clock
-from command_line import call, settings
-from ranks import free_port
-from several import together
-from small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
+from support.clocks import Clock
+from support.command_line import call, settings
+from support.ranks import free_port
+from support.several import together
+from support.small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
 from torch import nn
 
 from robustcords.errors import Interrupted, UserError

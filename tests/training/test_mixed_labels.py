@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import BATCH, COUNT, THREAT, After, fitted, made_up, network, vector
+from support.small_run import BATCH, COUNT, THREAT, After, fitted, made_up, network, vector
 from torch import Tensor, nn
 
 from robustcords import PGD, CropFlip, CutMix, MixUp, Trainer

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import call, settings
 from rich.console import Console
-from small_run import epoch_end
+from support.command_line import call, settings
+from support.small_run import epoch_end
 from torch import nn
 
 from robustcords.errors import RunError

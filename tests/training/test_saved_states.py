@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import COUNT, After, fitted, network, trainer
+from support.small_run import COUNT, After, fitted, network, trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

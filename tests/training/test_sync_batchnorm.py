@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import free_port
-from several import together
-from small_run import fitted, network, vector
+from support.ranks import free_port
+from support.several import together
+from support.small_run import fitted, network, vector
 from torch import Tensor, nn
 
 from robustcords.runtime.accelerator import start

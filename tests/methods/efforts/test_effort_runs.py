@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import in_double, untrained, weights
-from ranks import free_port
 from safetensors.torch import load_file
-from several import together
-from small_run import THREAT, After, chooser, fitted, made_up, vector
+from support.by_hand import in_double, untrained, weights
+from support.ranks import free_port
+from support.several import together
+from support.small_run import THREAT, After, chooser, fitted, made_up, vector
 
 from robustcords.attacks.pgd import PGD
 from robustcords.errors import Interrupted

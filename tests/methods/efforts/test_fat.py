@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import gradient, projected, start, trained_by_hand, untrained, weights
-from small_run import THREAT
+from support.by_hand import gradient, projected, start, trained_by_hand, untrained, weights
+from support.small_run import THREAT
+from support.written import BASE, Write, message
 from torch import Tensor
-from written import BASE, Write, message
 
 from robustcords.attacks.fgsm import FGSM
 from robustcords.attacks.pgd import PGD

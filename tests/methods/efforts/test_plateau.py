@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import gradient, objective, projected, start, trained_by_hand, untrained, weights
-from small_run import THREAT
+from support.by_hand import gradient, objective, projected, start, trained_by_hand, untrained, weights
+from support.small_run import THREAT
 from torch import Tensor
 
 from robustcords.attacks.fgsm import FGSM

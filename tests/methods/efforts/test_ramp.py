@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import gradient, projected, start, trained_by_hand, untrained, weights
-from small_run import THREAT
+from support.by_hand import gradient, projected, start, trained_by_hand, untrained, weights
+from support.small_run import THREAT
 
 from robustcords.attacks.atas import ATAS
 from robustcords.attacks.fgsm import FGSM

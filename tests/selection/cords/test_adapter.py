@@ -11,9 +11,9 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from command_line import call, settings
-from docs_pages import ROOT, commands, write_files
-from small_problem import Problem
+from support.command_line import call, settings
+from support.docs_pages import ROOT, commands, write_files
+from support.small_problem import Problem
 from torch import nn
 
 from robustcords.attacks.pgd import PGD

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_problem import Problem, factors, read
+from support.small_problem import Problem, factors, read
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_problem import images, network
+from support.small_problem import images, network
 from torch import nn
 
 from robustcords.attacks.pgd import PGD

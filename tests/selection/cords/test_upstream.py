@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from small_problem import Problem
+from support.small_problem import Problem
 from torch import nn
 
 from robustcords.attacks.pgd import PGD

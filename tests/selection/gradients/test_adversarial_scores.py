@@ -8,8 +8,8 @@ import socket
 import numpy as np
 import pytest
 import torch
-from several import SERVER, together
-from small_problem import Problem
+from support.several import SERVER, together
+from support.small_problem import Problem
 from torch import distributed
 
 from robustcords.attacks.pgd import PGD

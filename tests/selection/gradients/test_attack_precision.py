@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_problem import images
+from support.small_problem import images
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_problem import Problem, factors
+from support.small_problem import Problem, factors
 
 from robustcords.config.registry import find
 from robustcords.selection import gradient_based as adversarial

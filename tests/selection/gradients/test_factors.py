@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_problem import LOSSES, Problem, factors, read
+from support.small_problem import LOSSES, Problem, factors, read
 
 from robustcords.losses.mart import MART
 from robustcords.losses.standard import Standard

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from small_problem import Problem, network
+from support.small_problem import Problem, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 

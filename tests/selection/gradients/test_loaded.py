@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_problem import Problem, images
+from support.small_problem import Problem, images
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_problem import LOSSES, Problem, read
+from support.small_problem import LOSSES, Problem, read
 from torch import nn
 from torch.nn import functional as F
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from several import together
-from small_problem import Problem, read
+from support.several import together
+from support.small_problem import Problem, read
 from torch import distributed
 
 from robustcords.config.registry import find

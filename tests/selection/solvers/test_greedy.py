@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_problem import Problem, factors
+from support.small_problem import Problem, factors
 from torch import nn
 
 from robustcords.errors import UserError

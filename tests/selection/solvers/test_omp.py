@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_problem import factors
+from support.small_problem import factors
 
 from robustcords.selection.gradients.factors import MeanGradients
 from robustcords.selection.solvers import omp, pursuit

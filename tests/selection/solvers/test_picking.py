@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.optimize import nnls
-from small_problem import factors
+from support.small_problem import factors
 from torch import Tensor
 from torch.nn import functional as F
 

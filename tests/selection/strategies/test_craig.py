@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from small_problem import Problem, factors
+from support.small_problem import Problem, factors
 
 from robustcords.config.registry import find
 from robustcords.errors import UserError

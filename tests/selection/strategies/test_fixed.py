@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import Answer, Command, settings
 from safetensors.torch import save_file
-from several import together
-from small_problem import Problem
+from support.command_line import Answer, Command, settings
+from support.several import together
+from support.small_problem import Problem
 from torch import distributed
 
 from robustcords.errors import UserError

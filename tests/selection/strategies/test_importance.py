@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_problem import Problem
+from support.small_problem import Problem
 from torch import nn
 
 from robustcords.data.split import apportion

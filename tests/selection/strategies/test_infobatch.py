@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_problem import Problem
+from support.small_problem import Problem
 from torch import nn
 
 from robustcords.config.registry import find

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_problem import Problem
+from support.small_problem import Problem
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations

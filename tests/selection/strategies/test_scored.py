@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_problem import LOSSES, Problem, factors
+from support.small_problem import LOSSES, Problem, factors
 
 from robustcords.config.registry import find
 from robustcords.losses.standard import Standard

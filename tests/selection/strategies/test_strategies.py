@@ -9,7 +9,7 @@ import numpy as np
 import pydantic
 import pytest
 import torch
-from small_problem import LOSSES, Problem
+from support.small_problem import LOSSES, Problem
 
 from robustcords.attacks.pgd import PGD
 from robustcords.config.registry import find

@@ -43,7 +43,7 @@ class Linear(nn.Module):
 def trained(kind: str) -> tuple[Recipe, nn.Module, ImageSet]:
     """Returns a recipe, its model with the weights of a ridge regression, and the test images."""
     extends = recipe.load(
-        "digits_mart", ["selector=false", f'model={{name = "masked_models:Linear", kind = "{kind}"}}']
+        "digits_mart", ["selector=false", f'model={{name = "support.masked_models:Linear", kind = "{kind}"}}']
     )
     images = build.data(extends)
     model = build.model(extends, images)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from digits_run import RECIPE
-from phases import PHASES, page, show
-from several import SERVER
+from support.digits_run import RECIPE
+from support.phases import PHASES, page, show
+from support.several import SERVER
 
 RUN = ("run", *RECIPE, "--output", "run", "--resume")
 

@@ -16,7 +16,7 @@ import typer.main
 
 from robustcords.cli.app import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _TWO = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
 LAUNCH = [
     *("-m", "accelerate.commands.launch", "--cpu"),

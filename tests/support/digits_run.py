@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import settings
 from safetensors.torch import load_file
+
+from support.command_line import settings
 
 RECIPE = [
     "digits_mart",

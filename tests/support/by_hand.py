@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from small_run import made_up, network, trainer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from robustcords.losses.context import Moment
 from robustcords.methods.base import Batch
 from robustcords.selection.selector import everything
 from robustcords.training.trainer import Trainer
+from support.small_run import made_up, network, trainer
 
 LR, MOMENTUM, BETA = 0.1, 0.9, {"trades": 6.0, "mart": 5.0}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from several import SERVER
+from support.several import SERVER
 
 PLACES = {
     "training": ("robustcords.training.step:LoopStep", "backward", 5),
