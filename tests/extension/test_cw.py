@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
-from cw import CW
 from safetensors.torch import load_file
 
 from robustcords.evaluation.config import EvaluationConfig
@@ -18,8 +18,9 @@ from robustcords.experiments import build
 from robustcords.recipe.recipe import load
 from robustcords.rng import Noise, derive
 
-HERE = Path(__file__).parent
+COMPONENTS = Path(__file__).parent / "components"
 SMALL = (
+    *("--set", "data.train_limit=600"),
     *("--set", "model.width=4", "--set", "train.epochs=3", "--set", "train.batch_size=50", "--set", "bullet=false"),
     *("--set", "attack.steps=1", "--set", "model.depths=[1]"),
     *("--set", "selector=false", "--set", "data.validation_fraction=0", "--set", "evaluation.autoattack=false"),
@@ -50,7 +51,7 @@ def by_hand(folder: Path, steps: int, epsilon: float) -> float:
 
 
 def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
-    shutil.copy(HERE / "cw.py", tmp_path)
+    shutil.copy(COMPONENTS / "cw.py", tmp_path)
     done = command("run", "digits_mart", *SMALL, "--set", ATTACKS, "--output", "run")
     assert done.status == 0, done.err
     written = tomllib.loads((tmp_path / "run/recipe.toml").read_text())["evaluation"]["attacks"]
@@ -107,7 +108,7 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
 def test_what_is_wrong_with_a_table_is_one_line(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attacks: str, said: str
 ):
-    shutil.copy(HERE / "cw.py", tmp_path)
+    shutil.copy(COMPONENTS / "cw.py", tmp_path)
     refused = command("run", "digits_mart", "--set", f"evaluation.attacks={attacks}")
     assert refused.status == 2
     assert refused.err.count("\n") == 1
@@ -115,10 +116,11 @@ def test_what_is_wrong_with_a_table_is_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-def test_in_python_a_table_is_a_dictionary():
+def test_in_python_a_table_is_a_dictionary(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(COMPONENTS)
     config = EvaluationConfig(pgd=None, autoattack=None, attacks=[{"name": "cw:CW", "steps": 3}])
     options = config.attacks[0].options
-    assert isinstance(options, CW.Config)
+    assert type(options) is sys.modules["cw"].CW.Config
     assert EvaluationConfig(**config.model_dump()) == config
     recipe = load("digits_mart", ["model.width=4"])
     images = build.data(recipe)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from robustcords.data.digits import Digits
 
-HERE = Path(__file__).parent
+COMPONENTS = Path(__file__).parent / "components"
 SMALL = (
     *("--set", "data.train_limit=300", "--set", "model.width=4", "--set", "train.epochs=1"),
     *("--set", "train.batch_size=50"),
@@ -34,11 +34,11 @@ class TinyNet(nn.Sequential):
 
 @pytest.fixture
 def trained(command, tmp_path: Path):
-    """Trains the digits with files of this folder and changes of the recipe; returns the run's report."""
+    """Trains the digits with components and changes of the recipe; returns the run's report."""
 
     def run(*files: str, output: str = "run", **changes: str) -> dict:
         for file in files:
-            shutil.copy(HERE / f"{file}.py", tmp_path)
+            shutil.copy(COMPONENTS / f"{file}.py", tmp_path)
         sets = [part for key, value in changes.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
         done = command("run", "digits_mart", *SMALL, *sets, "--output", output, "--resume")
         assert done.status == 0, done.err
@@ -98,8 +98,8 @@ def test_weights_that_are_perturbed_around_any_method(trained, tmp_path: Path):
 
 
 def test_what_is_wrong_with_an_inner_method_is_said_where_it_is(command, tmp_path: Path):
-    shutil.copy(HERE / "awp.py", tmp_path)
-    shutil.copy(HERE / "free.py", tmp_path)
+    shutil.copy(COMPONENTS / "awp.py", tmp_path)
+    shutil.copy(COMPONENTS / "free.py", tmp_path)
     for setting, line in (
         ("method.inner.name=adversaria", "[method.inner] name = \"adversaria\": unknown method 'adversaria'"),
         ("method.inner=3", "[method] inner = 3: must be a table"),
@@ -148,7 +148,7 @@ def test_a_loss_with_a_term_of_the_whole_batch(trained):
 
 
 def test_an_effort_goes_with_methods_that_attack_as_they_are_told(command, tmp_path: Path):
-    shutil.copy(HERE / "free.py", tmp_path)
+    shutil.copy(COMPONENTS / "free.py", tmp_path)
     refused = command("run", "digits_mart", *SMALL, "--set", "method.name=free:Free", "--set", "loss.name=sat")
     assert refused.status == 2
     line = 'requires attack steps to vary, and method "free:Free" attacks all images alike; set effort.name = "uniform"'
@@ -187,7 +187,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_a_data_set_in_files_trains_the_weights_that_the_same_in_memory_trains(command, tmp_path: Path, files: Path):
-    shutil.copy(HERE / "memory_mapped.py", tmp_path)
+    shutil.copy(COMPONENTS / "memory_mapped.py", tmp_path)
     small = (*SMALL, "--set", "selector.select_first=true")
     mapped = ("--set", "data.name=memory_mapped:Mapped", "--set", f"data.path={files}")
     in_memory, in_files = (tmp_path / name for name in ("memory", "files"))
