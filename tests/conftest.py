@@ -1,17 +1,26 @@
-"""Shared by all tests."""
+"""Shared by all tests.
+
+The process that shares tests out among others reads this too, and they wait for it: what takes long to import is
+imported by the fixtures that need it.
+
+Fixtures:
+    command: runs a command line in this process, in an empty folder.
+    write: writes a recipe into an empty folder.
+    brief: AutoAttack and the checks for masked gradients with few steps.
+    hide_package: has imports of this package fail.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from support.brief import shorten
-from support.command_line import call
-from support.written import Write
+from support.cases import can_run
 
 LONG = (
     "tests/invariants/",
@@ -46,21 +55,26 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """The tests' tensors are tiny: more threads only wait for each other."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
     """Begins with the long files, and leaves out what needs submodlib where it is not installed.
 
-    That has no wheels for every Python. Files are shared out among processes one after the other, each to one process
-    (``--dist loadfile``), so that what a file's tests have in common is made once.
+    Files are shared out among processes one after the other, each to one process (``--dist loadfile``), so that what a
+    file's tests have in common is made once.
     """
     items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
-    if find_spec("submodlib"):
-        return
     for item in items:
-        if "craig" in item.nodeid and "cords" not in item.nodeid:
+        if not can_run(item.nodeid) and "cords" not in item.nodeid:
             item.add_marker(pytest.mark.skip(reason="needs submodlib"))
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what has been imported, half a million objects that stay."""
+    gc.freeze()
 
 
 @pytest.fixture
@@ -83,6 +97,8 @@ def hide_package(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch):
     """Runs a command in an empty folder, whose modules it finds."""
+    from support.command_line import call
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield lambda *arguments: call(capsys, *arguments)
@@ -92,7 +108,7 @@ def command(capsys, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Writes a recipe into an empty folder, which is the current one, and returns its name."""
     monkeypatch.chdir(tmp_path)
 

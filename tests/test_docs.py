@@ -9,12 +9,16 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
+import torch
 import typer
 from support import docs_pages as pages
+from support.cases import cases
 
 from robustcords.cli import app
 from robustcords.config import registry
 from robustcords.config.schema import Table
+from robustcords.data.base import Splits
+from robustcords.data.digits import Digits
 from robustcords.data.folder import Folder
 from robustcords.data.parquet import Parquet
 from robustcords.evaluation.config import FurtherAttack
@@ -55,14 +59,14 @@ def tables_in(annotation: object) -> Iterator[type[Table]]:
         yield from tables_in(part)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@cases("target", TARGETS)
 def test_every_option_has_a_meaning(target):
     named = {kind.key for kind in registry.KINDS.values()}
     without = [option.key for option in options(OPTIONS.table_of(target)) if not option.meaning]
     assert set(without) <= named
 
 
-@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+@cases("page", pages.PAGES)
 def test_links_resolve(page):
     for target in pages.links(page):
         path, _, anchor = target.partition("#")
@@ -136,12 +140,19 @@ ONLY_IN_README = [
 ]
 
 
+def first(splits: Splits, train: int, test: int) -> Splits:
+    """Returns so many images of a data set."""
+    return Splits(splits.train.subset(torch.arange(train)), splits.test.subset(torch.arange(test)))
+
+
 def test_there_are_python_examples():
     assert len(IN_PYTHON) >= 4
 
 
 @pytest.mark.parametrize("example", [*IN_PYTHON, *ONLY_IN_README], ids=lambda example: f"{example.page}:{example.line}")
-def test_python_example_runs(example, in_page):
+def test_python_example_runs(example, in_page, monkeypatch):
+    whole = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda self: first(whole(self), 300, 200))
     script = in_page(pages.ROOT / "README.md") / "example.py"
     script.write_text(example.text)
     runpy.run_path(str(script), run_name="__main__")
@@ -170,7 +181,8 @@ def test_worked_example_of_a_strategy_passes_its_own_test(name, in_page):
 def test_the_data_set_that_stays_in_files_is_the_one_that_is_tested(in_page):
     folder = in_page(DOCS / "extending.md")
     shown = (folder / "my_mapped_data.py").read_text()
-    assert shown.removeprefix("# my_mapped_data.py\n") == (pages.ROOT / "tests/extension/memory_mapped.py").read_text()
+    tested = pages.ROOT / "tests/extension/components/memory_mapped.py"
+    assert shown.removeprefix("# my_mapped_data.py\n") == tested.read_text()
     assert recipe.load(str(folder / "my_mapped_data.toml")).data.path == "bytes"
 
 

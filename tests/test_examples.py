@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_run import made_up, network
 
 import robustcords
@@ -34,7 +35,7 @@ def around() -> dict[str, Any]:
     return {**names, **data, **parts, **others, "noise": robustcords.Noise(0, torch.arange(4))}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@cases("name", EXAMPLES)
 def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]):
     EXAMPLES[name].globs.update(around())
     failed = doctest.DocTestRunner().run(EXAMPLES[name]).failed

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from support.cases import cases
 
 PACKAGE = Path(__file__).parents[1] / "robustcords"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -146,7 +146,7 @@ def test_reports_are_read_by_their_classes_alone():
     assert {(name, key) for name, key in subscripts if key in keys} == set()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("package", "module"),
     [
         ("cords", "selection.cords._cords"),
@@ -183,7 +183,7 @@ def test_the_command_line_imports_heavy_packages_only_when_a_command_runs():
     assert roots <= {*sys.stdlib_module_names, "typer"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@cases("file", FILES)
 def test_files_stay_readable(file: Path):
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400

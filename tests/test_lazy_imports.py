@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 HEAVY = ["torch", "accelerate", "numpy"]
 DATA = ["torchvision", "datasets", "sklearn", "pyarrow", "pandas"]
 PACKAGE = """
@@ -33,12 +35,17 @@ from robustcords import recipe
 recipe.load("digits_trades", ["selector=false"])
 recipe.load("digits_mart", ["selector.name=random"])
 """
+THREADS = """
+from robustcords.runtime.threads import sleep_while_waiting
+sleep_while_waiting()
+"""
 STEPS = {
     "the package": (PACKAGE, HEAVY),
     "help": ("from robustcords.cli.app import main\nsys.argv = ['robustcords', 'run', '--help']\nmain()", HEAVY),
     "the reader of recipes": ("import robustcords.recipe", HEAVY),
     "shipped recipes": ("robustcords.recipe.shipped()", []),
     "the registry of data sets": ("from robustcords import data", ["torch"]),
+    "how threads wait": (THREADS, ["torch"]),
     "options of data sets": ("for each in ('cifar10', 'digits'): data.source(each).Config(name=each)", DATA),
     "a data set of Hugging Face": ("data.source('a/b')", DATA),
     "solvers": (NO_CORDS, ["cords", "robustcords.selection.cords.*"]),
@@ -69,29 +76,36 @@ print(json.dumps([found, told]))
 
 
 @pytest.fixture(scope="module")
-def answer() -> tuple[str, dict[str, list[str]], list[str]]:
+def answer() -> tuple[str, str, dict[str, list[str]], list[str]]:
     """What the process printed, the modules that were there after each step, and what it was told without CORDS."""
     steps = json.dumps([(name, code) for name, (code, _) in STEPS.items()])
-    done = subprocess.run([sys.executable, "-c", SCRIPT, steps], capture_output=True, text=True, check=False)
+    around = {name: value for name, value in os.environ.items() if name not in SETTINGS} | {"OMP_DISPLAY_ENV": "true"}
+    started = [sys.executable, "-c", SCRIPT, steps]
+    done = subprocess.run(started, env=around, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     printed, _, last = done.stdout.rstrip().rpartition("\n")
-    return printed, *json.loads(last)
+    return printed, done.stderr, *json.loads(last)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_it_imports_no_more_than_it_needs(answer: Any, step: str):
     _, unwanted = STEPS[step]
-    assert [name for name in answer[1][step] if any(fnmatch(name, each) for each in unwanted)] == []
+    assert [name for name in answer[2][step] if any(fnmatch(name, each) for each in unwanted)] == []
 
 
 def test_help_is_there_and_so_is_torch_where_it_is_needed(answer: Any):
     assert "--resume" in answer[0]
-    assert {"torch", "robustcords.models.resnet"} <= set(answer[1]["a network"])
+    assert {"torch", "robustcords.models.resnet"} <= set(answer[2]["a network"])
 
 
 def test_without_cords_one_line_says_how_to_get_it(answer: Any):
-    assert len(answer[2]) == 2
-    for line in answer[2]:
+    assert len(answer[3]) == 2
+    for line in answer[3]:
         assert line.startswith("UserError: ")
         assert line.count("\n") == 0
         assert "pip install --no-deps cords==0.0.4" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library that torch is built with here prints what it reads")
+def test_openmps_threads_sleep_while_they_wait(answer: Any):
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in answer[1]

@@ -8,13 +8,14 @@ import inspect
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 
 import robustcords
 
 SOURCE = Path(robustcords.__file__)
 
 
-@pytest.mark.parametrize("name", robustcords.__all__)
+@cases("name", robustcords.__all__)
 def test_every_public_name_is_there(name: str):
     value = getattr(robustcords, name)
     assert value.__doc__

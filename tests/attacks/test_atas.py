@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support import small_problem
+from support.cases import cases
 from support.ranks import free_port
 from support.several import together
 from support.small_run import After, trainer, vector
@@ -126,7 +127,7 @@ def plain_run(loss: str = "sat", accumulation: int = 2) -> Any:
     return ours
 
 
-@pytest.mark.parametrize("loss", ["sat", "trades", "mart"])
+@cases("loss", ["sat", "trades", "mart"])
 def test_accumulation_is_the_larger_batch(loss: str) -> None:
     whole, parts = plain_run(loss, 1), plain_run(loss, 3)
     torch.testing.assert_close(vector(whole), vector(parts))

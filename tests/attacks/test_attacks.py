@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,16 +18,16 @@ from robustcords.rng import Noise
 from robustcords.threats.base import ThreatModel
 
 ATTACKS = [
-    pytest.param(FGSM, {"random_start": "uniform"}, id="fgsm-rs"),
-    pytest.param(FGSM, {"random_start": "none"}, id="fgsm"),
-    pytest.param(FGSM, {"step_size": 0.2}, id="fgsm-step"),
-    pytest.param(Kim, {}, id="kim"),
-    pytest.param(Kim, {"checkpoints": 2}, id="kim-2"),
-    pytest.param(NFGSM, {}, id="n-fgsm"),
-    pytest.param(PGD, {"steps": 3, "step_size": 0.02}, id="pgd"),
-    pytest.param(PGD, {"steps": 3, "step_size": 0.02, "random_start": "none"}, id="pgd-none"),
-    pytest.param(PGD, {"steps": 3, "step_size": 0.02, "random_start": "uniform"}, id="pgd-uniform"),
-    pytest.param(PGD, {"steps": 2, "step_size": 10.0, "random_start": "gaussian"}, id="pgd-gaussian-huge-step"),
+    (FGSM, {"random_start": "uniform"}),
+    (FGSM, {"random_start": "none"}),
+    (FGSM, {"step_size": 0.2}),
+    (Kim, {}),
+    (Kim, {"checkpoints": 2}),
+    (NFGSM, {}),
+    (PGD, {"steps": 3, "step_size": 0.02}),
+    (PGD, {"steps": 3, "step_size": 0.02, "random_start": "none"}),
+    (PGD, {"steps": 3, "step_size": 0.02, "random_start": "uniform"}),
+    (PGD, {"steps": 2, "step_size": 10.0, "random_start": "gaussian"}),
 ]
 RADII = {"linf": 0.1, "l2": 0.1, "l1": 0.1, "l0": 2}
 """A radius in each norm."""
@@ -53,8 +54,8 @@ def noise(count, seed=5):
     return Noise(seed, torch.arange(count))
 
 
-@pytest.mark.parametrize("norm", RADII)
-@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+@cases("norm", RADII)
+@cases(("attack", "options"), ATTACKS)
 def test_stays_inside_ball_and_bounds(attack, options, norm, model, images):
     x, y = images
     radius, threat = RADII[norm], ThreatModel(norm=norm, epsilon=RADII[norm])
@@ -72,8 +73,8 @@ def test_stays_inside_ball_and_bounds(attack, options, norm, model, images):
     assert not x_adv.requires_grad
 
 
-@pytest.mark.parametrize("norm", RADII)
-@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+@cases("norm", RADII)
+@cases(("attack", "options"), ATTACKS)
 def test_objective_rises_on_a_linear_model(attack, options, norm, images):
     x, _ = images
     with torch.random.fork_rng():
@@ -91,7 +92,7 @@ def test_objective_rises_on_a_linear_model(attack, options, norm, images):
     assert after.sum() > before.sum()
 
 
-@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+@cases(("attack", "options"), ATTACKS)
 def test_no_radius_no_batch_no_change(attack, options, model, images):
     x, y = images
     nothing = attack(ThreatModel(epsilon=0.0), **options)
@@ -100,7 +101,7 @@ def test_no_radius_no_batch_no_change(attack, options, model, images):
     assert empty.shape == x[:0].shape
 
 
-@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+@cases(("attack", "options"), ATTACKS)
 def test_leaves_the_model_as_it_was(attack, options, model, images):
     x, y = images
     model.train()
@@ -112,7 +113,7 @@ def test_leaves_the_model_as_it_was(attack, options, model, images):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("attack", "options"), ATTACKS)
+@cases(("attack", "options"), ATTACKS)
 def test_is_reproducible_and_independent_of_batching(attack, options, model, images):
     x, y = images
     search = attack(ThreatModel(epsilon=0.1), **options)
@@ -154,7 +155,7 @@ def test_l2_step_goes_along_the_normalised_gradient():
     assert torch.equal(moved[1], x[1])  # a zero gradient has no direction
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-13, 1e-30])
+@cases("scale", [1.0, 1e-13, 1e-30])
 def test_a_vanishing_gradient_does_not_shorten_the_l2_step(scale):
     """A confident prediction's gradient is far below 1, and its square below what float32 can hold."""
     threat = ThreatModel(norm="l2", epsilon=1.0)
@@ -194,7 +195,7 @@ def test_modes_come_back_after_an_error(model):
     assert all(module.training for module in model.modules())
 
 
-@pytest.mark.parametrize(
+@cases(
     ("attack", "options", "key"),
     [(PGD, {"steps": -1}, "steps"), (PGD, {"step_size": "2/0"}, "step_size"), (FGSM, {"stepsize": 1.0}, "stepsize")],
 )

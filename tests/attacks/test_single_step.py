@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support import small_problem
+from support.cases import cases
 from support.small_run import close, epoch_end, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -105,8 +106,8 @@ def trained_by_hand(made: ByHand, loss: str, ours: object) -> Tensor:
     return vector(model)
 
 
-@pytest.mark.parametrize("loss", ["sat", "trades"])
-@pytest.mark.parametrize("case", CASES)
+@cases("loss", ["sat", "trades"])
+@cases("case", CASES)
 def test_training_is_the_papers_formula(case: str, loss: str) -> None:
     attack, by_hand = CASES[case]
     model = small_problem.network(3)
@@ -142,9 +143,7 @@ class Towards(nn.Module):
         return torch.stack([-distance, distance], 1)
 
 
-@pytest.mark.parametrize(
-    ("share", "k"), [(-0.1, 0), (0.1, 1), (0.33, 1), (0.34, 2), (0.66, 2), (0.67, 3), (1.5, 3)], ids=str
-)
+@cases(("share", "k"), [(-0.1, 0), (0.1, 1), (0.33, 1), (0.34, 2), (0.66, 2), (0.67, 3), (1.5, 3)])
 def test_kim_goes_to_the_first_point_that_is_misclassified(share: float, k: int) -> None:
     x = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
     attack = Kim(THREAT, random_start="none", step_size=EPSILON)
@@ -154,7 +153,7 @@ def test_kim_goes_to_the_first_point_that_is_misclassified(share: float, k: int)
     torch.testing.assert_close(x_adv, x + k / 3 * EPSILON)
 
 
-@pytest.mark.parametrize("name", ["kim", "fgsm", "n_fgsm"])
+@cases("name", ["kim", "fgsm", "n_fgsm"])
 def test_shares_that_are_all_of_one_class_are_that_label(name: str) -> None:
     model, x, y, noise = batch()
     attack = find("attack", name)(THREAT)
@@ -176,8 +175,8 @@ def test_margin_is_the_strongest_wrong_class_less_the_own() -> None:
     torch.testing.assert_close(margin_of(torch.tensor([1, 2])).value(logits), torch.tensor([-0.5, 0.5]))
 
 
-@pytest.mark.parametrize("attack", ["pgd", "fgsm", "n_fgsm", "kim"])
-@pytest.mark.parametrize("objective", ["ce", "margin"])
+@cases("attack", ["pgd", "fgsm", "n_fgsm", "kim"])
+@cases("objective", ["ce", "margin"])
 def test_the_objective_is_an_option_whatever_the_loss(attack: str, objective: str) -> None:
     y = batch()[2]
     chosen = find("attack", attack)(THREAT, objective=objective)

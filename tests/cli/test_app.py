@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.cases import cases
 from support.command_line import ROOT, SMALL, Command, contents, refused, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -322,7 +323,7 @@ def test_validate_takes_every_shipped_recipe_and_says_all_that_is_wrong(command:
     assert second.startswith("error: --set train.epochs=-1: [train] epochs = -1: must be")
 
 
-@pytest.mark.parametrize("kind", ["data", "model", "attack", "loss", "selector", "optimizer", "schedule", "recipe"])
+@cases("kind", ["data", "model", "attack", "loss", "selector", "optimizer", "schedule", "recipe"])
 def test_list_names_and_describes(command: Command, kind: str):
     answer = command("list", kind)
     assert answer.status == 0

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.cases import cases
 from support.command_line import SMALL, Command, refused, settings
 
 
-@pytest.mark.parametrize(
+@cases(
     ("key", "value", "parts"),
     [
         ("selector__fractoin", 0.5, ['unknown key "fractoin"', "did you mean 'fraction'?"]),
@@ -87,7 +88,7 @@ def test_a_class_with_hardly_any_images_is_no_obstacle(command: Command, tmp_pat
         assert len(set(content["indices"].tolist())) == round(0.9 * 34)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "parts"),
     [
         (["rnu"], ["No such command 'rnu'"]),

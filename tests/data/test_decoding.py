@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.cases import cases
 from torchvision.transforms.functional import center_crop, resize
 
 from robustcords.data.images import ImageSet
@@ -34,7 +35,7 @@ def test_bytes_file_and_image_give_the_same_pixels(tmp_path):
         assert np.array_equal(to_array(picture), expected)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("mode", "pixel", "expected"),
     [
         ("1", 1, [255]),
@@ -60,7 +61,7 @@ def test_palettes_become_their_colours():
     assert to_array(png(image)).ravel().tolist() == [9, 8, 7]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("orientation", "turned"),
     [
         (1, lambda stored: stored),
@@ -103,7 +104,7 @@ def deep_png(colour_type: int, values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("colour_type", "samples", "channels"), [(0, 1, 1), (4, 2, 1), (2, 3, 3), (6, 4, 3)])
+@cases(("colour_type", "samples", "channels"), [(0, 1, 1), (4, 2, 1), (2, 3, 3), (6, 4, 3)])
 def test_png_of_sixteen_bits(colour_type, samples, channels):
     values = np.array([0, 257 * 77, 65535])
     found = to_array(deep_png(colour_type, np.repeat(values[None, :, None], samples, axis=2)))
@@ -111,15 +112,15 @@ def test_png_of_sixteen_bits(colour_type, samples, channels):
     assert channels_of(deep_png(colour_type, np.zeros((1, 1, samples)))) == channels
 
 
-@pytest.mark.parametrize("size", [(50, 37), (37, 50), (21, 64), (32, 32)])
-@pytest.mark.parametrize("side", [32, 29])
+@cases("size", [(50, 37), (37, 50), (21, 64), (32, 32)])
+@cases("side", [32, 29])
 def test_resizing_is_torchvisions(size, side):
     picture = random_image("RGB", size)
     expected = center_crop(resize(picture, side), [side, side])
     assert np.array_equal(to_array(png(picture), side), np.asarray(expected).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("picture", "message"),
     [
         (b"", "no bytes"),
@@ -150,7 +151,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
         ImageSet.from_dataset([(bomb, 0)])
 
 
-@pytest.mark.parametrize("count", [1, 64, 65, 1024, 1025, 2500])
+@cases("count", [1, 64, 65, 1024, 1025, 2500])
 def test_rows_keep_their_order(count):
     pixels = torch.randint(0, 256, (count, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = ImageSet.from_dataset([(image, row % 3) for row, image in enumerate(pixels)], classes=["a", "b", "c"])
@@ -199,7 +200,7 @@ def test_reads_in_the_callers_thread():
     assert found.classes == ("no", "yes")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("label", "message"),
     [
         ("cat", "'cat' is not an integer"),
@@ -223,7 +224,7 @@ def test_other_sizes_are_named_with_the_option():
         ImageSet.from_dataset(rows)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("dataset", "message"),
     [
         ([], "list: there are no images"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import pytest
 import torch
+from support.cases import cases
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -36,7 +36,7 @@ def in_memory() -> ImageSet:
 SETS = {"in memory": in_memory, "elsewhere": Elsewhere, "part": lambda: Part(Elsewhere(), torch.arange(COUNT))}
 
 
-@pytest.mark.parametrize("make", SETS.values(), ids=SETS)
+@cases("make", SETS.values())
 def test_every_set_gives_the_same(make):
     images = make()
     assert len(images) == COUNT
@@ -57,14 +57,14 @@ def test_every_set_gives_the_same(make):
     assert torch.equal(x, PIXELS[[5, 3, 5]].float() / 255)
 
 
-@pytest.mark.parametrize("make", SETS.values(), ids=SETS)
+@cases("make", SETS.values())
 def test_a_batch_is_nobody_elses(make):
     images = make()
     images.batch(ROWS)[0].zero_()
     assert images.batch(ROWS)[0].any()
 
 
-@pytest.mark.parametrize("make", SETS.values(), ids=SETS)
+@cases("make", SETS.values())
 def test_subsets_of_subsets_remember_the_rows_of_the_whole_set(make):
     part = make().subset(ROWS).subset(torch.tensor([2, 9, 4]))
     assert torch.equal(part.numbers, ROWS[[2, 9, 4]])
@@ -77,8 +77,8 @@ def test_subsets_of_subsets_remember_the_rows_of_the_whole_set(make):
     assert torch.equal(x, PIXELS[ROWS[[9]]].float() / 255)
 
 
-@pytest.mark.parametrize("make", SETS.values(), ids=SETS)
-@pytest.mark.parametrize("workers", [0, 2])
+@cases("make", SETS.values())
+@cases("workers", [0, 2])
 def test_a_loader_can_be_made_of_every_set(make, workers):
     loaded = list(DataLoader(make().subset(ROWS[:10]), batch_size=4, num_workers=workers))
     assert [len(y) for _, y in loaded] == [4, 4, 2]
@@ -98,7 +98,7 @@ def as_before(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("rows", [ROWS, torch.arange(COUNT), torch.tensor([3]), ROWS[:0]])
+@cases("rows", [ROWS, torch.arange(COUNT), torch.tensor([3]), ROWS[:0]])
 def test_the_digest_of_images_in_memory_stays(rows):
     expected = as_before({"images": PIXELS[rows], "labels": LABELS[rows]})
     assert in_memory().digest(rows) == expected

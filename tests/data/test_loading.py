@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support.cases import cases
 from torch import Tensor
 
 from robustcords.data.base import DataSource, Splits
@@ -94,7 +95,7 @@ def test_a_source_that_fails():
     assert refused(lambda: (1, 2)) == f"{GIVEN} a tuple, expected Splits(train, test)"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "line"),
     [
         ({"labels": [0, 1]}, "labels are a list, expected a tensor"),
@@ -165,7 +166,7 @@ class Unnamed(Images):
         return PIXELS[rows], self.labels[rows]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("labels", "line"),
     [
         ([], "length is 0, expected at least one image"),

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 from support.made_data import table
 
 from robustcords import data
@@ -13,7 +14,7 @@ from robustcords.errors import UserError
 LABELS = [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "split", "of", "number", "total"),
     [
         ("train.parquet", "train", ".", None, None),

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 from support.command_line import call, settings
 from support.made_data import classes_as_folders
 
@@ -14,7 +15,7 @@ from robustcords.data.vision import Vision
 from robustcords.errors import UserError
 
 
-@pytest.mark.parametrize("name", data.DATA)
+@cases("name", data.DATA)
 def test_every_registered_name_is_a_source(name):
     cls = data.source(name)
     assert issubclass(cls, DataSource)
@@ -39,7 +40,7 @@ def test_names_outside_the_registry(class_folders, tmp_path, monkeypatch):
     assert data.source("./digits") is Folder
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "message"),
     [
         ("cifar", "unknown data 'cifar'; did you mean 'cifar10'"),

@@ -2,6 +2,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from support.cases import cases
 
 from robustcords.data.split import sample, stratified_split, training_sample
 
@@ -11,8 +12,8 @@ def labels_with(counts):
     return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(7))]
 
 
-@pytest.mark.parametrize("counts", [[50] * 10, [100, 37, 3, 2, 1], [7, 7, 7], [0, 5, 9], [1, 1, 1, 40]])
-@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.25, 0.5, 0.7])
+@cases("counts", [[50] * 10, [100, 37, 3, 2, 1], [7, 7, 7], [0, 5, 9], [1, 1, 1, 40]])
+@cases("fraction", [0.0, 0.01, 0.1, 0.25, 0.5, 0.7])
 def test_is_a_stratified_partition(counts, fraction):
     labels = labels_with(counts)
     train, held_out = stratified_split(labels, fraction, seed=3)
@@ -58,7 +59,7 @@ def test_every_example_is_held_out_by_some_seed():
     assert seen.unique().numel() == 12
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+@cases("fraction", [-0.1, 1.0, float("nan")])
 def test_refuses_impossible_fractions(fraction):
     with pytest.raises(ValueError, match="outside"):
         stratified_split(torch.zeros(3, dtype=torch.int64), fraction, seed=0)
@@ -77,8 +78,8 @@ def test_the_first_are_taken_of_a_set_in_random_order(labels):
     assert (rows.tolist(), kind) == (list(range(50)), "first")
 
 
-@pytest.mark.parametrize("limit", [3, 7, 20, 59])
-@pytest.mark.parametrize("counts", [[20, 20, 20], [50, 8, 2], [30, 0, 30]])
+@cases("limit", [3, 7, 20, 59])
+@cases("counts", [[20, 20, 20], [50, 8, 2], [30, 0, 30]])
 def test_of_class_folders_every_class_has_its_share(counts, limit):
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     rows, kind = sample(labels, limit)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.convolution_watch import Watch, live
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,8 +78,8 @@ def test_results_and_gradients_are_those_of_torchs_operator_and_its_refusals_too
     assert changed > 80
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("options", [{"stride": 2, "padding": 1}, {"stride": 1, "padding": 1}, {"groups": 4}])
+@cases("layout", [torch.contiguous_format, torch.channels_last])
+@cases("options", [{"stride": 2, "padding": 1}, {"stride": 1, "padding": 1}, {"groups": 4}])
 def test_what_torch_computes_right_is_torchs_to_the_byte(options: dict[str, int], layout: torch.memory_format):
     numbers = torch.Generator().manual_seed(0)
     x, weight = (
@@ -95,9 +96,9 @@ def test_what_torch_computes_right_is_torchs_to_the_byte(options: dict[str, int]
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
+@cases("layout", [torch.contiguous_format, torch.channels_last])
+@cases("dtype", [torch.float32, torch.bfloat16])
+@cases(
     ("size", "channels", "options"),
     [
         ((32, 32), (4, 1), {"stride": 2}),
@@ -126,9 +127,9 @@ def test_every_dtype_that_torch_takes_is_taken(dtype: torch.dtype):
     assert torch.equal(ours[0], theirs[0])
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("size", "kernel"), [((3, 3), 3), ((3, 5), 3), ((6, 9), 2)])
+@cases("layout", [torch.contiguous_format, torch.channels_last])
+@cases("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@cases(("size", "kernel"), [((3, 3), 3), ((3, 5), 3), ((6, 9), 2)])
 def test_one_image_whose_pixels_are_left_out_has_right_gradients(
     size: tuple[int, int], kernel: int, dtype: torch.dtype, layout: torch.memory_format
 ):

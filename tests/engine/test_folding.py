@@ -2,6 +2,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from support.cases import cases
 from test_cuda_graphs import Again
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,7 +60,7 @@ IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1), dt
 OBJECTIVE = Objective(lambda logits: logits.square().sum(1))
 
 
-@pytest.mark.parametrize("name", ["resnet", "preact", "wide", "sequential"])
+@cases("name", ["resnet", "preact", "wide", "sequential"])
 def test_a_frozen_model_gives_the_plain_models_logits_and_gradients(name: str) -> None:
     model = used(networks()[name]).eval()
     inference = Inference(model)
@@ -193,9 +194,7 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
-@pytest.mark.parametrize(
-    "how", ["functional_call", "functional_call of a buffer", "parametrization", "other tensor", "other layer"]
-)
+@cases("how", ["functional_call", "functional_call of a buffer", "parametrization", "other tensor", "other layer"])
 def test_weights_that_are_exchanged_inside_a_block_are_seen_at_once(how: str) -> None:
     model, expected = (used(networks()["resnet"]).eval() for _ in range(2))
     inference = Inference(model)

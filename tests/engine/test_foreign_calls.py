@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from torch import Tensor, nn
 
 from robustcords.engine.foreign_calls import left_alone
@@ -67,7 +68,7 @@ def swap(model: Any) -> None:
     model[3] = nn.Linear(3, 2)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("change", "said"),
     [
         (lambda model: model[0].weight.data.mul_(1.5), "'0.weight'; "),

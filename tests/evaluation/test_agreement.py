@@ -11,6 +11,7 @@ import torch
 import torchattacks
 from pyautoattack import AutoAttack
 from support.brief import shorten
+from support.cases import cases
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
@@ -104,7 +105,7 @@ def test_evaluation_under_autoattack_is_pyautoattacks_own(whole: bool, tmp_path:
     assert 0 < robust.sum() < COUNT - 1, "the radius does not tell examples apart"
 
 
-@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@cases("version", ["standard", "plus", "rand"])
 def test_autoattacks_attacks_have_their_own_settings(version: str):
     model = nn.Flatten()
     ours = autoattack._attacker(model, "Linf", 0.1, version, 5, torch.device("cpu"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyautoattack import AutoAttack
 from pyautoattack.square import SquareAttack
+from support.cases import cases
 from torch import Tensor, nn
 
 from robustcords.evaluation.attacks import autoattack
@@ -35,7 +36,7 @@ def images(model: nn.Module, count: int, channels: int = 1, size: int = 5) -> tu
     return x, y
 
 
-@pytest.mark.parametrize(
+@cases(
     ("version", "norm", "classes", "pixels", "name", "attacks"),
     [
         ("standard", "Linf", 10, 32, "standard", "apgd-ce apgd-t fab-t square"),
@@ -59,7 +60,7 @@ def test_variants(version: str, norm: str, classes: int, pixels: int, name: str,
     assert variant.targets == min(9, classes - 1)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("classes", "norm", "epsilon", "size"),
     [(2, "Linf", 0.2, 5), (3, "L2", 0.4, 4), (4, "Linf", 0.05, 5), (7, "L1", 1.5, 4)],
 )
@@ -100,7 +101,7 @@ def test_square_is_run_on_the_sizes_that_it_can_be(norm: str):
     assert autoattack.square_fits("Linf", (4, 4))
 
 
-@pytest.mark.parametrize("classes", range(2, 11))
+@cases("classes", range(2, 11))
 def test_any_number_of_classes_runs_with_one_example_left(classes: int):
     model = network(classes, channels=3, size=4)
     x, y = images(model, 3, channels=3, size=4)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from support.cases import cases
 
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.threats.base import ThreatModel
@@ -28,7 +29,7 @@ def test_false_leaves_an_attack_out_and_is_written_back():
     assert EvaluationConfig(**dumped) == config
 
 
-@pytest.mark.parametrize(
+@cases(
     ("table", "message"),
     [
         ({"pgd": True}, "a table of options, or false"),

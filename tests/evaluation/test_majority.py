@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from support.cases import cases
 from support.command_line import call, settings
 from support.made_data import classes_as_folders
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ def test_an_evaluation_says_what_one_class_alone_would_reach():
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "named"),
     [
         ({}, []),

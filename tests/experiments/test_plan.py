@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from support.cases import cases
 from support.command_line import call, settings
 
 from robustcords.recipe.recipe import load
@@ -38,7 +39,7 @@ def test_a_time_that_is_none(capsys: pytest.CaptureFixture[str]):
     assert answer.err.startswith("error: --budget: 'soon' is not a duration")
 
 
-@pytest.mark.parametrize("steps", [1, 5, 12])
+@cases("steps", [1, 5, 12])
 def test_the_total_is_the_sum_of_its_parts(steps: int):
     costs = Costs(step=1.0, selection=7.0, callbacks={"a": 2.0}, checkpoint=0.25)
     calendar = Calendar(5, selects=lambda epoch: epoch == 1, due=lambda epoch, last: ["a"] if last else [])

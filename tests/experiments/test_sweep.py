@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.cases import cases
 
 from robustcords.errors import UserError
 from robustcords.experiments.sweep import grid
@@ -37,7 +38,7 @@ def test_several_recipes_go_over_the_same_grid():
     assert [task.name for task in grid(["digits_mart"], [])] == ["digits_mart"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("over", "message"),
     [
         (["seed"], "--over seed: expected KEY=V1,V2,..., for example --over seed=0,1,2"),

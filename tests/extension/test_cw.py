@@ -20,7 +20,6 @@ from robustcords.rng import Noise, derive
 
 COMPONENTS = Path(__file__).parent / "components"
 SMALL = (
-    *("--set", "data.train_limit=600"),
     *("--set", "model.width=4", "--set", "train.epochs=3", "--set", "train.batch_size=50", "--set", "bullet=false"),
     *("--set", "attack.steps=1", "--set", "model.depths=[1]"),
     *("--set", "selector=false", "--set", "data.validation_fraction=0", "--set", "evaluation.autoattack=false"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.command_line import SMALL, Command, refused, settings
 from support.small_run import ATTACK, chooser, fitted, network, trainer
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ BENDS = [
 ]
 
 
-@pytest.mark.parametrize(("bend", "message"), BENDS)
+@cases(("bend", "message"), BENDS)
 def test_a_loss_gives_one_number_an_example_in_training_and_in_selection(bend: Any, message: str):
     text = f"^loss test_contracts:Bent returned {message}"
     loss = Bent(bend)
@@ -72,7 +73,7 @@ def test_a_loss_gives_one_number_an_example_in_training_and_in_selection(bend: A
         made.fit()
 
 
-@pytest.mark.parametrize(("bend", "message"), BENDS)
+@cases(("bend", "message"), BENDS)
 def test_so_does_its_objective(bend: Any, message: str):
     loss = Bent(objective=bend)
     with pytest.raises(UserError, match=f"^the objective of loss test_contracts:Bent returned {message}"):
@@ -95,7 +96,7 @@ class Found(Attack):
         return self
 
 
-@pytest.mark.parametrize(
+@cases(
     ("bend", "message"),
     [
         (lambda x: x[:1], r"returned shape \(1, 1, 8, 8\), expected \(4, 1, 8, 8\)"),
@@ -120,7 +121,7 @@ class Plans(Uniform):
         return type(self).planned(len(args[2]))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("planned", "message"),
     [
         (torch.ones, " a Tensor, expected a Plan"),
@@ -222,7 +223,7 @@ class KeepsAlone(Callback):
         return {"count": 1}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("state", "message"),
     [
         ({"reference": object()}, "/reference: a checkpoint cannot keep an object; tensors, numbers"),

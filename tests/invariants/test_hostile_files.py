@@ -118,7 +118,8 @@ def test_no_file_of_a_run_can_run_code(finished: Path, capsys: pytest.CaptureFix
             shutil.copytree(finished, "run")
             Path("run", name).write_bytes(content)
             attempt(capsys, "evaluate", "run")
-            attempt(capsys, "validate", "run/recipe.toml")
+            if name.suffix == ".toml":
+                attempt(capsys, "validate", Path("run", name))
             attempt(capsys, "run", *RECIPE, "--resume", "--output", "run")
             weights = ["--weights", Path("run", name), "--output", "chosen.npz"]
             assert attempt(capsys, "select", "digits_mart", *settings(model__width=4), *weights) == 2

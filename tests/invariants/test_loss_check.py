@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_run import chooser, made_up, network, trainer
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from robustcords.methods.adversarial import AdversarialTraining
 from robustcords.recipe.tables import find
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "value", "said"),
     [
         (
@@ -56,7 +57,7 @@ def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
         )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "value", "said"),
     [
         (
@@ -120,7 +121,7 @@ def some(images: ImageSet) -> tuple[Tensor, Tensor]:
     return images.first(EXAMPLES)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("bend", "said"),
     [
         (lambda value: value.mean().expand(len(value)), MIXES),
@@ -141,8 +142,8 @@ def test_examples_keep_to_themselves(bend: Any, said: str):
             selector.select(0, network())
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-@pytest.mark.parametrize("count", [1, 61])
+@cases("name", sorted(LOSSES))
+@cases("count", [1, 61])
 def test_ours_pass_and_nothing_is_left_of_it(name: str, count: int):
     model, state = network(norm=True), torch.get_rng_state()
     before = {key: value.clone() for key, value in model.state_dict().items()}

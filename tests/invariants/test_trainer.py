@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.cases import cases
 from support.small_run import BATCH, COUNT, After, chooser, close, eventful, fitted, made_up, network, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,8 +75,8 @@ def test_a_whole_subset_with_unit_weights_is_no_subset(effort: type[Effort]):
     assert torch.equal(vector(with_all), vector(fitted(effort=effort)))
 
 
-@pytest.mark.parametrize("effort", [Uniform, Bullet])
-@pytest.mark.parametrize("loss", ["mart", "trades"])
+@cases("effort", [Uniform, Bullet])
+@cases("loss", ["mart", "trades"])
 def test_accumulation_is_the_larger_batch(loss: str, effort: type[Effort]):
     def in_float64(**settings: Any) -> Trainer:
         """Trains where rounding, of which the sign of a gradient would make much, is too small to change one."""

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support.cases import cases
 from support.training_steps import batches, network, optimizer, same, train, weighted
 from torch import nn
 from torch.nn import functional as F
@@ -47,8 +48,8 @@ def written_out(model: nn.Module, both: bool) -> None:
         sgd.step()
 
 
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("both", [False, True])
+@cases("norm", [False, True])
+@cases("both", [False, True])
 def test_weights_are_those_of_the_formula(both: bool, norm: bool):
     model, other = network(norm=norm), network(norm=norm)
     train(AdversarialTraining(GradAlign(lam=LAM, both=both), attack()), model)
@@ -84,7 +85,7 @@ def test_by_hand_and_where_a_gradient_is_zero():
         assert not found[3:].any()
 
 
-@pytest.mark.parametrize("pixels", [4, 8, 16, 32])
+@cases("pixels", [4, 8, 16, 32])
 def test_the_weight_follows_from_the_radius(pixels: int):
     config = GradAlign.resolved(GradAlign.Config(), ThreatModel(epsilon=pixels / 255))
     assert config.lam == pytest.approx(math.exp(min(pixels, 16) * math.log(10) / 8 + math.log(0.02)))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from torch.autograd import gradcheck
 
 from robustcords.losses.mart import MART
@@ -46,9 +47,9 @@ def logits_of(loss, clean, adversarial):
     return {name: {"clean": clean, "adversarial": adversarial}[name] for name in loss.views}
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("classes", [2, 3, 10])
-@pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
+@cases("smoothing", [0.0, 0.1])
+@cases("classes", [2, 3, 10])
+@cases(("name", "kind", "options"), LOSSES)
 def test_equals_the_formula(name, kind, options, classes, smoothing):
     rng = np.random.default_rng(classes)
     clean, adversarial = rng.normal(size=(2, 16, classes)) * 3
@@ -73,7 +74,7 @@ def test_by_hand():
     assert MART(beta=2.0).from_logits(logits, y).item() == pytest.approx(boosted + 2 * kl * 0.5, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
+@cases(("name", "kind", "options"), LOSSES)
 def test_gradients(name, kind, options):
     """No term is detached: the gradient with respect to both views is that of the whole formula."""
     loss, y = kind(**options), torch.tensor([0, 2, 1])
@@ -90,8 +91,8 @@ def test_gradients(name, kind, options):
         torch.testing.assert_close(gradient.sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [0.0, 50.0, 1e4])
-@pytest.mark.parametrize(("name", "kind", "options"), LOSSES)
+@cases("scale", [0.0, 50.0, 1e4])
+@cases(("name", "kind", "options"), LOSSES)
 def test_extreme_logits_stay_finite(name, kind, options, scale):
     loss = kind(**options)
     clean = (torch.eye(4) * scale).requires_grad_()
@@ -143,7 +144,7 @@ def test_kl_of_a_zero_target_is_not_nan():
     assert kl_divergence(target, torch.tensor([[0.0, 0.0]])).item() == pytest.approx(np.log(2), rel=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"beta": -1.0}, {"beta": float("nan")}, {"label_smoothing": 1.0}, {"gamma": 1.0}])
+@cases("options", [{"beta": -1.0}, {"beta": float("nan")}, {"label_smoothing": 1.0}, {"gamma": 1.0}])
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         TRADES(**options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.training_steps import batches, network, optimizer, same, train
 from torch import nn
 from torch.nn import functional as F
@@ -42,8 +43,8 @@ def written_out(model: nn.Module, ramp: float, alternate: bool) -> None:
         sgd.step()
 
 
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize(("ramp", "alternate"), [(1.0, False), (0.5, True), (0.0, True)])
+@cases("norm", [False, True])
+@cases(("ramp", "alternate"), [(1.0, False), (0.5, True), (0.0, True)])
 def test_weights_are_those_of_the_formula(ramp: float, alternate: bool, norm: bool):
     model, other = network(norm=norm), network(norm=norm)
     train(AdversarialTraining(NuAT(lam=LAM, ramp=ramp, alternate=alternate), ATTACK), model)
@@ -66,7 +67,7 @@ def test_by_hand():
     assert value.tolist() == pytest.approx([np.log(2) + 2 * 7 / 2] * 2)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("ramp", "progress", "weight"),
     [(1.0, 0.0, 0.0), (1.0, 0.25, 1.0), (0.5, 0.25, 2.0), (0.5, 0.9, 4.0), (0.0, 0.0, 4.0)],
 )

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from support.cases import cases
 from support.training_steps import DECAY, LR, MOMENTUM, batches, network, same, train, weighted
 from torch.nn import functional as F
 
@@ -46,8 +47,8 @@ def by_proxy(model, given, *, warmup: int = 0):
                 weight.sub_(LR * buffers[name])
 
 
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("warmup", [0, 1])
+@cases("norm", [False, True])
+@cases("warmup", [0, 1])
 def test_weights_are_those_of_a_proxy_that_climbs(norm: bool, warmup: int):
     model, other = network(norm=norm), network(norm=norm)
     train(AWP(AdversarialTraining(SAT(), NONE), gamma=GAMMA, warmup=warmup), model)
@@ -103,8 +104,6 @@ def test_images_get_a_gradient_at_the_moved_weights_alone():
     assert not torch.equal(moved[0].weight, still[0].weight)
 
 
-@pytest.mark.parametrize(
-    "gradient", [None, torch.zeros(2, 3), torch.full((2, 3), torch.inf), torch.full((2, 3), torch.nan)]
-)
+@cases("gradient", [None, torch.zeros(2, 3), torch.full((2, 3), torch.inf), torch.full((2, 3), torch.nan)])
 def test_where_there_is_no_direction_weights_stay(gradient):
     assert torch.equal(ascent(torch.ones(2, 3), gradient, 0.1), torch.zeros(2, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.cases import cases
 from support.training_steps import batches, network, optimizer, same, train
 from torch import nn
 from torch.nn import functional as F
@@ -95,7 +96,7 @@ def test_around_it_weights_are_perturbed():
     assert (moved[0].weight - plain[0].weight).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("pixels", "size"), [(4, 5000 / 255), (8, 5000 / 255), (9, 2000 / 255), (16, 2000 / 255)])
+@cases(("pixels", "size"), [(4, 5000 / 255), (8, 5000 / 255), (9, 2000 / 255), (16, 2000 / 255)])
 def test_the_step_size_follows_from_the_radius(pixels: int, size: float):
     method = FastBAT(SAT(), PGD(ThreatModel(epsilon=pixels / 255)), name="fast_bat")
     assert method.config.step_size == size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_run import After, trainer, vector
 from support.training_steps import batches, network, optimizer, same, train, weighted
 from torch import nn
@@ -33,8 +34,8 @@ def written_out(model: nn.Module, replays: int, epsilon: float = EPSILON) -> tor
     return delta
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("replays", [1, 3])
+@cases("accumulation", [1, 2])
+@cases("replays", [1, 3])
 def test_weights_are_those_of_the_loop_written_out(replays: int, accumulation: int):
     model, other = network(), network()
     method = Free(SAT(), ATTACK, replays=replays)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support import training_steps
+from support.cases import cases
 from support.ranks import free_port
 from support.several import together
 from support.small_run import ATTACK, THREAT, After, chooser, fitted, made_up, trainer, vector
@@ -93,7 +94,7 @@ def test_runs_that_two_processes_begin_and_one_ends_are_those_of_one(tmp_path: P
         torch.testing.assert_close(vector(resumed), vector(whole), rtol=0, atol=1e-9, msg=lambda text, n=name: n + text)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@cases("name", METHODS)
 def test_in_bfloat16_they_learn(name: str):
     images = made_up()
     x, y = images.batch(torch.arange(len(images)))
@@ -103,7 +104,7 @@ def test_in_bfloat16_they_learn(name: str):
     assert F.cross_entropy(model.eval()(x), y) < 0.7 * before
 
 
-@pytest.mark.parametrize("name", METHODS)
+@cases("name", METHODS)
 def test_they_go_with_a_selector(name: str):
     given, selector = options(name), chooser("adv-gradmatch", select_first=True)
     selector.loss = given["method"].loss
@@ -113,7 +114,7 @@ def test_they_go_with_a_selector(name: str):
     assert len(made.selector.current.indices) == made.selector.budget
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"awp"}))  # Bullet-Train asks what is classified correctly
+@cases("name", sorted(METHODS.keys() - {"awp"}))  # Bullet-Train asks what is classified correctly
 def test_labels_may_be_shares_of_the_classes(name: str):
     hard, soft = training_steps.network(), training_steps.network()
     batches = training_steps.batches()

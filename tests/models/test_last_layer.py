@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from torch import Tensor, nn
 
 from robustcords.errors import UserError
@@ -138,7 +139,7 @@ class Around(nn.Module):
         return self.fc(input=flat)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("how", "part"),
     [
         ("softmax", "something follows it"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.cases import cases
 from torch import nn
 
 from robustcords.errors import UserError
@@ -41,7 +42,7 @@ def basic_count(channels: int, classes: int, width: int, depths: list[int]) -> i
     return total + (inputs + 1) * classes
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "count"),
     [
         # Published: ResNet-18 and 34 of kuangliu/pytorch-cifar, WRN-28-10 (36.5 M in the paper) and WRN-34-10.
@@ -62,7 +63,7 @@ def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
         assert parameter_count(component.network(3, 32, 10)) == count
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "width", "depths"),
     [
         ("resnet8", 16, [1] * 3),
@@ -80,8 +81,8 @@ def test_width_and_depths_overrule_the_name() -> None:
     assert parameter_count(model) == basic_count(1, 7, 5, [1, 2])
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 8, 2), (3, 33, 10)])
+@cases("name", MODELS)
+@cases(("channels", "size", "classes"), [(1, 8, 2), (3, 33, 10)])
 def test_every_name_gives_logits_for_any_image(name: str, channels: int, size: int, classes: int) -> None:
     narrow = {"widen_factor": 1, "depth": 10} if name.startswith("wrn") else {"width": 4}
     model = build(name, channels, size, classes, **narrow)
@@ -154,7 +155,7 @@ def test_normalisation_comes_first() -> None:
     torch.testing.assert_close(model(x), model.network(torch.as_tensor(pixels).float()))
 
 
-@pytest.mark.parametrize(("std", "error"), [([0.2, 0.0], UserError), ([0.2, math.nan], UserError), ([0.2], ValueError)])
+@cases(("std", "error"), [([0.2, 0.0], UserError), ([0.2, math.nan], UserError), ([0.2], ValueError)])
 def test_impossible_statistics(std: list[float], error: type[Exception]) -> None:
     with pytest.raises(error):
         Normalize([0.5, 0.5], std)
@@ -165,7 +166,7 @@ def test_statistics_need_one_number_per_channel() -> None:
         ResNet(name="resnet8").build(3, 8, 10, [0.5, 0.5], [0.2, 0.2], 0)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "preactresnet18", "wrn-28-10"])
+@cases("name", ["resnet8", "preactresnet18", "wrn-28-10"])
 def test_weights_depend_on_the_seed_alone(name: str) -> None:
     narrow = {"widen_factor": 1} if name.startswith("wrn") else {"width": 4}
     torch.manual_seed(1)
@@ -178,7 +179,7 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
     assert not torch.equal(first["network.conv1.weight"], other["network.conv1.weight"])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "wrn-28-10"])
+@cases("name", ["resnet18", "preactresnet18", "wrn-28-10"])
 def test_convolutions_start_normal_with_he_deviation(name: str) -> None:
     narrow = {"widen_factor": 4, "depth": 10} if name.startswith("wrn") else {"width": 32}
     convolutions = [module for module in build(name, **narrow).modules() if isinstance(module, nn.Conv2d)]
@@ -198,7 +199,7 @@ def test_dropout_acts_in_train_mode_only() -> None:
     assert not torch.allclose(model.train()(x), plain.train()(x))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("component", "options"),
     [
         (ResNet, {"name": "resnet8", "width": 0}),

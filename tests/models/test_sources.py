@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.cases import cases
 from torch import nn
 
 from robustcords.errors import UserError
@@ -107,7 +108,7 @@ def test_registered_names() -> None:
         assert source(name)(name=name).config.name == name
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "parts"),
     [
         ("resnet9", ["unknown model 'resnet9'", "did you mean 'resnet"]),
@@ -131,7 +132,7 @@ def test_a_bad_name_is_an_error_without_source_as_well(component: type, name: st
         component(name=name)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "channels", "size"),
     [
         ("torchvision:resnet18", 3, 32),
@@ -170,7 +171,7 @@ def test_other_libraries_weights_depend_on_the_seed_alone(name: str) -> None:
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "size", "part"),
     [
         ("torchvision:alexnet", 8, "images of 3 x 8 x 8"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from support.cases import cases
 from support.written import BASE, Write, message
 from torch import Tensor
 
@@ -72,8 +73,8 @@ def test_one_that_cannot_be_undone_is_refused_by_a_method_that_undoes_it(write: 
     )
 
 
-@pytest.mark.parametrize("name", ["cutmix", "mixup"])
-@pytest.mark.parametrize(
+@cases("name", ["cutmix", "mixup"])
+@cases(
     ("option", "part"),
     [
         ("loss.name=mart", '[loss] name = "mart"'),
@@ -86,8 +87,8 @@ def test_mixed_labels_are_refused_where_one_class_is_required(write: Write, name
     assert message(write(BASE), option, f"augmentation.name={name}").endswith(expected)
 
 
-@pytest.mark.parametrize("name", ["cutmix", "mixup"])
-@pytest.mark.parametrize("loss", sorted(set(names("loss")) - {"mart"}))
+@cases("name", ["cutmix", "mixup"])
+@cases("loss", sorted(set(names("loss")) - {"mart"}))
 def test_mixed_labels_go_with_a_cross_entropy(write: Write, name: str, loss: str):
     made = load(write(BASE), [f"augmentation.name={name}", f"loss.name={loss}", "augmentation.crop=2"])
     assert (made.augmentation.name, made.augmentation.crop) == (name, 2)

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 
 from robustcords.errors import UserError
 from robustcords.recipe.recipe import dump, load, parse
@@ -30,7 +31,7 @@ def test_a_table_is_checked_by_the_class_that_its_key_names():
     assert parse(tomllib.loads(dump(recipe))) == recipe
 
 
-@pytest.mark.parametrize(
+@cases(
     ("earlier", "now"),
     [
         ("train.overfitting=stop", "callbacks.overfitting.action=stop"),
@@ -63,7 +64,7 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize("change", PROBLEMS)
+@cases("change", PROBLEMS)
 def test_what_is_wrong_is_said_in_one_line(change: str):
     with pytest.raises(UserError) as error:
         load("digits_mart", [change])

@@ -6,6 +6,7 @@ import tomllib
 from typing import Any
 
 import pytest
+from support.cases import cases
 
 from robustcords.config.schema import Table
 from robustcords.errors import UserError
@@ -40,7 +41,7 @@ def test_an_option_may_be_a_table():
     assert parse(tomllib.loads(dump(recipe))) == recipe
 
 
-@pytest.mark.parametrize(
+@cases(
     ("entry", "message"),
     [
         (", shares = {selektor = true}", "unknown key \"selektor\"; did you mean 'selector'"),

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 from support.written import BASE, GLISTER, TABLES, Write, message
 
 from robustcords.errors import UserError
@@ -163,7 +164,7 @@ def test_set_takes_toml_values_and_strings(write: Write) -> None:
     assert loaded.train.clip_gradient == 1.0
 
 
-@pytest.mark.parametrize(
+@cases(
     ("option", "expected"),
     [
         ("train.epochs", "--set train.epochs: expected KEY=VALUE, for example --set train.epochs=2"),

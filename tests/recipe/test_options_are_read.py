@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
+from support.cases import cases
 
 from robustcords.config import registry
 from robustcords.recipe import recipe, tables
@@ -34,7 +34,7 @@ COMPONENTS = {
 TABLES = {".".join(path): registry.imported(target) for path, target in tables.TABLES.items()}
 
 
-@pytest.mark.parametrize("where", [*COMPONENTS, *TABLES])
+@cases("where", [*COMPONENTS, *TABLES])
 def test_every_key_is_read(where: str):
     # An optimizer's are handed to torch's class as they are.
     handed_on = {"optimizer sgd": torch.optim.SGD, "optimizer adamw": torch.optim.AdamW}.get(where)

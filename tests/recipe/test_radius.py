@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.command_line import call, settings
 from torch import nn
 
@@ -56,7 +57,7 @@ def test_at_8_of_255_everything_is_the_papers_to_the_last_bit():
     assert 'step_size = "2/255"' in recipe.dump(found).partition("[attack]")[2].partition("[loss]")[0]
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.15), ("l2", 1.0), ("l2", 3.0), ("linf", 0.7)])
+@cases(("norm", "epsilon"), [("linf", 0.15), ("l2", 1.0), ("l2", 3.0), ("linf", 0.7)])
 def test_at_any_radius_no_attack_falls_short(norm: str, epsilon: float):
     found = parsed(threat={"norm": norm, "epsilon": epsilon}, selector={"name": "adv-gradmatch", "fraction": 0.1})
     assert build.cautions(found) == []
@@ -72,7 +73,7 @@ def test_at_any_radius_no_attack_falls_short(norm: str, epsilon: float):
         assert not PGDEvaluation(steps=steps).resolved(found.threat).falls_short
 
 
-@pytest.mark.parametrize("epsilon", [*(k / 255 for k in range(1, 128)), 0.1, 0.15, 1 / 3, 0.2 / 3, 1e-13, 1e-4])
+@cases("epsilon", [*(k / 255 for k in range(1, 128)), 0.1, 0.15, 1 / 3, 0.2 / 3, 1e-13, 1e-4])
 def test_the_evaluations_step_is_a_quarter_of_any_radius(epsilon: float):
     pgd = PGDEvaluation().resolved(ThreatModel(epsilon=epsilon))
     assert pgd.step_size == pytest.approx(epsilon / 4, rel=1e-9)
@@ -98,7 +99,7 @@ def test_more_or_fewer_steps_are_of_the_same_attack():
     assert (found.config.turns, found.config.steps, found.step_size) == (3, 2, 10 / 255)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("tables", "said"),
     [
         ({"threat": {"epsilon": 8}}, '[threat] epsilon = 8: * did you mean "8/255"?'),

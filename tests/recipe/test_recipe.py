@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.cases import cases
 from support.written import BASE, GLISTER, TABLES, Write, message
 
 from robustcords.errors import UserError
@@ -35,7 +36,7 @@ def test_a_recipe_that_names_data_and_model_is_standard_adversarial_training(wri
     assert loaded.evaluation.pgd.epsilons == [4 / 255, 8 / 255, 16 / 255]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "expected"),
     [
         ("seed = -1", "seed = -1: must be a whole number >= 0 and < 4294967296"),
@@ -122,7 +123,7 @@ def test_data_and_model_have_to_be_named(write: Write) -> None:
     assert message(write('data.name = "digits"')) == "r.toml: [model] name is missing"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "expected"),
     [
         (

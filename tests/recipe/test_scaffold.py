@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 
 from robustcords.config import registry
 from robustcords.errors import UserError
@@ -30,7 +31,7 @@ def test_full_data_without_bullet() -> None:
     assert (written.selector, written.effort.name) == (None, "uniform")
 
 
-@pytest.mark.parametrize("effort", registry.names("effort"))
+@cases("effort", registry.names("effort"))
 def test_with_each_effort(effort: str) -> None:
     text = new("digits", "trades", None, effort=effort)
     assert recipe.parse(tomllib.loads(text)).effort.name == effort
@@ -42,13 +43,13 @@ def test_with_each_effort(effort: str) -> None:
             new("digits", "trades", None, bullet=True, effort=effort)
 
 
-@pytest.mark.parametrize("selector", [None, *sorted(set(registry.names("selector")) - {"fixed", "infobatch"})])
-@pytest.mark.parametrize("loss", registry.names("loss"))
+@cases("selector", [None, *sorted(set(registry.names("selector")) - {"fixed", "infobatch"})])
+@cases("loss", registry.names("loss"))
 def test_every_combination_is_valid(loss: str, selector: str | None) -> None:
     recipe.parse(tomllib.loads(new("digits", loss, selector, bullet=True)))
 
 
-@pytest.mark.parametrize("method", registry.names("method"))
+@cases("method", registry.names("method"))
 def test_every_method_is_valid(method: str) -> None:
     text = new("digits", "sat", method=method)
     assert recipe.parse(tomllib.loads(text)).method.name == method
@@ -68,7 +69,7 @@ def test_every_key_has_its_comment() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "expected"),
     [
         (("digits", "mrat", None, 0.3), r"unknown loss 'mrat'; did you mean 'mart'\?"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
+from support.cases import cases
 from support.written import BASE, Write, message
 
 from robustcords.recipe import recipe
@@ -22,8 +22,8 @@ def test_both_forms_are_the_same_recipe(write: Write):
     assert recipe.load(write(recipe.dump(short), "again.toml")) == short
 
 
-@pytest.mark.parametrize("text", [LONG, SHORT], ids=["long", "short"])
-@pytest.mark.parametrize(
+@cases("text", [LONG, SHORT])
+@cases(
     ("options", "name", "momentum"),
     [
         ([], "bullet", 0.5),
@@ -40,7 +40,6 @@ def test_both_forms_are_the_same_recipe(write: Write):
         (["effort.name=fat", "bullet=false"], "fat", None),
         (["bullet=false", "effort.name=bullet"], "bullet", 0.9),
     ],
-    ids=str,
 )
 def test_settings_reach_either_form(write: Write, text: str, options: list[str], name: str, momentum: float | None):
     effort = recipe.load(write(BASE + text), options).effort
@@ -57,7 +56,7 @@ def test_a_later_file_wins_in_whatever_form(write: Write):
     assert recipe.load(write('extends = "base.toml"\nbullet = false')).effort.name == "uniform"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "options", "expected"),
     [
         (

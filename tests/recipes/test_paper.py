@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 
 from robustcords.errors import UserError
 from robustcords.paper.presets import PRESETS, recipe_for
@@ -97,7 +98,7 @@ def full(row: Row) -> Row:
     return TABLES[row.recipe.split("/")[1]].row(row.speed_up_over)
 
 
-@pytest.mark.parametrize("name", COPIED)
+@cases("name", COPIED)
 def test_the_numbers_are_the_papers(name: str) -> None:
     table = TABLES[name]
     assert [
@@ -140,7 +141,7 @@ def test_our_baselines_have_no_numbers_of_the_papers() -> None:
     assert not any(number is not None for row in BASELINES for number in row.paper.values())
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@cases("table", TABLES.values())
 def test_rows_name_rows(table: PaperTable) -> None:
     names = [row.id for row in table.rows]
     assert len(set(names)) == len(names)
@@ -153,7 +154,7 @@ def test_rows_name_rows(table: PaperTable) -> None:
         table.row("cifar11_trades")
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
+@cases("name", ["table1", "table2", "table3", "table4"])
 def test_every_table_has_every_baseline(name: str) -> None:
     for dataset in {row.dataset for row in TABLES[name].rows}:
         loaded = [written(row.recipe) for row in TABLES[name].rows if row.baseline and row.dataset == dataset]
@@ -177,7 +178,7 @@ def test_every_recipe_is_a_rows_and_every_row_has_one() -> None:
     assert len(ROWS) == len(shipped - BASES)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.recipe)
+@cases("row", ROWS)
 def test_the_first_line_names_the_row(row: Row) -> None:
     first = recipe.shipped()[row.recipe].read_text(encoding="utf-8").partition("\n")[0]
     table, file = row.recipe.split("/")[1:]
@@ -190,7 +191,7 @@ def test_the_first_line_names_the_row(row: Row) -> None:
         assert row.method.partition(" (")[0] in first
 
 
-@pytest.mark.parametrize("row", PRINTED, ids=lambda row: row.recipe)
+@cases("row", PRINTED)
 def test_the_paper_preset_is_what_the_paper_says(row: Row) -> None:
     loaded = recipe_for(row)
     assert loaded == written(row.recipe)
@@ -239,7 +240,7 @@ def test_selections_of_table_4_are_as_many_as_it_says() -> None:
             assert f"{times} selections" == row.setting
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@cases("preset", PRESETS)
 def test_a_preset_fits_every_row(preset: str) -> None:
     for row in ROWS:
         own, fitted = written(row.recipe), recipe_for(row, preset, ["seed=7"])
@@ -261,7 +262,7 @@ def test_a_preset_fits_every_row(preset: str) -> None:
             )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("table", "row", "epochs", "select_every"),
     [
         ("table1", "cifar10_trades", 12, None),
@@ -286,9 +287,9 @@ def test_a_row_keeps_what_makes_it_what_it_is() -> None:
         assert recipe_for(fast, preset).schedule == written(fast.recipe).schedule
 
 
-@pytest.mark.parametrize("loss", ["trades", "mart"])
-@pytest.mark.parametrize("bullet", ["", "_bullet"])
-@pytest.mark.parametrize("way", ["", "_glister", "_gradmatch", "_random", "_fresh", "_glister_cords"])
+@cases("loss", ["trades", "mart"])
+@cases("bullet", ["", "_bullet"])
+@cases("way", ["", "_glister", "_gradmatch", "_random", "_fresh", "_glister_cords"])
 def test_small_is_what_the_small_recipes_are(loss: str, way: str, bullet: str) -> None:
     table = TABLES["table1" if loss == "trades" else "table2"]
     row = table.row(f"cifar10{way}{bullet}" if way or bullet else f"cifar10_{loss}")

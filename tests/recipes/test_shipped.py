@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from support.cases import cases
 from torch import nn
 
 from robustcords.data.images import ImageSet
@@ -24,19 +26,24 @@ PAPER = {
 }
 
 
+@cache
+def shipped(file: Path) -> recipe.Recipe:
+    return recipe.load(file)
+
+
 def test_there_are_recipes() -> None:
     assert FILES
     assert set(recipe.shipped()) == {file.relative_to(FOLDER).with_suffix("").as_posix() for file in FILES}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@cases("file", FILES)
 def test_validates_and_survives_being_written_out(file: Path, tmp_path: Path) -> None:
-    loaded = recipe.load(file)
+    loaded = shipped(file)
     (tmp_path / "recipe.toml").write_text(recipe.dump(loaded), encoding="utf-8")
     assert recipe.load(tmp_path / "recipe.toml") == loaded
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@cases("file", FILES)
 def test_opens_with_a_comment_and_names_no_place_on_a_disk(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# ")
@@ -64,9 +71,9 @@ def model_of(loaded: recipe.Recipe, images: build.Data) -> nn.Module:
     return MODELS[key]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@cases("file", FILES)
 def test_everything_that_it_names_can_be_built(file: Path):
-    loaded = recipe.load(file)
+    loaded = shipped(file)
     images = stand_in(loaded)
     network = model_of(loaded, images)
     find_head(network, 10)
@@ -99,7 +106,7 @@ class Headless(nn.Module):
         return self.last(x).flatten(1)
 
 
-@pytest.mark.parametrize("selector", ["adv-glister", "adv-gradmatch", "glister", "gradmatch", "random"])
+@cases("selector", ["adv-glister", "adv-gradmatch", "glister", "gradmatch", "random"])
 def test_a_model_that_a_selector_cannot_work_with_is_refused_before_training(selector: str):
     name = f"model.name={__name__}:Headless"
     loaded = recipe.load("digits_mart", [name, f"selector.name={selector}", "train.precision=fp32"])
@@ -113,7 +120,7 @@ def test_a_model_that_a_selector_cannot_work_with_is_refused_before_training(sel
             build.trainer(loaded, images, work)
 
 
-@pytest.mark.parametrize("name", sorted(PAPER))
+@cases("name", sorted(PAPER))
 def test_the_papers_own_settings(name: str) -> None:
     loaded = recipe.load(name)
     mart, glister, gradmatch = "_mart" in name, "_glister" in name, "_gradmatch" in name

@@ -2,13 +2,13 @@
 
 from io import StringIO
 
-import pytest
+from support.cases import cases
 
 from robustcords.report.markdown import fitting, in_markdown, on_terminal, plain
 from robustcords.runtime.progress import verbatim
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "expected"),
     [
         ("a | b", r"a \| b"),
@@ -37,7 +37,7 @@ def test_a_table_on_the_terminal_takes_text_for_no_markup() -> None:
         assert text in shown.getvalue()
 
 
-@pytest.mark.parametrize(("width", "columns"), [(200, 4), (45, 3), (36, 2), (10, 2)])
+@cases(("width", "columns"), [(200, 4), (45, 3), (36, 2), (10, 2)])
 def test_a_narrow_terminal_has_fewer_columns_and_whole_figures(width: int, columns: int) -> None:
     header = ["method", "AutoAttack standard 8/255", "clean", "training time"]
     rows = [["a method with quite a long name", "24.10 ± 0.57", "54.50", "33:18"]]

@@ -2,11 +2,12 @@
 
 import pytest
 from scipy import stats
+from support.cases import cases
 
 from robustcords.report.proportion import wilson
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (0, 200), (512, 1000), (9999, 10000), (10000, 10000)])
+@cases(("right", "count"), [(0, 1), (1, 1), (0, 200), (512, 1000), (9999, 10000), (10000, 10000)])
 def test_it_is_that_of_wilson_1927(right: int, count: int):
     share, z = right / count, float(stats.norm.ppf(0.975))
     centre = share + z**2 / (2 * count)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from made_runs import ENVIRONMENT
 from made_runs import RECIPE as EARLIER
+from support.cases import cases
 
 from robustcords.errors import UserError
 from robustcords.evaluation.results import Evaluation, Measurement
@@ -47,7 +48,7 @@ def test_a_report_without_a_run_has_no_epochs():
     assert training == {"epochs": 0, "seconds": {}, "selections": [], "warnings": []}
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@cases("value", [math.nan, math.inf, -math.inf])
 def test_what_json_has_no_word_for_becomes_null(value: float):
     recipe = {**RECIPE, "loss": {"name": "mine:Loss", "weights": [value, 1.5]}}
     content = summarise(recipe, AROUND, ROWS, SELECTIONS, EVALUATION).to_json()
@@ -93,7 +94,7 @@ def stored_reports() -> list[Path]:
     return sorted((Path(__file__).parents[2] / "docs" / "results").rglob("report.json"))
 
 
-@pytest.mark.parametrize("path", stored_reports(), ids=lambda path: f"{path.parents[1].name}/{path.parent.name}")
+@cases("path", stored_reports())
 def test_every_stored_report_keeps_every_key_in_its_order(path: Path):
     stored = json.loads(path.read_text())
     written = Report.read(path).to_json()

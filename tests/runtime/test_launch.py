@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cases import cases
 
 from robustcords.runtime.launch import left_out, rank
 
@@ -16,7 +17,7 @@ CPU = {"ACCELERATE_USE_CPU": "True"}
 ACCELERATE = ["python", "accelerate", "launch", "--cpu"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("launcher", "environment", "options"),
     [
         ([*ACCELERATE, "--num_processes", "3", "cli.py", "run", "x"], CPU, ["--standalone", "--nproc_per_node", "3"]),
@@ -41,7 +42,7 @@ def test_several_machines_share_the_processes():
     assert left_out([*ACCELERATE, *words.split(), "cli.py"], CPU) == expected.split()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("environment", "number"), [({}, 0), ({"RANK": "2"}, 2), ({"PMI_RANK": "1"}, 1), ({"OMPI_COMM_WORLD_RANK": "3"}, 3)]
 )
 def test_a_process_knows_its_number_before_torch_is_there(environment: dict[str, str], number: int):

@@ -6,6 +6,7 @@ import io
 
 import pytest
 from rich.console import Console
+from support.cases import cases
 
 from robustcords.runtime import progress
 from robustcords.runtime.progress import Display, duration, epoch_line
@@ -20,9 +21,7 @@ def log(visible: bool = True) -> Display:
     return Display(visible, Console(file=io.StringIO(), force_terminal=False, highlight=False, width=40))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (3599, "59:59"), (7383, "2:03:03")]
-)
+@cases(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (3599, "59:59"), (7383, "2:03:03")])
 def test_durations(seconds: float, text: str):
     assert duration(seconds) == text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
+from support.cases import cases
 from support.small_run import chooser, fitted, network
 from torch import nn
 
@@ -28,7 +28,7 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))
 
 
-@pytest.mark.parametrize("name", ["adv-glister", "adv-gradmatch", "loss", "rcs"])
+@cases("name", ["adv-glister", "adv-gradmatch", "loss", "rcs"])
 def test_selections_are_those_that_the_proxy_would_make_of_itself(name: str):
     target = Counting(network())
     with_proxy, by_itself = chooser(name, loss="mart", proxy=small()), chooser(name, loss="mart")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
@@ -78,9 +79,9 @@ def as_cords(kappa: float, fraction: float, epochs: int, every: int) -> list[str
     return found
 
 
-@pytest.mark.parametrize("kappa", [0.0, 0.3, 0.5, 0.75])
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 1.0])
-@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (12, 1), (40, 20), (41, 7)])
+@cases("kappa", [0.0, 0.3, 0.5, 0.75])
+@cases("fraction", [0.1, 0.3, 1.0])
+@cases(("epochs", "every"), [(1, 1), (12, 1), (40, 20), (41, 7)])
 def test_the_schedule_is_cords(kappa: float, fraction: float, epochs: int, every: int):
     strategy = fixed()
     chooser = selector(strategy, epochs, warm_start=kappa, fraction=fraction, select_every=every)
@@ -148,7 +149,7 @@ def test_every_selection_has_its_own_seed_and_the_whole_split_in_order():
     assert first.val_loader is None
 
 
-@pytest.mark.parametrize(("fraction", "budget"), [(1e-9, 1), (0.25, 10), (0.26, 10), (0.27, 11), (0.99, 40), (1.0, 40)])
+@cases(("fraction", "budget"), [(1e-9, 1), (0.25, 10), (0.26, 10), (0.27, 11), (0.99, 40), (1.0, 40)])
 def test_the_budget_is_the_rounded_fraction(fraction: float, budget: int):
     assert selector(fraction=fraction).budget == budget
 
@@ -156,7 +157,7 @@ def test_the_budget_is_the_rounded_fraction(fraction: float, budget: int):
 ROWS, ONES = list(range(10)), torch.ones(10)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("answer", "reason"),
     [
         (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.cases import cases
 from support.command_line import refused, settings
 from support.ranks import ended, said, start
 
@@ -71,7 +72,7 @@ def test_the_attack_of_carlini_and_wagner_is_in_the_report(command, tmp_path: Pa
     assert f"| CW-40-1 | 0.5 | 12 | {100 * near['accuracy']:.2f} ± " in (tmp_path / "run/report.md").read_text()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "said"),
     [
         ({"norm": "l0"}, "an l0 radius is a whole number of pixels"),

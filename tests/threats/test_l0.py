@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from support.cases import cases
 from torch import Tensor
 
 from robustcords.attacks.pgd import PGD
@@ -32,7 +33,7 @@ def changed(z: Tensor, x: Tensor) -> Tensor:
     return (z != x).any(1).flatten(1).sum(1)
 
 
-@pytest.mark.parametrize("pixels", [1, 2, 5])
+@cases("pixels", [1, 2, 5])
 def test_no_choice_of_pixels_is_nearer(pixels: int):
     x, far = points(20, (3, 2, 3))
     z = L0(epsilon=pixels).project(far, x)
@@ -46,7 +47,7 @@ def test_no_choice_of_pixels_is_nearer(pixels: int):
     assert changed(z, x).max() == pixels
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@cases("dtype", DTYPES)
 def test_images_of_every_type_are_inside(dtype: torch.dtype):
     x, far = points(20, (3, 8, 8), dtype)
     noise = Noise(0, torch.arange(20))
@@ -72,7 +73,7 @@ def test_a_step_takes_so_many_pixels_across_the_range():
     assert torch.equal(L0().ascend(x, torch.zeros_like(x), 3.0), x)
 
 
-@pytest.mark.parametrize(("steps", "step_size"), [(1, 3.0), (10, None), (40, 0.75)])
+@cases(("steps", "step_size"), [(1, 3.0), (10, None), (40, 0.75)])
 def test_pgd_finds_the_optimum_of_a_linear_model(steps: int, step_size: float | None):
     """On grey images halfway between black and white it is the pixels with the largest weights, black or white."""
     x, far = points(10, (1, 6, 6))

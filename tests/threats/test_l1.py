@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from scipy.optimize import linprog
+from support.cases import cases
 from torch import Tensor
 
 from robustcords.attacks.fgsm import FGSM
@@ -55,7 +56,7 @@ def test_the_optimum_of_a_linear_function_is_that_of_linear_programming():
         assert -found.fun == pytest.approx(highest(weight, x, 1.3)[row].item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("epsilon", [0.01, 0.3, 2.0, 8.0])
+@cases("epsilon", [0.01, 0.3, 2.0, 8.0])
 def test_nothing_in_the_ball_and_the_box_is_nearer(epsilon: float):
     """z is u projected onto a convex set where ``<u - z, v - z> <= 0`` for all v in it, so for the worst one."""
     for seed in range(5):
@@ -78,7 +79,7 @@ def test_what_is_inside_stays_and_all_of_the_box_is_inside_a_large_ball():
     assert torch.equal(L1(epsilon=0.0).project(far, x), x)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@cases("dtype", DTYPES)
 def test_images_of_every_type_are_inside_to_the_last_bit(dtype: torch.dtype):
     x, far = (each.to(dtype) for each in points(2, shape=(3, 8, 8)))
     for epsilon in (0.05, 3.0, 12.0):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 
 from robustcords.config.schema import format_radius, parse_radius
 from robustcords.errors import UserError
@@ -10,20 +11,18 @@ from robustcords.threats.l2 import L2
 from robustcords.threats.linf import Linf
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("8/255", 8 / 255), (" 1.5 / 3 ", 0.5), ("0.15", 0.15), (0.15, 0.15), ("0", 0.0)]
-)
+@cases(("text", "value"), [("8/255", 8 / 255), (" 1.5 / 3 ", 0.5), ("0.15", 0.15), (0.15, 0.15), ("0", 0.0)])
 def test_radii_are_read(text, value):
     assert ThreatModel(epsilon=text).epsilon == value
 
 
-@pytest.mark.parametrize("text", ["8/0", "abc", "-8/255", -1.0, float("inf"), float("nan"), "1e999", [1], None])
+@cases("text", ["8/0", "abc", "-8/255", -1.0, float("inf"), float("nan"), "1e999", [1], None])
 def test_bad_radii_are_refused(text):
     with pytest.raises(ValueError, match="epsilon"):
         ThreatModel(epsilon=text)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("value", "text"),
     [(8 / 255, "8/255"), (0.15, "0.15"), (16 / 255, "16/255"), (1.0, "1.0"), (0.2, "0.2"), (0.5, "0.5")],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.cases import cases
 from torch import Tensor, nn
 
 from robustcords.training.averaging import Averaging
@@ -58,8 +59,8 @@ def assert_equal(model: nn.Module, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize("start", [0.0, 0.5])
-@pytest.mark.parametrize("decay", [0.0, 0.6, 0.99])
+@cases("start", [0.0, 0.5])
+@cases("decay", [0.0, 0.6, 0.99])
 def test_ema_of_weights_and_statistics(decay: float, start: float) -> None:
     _, averaging, history = run(AveragingConfig(kind="ema", decay=decay, start=start))
     expected: dict[str, np.ndarray] = {}
@@ -124,8 +125,8 @@ def test_the_model_in_training_is_left_alone() -> None:
     assert not np.allclose(floats(averaging.model)["fc.weight"], history[-1]["fc.weight"])
 
 
-@pytest.mark.parametrize("kind", ["ema", "swa"])
-@pytest.mark.parametrize("stop", [2, 6])
+@cases("kind", ["ema", "swa"])
+@cases("stop", [2, 6])
 def test_going_on_from_a_state_is_going_on(kind: Any, stop: int) -> None:
     config = AveragingConfig(kind=kind, decay=0.8, start=0.4, warmup=True)
     _, uninterrupted, _ = run(config)
@@ -157,7 +158,7 @@ def test_defaults() -> None:
     assert TrainConfig(averaging={"kind": "swa"}).averaging == config  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@cases(
     "options",
     [
         {"kind": "mean"},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.clocks import Clock
 from support.command_line import call, settings
 from support.ranks import free_port
@@ -263,8 +264,8 @@ def test_milestones_of_a_cut_run_are_where_they_are():
     assert factors == [1, 1, 0.1, 0.1]
 
 
-@pytest.mark.parametrize("seconds", [3.0, 40.0, 100.0, 333.0])
-@pytest.mark.parametrize("left", [None, 3])
+@cases("seconds", [3.0, 40.0, 100.0, 333.0])
+@cases("left", [None, 3])
 def test_as_many_batches_fit_as_taking_them_one_by_one_shows(seconds: float, left: int | None):
     costs = Costs(step=1.0, selection=7.0, callbacks={"a": 2.0, "b": 0.5}, checkpoint=0.25)
     calendar = Calendar(

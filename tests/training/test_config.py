@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from support.cases import cases
 
 from robustcords.config.schema import Role, roles
 from robustcords.experiments.run import differences, plain
@@ -54,7 +55,7 @@ def test_the_tables_name_every_key():
     assert OTHER.keys() == TrainConfig.model_fields.keys()
 
 
-@pytest.mark.parametrize("key", OTHER)
+@cases("key", OTHER)
 def test_a_run_is_resumed_with_another_value_where_that_changes_nothing(key: str):
     text = str(OTHER[key]).lower()
     own, other = (load("digits_mart", [*USUAL, *changes]) for changes in ([], [f"train.{key}={text}"]))
@@ -63,7 +64,7 @@ def test_a_run_is_resumed_with_another_value_where_that_changes_nothing(key: str
     assert all(each.startswith(f"train.{key}") for each in refused if each != "train.epochs")
 
 
-@pytest.mark.parametrize("key", OTHER)
+@cases("key", OTHER)
 def test_runs_that_differ_in_it_are_of_two_methods_or_of_one(key: str):
     text = str(OTHER[key]).lower()
     runs = [run(), run(f"train.{key}={text}")]
@@ -79,7 +80,7 @@ def test_a_key_that_says_nothing_is_of_the_method_for_good():
     assert roles(Wider) == {**roles(TrainConfig), "added": Role("method", changeable=False)}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("key", "role"),
     {
         "data.path": Role("repetition", changeable=True),

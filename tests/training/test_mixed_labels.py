@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_run import BATCH, COUNT, THREAT, After, fitted, made_up, network, vector
 from torch import Tensor, nn
 
@@ -49,9 +50,9 @@ def attacked(model: nn.Module, loss: str, x: Tensor, shares: Tensor, start: Tens
     return adversarial.detach()
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("mixing", [CutMix(crop=1, flip=True), MixUp(alpha=0.4, probability=0.7)])
-@pytest.mark.parametrize("loss", ["sat", "trades", "standard"])
+@cases("accumulation", [1, 3])
+@cases("mixing", [CutMix(crop=1, flip=True), MixUp(alpha=0.4, probability=0.7)])
+@cases("loss", ["sat", "trades", "standard"])
 def test_a_step_is_the_papers(loss: str, mixing: Any, accumulation: int):
     train, model = in_double(), network().double()
     before = copy.deepcopy(model)

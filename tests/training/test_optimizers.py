@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.cases import cases
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -57,7 +58,7 @@ def test_defaults_of_optimisers(parameter: nn.Parameter) -> None:
     assert (adamw["lr"], tuple(adamw["betas"]), adamw["eps"], adamw["weight_decay"]) == (1e-3, (0.9, 0.999), 1e-8, 1e-2)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "options"),
     [
         ("sgd", {"lr": 0.0}),
@@ -78,7 +79,7 @@ def test_impossible_optimisers(name: str, options: dict[str, Any]) -> None:
         find("optimizer", name)(**options)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "options"),
     [
         ("constant", {"warmup": -1.0}),
@@ -118,8 +119,8 @@ def torchs_rates(make: Any, steps: int) -> list[float]:
     return rates
 
 
-@pytest.mark.parametrize("epochs", [10, 37, 100])
-@pytest.mark.parametrize("milestones", [[0.75, 0.9], [0.55, 0.7], []])
+@cases("epochs", [10, 37, 100])
+@cases("milestones", [[0.75, 0.9], [0.55, 0.7], []])
 def test_step_is_torchs_multistep(epochs: int, milestones: list[float]) -> None:
     schedule = Step(milestones=milestones, gamma=0.2)
     whole = [math.ceil(round(milestone * epochs, 6)) for milestone in milestones]
@@ -164,7 +165,7 @@ def test_one_cycle_defaults_are_torchs() -> None:
     assert [schedule.factor(epoch, 10) for epoch in (0, 3, 10)] == pytest.approx([1 / 25, 1, 1 / 25 / 1e4])
 
 
-@pytest.mark.parametrize(("share", "start"), [(0.5, 0.0), (0.4, 0.0), (0.4, 0.1)])
+@cases(("share", "start"), [(0.5, 0.0), (0.4, 0.0), (0.4, 0.1)])
 def test_cyclic_is_one_of_torchs_cycles(share: float, start: float) -> None:
     epochs, total = 4, 40
     expected = torchs_rates(
@@ -179,7 +180,7 @@ def test_cyclic_is_one_of_torchs_cycles(share: float, start: float) -> None:
     assert schedule.factor(epochs, epochs) == pytest.approx(start)
 
 
-@pytest.mark.parametrize("schedule", [Constant(warmup=2.5), Cosine(warmup=2.5), Step(warmup=2.5, milestones=[0.1])])
+@cases("schedule", [Constant(warmup=2.5), Cosine(warmup=2.5), Step(warmup=2.5, milestones=[0.1])])
 def test_warm_up_multiplies_by_a_straight_line(schedule: Schedule) -> None:
     plain = type(schedule)(**{**schedule.config.options(), "warmup": 0.0})
     for epoch in (0.025, 0.5, 1.0, 2.0, 2.4999, 2.5, 3.0, 9.0):
@@ -188,8 +189,8 @@ def test_warm_up_multiplies_by_a_straight_line(schedule: Schedule) -> None:
     assert schedule.factor(0.0, 10) == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("warmup", [0.0, 1.0, 50.0])
+@cases("name", SCHEDULES)
+@cases("warmup", [0.0, 1.0, 50.0])
 def test_factors_stay_in_range(name: str, warmup: float) -> None:
     schedule = find("schedule", name)(name=name, warmup=warmup)
     factors = [schedule.factor(step / 17, 9) for step in range(9 * 17)]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.cases import cases
 from support.small_run import COUNT, After, fitted, network, trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -86,7 +87,7 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("model", "message"),
     [
         (

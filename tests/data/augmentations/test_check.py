@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.cases import cases
 from torch import Tensor
 
 from robustcords import Augmentation, Noise
@@ -24,12 +25,12 @@ def checked(augmentation: Augmentation) -> None:
     check_augmentation(augmentation, images, torch.device("cpu"), count=4)
 
 
-@pytest.mark.parametrize("name", registry.names("augmentation"))
+@cases("name", registry.names("augmentation"))
 def test_each_one_passes(name):
     checked(registry.find("augmentation", name)())
 
 
-@pytest.mark.parametrize(
+@cases(
     ("function", "message"),
     [
         (lambda x, noise: x + noise.normal(x.shape[1:]), r"returned pixels from -\d.* to \d.*, expected \[0, 1\]"),

@@ -1,6 +1,6 @@
 import numpy as np
-import pytest
 import torch
+from support.cases import cases
 
 from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.vision import Vision
@@ -23,15 +23,15 @@ def reference(x, noise, crop, flip):
     return torch.from_numpy(np.stack(out))
 
 
-@pytest.mark.parametrize(("crop", "flip"), [(4, True), (4, False), (0, True), (1, True), (9, False), (0, False)])
-@pytest.mark.parametrize("shape", [(16, 3, 8, 8), (5, 1, 7, 4), (1, 3, 32, 32)])
+@cases(("crop", "flip"), [(4, True), (4, False), (0, True), (1, True), (9, False), (0, False)])
+@cases("shape", [(16, 3, 8, 8), (5, 1, 7, 4), (1, 3, 32, 32)])
 def test_equals_one_image_at_a_time(shape, crop, flip):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     noise = noise_for(len(x))
     assert torch.equal(CropFlip(crop=crop, flip=flip)(x, noise), reference(x, noise, crop, flip))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float64])
+@cases("dtype", [torch.uint8, torch.bfloat16, torch.float64])
 def test_keeps_dtype_and_memory_format(dtype):
     x = (torch.rand(8, 3, 10, 10, generator=torch.Generator().manual_seed(0)) * 255).to(dtype)
     expected = CropFlip(crop=2, flip=True)(x, noise_for(8))
@@ -71,7 +71,7 @@ def test_every_shift_and_both_directions_are_equally_likely():
     assert abs(mirrored - count / 2) < 5 * (count / 4) ** 0.5
 
 
-@pytest.mark.parametrize(("crop", "flip"), [(2, True), (3, False), (0, True), (0, False)])
+@cases(("crop", "flip"), [(2, True), (3, False), (0, True), (0, False)])
 def test_the_geometry_takes_pixels_there_and_back(crop, flip):
     noise, shape = noise_for(8), (8, 3, 5, 6)
     source = torch.Generator().manual_seed(0)
@@ -93,9 +93,7 @@ def test_the_geometry_takes_pixels_there_and_back(crop, flip):
     assert torch.equal(geometry[rows].undo(x[rows]), geometry.undo(x)[rows])
 
 
-@pytest.mark.parametrize(
-    ("options", "crop", "flip"), [({}, 4, False), ({"crop": 1}, 1, False), ({"flip": True}, 4, True)]
-)
+@cases(("options", "crop", "flip"), [({}, 4, False), ({"crop": 1}, 1, False), ({"flip": True}, 4, True)])
 def test_what_is_left_out_is_usual_for_the_data_set(options, crop, flip):
     config = CropFlip.resolved(CropFlip.Config(**options), Vision(name="svhn"))
     assert (config.crop, config.flip) == (crop, flip)

@@ -1,6 +1,6 @@
 import numpy as np
-import pytest
 import torch
+from support.cases import cases
 
 from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.augmentations.cutout import Cutout
@@ -9,7 +9,7 @@ from robustcords.rng import Noise, derive
 NOISE = Noise(5, torch.arange(100, 140))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 40])
+@cases("size", [1, 2, 3, 5, 40])
 def test_a_square_around_a_uniform_centre_is_painted_over_one_image_at_a_time(size):
     x = torch.rand(40, 3, 7, 5, generator=torch.Generator().manual_seed(0))
     found = Cutout(size=size, fill=0.25, crop=2, flip=True)(x, NOISE)

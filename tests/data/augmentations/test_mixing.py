@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 
 from robustcords.data.augmentations.crop_flip import CropFlip
 from robustcords.data.augmentations.cutmix import CutMix
@@ -41,8 +42,8 @@ def shares(alpha, probability, noise):
     return np.where(noise.uniform((), draw=2).numpy() < probability, drawn, 1.0)
 
 
-@pytest.mark.parametrize("alpha", QUANTILES)
-@pytest.mark.parametrize("probability", [1.0, 0.5, 0.0])
+@cases("alpha", QUANTILES)
+@cases("probability", [1.0, 0.5, 0.0])
 def test_mixup_is_the_mean_of_images_and_of_labels(alpha, probability):
     (x, partners), labels, noise = pairs()
     images, found = MixUp(alpha=alpha, probability=probability).mixed((x, partners), labels, CLASSES, noise)
@@ -53,8 +54,8 @@ def test_mixup_is_the_mean_of_images_and_of_labels(alpha, probability):
     assert (own < 1).any() == (probability > 0)
 
 
-@pytest.mark.parametrize("alpha", QUANTILES)
-@pytest.mark.parametrize("probability", [1.0, 0.5, 0.0])
+@cases("alpha", QUANTILES)
+@cases("probability", [1.0, 0.5, 0.0])
 def test_cutmix_is_a_rectangle_of_the_partner_and_its_share_of_the_label(alpha, probability):
     (x, partners), labels, noise = pairs()
     images, found = CutMix(alpha=alpha, probability=probability).mixed((x, partners), labels, CLASSES, noise)

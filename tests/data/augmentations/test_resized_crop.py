@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from support.cases import cases
 from torchvision.transforms.functional import resized_crop
 
 from robustcords.data.augmentations.resized_crop import ResizedCrop
@@ -36,16 +37,16 @@ def reference_box(size, scale, ratio, noise):
     return [(height - h) // 2, (width - w) // 2, h, w]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (24, 40), (7, 60), (60, 7)])
-@pytest.mark.parametrize(("scale", "ratio"), [([0.08, 1.0], [3 / 4, 4 / 3]), ([0.9, 1.0], [0.5, 2.0])])
+@cases("size", [(32, 32), (24, 40), (7, 60), (60, 7)])
+@cases(("scale", "ratio"), [([0.08, 1.0], [3 / 4, 4 / 3]), ([0.9, 1.0], [0.5, 2.0])])
 def test_rectangles_are_drawn_as_torchvision_draws_them(size, scale, ratio):
     boxes = ResizedCrop(scale=scale, ratio=ratio).boxes(size, NOISE)
     assert boxes.tolist() == [reference_box(size, scale, ratio, NOISE[row : row + 1]) for row in range(40)]
     assert len(boxes.unique(dim=0)) > (1 if min(size) > 7 else 0)
 
 
-@pytest.mark.parametrize(("size", "frame"), [(24, (32, 32)), (40, (32, 32)), (None, (20, 33)), (3, (30, 30))])
-@pytest.mark.parametrize("flip", [True, False])
+@cases(("size", "frame"), [(24, (32, 32)), (40, (32, 32)), (None, (20, 33)), (3, (30, 30))])
+@cases("flip", [True, False])
 def test_pixels_are_those_of_torchvisions_function_on_the_same_rectangles(size, frame, flip):
     x = torch.rand(40, 3, *frame, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     before = x.clone()
@@ -66,7 +67,7 @@ def test_all_of_a_frame_is_left_as_it_is():
     torch.testing.assert_close(ResizedCrop(scale=[1.0, 1.0], ratio=[1.0, 1.0])(x, NOISE), x, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("source", "flip", "size"),
     [
         (Vision(name="imagenette", image_size=8, resize=12), True, 8),
@@ -80,7 +81,7 @@ def test_what_is_left_out_follows_from_the_data(source, flip, size):
     assert ResizedCrop.resolved(ResizedCrop.Config(flip=not flip, size=5), source).flip is not flip
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "message"),
     [
         ({"scale": [0.5, 0.1]}, "the smallest value comes first"),

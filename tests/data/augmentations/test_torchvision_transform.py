@@ -1,5 +1,5 @@
-import pytest
 import torch
+from support.cases import cases
 from torchvision.transforms import v2
 
 from robustcords.data.augmentations.crop_flip import CropFlip
@@ -14,8 +14,8 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", OURS)
+@cases("channels", [1, 3])
+@cases("name", OURS)
 def test_it_is_torchvisions_transform_seeded_for_each_example(name, channels):
     ours, transform = OURS[name]
     pixels = torch.randint(256, (24, channels, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

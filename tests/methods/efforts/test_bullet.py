@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from torch import nn
 
 from robustcords.attacks.base import CleanLogits
@@ -122,9 +123,7 @@ def test_works_around_a_single_step_attack(problem):
     assert torch.equal(images[masks["outlier"]], x[masks["outlier"]])
 
 
-@pytest.mark.parametrize(
-    "options", [{"steps": {"robust": -1}}, {"step": {}}, {"momentum": 1.0}, {"step_size": {"boundary": "x"}}]
-)
+@cases("options", [{"steps": {"robust": -1}}, {"step": {}}, {"momentum": 1.0}, {"step_size": {"boundary": "x"}}])
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Bullet(**options)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.by_hand import gradient, projected, start, trained_by_hand, untrained, weights
+from support.cases import cases
 from support.small_run import THREAT, fitted, made_up
 from support.written import BASE, Write, message
 from torch import Tensor
@@ -34,7 +35,7 @@ def planned(effort: Curriculum, count: int, step: int = 0) -> Plan:
     return effort.plan(ATTACK, lambda: torch.zeros(count, 2), y, Moment(0, step, 0.0), Noise(7, torch.arange(count)))
 
 
-@pytest.mark.parametrize("loss", ["sat", "trades", "mart"])
+@cases("loss", ["sat", "trades", "mart"])
 def test_equals_a_training_of_mixed_batches(loss: str):
     def attacked(model: Any, batch: Any, moment: Moment) -> Tensor:
         """The batch in four parts, attacked one after the other; each part's steps go as far as the attack's four."""

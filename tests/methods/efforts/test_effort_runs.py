@@ -32,6 +32,7 @@ EFFORTS: dict[str, Any] = {
 }
 ATTACK = PGD(THREAT, steps=3, step_size=0.03)
 LOSSES = {"plateau": "sat"}  # in float32 TRADES' flat first steps are most of what a relative rise depends on
+PAPERS = ("sat", "mart", "trades")
 EVERY = pytest.mark.parametrize("effort", EFFORTS)
 
 
@@ -59,8 +60,19 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(effort: str, tmp_path
     assert [row["counts"] for row in rows] == [row["counts"] for row in again]
 
 
-@EVERY
-@pytest.mark.parametrize("loss", ["sat", "mart", "trades"])
+@pytest.mark.parametrize(
+    ("effort", "loss"),
+    [
+        *(("ramp", loss) for loss in PAPERS),
+        *((effort, "trades") for effort in EFFORTS if effort != "ramp"),
+        *(
+            pytest.param(effort, loss, marks=pytest.mark.slow)
+            for effort in EFFORTS
+            for loss in PAPERS
+            if effort != "ramp" and loss != "trades"
+        ),
+    ],
+)
 def test_accumulation_is_the_larger_batch(effort: str, loss: str):
     kind = partial(Curriculum, most=3, enough=0.01) if effort == "curriculum" else EFFORTS[effort]
     trained = []

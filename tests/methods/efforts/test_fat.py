@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.by_hand import gradient, projected, start, trained_by_hand, untrained, weights
+from support.cases import cases
 from support.small_run import THREAT
 from support.written import BASE, Write, message
 from torch import Tensor
@@ -44,7 +45,7 @@ def early_stopped(loss: str, model: Any, batch: Any, tau: int, epsilon: float) -
     return torch.cat(found), taken
 
 
-@pytest.mark.parametrize("loss", ["sat", "trades", "mart"])
+@cases("loss", ["sat", "trades", "mart"])
 def test_equals_a_training_by_algorithm_1(loss: str):
     threat, taken = THREAT.with_epsilon(0.1), []
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.by_hand import gradient, projected, start, trained_by_hand, untrained, weights
+from support.cases import cases
 from support.small_run import THREAT
 
 from robustcords.attacks.atas import ATAS
@@ -81,8 +82,8 @@ def test_steps_rise_each_for_as_many_epochs_and_go_as_far():
         Ramp(steps=5).attacks(attack)
 
 
-@pytest.mark.parametrize("attack", [partial(PGD, steps=3), FGSM], ids=["pgd", "fgsm"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@cases("attack", [partial(PGD, steps=3), FGSM])
+@cases("norm", ["linf", "l2"])
 def test_every_attack_is_one_at_the_smaller_radius(norm: str, attack: Any):
     threat = ThreatModel(norm=norm, epsilon=0.2)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 2)).double()

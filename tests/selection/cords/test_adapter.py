@@ -11,6 +11,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.command_line import call, settings
 from support.docs_pages import ROOT, commands, write_files
 from support.small_problem import Problem
@@ -141,8 +142,8 @@ def gradmatch(problem, *, linear_layer=True, selection_type="PerClass", valid=Fa
     return (*first, linear_layer, selection_type, log, valid, v1, lam, eps)
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize(
+@cases("mode", ["train", "eval"])
+@cases(
     ("name", "strategy", "arguments", "options"),
     [
         ("glister", GLISTERStrategy, glister, {"selection_type": "Supervised"}),
@@ -221,7 +222,7 @@ def test_upstreams_random_strategy_repeats_and_leaves_the_generator_alone():
     assert np.random.get_state()[1].tobytes() == before
 
 
-@pytest.mark.parametrize("selection_type", ["PerClass", "Supervised", "PerBatch"])
+@cases("selection_type", ["PerClass", "Supervised", "PerBatch"])
 def test_budgets_below_the_rounds_of_glister_end(selection_type):
     problem = Problem(SIZES, batch=8)
     options = {"greedy": "RGreedy", "selection_type": selection_type}

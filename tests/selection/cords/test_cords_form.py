@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem, factors, read
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -105,7 +106,7 @@ def test_who_asks_for_augmented_images_says_how():
     assert chosen != plain
 
 
-@pytest.mark.parametrize("method", ["RGreedy", "Stochastic", "Naive"])
+@cases("method", ["RGreedy", "Stochastic", "Naive"])
 def test_classes_keep_their_shares(method):
     gradients = factors(80, 4, 6, 2)
     labels = torch.arange(80) % 5 % 4  # 32 of class 0, 16 of each other one

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem
 from torch import nn
 
@@ -49,7 +50,7 @@ def gradmatch_arguments(problem, selection_type, linear_layer=True, loss=None, l
     )
 
 
-@pytest.mark.parametrize("selection_type", ["PerClass", "PerClassPerGradient", "PerBatch"])
+@cases("selection_type", ["PerClass", "PerClassPerGradient", "PerBatch"])
 def test_clean_cross_entropy_selects_what_cords_selects(selection_type):
     # With few rows and a small ridge CORDS neither takes a row twice nor prunes, so it fills nothing up at random.
     problem = Problem(SIZES, batch=8)
@@ -80,7 +81,7 @@ def test_the_constructor_is_cords_own_whose_eta_and_v1_choose_nothing_here():
     assert {"eta", "v1"}.isdisjoint(AdvGradMatchStrategy.Config.model_fields)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("selection_type", "linear_layer"),
     [("PerClass", True), ("PerClass", False), ("PerClassPerGradient", True), ("PerBatch", True), ("PerBatch", False)],
 )

@@ -8,6 +8,7 @@ import socket
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.several import SERVER, together
 from support.small_problem import Problem
 from torch import distributed
@@ -33,8 +34,8 @@ class HookedGlister(AdversarialGradients, GLISTERStrategy):
     """GLISTER whose validation gradients are the hook's."""
 
 
-@pytest.mark.parametrize("linear_layer", [True, False])
-@pytest.mark.parametrize("selection_type", ["Supervised", "PerClass", "PerBatch"])
+@cases("linear_layer", [True, False])
+@cases("selection_type", ["Supervised", "PerClass", "PerBatch"])
 def test_glisters_validation_gradient_is_the_hooks_too(linear_layer, selection_type):
     problem = Problem(SIZES, batch=16, validation=[16, 8, 8])
     options = {"linear_layer": linear_layer, "selection_type": selection_type, "eta": 0.3}
@@ -64,9 +65,7 @@ class Scores(AdversarialGradients, DataSelectionStrategy):
     if_convex = False
 
 
-@pytest.mark.parametrize(
-    ("selection_type", "linear_layer"), [("PerClass", True), ("PerBatch", True), ("PerClass", False)]
-)
+@cases(("selection_type", "linear_layer"), [("PerClass", True), ("PerBatch", True), ("PerClass", False)])
 def test_craigs_similarities_are_those_of_the_hook(selection_type, linear_layer):
     problem = Problem(SIZES, batch=8)
     state = problem.cords_model().state_dict()

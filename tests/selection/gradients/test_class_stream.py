@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem, factors
 
 from robustcords.config.registry import find
@@ -13,8 +14,8 @@ from robustcords.selection.gradients.matching import Matching
 LABELS = torch.tensor([2, 0, 5, 0, 2, 2, 0, 7, 0, 2, 0, 5, 0])
 
 
-@pytest.mark.parametrize("batches_at_once", [1, 2, 3, 100])
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 13, 50])
+@cases("batches_at_once", [1, 2, 3, 100])
+@cases("batch_size", [1, 2, 4, 5, 13, 50])
 def test_every_class_comes_once_and_whole(batch_size, batches_at_once):
     gradients = factors(len(LABELS), 3, 4, 2)
     asked = []

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import pytest
 import torch
+from support.cases import cases
 from support.small_problem import LOSSES, Problem, factors, read
 
 from robustcords.losses.mart import MART
@@ -24,8 +24,8 @@ def autograd_gradients(problem, loss, adversarial):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("sizes", [[20, 13], [9, 9, 9, 9, 9]])
+@cases("name", LOSSES)
+@cases("sizes", [[20, 13], [9, 9, 9, 9, 9]])
 def test_factors_are_the_gradients_that_autograd_finds_at_the_adversarial_examples(name, sizes):
     problem = Problem(sizes)
     loss, context = LOSSES[name](), problem.context()
@@ -120,8 +120,8 @@ def test_a_loss_without_an_adversarial_pass_makes_no_attack():
     assert len(found) == 20
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("count", "classes", "width", "terms"), [(7, 2, 1, 1), (40, 10, 16, 2), (33, 3, 50, 1)])
+@cases("dtype", [torch.float64, torch.float32])
+@cases(("count", "classes", "width", "terms"), [(7, 2, 1, 1), (40, 10, 16, 2), (33, 3, 50, 1)])
 def test_products_of_factors_are_products_of_dense_rows(count, classes, width, terms, dtype):
     exact = factors(count, classes, width, terms)
     cast = [tuple(part.to(dtype) for part in group) for group in (exact.deltas, exact.features)]

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem, network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,8 +46,8 @@ def check(name: str, context: SelectionContext, **options: object) -> None:
     strategy.check(strategy.Config(name=name, **options), context)
 
 
-@pytest.mark.parametrize("name", ["adv-gradmatch", "adv-glister", "gradmatch", "glister", GRADMATCH])
-@pytest.mark.parametrize("how", ["temperature", "zero head"])
+@cases("name", ["adv-gradmatch", "adv-glister", "gradmatch", "glister", GRADMATCH])
+@cases("how", ["temperature", "zero head"])
 def test_what_follows_the_head_and_does_nothing_yet_is_refused(name: str, how: str) -> None:
     model = Followed(how)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -55,7 +56,7 @@ def test_what_follows_the_head_and_does_nothing_yet_is_refused(name: str, how: s
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["gradmatch", "glister", GRADMATCH])
+@cases("name", ["gradmatch", "glister", GRADMATCH])
 def test_dropout_of_logits_is_refused_where_the_model_selects_in_train_mode(name: str) -> None:
     check(name, context(Followed("dropout")), model_mode="eval")
     check("adv-gradmatch", context(Followed("dropout")))
@@ -63,7 +64,7 @@ def test_dropout_of_logits_is_refused_where_the_model_selects_in_train_mode(name
         check(name, context(Followed("dropout")), model_mode="train")
 
 
-@pytest.mark.parametrize("name", ["adv-gradmatch", "gradmatch", GRADMATCH])
+@cases("name", ["adv-gradmatch", "gradmatch", GRADMATCH])
 def test_a_check_leaves_no_trace_in_the_model_or_the_random_state(name: str) -> None:
     model = Followed("none").eval()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem, images
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
@@ -88,8 +89,8 @@ def test_labels_are_read_of_the_loaders_rows_and_only_where_nothing_says_them():
     assert dataset.read == rows
 
 
-@pytest.mark.parametrize("strategy", [AdvGradMatchStrategy, AdvGLISTERStrategy])
-@pytest.mark.parametrize("granularity", ["per_class", "per_batch", "full"])
+@cases("strategy", [AdvGradMatchStrategy, AdvGLISTERStrategy])
+@cases("granularity", ["per_class", "per_batch", "full"])
 def test_both_ways_lead_to_the_same_selection(strategy, granularity):
     problem = Problem(SIZES, batch=4)
     config = strategy.Config(granularity=granularity)

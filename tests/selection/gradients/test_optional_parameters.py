@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import LOSSES, Problem, read
 from torch import nn
 from torch.nn import functional as F
@@ -78,8 +79,8 @@ def pass_over(problem, loss, which="train"):
     return adversarial_pass(problem.model, *read(loader), loss, None, seed=0, num_classes=len(SIZES), device="cpu")
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *EXTRA])
-@pytest.mark.parametrize("layer", LAYERS)
+@cases("name", [*LOSSES, *EXTRA])
+@cases("layer", LAYERS)
 def test_all_that_is_computed_of_factors_is_of_the_trained_parameters(layer, name):
     problem, loss = problem_of(layer), {**LOSSES, **EXTRA}[name]()
     exact = by_autograd(problem, loss, problem.train.images, problem.train.labels)
@@ -116,7 +117,7 @@ def gram_matrix_of(gradients):
     return out
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@cases("layer", LAYERS)
 def test_the_look_ahead_of_glister_steps_the_trained_parameters(layer):
     problem, loss = problem_of(layer), SAT()
     head = problem.model.eval()[-1]
@@ -146,7 +147,7 @@ class Scores(AdversarialGradients, DataSelectionStrategy):
     selection_type = "PerClass"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@cases("layer", LAYERS)
 def test_cords_code_behind_the_hook_gets_them_too(layer):
     problem, loss = problem_of(layer), SAT()
     arguments = (problem.train_loader, problem.val_loader, problem.cords_model())
@@ -165,8 +166,8 @@ def test_cords_code_behind_the_hook_gets_them_too(layer):
     torch.testing.assert_close(glister.grads_val_curr[:, 0], validation.mean(dim=0))
 
 
-@pytest.mark.parametrize("name", ["adv-glister", "adv-gradmatch", "adv-craig", "loss", "el2n", "gradmatch"])
-@pytest.mark.parametrize("layer", LAYERS)
+@cases("name", ["adv-glister", "adv-gradmatch", "adv-craig", "loss", "el2n", "gradmatch"])
+@cases("layer", LAYERS)
 def test_every_strategy_on_gradients_selects_by_them(layer, name):
     problem = problem_of(layer)
     strategy = find("selector", name)
@@ -200,7 +201,7 @@ def AdvGradMatchOf(strategy, context, **options):  # noqa: N802 -- stands for a 
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "layer", "options", "message"),
     [
         ("adv-glister", "no bias", {"linear_layer": False}, "has no bias, of which selector.linear_layer = false"),

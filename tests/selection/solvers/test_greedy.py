@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem, factors
 from torch import nn
 
@@ -145,8 +146,8 @@ def test_following_the_logits_picks_what_computing_them_anew_does(terms):
     assert found.tolist() == plain_stochastic(gradients, validation, 20, 0.3, source())
 
 
-@pytest.mark.parametrize("linear_layer", [True, False])
-@pytest.mark.parametrize("granularity", ["full", "per_class"])
+@cases("linear_layer", [True, False])
+@cases("granularity", ["full", "per_class"])
 def test_eta_lr_is_cords_scale(granularity, linear_layer):
     problem = Problem(SIZES)
     config = {"granularity": granularity, "greedy": "RGreedy", "r": 3, "linear_layer": linear_layer}
@@ -161,7 +162,7 @@ def test_eta_lr_is_cords_scale(granularity, linear_layer):
         AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(), problem.context(lr=None))
 
 
-@pytest.mark.parametrize("granularity", ["full", "per_class", "per_batch"])
+@cases("granularity", ["full", "per_class", "per_batch"])
 def test_the_hard_tail_is_left_out_before_choosing(granularity):
     problem = Problem([40, 40], batch=8)
     config = AdvGLISTERStrategy.Config(hard_tail=0.4, granularity=granularity)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 from scipy.optimize import nnls
+from support.cases import cases
 from support.small_problem import factors
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,8 +42,8 @@ def mean_gradient(beside: LastLayerGradients, step: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize(("method", "rounds", "sizes"), [("Naive", 15, [1] * 8), ("RGreedy", 3, [3, 3, 2])])
+@cases("normalise", [True, False])
+@cases(("method", "rounds", "sizes"), [("Naive", 15, [1] * 8), ("RGreedy", 3, [3, 3, 2])])
 def test_the_greedy_choice_takes_the_largest_gains_again_and_again(method, rounds, sizes, normalise):
     gradients, beside, eta = factors(40, CLASSES, WIDTH, 2), validation(), 0.7
     dense, chosen = gradients.dense(), []
@@ -71,7 +71,7 @@ def test_stochastic_draws_from_the_generator_alone():
     assert len(first.unique()) == 12
 
 
-@pytest.mark.parametrize("method", ["Naive", "RGreedy", "Stochastic"])
+@cases("method", ["Naive", "RGreedy", "Stochastic"])
 def test_class_shares_hold_for_every_method(method):
     labels = torch.tensor([0] * 20 + [1] * 12 + [2] * 8)
     gradients = replace(factors(40, CLASSES, WIDTH, 1), labels=labels)
@@ -79,8 +79,8 @@ def test_class_shares_hold_for_every_method(method):
     assert labels[rows].bincount().tolist() == [5, 3, 2]
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.5])
-@pytest.mark.parametrize("beside", [None, validation()])
+@cases("lam", [0.0, 0.5])
+@cases("beside", [None, validation()])
 def test_the_pursuit_weighs_what_it_holds_by_least_squares(beside, lam):
     gradients = factors(30, CLASSES, WIDTH, 2)
     dense = gradients.dense()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 
 from robustcords.selection.solvers.systematic import drawn_by_size, inclusion_probabilities, systematic_sample
 
@@ -25,7 +26,7 @@ def by_bisection(sizes: np.ndarray, budget: int) -> np.ndarray:
     return np.minimum(1, high * sizes)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@cases("name", SIZES)
 def test_probabilities_are_by_size_at_most_1_and_add_up(name: str):
     sizes = SIZES[name].double()
     for budget in range(1, len(sizes) + 1):
@@ -34,8 +35,8 @@ def test_probabilities_are_by_size_at_most_1_and_add_up(name: str):
         assert found.sum() == pytest.approx(budget, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("budget", [1, 3, 4])
+@cases("name", SIZES)
+@cases("budget", [1, 3, 4])
 def test_weighted_sums_are_unbiased_over_all_starts(name: str, budget: int):
     """What is chosen changes only where a start passes the end of an interval, so the mean over starts is a sum."""
     probabilities = inclusion_probabilities(SIZES[name], budget)

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem, factors
 
 from robustcords.config.registry import find
@@ -59,7 +60,7 @@ def check_greedy(kernel, rows, sizes):
 SHAPES = [(60, 3, 5, 1), (80, 10, 16, 2), (50, 4, 1, 2)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@cases("shape", SHAPES)
 def test_similarity_from_factors_is_that_of_gradients_written_out(shape):
     gradients = factors(*shape)
     expected = reference_similarity(gradients.dense())
@@ -106,9 +107,9 @@ def test_similarity_is_that_of_cords_before_it_squares(cords_craig, linear_layer
     assert np.square(found.max() - found) == pytest.approx(theirs.const - theirs.dist_mat, abs=1e-5 * theirs.const)
 
 
-@pytest.mark.parametrize("optimizer", ["LazyGreedy", "NaiveGreedy"])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("budget", [1, 7, 25])
+@cases("optimizer", ["LazyGreedy", "NaiveGreedy"])
+@cases("shape", SHAPES)
+@cases("budget", [1, 7, 25])
 def test_picks_and_clusters_are_those_of_plain_greedy(shape, budget, optimizer):
     gradients = factors(*shape, seed=budget)
     kernel = similarity(gradients)
@@ -118,7 +119,7 @@ def test_picks_and_clusters_are_those_of_plain_greedy(shape, budget, optimizer):
     assert decided >= 0.5 * budget
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@cases("optimizer", OPTIMIZERS)
 def test_no_worse_than_the_greedy_bound(optimizer):
     for seed in range(5):
         kernel = similarity(factors(12, 4, 6, 2, seed=seed))
@@ -131,8 +132,8 @@ def test_no_worse_than_the_greedy_bound(optimizer):
         assert (1 - 1 / np.e) * best <= found <= best * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("distinct", [1, 4, 14])
+@cases("optimizer", OPTIMIZERS)
+@cases("distinct", [1, 4, 14])
 def test_every_budget_of_small_groups_and_of_equal_gradients(optimizer, distinct):
     for size in (1, 2, 3, 7, 14):
         gradients = factors(14, 3, 4, 2).rows(torch.arange(size) % distinct)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
+from support.cases import cases
 from torch import nn
 
 from robustcords.attacks.pgd import PGD
@@ -25,7 +26,7 @@ def selector(size: int, fraction: float, seed: int = 0) -> SubsetSelector:
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
 
 
-@pytest.mark.parametrize(("size", "fraction"), [(20, 0.3), (20, 0.5), (21, 0.4), (7, 0.9), (10, 1.0), (9, 0.12)])
+@cases(("size", "fraction"), [(20, 0.3), (20, 0.5), (21, 0.4), (7, 0.9), (10, 1.0), (9, 0.12)])
 def test_no_image_comes_again_before_all_have_come(size: int, fraction: float):
     chosen = selector(size, fraction)
     budget = chosen.budget
@@ -50,7 +51,7 @@ def test_another_epoch_and_another_seed_have_others():
     assert rows[0] != other.subset(0, MODEL).indices.tolist()
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+@cases("stop", [1, 3, 4, 7])
 def test_a_resumed_run_draws_what_the_uninterrupted_one_does(stop: int):
     whole = selector(20, 0.3)
     expected = [whole.subset(epoch, MODEL).indices.tolist() for epoch in range(10)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem
 from torch import nn
 
@@ -36,7 +37,7 @@ def select(losses: torch.Tensor = LOSSES, *, seed: int = 0, progress: float = 0.
     return np.array(rows), weights.numpy()
 
 
-@pytest.mark.parametrize("prune", [0.0, 0.3, 0.5, 0.9])
+@cases("prune", [0.0, 0.3, 0.5, 0.9])
 def test_only_what_is_below_the_mean_is_left_out_and_what_is_kept_of_it_counts_more(prune: float):
     rows, weights = select(prune=prune)
     learned = np.flatnonzero(LOSSES.double().numpy() < LOSSES.double().numpy().mean())
@@ -58,7 +59,7 @@ def test_the_expected_weight_of_every_example_is_1():
     assert abs(total.mean() / draws - 1) < 4 * (draws * COUNT) ** -0.5
 
 
-@pytest.mark.parametrize(("progress", "everything"), [(0.0, False), (0.874, False), (0.875, True), (0.99, True)])
+@cases(("progress", "everything"), [(0.0, False), (0.874, False), (0.875, True), (0.99, True)])
 def test_the_last_eighth_of_the_epochs_trains_on_everything(progress: float, everything: bool):
     rows, weights = select(progress=progress)
     assert (len(rows) == COUNT) == everything

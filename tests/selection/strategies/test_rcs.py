@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import Problem
 from torch import nn
 from torch.nn import functional as F
@@ -65,7 +66,7 @@ def written_out(problem: Problem, context: Any, budget: int, window: int) -> lis
     return chosen
 
 
-@pytest.mark.parametrize(("budget", "window"), [(24, 100), (30, 4), (13, 3)])
+@cases(("budget", "window"), [(24, 100), (30, 4), (13, 3)])
 def test_picks_are_those_of_the_algorithm_written_out(budget: int, window: int):
     problem = Problem([30, 24, 12], batch=8)
     context = problem.context(lr=RATE)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import LOSSES, Problem, factors
 
 from robustcords.config.registry import find
@@ -43,7 +44,7 @@ def numpy_logits(strategy):
     return [z.double().numpy() for z in strategy.gradients.logits], strategy.gradients.labels.numpy()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@cases("loss", LOSSES)
 def test_el2n_is_at_adversarial_logits(loss):
     problem = Problem([20, 15, 10])
     strategy = built(problem, "el2n", context=problem.context(loss=LOSSES[loss]()), granularity="full")
@@ -97,13 +98,13 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("keep", KEPT)
+@cases("keep", KEPT)
 def test_orders_known_by_hand(keep):
     scores, expected = KEPT[keep]
     assert ranked(torch.tensor(scores), keep).tolist() == expected
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 31])
+@cases("size", [1, 2, 7, 8, 31])
 def test_the_middle_is_the_ranks_around_the_median(size):
     scores = torch.randn(size, generator=torch.Generator().manual_seed(size))
     by_rank = scores.argsort()
@@ -119,8 +120,8 @@ def test_of_equal_scores_the_first_is_kept(keep):
     assert ranked(torch.zeros(5), "middle").tolist() == [2, 1, 3, 0, 4]
 
 
-@pytest.mark.parametrize("keep", KEPT)
-@pytest.mark.parametrize("name", SCORED)
+@cases("keep", KEPT)
+@cases("name", SCORED)
 def test_classes_are_ranked_one_by_one_whatever_the_output(name, keep):
     problem = Problem([21, 14, 7])
     strategy = built(problem, name, keep=keep)
@@ -136,8 +137,8 @@ def test_classes_are_ranked_one_by_one_whatever_the_output(name, keep):
     assert per_gradient.select(18, problem.model.state_dict())[0] == rows
 
 
-@pytest.mark.parametrize("keep", KEPT)
-@pytest.mark.parametrize("name", SCORED)
+@cases("keep", KEPT)
+@cases("name", SCORED)
 def test_batches_are_ranked_by_their_mean_score(name, keep):
     problem = Problem([31, 28], batch=8)  # seven batches of 8 and one of 3
     strategy = built(problem, name, keep=keep, granularity="per_batch")

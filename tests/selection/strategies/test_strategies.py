@@ -9,6 +9,7 @@ import numpy as np
 import pydantic
 import pytest
 import torch
+from support.cases import cases
 from support.small_problem import LOSSES, Problem
 
 from robustcords.attacks.pgd import PGD
@@ -53,25 +54,25 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("name", CHOOSING)
+@cases("odd", ODD)
+@cases("granularity", GRANULARITIES)
+@cases("name", CHOOSING)
 def test_exactly_the_budget_at_every_granularity(name, granularity, odd):
     sizes, budget = ODD[odd]
     problem = Problem(sizes)
     check(problem, select(problem, name, budget, granularity=granularity), budget)
 
 
-@pytest.mark.parametrize("greedy", ["RGreedy", "Stochastic", "Naive"])
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("name", ["adv-glister", "glister"])
-@pytest.mark.parametrize("budget", [7, 50])
+@cases("greedy", ["RGreedy", "Stochastic", "Naive"])
+@cases("granularity", GRANULARITIES)
+@cases("name", ["adv-glister", "glister"])
+@cases("budget", [7, 50])
 def test_every_greedy_form_keeps_the_budget(name, granularity, greedy, budget):
     problem = Problem([31, 17, 5])
     check(problem, select(problem, name, budget, granularity=granularity, greedy=greedy, r=15), budget)
 
 
-@pytest.mark.parametrize("name", CHOOSING)
+@cases("name", CHOOSING)
 def test_the_whole_budget_is_all_the_data_with_weight_1(name):
     problem = Problem([12, 9])
     rows, weights = select(problem, name, 21)
@@ -79,15 +80,15 @@ def test_the_whole_budget_is_all_the_data_with_weight_1(name):
     assert torch.equal(weights, torch.ones(21))
 
 
-@pytest.mark.parametrize("budget", [0, 22])
-@pytest.mark.parametrize("name", CHOOSING)
+@cases("budget", [0, 22])
+@cases("name", CHOOSING)
 def test_an_impossible_budget_is_refused(name, budget):
     with pytest.raises(UserError, match="1 to 21 can be selected"):
         select(Problem([12, 9]), name, budget)
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("name", CHOOSING)
+@cases("granularity", GRANULARITIES)
+@cases("name", CHOOSING)
 def test_reproducible_and_without_a_trace(name, granularity):
     problem = Problem([31, 17, 12])
     problem.model.train()
@@ -110,8 +111,8 @@ def test_reproducible_and_without_a_trace(name, granularity):
     assert problem.model[-2].training
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", ["adv-glister", "adv-gradmatch"])
+@cases("loss", LOSSES)
+@cases("name", ["adv-glister", "adv-gradmatch"])
 def test_adversarial_selections_differ_from_clean_and_random_ones(name, loss):
     problem = Problem([40, 40])
     adversarial = select(problem, name, 24, context=problem.context(loss=LOSSES[loss]()))[0]
@@ -121,15 +122,15 @@ def test_adversarial_selections_differ_from_clean_and_random_ones(name, loss):
     assert set(adversarial) != set(drawn)
 
 
-@pytest.mark.parametrize("name", ["adv-glister", "adv-gradmatch", "random"])
-@pytest.mark.parametrize("granularity", ["per_class", "per_gradient"])
+@cases("name", ["adv-glister", "adv-gradmatch", "random"])
+@cases("granularity", ["per_class", "per_gradient"])
 def test_classes_keep_their_shares(name, granularity):
     problem = Problem([40, 20, 10])
     rows, _ = select(problem, name, 21, granularity=granularity)
     assert problem.train.labels[rows].bincount().tolist() == [12, 6, 3]
 
 
-@pytest.mark.parametrize("name", ["adv-glister", "adv-gradmatch", "random"])
+@cases("name", ["adv-glister", "adv-gradmatch", "random"])
 def test_per_batch_takes_whole_batches_and_cuts_the_last(name):
     problem = Problem([31, 22])  # batches of 16, 16, 16 and 5
     rows, _ = select(problem, name, 20, granularity="per_batch")
@@ -153,7 +154,7 @@ def test_random_draws_anew_for_every_seed_and_never_runs_the_model():
     assert set(first) != set(second)
 
 
-@pytest.mark.parametrize("name", ["random", "glister", "gradmatch"])
+@cases("name", ["random", "glister", "gradmatch"])
 def test_options_of_an_attack_are_refused_where_there_is_none(name):
     with pytest.raises(pydantic.ValidationError, match="attack_steps"):
         find("selector", name).Config(attack_steps=1)
@@ -233,7 +234,7 @@ class LargestNorm(AdversarialStrategy):
         return rows, torch.ones(budget)
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@cases("granularity", GRANULARITIES)
 def test_a_strategy_of_ones_own_writes_pick_alone(granularity):
     problem = Problem([31, 17, 5])
     config = LargestNorm.Config(name="mine", granularity=granularity)
@@ -259,7 +260,7 @@ class Broken(AdversarialStrategy):
         return self.answers[self.config.name]
 
 
-@pytest.mark.parametrize("what", Broken.answers)
+@cases("what", Broken.answers)
 def test_what_pick_returns_is_looked_at(what):
     config = Broken.Config(name=what, granularity="full")
     problem = Problem([12, 9])
@@ -287,7 +288,7 @@ def test_every_registered_strategy_has_a_config_and_its_name():
             strategy.Config(fraction=0.0)
 
 
-@pytest.mark.parametrize("sizes", [[1], [5, 5, 5], [1, 2, 4, 100], [0, 3, 0, 7]])
+@cases("sizes", [[1], [5, 5, 5], [1, 2, 4, 100], [0, 3, 0, 7]])
 def test_shares_add_up_and_fit(sizes):
     for budget in range(sum(sizes) + 1):
         shares = apportion(sizes, budget)
