@@ -159,7 +159,7 @@ def survey(prefix: str, answers: Answers, most: float, *, everything: bool) -> s
     library = LIBRARIES[prefix]
     available = library.available()
     size_of = {
-        each: answers.get(f"{prefix}:{each}", "millions", lambda n=each: millions(library, n)) for each in available
+        each: answers.get(f"{prefix}:{each}", "millions", partial(millions, library, each)) for each in available
     }
     names = sorted(available, key=lambda name: (size_of[name], name))
     if not everything:
