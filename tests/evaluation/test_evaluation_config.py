@@ -32,7 +32,7 @@ def test_false_leaves_an_attack_out_and_is_written_back():
 @cases(
     ("table", "message"),
     [
-        ({"pgd": True}, "a table of options, or false"),
+        ({"pgd": True}, "valid dictionary"),
         ({"pgd": {"steps": 0}}, "greater than or equal to 1"),
         ({"pgd": {"steps": "abc"}}, "valid integer"),
         ({"pgd": {"epsilons": []}}, "at least 1 item"),

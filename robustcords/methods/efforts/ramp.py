@@ -37,9 +37,9 @@ class Ramp(Effort):
         Attributes:
             start: share of the radius at which the ramp starts; the first epoch has slightly more.
             until: share of the epochs after which the radius is the full one.
-            steps: number of attack steps at the beginning, at most that of the attack, to which it rises until
-                ``until``. Each number lasts equally many epochs, and the total step length is always that of the
-                attack. Left out, the number of the attack throughout.
+            steps: number of attack steps at the beginning, at most that of the attack, to which it rises over the share
+                ``until`` of the run; left out, that of the attack throughout. Each number lasts equally many epochs,
+                and the total step length is always that of the attack.
         """
 
         name: str = "ramp"

@@ -39,9 +39,9 @@ class UpstreamConfig(StrategyConfig):
     """Options of CORDS' own strategies.
 
     Attributes:
-        model_mode: mode of the model in a selection. CORDS selects in ``"train"``: BatchNorm normalises with the
-            statistics of each batch, and dropout is active. Where a strategy of this package stands in for that of
-            CORDS, it uses ``"eval"``, with a warning. BatchNorm's running statistics are not changed.
+        model_mode: mode of the model in a selection: ``"train"``, as in CORDS, where BatchNorm normalises with the
+            statistics of each batch and dropout is active, or ``"eval"``. A strategy of this package that stands in for
+            that of CORDS uses ``"eval"`` in any case, with a warning. BatchNorm's running statistics are not changed.
     """
 
     model_mode: Literal["train", "eval"] = "train"
