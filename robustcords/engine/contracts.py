@@ -48,32 +48,6 @@ def candidates(attack: object, value: Any, x: Tensor) -> Tensor:
     return numbers(f"attack {title(attack)}", value, x.shape, x.dtype)
 
 
-def plan(effort: object, value: Any, count: int) -> Any:
-    """Returns an effort's `robustcords.methods.efforts.base.Plan` after checking it.
-
-    Args:
-        effort: for its name.
-        value: what its ``plan`` returned.
-        count: B, the batch size.
-
-    Raises:
-        UserError: steps are not whole numbers (B,), or step sizes or kinds are invalid.
-    """
-    name = f"effort {title(effort)}"
-    if not all(hasattr(value, part) for part in ("steps", "step_size", "kinds", "patience", "rise", "epsilon")):
-        raise UserError(f"{name} planned {kind_of(value)}, expected a Plan")
-    _whole(f"{name} planned steps", value.steps, count)
-    if value.step_size is not None:
-        sizes = numbers(f"{name}: step_size", value.step_size, torch.Size([count]))
-        if not bool((sizes.isfinite() & (sizes >= 0)).all()):
-            raise UserError(f"{name} planned step sizes that are negative or not finite")
-    if value.patience is not None:
-        _whole(f"{name} planned patience", value.patience, count)
-    if value.kinds is not None:
-        _whole(f"{name} planned kinds", value.kinds.index, count, len(value.kinds.names))
-    return value
-
-
 def in_range(attack: object, images: Tensor) -> None:
     """Checks an attack's images (B, C, H, W), as an attack may override ``__call__`` and so bypass the projection.
 
@@ -208,7 +182,7 @@ def differentiable(source: str, value: Tensor, logits: Sequence[Tensor]) -> Tens
     return value
 
 
-def _whole(what: str, value: Any, count: int, below: int | None = None) -> None:
+def whole(what: str, value: Any, count: int, below: int | None = None) -> None:
     """Checks that a value is a tensor of whole numbers (count,) in [0, below).
 
     Raises:

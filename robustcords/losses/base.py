@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -13,12 +13,21 @@ from torch.nn import functional as F
 
 from robustcords.config.requirements import HARD_LABELS
 from robustcords.config.schema import Component, ComponentConfig
+from robustcords.engine import contracts
 from robustcords.engine.precision import full_precision
-from robustcords.losses.check import check_declared
+from robustcords.errors import UserError, nearest
 from robustcords.losses.context import LossContext, Moment
 from robustcords.losses.objective import Objective, cross_entropy_of
 
 View = Literal["clean", "adversarial"]
+
+_BEFORE = {
+    "__call__": "from_logits(logits, y), with logits by the name of their view",
+    "passes": "views",
+    "anchored": "relative_to_clean",
+    "start": "the start of the Objective that objective(y, clean) returns",
+}
+"""What 0.1 asked a loss for, and would now be passed over in silence: a subclass would train as its base does."""
 
 
 class LossConfig(ComponentConfig):
@@ -120,3 +129,27 @@ class Loss(Component, ABC):
         """Returns (B,) cross-entropy in float32, with the loss's label smoothing."""
         smoothing = self.config.label_smoothing
         return F.cross_entropy(full_precision(logits), y, reduction="none", label_smoothing=smoothing)
+
+
+def check_declared(loss: Loss) -> None:
+    """Checks a loss's `views`, `relative_to_clean` and `batchwise`.
+
+    Raises:
+        UserError: one has an invalid value, or the class has a member of the interface of 0.1.
+    """
+    source = f"loss {contracts.title(loss)}"
+    kinds = [kind for kind in type(loss).__mro__ if issubclass(kind, Loss)]
+    for name, now in _BEFORE.items():
+        if any(name in vars(kind) for kind in kinds):
+            raise UserError(f"{source}: {name} means nothing since 0.2; it is {now}")
+    views, allowed = loss.views, get_args(View)
+    if not isinstance(views, tuple | list) or not views:
+        raise UserError(f'{source}: views = {views!r}, expected ("clean",), ("adversarial",) or both')
+    for name in views:
+        if name not in allowed:
+            raise UserError(f"{source}: views = {views!r}: no view is called {name!r}{nearest(str(name), allowed)}")
+    if len(set(views)) < len(views):
+        raise UserError(f"{source}: views = {views!r}: each at most once")
+    for name in ("relative_to_clean", "batchwise"):
+        if not isinstance(value := getattr(loss, name), bool):
+            raise UserError(f"{source}: {name} = {value!r}, expected True or False")

@@ -1,11 +1,10 @@
-"""Checks of a loss before a run: its declarations, and whether examples are independent."""
+"""Checks of a loss: before a run, whether examples are independent; at every call, what it returns."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,50 +13,14 @@ from robustcords.config.requirements import HARD_LABELS
 from robustcords.config.schema import Component
 from robustcords.engine import contracts
 from robustcords.engine.modes import evaluation_mode
-from robustcords.errors import UserError, kind_of, nearest
+from robustcords.errors import UserError, kind_of
+from robustcords.losses.base import Loss, check_declared
 from robustcords.losses.context import Moment
 from robustcords.losses.objective import Objective, classes_of
 from robustcords.rng import generator
 
-if TYPE_CHECKING:  # these modules use this one
-    from robustcords.losses.base import Loss
-
 EXAMPLES = 3
 """How many images a loss is tried on."""
-
-_BEFORE = {
-    "__call__": "from_logits(logits, y), with logits by the name of their view",
-    "passes": "views",
-    "anchored": "relative_to_clean",
-    "start": "the start of the Objective that objective(y, clean) returns",
-}
-"""What 0.1 asked a loss for, and would now be passed over in silence: a subclass would train as its base does."""
-
-
-def check_declared(loss: Loss) -> None:
-    """Checks a loss's `views`, `relative_to_clean` and `batchwise`.
-
-    Raises:
-        UserError: one has an invalid value, or the class has a member of the interface of 0.1.
-    """
-    from robustcords.losses.base import Loss, View
-
-    source = f"loss {contracts.title(loss)}"
-    kinds = [kind for kind in type(loss).__mro__ if issubclass(kind, Loss)]
-    for name, now in _BEFORE.items():
-        if any(name in vars(kind) for kind in kinds):
-            raise UserError(f"{source}: {name} means nothing since 0.2; it is {now}")
-    views, allowed = loss.views, get_args(View)
-    if not isinstance(views, tuple | list) or not views:
-        raise UserError(f'{source}: views = {views!r}, expected ("clean",), ("adversarial",) or both')
-    for name in views:
-        if name not in allowed:
-            raise UserError(f"{source}: views = {views!r}: no view is called {name!r}{nearest(str(name), allowed)}")
-    if len(set(views)) < len(views):
-        raise UserError(f"{source}: views = {views!r}: each at most once")
-    for name in ("relative_to_clean", "batchwise"):
-        if not isinstance(value := getattr(loss, name), bool):
-            raise UserError(f"{source}: {name} = {value!r}, expected True or False")
 
 
 def check_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:

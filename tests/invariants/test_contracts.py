@@ -124,29 +124,39 @@ class Plans(Uniform):
 @cases(
     ("planned", "message"),
     [
-        (torch.ones, " a Tensor, expected a Plan"),
-        (lambda count: Plan([1] * count), r" steps: a list, expected a tensor of shape \(\d+,\)"),
-        (lambda count: Plan(torch.ones(count)), r" steps: torch\.float32 of shape \(\d+,\), expected torch\.int64"),
+        (torch.ones, ": plan returned a Tensor, expected a Plan"),
+        (lambda count: Plan([1] * count), r" planned steps: a list, expected a tensor of shape \(\d+,\)"),
+        (
+            lambda count: Plan(torch.ones(count)),
+            r" planned steps: torch\.float32 of shape \(\d+,\), expected torch\.int64",
+        ),
         (
             lambda count: Plan(torch.tensor(3)),
-            r" steps: torch\.int64 of shape \(\), expected torch\.int64 of shape \(\d+,\)",
+            r" planned steps: torch\.int64 of shape \(\), expected torch\.int64 of shape \(\d+,\)",
         ),
-        (lambda count: Plan(torch.arange(count) - 2), " steps from -2 to .*, expected whole numbers >= 0"),
-        (lambda count: Plan(torch.ones(count).long(), torch.full((count,), -0.1)), " step sizes that are negative"),
-        (lambda count: Plan(torch.ones(count).long(), torch.full((count,), torch.nan)), " step sizes .* not finite"),
+        (lambda count: Plan(torch.arange(count) - 2), " planned steps from -2 to .*, expected whole numbers >= 0"),
+        (
+            lambda count: Plan(torch.ones(count).long(), torch.full((count,), -0.1)),
+            " planned step sizes that are negative",
+        ),
+        (
+            lambda count: Plan(torch.ones(count).long(), torch.full((count,), torch.nan)),
+            " planned step sizes .* not finite",
+        ),
         (
             lambda count: Plan(torch.ones(count).long(), None, Kinds(("a", "b"), torch.arange(count))),
-            " kinds from 0 to .*, expected whole numbers >= 0 and < 2",
+            " planned kinds from 0 to .*, expected whole numbers >= 0 and < 2",
         ),
         (
             lambda count: Plan(torch.full((count,), 10**6)),
-            r" steps = 1000000 for attack robustcords\.attacks\.pgd:PGD: input should be less than or equal to 10000",
+            r" planned steps = 1000000 for attack robustcords\.attacks\.pgd:PGD: input should be less than or equal"
+            " to 10000",
         ),
     ],
 )
 def test_an_effort_plans_steps_for_every_example(planned: Any, message: str):
     kind = type("Made", (Plans,), {"planned": staticmethod(planned), "__module__": __name__})
-    with pytest.raises(UserError, match=f"^effort test_contracts:Made planned{message}"):
+    with pytest.raises(UserError, match=f"^effort test_contracts:Made{message}"):
         fitted(effort=kind)
 
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from robustcords.attacks.base import Attack
 from robustcords.config.requirements import HARD_LABELS, ONE_RADIUS, STEPS_TO_VARY
 from robustcords.config.schema import Component, ComponentConfig, Stateful
+from robustcords.engine import contracts
+from robustcords.errors import UserError
 from robustcords.losses.context import Moment
 from robustcords.rng import Noise
 
@@ -60,6 +63,26 @@ class Plan:
     patience: Tensor | None = None
     rise: float | None = None
     epsilon: float | None = None
+
+    def check(self, source: str, count: int) -> None:
+        """Checks the values for a batch.
+
+        Args:
+            source: name of what planned, for messages.
+            count: B, the batch size.
+
+        Raises:
+            UserError: steps are not whole numbers (B,), or step sizes or kinds are invalid.
+        """
+        contracts.whole(f"{source} planned steps", self.steps, count)
+        if self.step_size is not None:
+            sizes = contracts.numbers(f"{source}: step_size", self.step_size, torch.Size([count]))
+            if not bool((sizes.isfinite() & (sizes >= 0)).all()):
+                raise UserError(f"{source} planned step sizes that are negative or not finite")
+        if self.patience is not None:
+            contracts.whole(f"{source} planned patience", self.patience, count)
+        if self.kinds is not None:
+            contracts.whole(f"{source} planned kinds", self.kinds.index, count, len(self.kinds.names))
 
 
 class EffortConfig(ComponentConfig):

@@ -78,7 +78,9 @@ def attack_batch(
     loss = loss.at(moment)
     clean = CleanLogits(model, x, exact=loss.relative_to_clean)
     generator = Noise(derive(noise.seed, "effort"), noise.keys)
-    plan = contracts.plan(effort, effort.plan(attack, clean, y, moment, generator), len(y))
+    source = f"effort {contracts.title(effort)}"
+    plan = contracts.instance(f"{source}: plan", effort.plan(attack, clean, y, moment, generator), Plan)
+    plan.check(source, len(y))
     try:
         with attack.training_step(moment, geometry):
             images, rows = attack_by_plan(model, x, y, noise, plan, attack=attack, loss=loss, clean=clean)
@@ -87,8 +89,7 @@ def attack_batch(
         name, value = ".".join(map(str, problem["loc"])), problem["input"]
         reason = problem["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"effort {contracts.title(effort)} planned {name} = {value} for attack {contracts.title(attack)}: "
-            f"{reason[:1].lower()}{reason[1:]}"
+            f"{source} planned {name} = {value} for attack {contracts.title(attack)}: {reason[:1].lower()}{reason[1:]}"
         ) from error
     if moment.step == 0:  # an accelerator has to be waited for
         contracts.in_range(attack, images)
