@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch.profiler import record_function
@@ -20,7 +22,8 @@ class Stopwatch:
     So phases do not nest, and add up to the total. In a trace of torch's profiler each phase is a named range.
 
     Args:
-        device: a CUDA device is synchronised at the end of each phase, so that work is counted where it was launched.
+        device: on a CUDA device, phases begin when its work so far is done, so that work is counted where it was
+            launched. Events on its stream mark these moments; the device is waited for only when seconds are read.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,32 +33,23 @@ class Stopwatch:
 
     def restart(self, phase: str) -> None:
         """Restarts the clock in one of `PHASES`."""
-        self._phase = phase
         self._phases = dict.fromkeys(PHASES, 0.0)
-        self._earlier = 0.0
-        self._start = self._counted = time.perf_counter()
+        self._begun = [(phase, self._now())]
 
-    def add(self, seconds: dict[str, float]) -> None:
-        """Adds the `seconds` of an interrupted epoch."""
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Adds seconds by phase from before the clock was started, such as those of an interrupted epoch."""
         for phase in PHASES:
-            self._phases[phase] += seconds.get(phase, 0.0)  # 0.1 planned nothing
-        self._earlier += seconds["total"]
+            self._phases[phase] += seconds.get(phase, 0.0)
 
     def ascribe(self, phase: str, since: Mapping[str, float]) -> None:
         """Assigns the time since an earlier result of `seconds` to one of `PHASES`, and continues in it."""
         self.begin(phase)
-        earlier = {each: since[each] for each in PHASES}
-        spent = sum(self._phases.values()) - sum(earlier.values())
-        self._phases = earlier | {phase: earlier[phase] + spent}
-
-    def add_to(self, phase: str, seconds: float) -> None:
-        """Adds time from before the clock was started to a phase."""
-        self.add(dict.fromkeys(PHASES, 0.0) | {phase: seconds, "total": seconds})
+        spent = self.seconds()["total"] - since["total"]
+        self._phases = {each: since[each] + spent * (each == phase) for each in PHASES}
 
     def begin(self, phase: str) -> None:
         """Begins one of `PHASES`, which ends the previous one."""
-        self._count()
-        self._phase = phase
+        self._begun.append((phase, self._now()))
         if self._range:
             self._range.__exit__(None, None, None)
             self._range = None
@@ -66,21 +60,25 @@ class Stopwatch:
 
     def seconds(self) -> dict[str, float]:
         """Returns seconds by phase, including the current one, and ``"total"``."""
-        self._count()
-        return {"total": self._earlier + self._counted - self._start, **self._phases}
+        current, _ = self._begun[-1]
+        self._begun.append((current, self._now()))
+        if cuda := self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        for (phase, start), (_, end) in pairwise(self._begun):
+            self._phases[phase] += start.elapsed_time(end) / 1000 if cuda else end - start
+        del self._begun[:-1]
+        return {"total": sum(self._phases.values()), **self._phases}
 
     def lap(self) -> dict[str, float]:
         """Returns `seconds` and restarts the clock at the same instant, in the current phase."""
         seconds = self.seconds()
         self._phases = dict.fromkeys(PHASES, 0.0)
-        self._earlier = 0.0
-        self._start = self._counted
         return seconds
 
-    def _count(self) -> None:
-        """Adds the time since the last count to the current phase."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self._phases[self._phase] += now - self._counted
-        self._counted = now
+    def _now(self) -> Any:
+        """Returns the moment: seconds, or on a CUDA device an event at the end of its work so far."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

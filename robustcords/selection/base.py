@@ -171,6 +171,17 @@ class Strategy(Stateful, ABC):
     report: SelectionReport | None = None
 
     @classmethod
+    def build_observer(cls, config: Any, size: int) -> Observer | None:
+        """Returns a new `observer`, or None if the strategy has none, or none with these options.
+
+        Args:
+            config: an instance of `Config`.
+            size: N, the number of training examples.
+        """
+        del config
+        return cls.observer(size) if cls.observer else None
+
+    @classmethod
     def refuse_too_large(cls, config: Any, candidates: int, entries: int) -> None:
         """Checks before training that groups of some size can be selected from; by default all can.
 

@@ -175,7 +175,7 @@ class SubsetSelector:
 
     def _forget(self) -> None:
         self.current = self.report = self.strategy_state = None
-        self.observer = self.strategy.observer(len(self.train)) if self.strategy.observer else None
+        self.observer = self.strategy.build_observer(self.config, len(self.train))
 
     def set_epochs(self, epochs: float) -> None:
         """Sets the length of training, which the warm start is a fraction of."""
@@ -262,7 +262,7 @@ class SubsetSelector:
                 not take it back.
         """
         self._check_once(model)
-        model = self.selection_model(model)
+        model = self.proxy or model
         if progress is None:
             progress = min(epoch / self.epochs, 1.0) if self.epochs else 0.0
         context = self._context(epoch, model, on_batch, measure=measure, progress=progress)
@@ -283,10 +283,6 @@ class SubsetSelector:
         stateful = strategy.stateful()
         self.strategy_state = collectives.decide_together(lambda: state_of(self._source, strategy)) if stateful else {}
         return subset
-
-    def selection_model(self, model: nn.Module) -> nn.Module:
-        """Returns the model that subsets are selected by: the proxy if there is one, else the given one."""
-        return self.proxy or model
 
     def observe(self, rows: Tensor, losses: Tensor) -> None:
         """Tells the strategy's observer of a training step; nothing where it has none.
@@ -317,7 +313,7 @@ class SubsetSelector:
         if self.observer:
             refuse_unkeepable(f"{self._source}: its observer", self.observer)
         check_loss(self.loss, model, *self.train.first(EXAMPLES, next(model.parameters()).device))
-        model = self.selection_model(model)
+        model = self.proxy or model
         context = self._context(0, model)
         with left_alone(model, f"strategy {contracts.title(self.strategy)}"), seeded(context.seed, context.device):
             self.strategy.check(self.config, context)

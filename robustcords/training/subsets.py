@@ -43,9 +43,10 @@ class EpochSubsets:
         if self.selector:
             self.selector.check(model)
 
-    def selection_model(self, model: Inference) -> Inference:
-        """Returns the model that subsets are selected by: the selector's proxy if it has one."""
-        return (self.selector and self.selector.proxy) or model
+    @property
+    def proxy(self) -> Inference | None:
+        """The selector's proxy, by which subsets are selected; None where there is none."""
+        return self.selector.proxy if self.selector else None
 
     @property
     def proxy_seconds(self) -> float:

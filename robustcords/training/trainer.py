@@ -267,7 +267,7 @@ class Trainer:
         """Returns what the epoch trains on, selecting it where it is time to, and keeps a record of selections."""
         self.stopwatch.begin("selection")
         passed, begun = self.length.share(self.progress, 0.0), self.progress.step > 0
-        watched = self.subsets.selection_model(self.inference).under(self.session.watched)
+        watched = (self.subsets.proxy or self.inference).under(self.session.watched)
         with self.session.restartable("selection", self.write_checkpoint) as on_batch, watched as model:
             subset, selected = self.subsets.of(epoch, model, on_batch, progress=passed, begun=begun)
             self.loader.check(len(subset.indices), self.settings.accumulation)  # a strategy's sizes may vary
@@ -381,7 +381,7 @@ class Trainer:
         """
         if (latest := self.run.checkpoints.latest()) is None:
             self.run.keep_rows([])  # a run that died before its first checkpoint may have written some
-            self.stopwatch.add_to("selection", self.subsets.proxy_seconds)
+            self.stopwatch.add({"selection": self.subsets.proxy_seconds})
             return
         path, state = latest
         if state.get("data", data := self.train.fingerprint()) != data:

@@ -55,6 +55,35 @@ def test_an_interrupted_count_goes_on(clock: Clock):
     assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"attack": 3, "checkpoint": 1, "update": 4, "total": 8}
 
 
+def test_a_gpu_is_waited_for_only_when_seconds_are_read(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    """A device whose work takes as long as is put into its queue, and which knows when it came to each event."""
+    queue, waits = [clock.now], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: list[float]) -> None:
+            stream[0] = self.at = max(stream[0], clock.now)
+
+        def elapsed_time(self, end: Event) -> float:
+            assert waits
+            return 1000 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: queue)
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    watch = Stopwatch(torch.device("cuda"))
+    for phase, launched in (("attack", 5), ("update", 3)):
+        watch.begin(phase)
+        queue[0] += launched
+    watch.begin("checkpoint")
+    clock.now += 9  # while the host writes a file, the device ends its work
+    assert not waits
+    assert watch.seconds() == dict.fromkeys(PHASES, 0) | {"attack": 5, "update": 3, "checkpoint": 1, "total": 9}
+    assert len(waits) == 1
+
+
 def test_each_part_of_a_run_counts_where_it_belongs(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     made = trainer(
         selector=chooser("adv-glister", select_every=2, epochs=4),

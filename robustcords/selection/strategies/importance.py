@@ -55,8 +55,12 @@ class ImportanceSampling(PlainStrategy):
     """
 
     Config = ImportanceConfig
-    observer = LastLosses
     fixes_normaliser = True
+
+    @classmethod
+    def build_observer(cls, config: Any, size: int) -> LastLosses | None:
+        """Returns an observer if sampling is by losses; gathering them costs a synchronisation in every step."""
+        return LastLosses(size) if config.score == "loss" else None
 
     @classmethod
     def check(cls, config: Any, context: SelectionContext) -> None:

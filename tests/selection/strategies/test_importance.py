@@ -86,3 +86,8 @@ def test_what_counts_a_weight_is_kept_below_its_bound():
     _, weights = ImportanceSampling.from_context(config, problem.context()).select(BUDGET, problem.model.state_dict())
     assert weights.max() <= 54 / BUDGET / 0.5 * (1 + 1e-6)
     assert ImportanceSampling.fixes_normaliser
+
+
+def test_only_by_loss_anything_is_learnt_from_training():
+    observers = [ImportanceSampling.build_observer(ImportanceSampling.Config(score=s), 9) for s in ("loss", "gradient")]
+    assert isinstance(observers[0], LastLosses) and observers[1] is None
