@@ -142,7 +142,7 @@ def test_reports_are_read_by_their_classes_alone():
         for node in ast.walk(parsed(file))
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
     }
-    assert ("report.charts", "xaxis") in subscripts, "the reader should find those that there are"
+    assert ("report.comparison_charts", "xaxis") in subscripts, "the reader should find those that there are"
     assert {(name, key) for name, key in subscripts if key in keys} == set()
 
 

@@ -141,7 +141,7 @@ def select(
     from robustcords.cli.exit_status import is_main
     from robustcords.experiments import selection
     from robustcords.recipe import recipe as recipes
-    from robustcords.report.selection import print_selection
+    from robustcords.report.selection_tables import print_selection
 
     summary = selection.select(recipes.load(recipe, set_ or []), weights, output)
     if is_main():
@@ -194,7 +194,7 @@ def reproduce(
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
-    from robustcords.report.paper_comparison import block, labels, print_alongside
+    from robustcords.report.paper_tables import block, labels, print_alongside
 
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output

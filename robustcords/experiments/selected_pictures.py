@@ -12,7 +12,7 @@ from robustcords.data.images import Images
 from robustcords.experiments import build
 from robustcords.experiments.picture_addresses import address, chosen
 from robustcords.recipe.recipe import Recipe, load
-from robustcords.report.page import Selected, Thumbnail
+from robustcords.report.page import SelectedImages, Thumbnail
 from robustcords.report.runs import Run
 from robustcords.storage.selections import Selection
 
@@ -20,7 +20,7 @@ Labelled = tuple[str, Tensor]
 """A class, and an image of it: (C, H, W) in [0, 1]."""
 
 
-def selected(name: str, run: Run, count: int, load_data: Callable[[Recipe], build.Data]) -> Selected:
+def selected(name: str, run: Run, count: int, load_data: Callable[[Recipe], build.Data]) -> SelectedImages:
     """Returns images of a run's last selection, and of those of the training split that are not in it.
 
     Both are of different classes as far as there are enough; of those kept, those of a class with the largest weights.
@@ -39,7 +39,7 @@ def selected(name: str, run: Run, count: int, load_data: Callable[[Recipe], buil
     thumbnails = (
         [Thumbnail(label, address(pixels)) for label, pixels in part] for part in pixels_of(train, last, count)
     )
-    return Selected(heading, *thumbnails)
+    return SelectedImages(heading, *thumbnails)
 
 
 def pixels_of(train: Images, selection: Selection, count: int) -> tuple[list[Labelled], list[Labelled]]:

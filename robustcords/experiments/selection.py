@@ -13,7 +13,7 @@ from robustcords.errors import UserError
 from robustcords.experiments import build, proxy, report_output
 from robustcords.experiments.run import load_images, session
 from robustcords.recipe.recipe import Recipe
-from robustcords.report.selection import SelectionSummary, summarise_selection
+from robustcords.report.selection_tables import SelectionSummary, summarise_selection
 from robustcords.runtime import collectives
 from robustcords.storage.files import write_atomic
 

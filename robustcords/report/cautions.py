@@ -23,32 +23,32 @@ def cautions(named: Sequence[tuple[str, Run]]) -> list[str]:
         named: what each run is called, and the run.
     """
     runs = [run for _, run in named]
-    found = [
+    lines = [
         f"{what} differ ({'; '.join(kinds)}): {so}"
         for what, so, values in _conditions(runs)
         if len(kinds := sorted({str(value) for value in values if value is not None})) > 1
     ]
-    found += [f"{name}: {text}" for name, run in named for text in run.report.training.warnings]
-    found += [
+    lines += [f"{name}: {text}" for name, run in named for text in run.report.training.warnings]
+    lines += [
         f"{name}: accuracy ({which}): {text}"
         for name, run in named
         for which, entry in run.report.evaluation.items()
         if (text := majority.warning(entry))
     ]
-    found += [
+    lines += [
         f"{name}: {attack} warns ({which}): {text}"
         for name, run in named
         for which, entry in run.report.evaluation.items()
         for attack, text in entry.warnings
     ]
-    found += [
+    lines += [
         f"{name}: masked gradients ({which}): the check of {check.name} fails: {check.finding}"
         for name, run in named
         for which, entry in run.report.evaluation.items()
         for check in (entry.sanity.checks if entry.sanity else [])
         if check.status == "fail"
     ]
-    return found
+    return lines
 
 
 def _conditions(runs: Sequence[Run]) -> Iterable[tuple[str, str, list[Any]]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from robustcords.report.run_report import Row
+from robustcords.report.run_report import EpochMetrics
 from robustcords.report.runs import Run
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart, but for black, which a dark page
@@ -18,6 +18,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 PATTERNS = ("", "/", "x", ".", "-")
+
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,18 @@ def style(number: int) -> Style:
     return Style(COLORS[number % len(COLORS)], SYMBOLS[number % len(SYMBOLS)], DASHES[number % len(DASHES)])
 
 
-def over_epochs(runs: Iterable[Run], value: Callable[[Row], float | None]) -> dict[int, float]:
+def over_epochs(runs: Iterable[Run], value: Callable[[EpochMetrics], float | None]) -> dict[int, float]:
     """Returns the mean over runs of a figure of each epoch that has it."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        for row in run.rows:
-            if (figure := value(row)) is not None:
-                found.setdefault(row.epoch, []).append(figure)
-    return {epoch: float(np.mean(values)) for epoch, values in sorted(found.items())}
+    figures = ((row.epoch, value(row)) for run in runs for row in run.rows)
+    return dict(sorted(mean_by((epoch, figure) for epoch, figure in figures if figure is not None).items()))
+
+
+def mean_by(pairs: Iterable[tuple[_Key, float]]) -> dict[_Key, float]:
+    """Returns the mean figure of each key, in the order in which keys come first."""
+    figures: dict[_Key, list[float]] = {}
+    for key, figure in pairs:
+        figures.setdefault(key, []).append(figure)
+    return {key: float(np.mean(values)) for key, values in figures.items()}
 
 
 def not_shown(names: Sequence[str], why: str) -> list[str]:

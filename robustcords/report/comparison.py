@@ -65,7 +65,7 @@ class Label:
     equal_time: Sequence[str] = ()
 
 
-class Kind(Enum):
+class ReferenceKind(Enum):
     """Why a method is compared with another, as the caption of a table says it."""
 
     BASELINE = "Difference to the baseline"
@@ -85,7 +85,7 @@ class Reference:
         time: how many times as long as the method it trained; None for its own weights, or where that is not known.
     """
 
-    kind: Kind
+    kind: ReferenceKind
     name: str
     differences: Mapping[Measure, Estimate]
     time: Estimate | None = None
@@ -116,7 +116,7 @@ class Method:
     @property
     def to_baseline(self) -> Reference | None:
         """What it is compared with first of all; None for a baseline itself."""
-        return next((reference for reference in self.references if reference.kind is Kind.BASELINE), None)
+        return next((reference for reference in self.references if reference.kind is ReferenceKind.BASELINE), None)
 
     @property
     def baseline(self) -> str | None:
@@ -191,9 +191,9 @@ def compare(
     seconds = [method.seconds.mean if method.seconds else None for method in methods]
     for n, method in enumerate(list(methods)):
         numbers = {
-            Kind.BASELINE: [other for other in [baselines[n]] if other is not None],
-            Kind.RANDOM: grouping.random_subsets_of(recipes, n),
-            Kind.SIMILAR_TIME: (
+            ReferenceKind.BASELINE: [other for other in [baselines[n]] if other is not None],
+            ReferenceKind.RANDOM: grouping.random_subsets_of(recipes, n),
+            ReferenceKind.SIMILAR_TIME: (
                 [other for other, label in enumerate(planned) if label and names[n] in label.equal_time]
                 if any(planned)
                 else grouping.similar_time_as(recipes, seconds, baselines, n)
@@ -217,7 +217,7 @@ def _unequal_subsets(methods: Sequence[Method]) -> list[str]:
         f"{method.name}: subsets of {sizes[method.name]} images, those of {reference.name} of {sizes[reference.name]}"
         for method in methods
         for reference in method.references
-        if reference.kind is Kind.RANDOM and len({sizes[method.name], sizes[reference.name], ""}) == 3
+        if reference.kind is ReferenceKind.RANDOM and len({sizes[method.name], sizes[reference.name], ""}) == 3
     ]
 
 
@@ -264,20 +264,20 @@ def training_seconds(run: Run) -> float | None:
 
 def accuracies_of(run: Run) -> dict[Measure, Accuracy]:
     """Returns every accuracy that a run's report has."""
-    found = {}
+    accuracies = {}
     prefix = "" if run.recipe.threat.norm == DEFAULTS["threat"]["norm"] else f"{run.recipe.threat.norm} "
     for which, entry in run.report.evaluation.items():
-        for each in entry.measurements:
-            if each.accuracy is not None:
-                known = run.outcomes.get((which, each.what))
-                single = (known.right, known.images) if known else (None, "")
-                name = each.name if each.attack == CLEAN else f"{prefix}{each.name}"
-                measure = Measure(which, name, each.radius or "", each.what)
-                found[measure] = Accuracy(each.accuracy, each.examples, *single)
-    return found
+        for measurement in entry.measurements:
+            if measurement.accuracy is not None:
+                outcomes = run.outcomes.get((which, measurement.what))
+                single = (outcomes.right, outcomes.images) if outcomes else (None, "")
+                name = measurement.name if measurement.attack == CLEAN else f"{prefix}{measurement.name}"
+                measure = Measure(which, name, measurement.radius or "", measurement.what)
+                accuracies[measure] = Accuracy(measurement.accuracy, measurement.examples, *single)
+    return accuracies
 
 
-def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
+def _compared(method: Method, others: Sequence[tuple[ReferenceKind, Method]]) -> Method:
     """Returns a method compared with others, each of a kind, and its ``best`` weights with its ``last``."""
     references = []
     for kind, other in others:
@@ -289,7 +289,7 @@ def _compared(method: Method, others: Sequence[tuple[Kind, Method]]) -> Method:
         if measure.which == "last" and early in method.accuracies:
             stopping[early] = difference(_by_seed(method, early), _by_seed(method, measure))
     if stopping:
-        references.append(Reference(Kind.EARLY_STOPPING, "last weights", stopping))
+        references.append(Reference(ReferenceKind.EARLY_STOPPING, "last weights", stopping))
     return replace(method, references=references)
 
 
@@ -300,5 +300,5 @@ def differences(method: Method, other: Method) -> dict[Measure, Estimate]:
 
 
 def _by_seed(method: Method, measure: Measure) -> dict[int, Accuracy]:
-    found = {run.seed: accuracies_of(run) for run in method.runs}
-    return {seed: accuracies[measure] for seed, accuracies in found.items() if measure in accuracies}
+    by_seed = {run.seed: accuracies_of(run) for run in method.runs}
+    return {seed: accuracies[measure] for seed, accuracies in by_seed.items() if measure in accuracies}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from robustcords.report.comparison import Comparison, Kind, Measure, Method
+from robustcords.report.comparison import Comparison, Measure, Method, ReferenceKind
 from robustcords.report.front import deciding_measure, front, leader, verdict
 from robustcords.report.intervals import Estimate, Spread
 from robustcords.report.markdown import fitting, in_markdown, plain
@@ -76,11 +76,11 @@ def headlines(comparison: Comparison) -> list[Grid]:
     What decides comes first, then clean accuracy and training time, then the rest.
     """
     deciding = deciding_measure(comparison)
-    found = []
+    grids = []
     for which in dict.fromkeys(measure.which for measure in comparison.measures):
         decides = replace(deciding, which=which) if deciding else None
         measures = [decides] if decides in comparison.measures and decides else []
-        measures += [each for each in comparison.measures if each.which == which and each not in measures]
+        measures += [measure for measure in comparison.measures if measure.which == which and measure not in measures]
         before = 2 if decides in measures else 1
         methods = [method for method in comparison.methods if any(m.which == which for m in method.accuracies)]
         columns = [_accuracies(measure, methods) for measure in measures]
@@ -93,8 +93,8 @@ def headlines(comparison: Comparison) -> list[Grid]:
         caption = f"Test accuracy in percent of the {which} weights, and what training cost"
         rows = zip(*(cells for _, cells in columns), strict=True)
         names = [method.name for method in methods]
-        found.append(Grid(caption, ["method", *(name for name, _ in columns)], list(zip(names, rows, strict=True))))
-    return found
+        grids.append(Grid(caption, ["method", *(name for name, _ in columns)], list(zip(names, rows, strict=True))))
+    return grids
 
 
 def _accuracies(measure: Measure, methods: Sequence[Method]) -> Column:
@@ -124,19 +124,19 @@ def _speed_ups(methods: Sequence[Method]) -> Column:
 
 
 def _seconds_per_epoch(methods: Sequence[Method]) -> Column:
-    found = [method.seconds_per_epoch for method in methods]
-    return "s/epoch", [Cell(_seconds(each.mean, each.std) if each else "") for each in found]
+    spreads = [method.seconds_per_epoch for method in methods]
+    return "s/epoch", [Cell(_seconds(spread.mean, spread.std) if spread else "") for spread in spreads]
 
 
 def differences(comparison: Comparison) -> list[Grid]:
     """Returns the differences to each kind of reference, in points."""
-    found = []
-    for kind in Kind:
+    grids = []
+    for kind in ReferenceKind:
         pairs = [(m, reference) for m in comparison.methods for reference in m.references if reference.kind == kind]
         shown = sorted({measure for _, reference in pairs for measure in reference.differences}, key=lambda m: m.order)
         for which in dict.fromkeys(measure.which for measure in shown):
             measures = [measure for measure in shown if measure.which == which]
-            similar = kind is Kind.SIMILAR_TIME
+            similar = kind is ReferenceKind.SIMILAR_TIME
             rows = [
                 (
                     method.name,
@@ -149,16 +149,16 @@ def differences(comparison: Comparison) -> list[Grid]:
                 for method, reference in pairs
                 if any(measure in reference.differences for measure in measures)
             ]
-            weights = "" if kind is Kind.EARLY_STOPPING else f", {which} weights"
+            weights = "" if kind is ReferenceKind.EARLY_STOPPING else f", {which} weights"
             header = ["method", "against", *(["its time"] if similar else []), *(m.label for m in measures)]
-            found.append(Grid(f"{kind.value}{weights}, in percentage points, with 95 % interval", header, rows))
-    return found
+            grids.append(Grid(f"{kind.value}{weights}, in percentage points, with 95 % interval", header, rows))
+    return grids
 
 
 def intervals(comparison: Comparison) -> list[str]:
     """Returns what kinds of intervals the comparison has, each once."""
     references = [reference for method in comparison.methods for reference in method.references]
-    return list(dict.fromkeys(estimate.how for each in references for estimate in each.differences.values()))
+    return list(dict.fromkeys(estimate.how for reference in references for estimate in reference.differences.values()))
 
 
 def _percent(spread: Spread | None, runs: int) -> str:
@@ -190,9 +190,9 @@ def _speed_up(speed: Estimate) -> str:
 def _points(estimates: Mapping[Measure, Estimate], measures: Sequence[Measure], runs: int) -> list[Cell]:
     """Writes differences, and of how many seeds where a method has more runs."""
     cells = []
-    for each in map(estimates.get, measures):
-        text = points(each) + _of_seeds(each.seeds, runs) if each else ""
-        cells.append(Cell(text, noise=bool(each and each.noise)))
+    for estimate in map(estimates.get, measures):
+        text = points(estimate) + _of_seeds(estimate.seeds, runs) if estimate else ""
+        cells.append(Cell(text, noise=bool(estimate and estimate.noise)))
     return cells
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-import numpy as np
-
 from robustcords.config.schema import parse_radius
 from robustcords.evaluation.results import CLEAN
 from robustcords.report import chart
@@ -18,11 +16,10 @@ _CLASSES = 20
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Returns the sections that the runs have charts for."""
+    """Returns all sections, of which some may have no charts."""
     deciding = deciding_measure(comparison)
     which = deciding.which if deciding else "last"
-    found = [radii(comparison, which), classes(comparison, which)]
-    return [section for section in found if section.charts]
+    return [radii(comparison, which), classes(comparison, which)]
 
 
 def radii(comparison: Comparison, which: str) -> Section:
@@ -111,9 +108,5 @@ def _attack(method: Method, which: str) -> str:
 
 def _of_classes(method: Method, which: str, what: str) -> dict[str, float]:
     """Returns class to accuracy, mean over those seeds that have it."""
-    found: dict[str, list[float]] = {}
-    for run in method.runs:
-        entry = run.report.evaluation.get(which)
-        for name, accuracy in (entry.per_class.get(what, {}) if entry else {}).items():
-            found.setdefault(name, []).append(accuracy)
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    entries = [run.report.evaluation[which] for run in method.runs if which in run.report.evaluation]
+    return chart.mean_by(pair for entry in entries for pair in entry.per_class.get(what, {}).items())

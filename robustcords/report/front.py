@@ -33,11 +33,11 @@ def front(methods: Sequence[Method], measure: Measure) -> list[Method]:
     Methods whose time or accuracy is not known are not among them.
     """
     known = [(m.seconds.mean, -m.accuracies[measure].mean, m) for m in methods if m.seconds and measure in m.accuracies]
-    found: list[tuple[float, Method]] = []
-    for _, loss, method in sorted(known, key=lambda each: each[:2]):
-        if not found or loss < found[-1][0]:
-            found.append((loss, method))
-    return [method for _, method in found]
+    undominated: list[tuple[float, Method]] = []
+    for _, loss, method in sorted(known, key=lambda entry: entry[:2]):
+        if not undominated or loss < undominated[-1][0]:
+            undominated.append((loss, method))
+    return [method for _, method in undominated]
 
 
 def leader(methods: Sequence[Method], measure: Measure) -> Method | None:

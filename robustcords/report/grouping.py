@@ -48,13 +48,13 @@ def group(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
     Precision, and how steps are computed otherwise, is no part of a method, unless the same seed was run in two ways.
     """
     groups = _grouped(runs, method_of)
-    found = []
+    methods = []
     for recipe, members in groups:
         if len({run.seed for run in members}) < len(members):
-            found += _grouped(members, lambda run: method_of(run) | _computed(run))
+            methods += _grouped(members, lambda run: method_of(run) | _computed(run))
         else:
-            found.append((recipe, members))
-    return found
+            methods.append((recipe, members))
+    return methods
 
 
 def _computed(run: Run) -> dict[str, Any]:
@@ -75,22 +75,22 @@ def names(recipes: Sequence[Recipe]) -> list[str]:
     The data set, network, attack and number of epochs are named where they are not what most methods have; any other
     key only where names would be the same, and there too where it is not what most methods have.
     """
-    found = [_plain_name(recipe) for recipe in recipes]
+    labels = [_plain_name(recipe) for recipe in recipes]
     for key in _ALWAYS_NAMED:
         usual = _usual([recipe.get(key) for recipe in recipes])
-        found = [
+        labels = [
             name if recipe.get(key) == usual else f"{name}, {_written(key, recipe)}"
-            for name, recipe in zip(found, recipes, strict=True)
+            for name, recipe in zip(labels, recipes, strict=True)
         ]
     for key in _by_use(recipes):
         usual = _usual([recipe.get(key) for recipe in recipes])
-        for name, count in Counter(found).items():
-            alike = [number for number, other in enumerate(found) if other == name]
+        for name, count in Counter(labels).items():
+            alike = [number for number, other in enumerate(labels) if other == name]
             if count > 1 and len({repr(recipes[number].get(key)) for number in alike}) > 1:
                 for number in alike:
                     if recipes[number].get(key) != usual:
-                        found[number] = f"{name}, {_written(key, recipes[number])}"
-    return found
+                        labels[number] = f"{name}, {_written(key, recipes[number])}"
+    return labels
 
 
 def _plain_name(recipe: Recipe) -> str:
@@ -164,7 +164,7 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
         of_loss.setdefault((*field_of(recipe), recipe["loss.name"]), []).append(number)
     chosen = {loss: _most_central(recipes, numbers) for loss, numbers in of_loss.items()}
     cheaper = {loss for loss, numbers in of_loss.items() if any(_is_cheaper(recipes[n]) for n in numbers)}
-    found: list[int | None] = []
+    baseline_numbers: list[int | None] = []
     for number, recipe in enumerate(recipes):
         loss = (*field_of(recipe), recipe["loss.name"])
         if loss not in cheaper:
@@ -174,8 +174,8 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
             ]
             others = [other for other in near if other in cheaper or (single and len(of_loss[other]) > 1)]
             loss = max(others, key=lambda other: (other in cheaper, len(of_loss[other])), default=loss)
-        found.append(chosen[loss] if chosen[loss] != number else None)
-    return found
+        baseline_numbers.append(chosen[loss] if chosen[loss] != number else None)
+    return baseline_numbers
 
 
 def _is_cheaper(recipe: Recipe) -> bool:
@@ -223,8 +223,8 @@ def random_subsets_of(recipes: Sequence[Recipe], number: int) -> list[int]:
     def distance(other: int) -> int:
         return sum(mine.get(key) != recipes[other].get(key) for key in {*mine, *recipes[other]})
 
-    found = sorted((n for n, other in enumerate(recipes) if fits(other)), key=distance)
-    kinds = {bool(recipes[n].get("selector.fresh")): n for n in reversed(found)}
+    nearest_first = sorted((n for n, other in enumerate(recipes) if fits(other)), key=distance)
+    kinds = {bool(recipes[n].get("selector.fresh")): n for n in reversed(nearest_first)}
     return [kinds[fresh] for fresh in sorted(kinds)]
 
 

@@ -106,7 +106,7 @@ def difference(ones: Mapping[int, Accuracy], others: Mapping[int, Accuracy]) -> 
             how = f"t interval, paired over {len(common)} seeds"
             return Estimate(float(np.mean(gaps)), *paired_t(gaps), how, seeds=len(common))
     if not common and min(len(ones), len(others)) > 1:
-        one, other = ([each.value for each in side.values()] for side in (ones, others))
+        one, other = ([accuracy.value for accuracy in side.values()] for side in (ones, others))
         if np.ptp(one) + np.ptp(other) > _SAME:
             value = float(np.mean(one) - np.mean(other))
             return Estimate(value, *welch(one, other), "Welch's t interval, over different seeds", seeds=len(ones))

@@ -11,7 +11,7 @@ import tomli_w
 
 from robustcords import __version__
 from robustcords.errors import UserError
-from robustcords.report import charts, comparison_tables, evaluation_charts, training_charts
+from robustcords.report import comparison_charts, comparison_tables, evaluation_charts, training_charts
 from robustcords.report.comparison import Comparison
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.front import verdict
@@ -58,7 +58,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedImages:
     """Some images that a selector has kept, and some that it left out.
 
     Attributes:
@@ -86,7 +86,7 @@ class Pictures:
     caption: str = ""
     shown: Sequence[tuple[str, Sequence[Picture]]] = ()
     notes: Sequence[str] = field(default_factory=list)
-    selections: Sequence[Selected] = ()
+    selections: Sequence[SelectedImages] = ()
 
 
 def refuse_foreign(output: Path) -> None:
@@ -151,9 +151,13 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
     places = Environment(
         loader=PackageLoader("robustcords.report", "template"), autoescape=True, undefined=StrictUndefined
     )
-    deciding = charts.robustness(comparison)
-    shown = [*evaluation_charts.sections(comparison), *charts.sections(comparison)]
-    shown += training_charts.sections(comparison)
+    deciding = comparison_charts.robustness(comparison)
+    chart_sections = [
+        section
+        for module in (evaluation_charts, comparison_charts, training_charts)
+        for section in module.sections(comparison)
+        if section.charts or section.notes
+    ]
     return places.get_template("page.html").render(
         title=_title(comparison),
         version=__version__,
@@ -165,9 +169,9 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pict
         differences=comparison_tables.differences(comparison),
         intervals=comparison_tables.intervals(comparison),
         legend=comparison_tables.LEGEND,
-        charts=shown,
+        charts=chart_sections,
         deciding=deciding,
-        figures={chart.key: chart.figure for section in (deciding, *shown) for chart in section.charts},
+        figures={chart.key: chart.figure for section in (deciding, *chart_sections) for chart in section.charts},
         pictures=pictures or Pictures(notes=["No images were asked for."]),
         environments=_environments(comparison),
         differing=_differing(comparison),

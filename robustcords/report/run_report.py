@@ -49,26 +49,26 @@ def _length(text: str | float) -> str | float:
     return text if parse_radius(text) == 0 else radius(text)
 
 
-class Component(Record):
+class ComponentTable(Record):
     """A table of the recipe that names a component; its options stand next to the name."""
 
     name: str
 
 
-class Selector(Component):
+class SelectorTable(ComponentTable):
     """``[selector]``."""
 
     fraction: Annotated[float, Field(gt=0, le=1)]
 
 
-class Threat(Record):
+class ThreatTable(Record):
     """``[threat]``."""
 
     norm: str = "linf"
     epsilon: Annotated[str | float, AfterValidator(_length)]
 
 
-class Train(Record):
+class TrainTable(Record):
     """``[train]``, as far as a report tells it."""
 
     epochs: Some | None = None
@@ -95,7 +95,7 @@ class AttackTable(Record):
     step_size: str | float | None = None
 
 
-class EvaluationTables(Record):
+class EvaluationTable(Record):
     """``[evaluation]``, as far as a report tells it."""
 
     pgd: AttackTable | Literal[False] = False
@@ -109,16 +109,16 @@ class RecipeTables(Record):
     """
 
     seed: int
-    data: Component
-    model: Component
-    threat: Threat
-    attack: Component
-    loss: Component
-    method: Component
-    selector: Selector | None = None
-    effort: Component
-    train: Train
-    evaluation: EvaluationTables = EvaluationTables()
+    data: ComponentTable
+    model: ComponentTable
+    threat: ThreatTable
+    attack: ComponentTable
+    loss: ComponentTable
+    method: ComponentTable
+    selector: SelectorTable | None = None
+    effort: ComponentTable
+    train: TrainTable
+    evaluation: EvaluationTable = EvaluationTable()
     _tables: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
@@ -128,10 +128,10 @@ class RecipeTables(Record):
     @model_validator(mode="wrap")
     @classmethod
     def _kept(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        found = handler(of_run(values) if isinstance(values, Mapping) else values)
+        recipe = handler(of_run(values) if isinstance(values, Mapping) else values)
         if isinstance(values, Mapping):
-            found._tables = finite(values)
-        return found
+            recipe._tables = finite(values)
+        return recipe
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Environment(Record):
     precision: str = ""
 
 
-class Selected(Record):
+class SelectionSize(Record):
     """A file of ``selections/``: the epoch of the selection, and how many examples were selected."""
 
     epoch: Count
@@ -169,7 +169,7 @@ class Training(Record):
 
     epochs: Count
     seconds: dict[str, Seconds | None]
-    selections: list[Selected]
+    selections: list[SelectionSize]
     warnings: list[str] = Field(default=[])
 
     @property
@@ -183,21 +183,21 @@ class Training(Record):
         return self.seconds.get("total") or 0.0
 
 
-class Classes(Record):
+class SelectionClasses(Record):
     """What an epoch's line says of a selection."""
 
     classes: list[Count] | None = None
     effective_size: float | None = None
 
 
-class Row(Record):
+class EpochMetrics(Record):
     """A line of metrics.jsonl: one epoch. What callbacks note is among the keys that it does not know."""
 
     epoch: Count
     train_loss: float | None
     seconds: dict[str, Seconds]
     counts: dict[str, Count] | None = None
-    selection: Classes | None = None
+    selection: SelectionClasses | None = None
 
     def noted(self, callback: str) -> dict[str, float]:
         """Returns the numbers that a callback noted of the epoch, by their names; none where it noted none."""
@@ -250,7 +250,7 @@ class Report(Record):
 def summarise(
     recipe: Mapping[str, Any],
     environment: Environment,
-    rows: Sequence[Row],
+    rows: Sequence[EpochMetrics],
     selections: Sequence[Mapping[str, int]],
     evaluation: Mapping[str, Evaluation],
     warnings: Sequence[str] = (),

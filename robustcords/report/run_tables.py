@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from robustcords.config.schema import parse_duration
 from robustcords.evaluation import majority
@@ -14,7 +13,7 @@ from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name, flat, subset_name
 from robustcords.report.markdown import in_markdown, on_terminal, plain
 from robustcords.report.proportion import wilson
-from robustcords.report.run_report import Environment, RecipeTables, Report, Train, Training
+from robustcords.report.run_report import Environment, RecipeTables, Report, Training, TrainTable
 from robustcords.runtime.progress import duration, verbatim
 
 MARK = "<!-- robustcords run -->"
@@ -31,7 +30,7 @@ def markdown(report: Report) -> str:
     parts = [
         MARK,
         f"# {plain(title(report))}",
-        _list(_recipe(report.recipe)),
+        "\n".join(f"- {plain(line)}" for line in _recipe(report.recipe)),
         "## Test accuracy",
         accuracy_table(report),
     ]
@@ -42,18 +41,13 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def rich_table(report: Report) -> Table:
-    """Returns the accuracies as a table for the terminal."""
-    header, *rows = accuracy_rows(report)
-    return on_terminal(header, rows, wrap=False)
-
-
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints the table, AutoAttack's warnings, checks for masked gradients and the training time to the terminal."""
     console = console or verbatim()
     # Not the table's own title: that would be wrapped to the table's width.
     console.print(f"{title(report)}: {_UNIT}, {_INTERVAL}", soft_wrap=True)
-    console.print(rich_table(report))
+    header, *rows = accuracy_rows(report)
+    console.print(on_terminal(header, rows, wrap=False))
     lines = [
         *_figures(report),
         *_warnings(report),
@@ -81,8 +75,8 @@ def accuracy_rows(report: Report) -> list[list[str]]:
     measures = {key: None for result in evaluation.values() for key in _measures(result)}
     rows = [["attack", "radius", "images", *evaluation]]
     for attack, radius, images in measures:
-        found = [_measures(result).get((attack, radius, images)) for result in evaluation.values()]
-        rows.append([attack, radius, str(images), *(_with_interval(value, images) for value in found)])
+        accuracies = [_measures(result).get((attack, radius, images)) for result in evaluation.values()]
+        rows.append([attack, radius, str(images), *(_with_interval(value, images) for value in accuracies)])
     return rows
 
 
@@ -96,13 +90,13 @@ def _with_interval(accuracy: float | None, images: int) -> str:
 
 def _measures(result: Evaluation) -> dict[tuple[str, str, int], float | None]:
     """Returns accuracies by attack, radius and number of images."""
-    found = {}
-    named = {each.what: ("none" if each.attack == CLEAN else each.name, each) for each in result.measurements}
-    for name, each in named.values():
-        for other, value in ((named[what], value) for what, value in each.same_images.items() if what in named):
-            found[other[0], other[1].radius or "", each.examples] = value
-        found[name, each.radius or "", each.examples] = each.accuracy
-    return found
+    accuracies = {}
+    named = {m.what: ("none" if m.attack == CLEAN else m.name, m) for m in result.measurements}
+    for name, measurement in named.values():
+        for other, value in ((named[what], value) for what, value in measurement.same_images.items() if what in named):
+            accuracies[other[0], other[1].radius or "", measurement.examples] = value
+        accuracies[name, measurement.radius or "", measurement.examples] = measurement.accuracy
+    return accuracies
 
 
 def accuracy_table(report: Report) -> str:
@@ -122,7 +116,7 @@ def _by_class(report: Report) -> list[str]:
         leading = result.per_class[kinds[min(1, len(kinds) - 1)]] if kinds else {}
         shown = sorted(leading, key=leading.__getitem__)[:_CLASSES]
         if shown:
-            rows = [[each, *(f"{result.per_class[kind].get(each, 0):.2%}"[:-1] for kind in kinds)] for each in shown]
+            rows = [[label, *(f"{result.per_class[kind].get(label, 0):.2%}"[:-1] for kind in kinds)] for label in shown]
             about = f"{name} weights, {len(shown)} of {len(leading)} classes, {_UNIT}."
             parts += [plain(about), in_markdown(["class", *map(plain, kinds)], [list(map(plain, row)) for row in rows])]
     return ["## Accuracy by class", *parts] if parts else []
@@ -130,28 +124,28 @@ def _by_class(report: Report) -> list[str]:
 
 def _figures(report: Report) -> list[str]:
     """Returns one line for each further figure of an attack, such as a median distance."""
-    found = [
-        f"{each.label} ({name}): {key.replace('_', ' ')} {f'{value:.4g}' if isinstance(value, float) else value}"
+    figures = [
+        f"{measurement.label} ({name}): {key.replace('_', ' ')} {f'{value:.4g}' if isinstance(value, float) else value}"
         for name, result in report.evaluation.items()
-        for each in result.measurements
-        for key, value in each.extras.items()
+        for measurement in result.measurements
+        for key, value in measurement.extras.items()
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(figures))
 
 
 def _warnings(report: Report) -> list[str]:
-    found = [f"warning: {text}" for text in report.training.warnings]
+    lines = [f"warning: {text}" for text in report.training.warnings]
     if not report.complete:
-        found.insert(
+        lines.insert(
             0, "warning: the evaluation has not ended: this is what was measured so far; resume it with run --resume"
         )
     for name, result in report.evaluation.items():
         taken = list(dict.fromkeys(str(m.examples) for m in result.measurements if m.sample == "stratified"))
         if taken:
-            found.append(f"{name}: {' and '.join(taken)} test images are a fixed sample, stratified by class")
+            lines.append(f"{name}: {' and '.join(taken)} test images are a fixed sample, stratified by class")
         if text := majority.warning(result):
-            found.append(f"Accuracy ({name}): {text}")
-    return found + [
+            lines.append(f"Accuracy ({name}): {text}")
+    return lines + [
         f"{attack} warns ({name}): {text}"
         for name, result in report.evaluation.items()
         for attack, text in result.warnings
@@ -171,13 +165,13 @@ def _sanity(report: Report) -> list[str]:
     """Returns report.md's section on masked gradients, or nothing."""
     parts = []
     for name, result in report.evaluation.items():
-        if found := result.sanity:
+        if sanity := result.sanity:
             about = (
-                f"{name} weights: {found.attacked} of {found.examples} test images are classified "
-                f"correctly as they are, and attacked at {found.norm} radius {found.epsilon}. "
-                f"An honest model fails a check by chance with probability {found.level:g} at most."
+                f"{name} weights: {sanity.attacked} of {sanity.examples} test images are classified "
+                f"correctly as they are, and attacked at {sanity.norm} radius {sanity.epsilon}. "
+                f"An honest model fails a check by chance with probability {sanity.level:g} at most."
             )
-            rows = [[plain(text) for text in (check.name, check.status, check.finding)] for check in found.checks]
+            rows = [[plain(text) for text in (check.name, check.status, check.finding)] for check in sanity.checks]
             parts += [about, in_markdown(["check", "result", "what was measured"], rows, left=3)]
     return ["## Masked gradients", *parts] if parts else []
 
@@ -200,14 +194,14 @@ def _component(table: Mapping[str, Any]) -> str:
     return f"{table['name']} ({options})" if options else str(table["name"])
 
 
-def _training(training: Training, train: Train) -> list[str]:
+def _training(training: Training, train: TrainTable) -> list[str]:
     total = training.total or 1.0
     rows = [[phase, f"{value:.1f}", f"{value / total:.1%}"[:-1]] for phase, value in training.phases.items()]
     table = in_markdown(["phase", "seconds", "percent"], rows)
     return [f"The run {_time(training, train)}.", table]
 
 
-def _time(training: Training, train: Train) -> str:
+def _time(training: Training, train: TrainTable) -> str:
     """Returns how long training took, by how much it missed its budget, and how often a subset was selected."""
     epochs, selections = training.epochs, training.selections
     text = f"trained {epochs} epoch{'s' if epochs > 1 else ''} in {duration(training.total)}"
@@ -229,7 +223,3 @@ def _environment(environment: Environment) -> str:
     processes = f"{count} process{'es' if count > 1 else ''} of {threads} thread{'s' if threads > 1 else ''}"
     commit = f", commit {environment.git_commit}" if environment.git_commit else ""
     return f"{environment.device}, {processes}, {environment.precision}; {versions}{commit}"
-
-
-def _list(lines: list[str]) -> str:
-    return "\n".join(f"- {plain(line)}" for line in lines)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from robustcords.errors import UserError, one_line
 from robustcords.evaluation.results import Evaluation
-from robustcords.report.run_report import Environment, RecipeTables, Report, Row
+from robustcords.report.run_report import Environment, EpochMetrics, RecipeTables, Report
 from robustcords.storage.files import parse_json
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.storage.selections import Selection, load_selections
@@ -47,7 +47,7 @@ class Run:
 
     path: Path
     report: Report
-    rows: Sequence[Row]
+    rows: Sequence[EpochMetrics]
     selections: Sequence[Selection]
     outcomes: dict[tuple[str, str], Outcomes]
     notes: Sequence[str] = ()
@@ -63,13 +63,15 @@ class Run:
         return self.recipe.seed
 
 
-def rows_of(directory: RunDirectory) -> list[Row]:
+def rows_of(directory: RunDirectory) -> list[EpochMetrics]:
     """Returns the epochs' metrics of a run that need not have finished; a last line that is cut short is left out.
 
     Raises:
         UserError: another line is damaged.
     """
-    return [Row.from_json(row, directory.metrics, number) for number, row in enumerate(directory.rows(), start=1)]
+    return [
+        EpochMetrics.from_json(row, directory.metrics, number) for number, row in enumerate(directory.rows(), start=1)
+    ]
 
 
 def environment_of(directory: RunDirectory) -> Environment:
@@ -90,10 +92,12 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     Raises:
         UserError: a path is no folder, holds no run, or a run is damaged; or none of the runs is finished.
     """
-    found = directories(paths)
-    finished = [path for path in found if (path / "report.json").exists()]
+    run_directories = directories(paths)
+    finished = [path for path in run_directories if (path / "report.json").exists()]
     if not finished:
-        raise UserError(f"{', '.join(map(str, found))}: not finished (no report.json); resume with run --resume")
+        raise UserError(
+            f"{', '.join(map(str, run_directories))}: not finished (no report.json); resume with run --resume"
+        )
     return [load_run(path) for path in finished]
 
 
@@ -122,25 +126,25 @@ def load_run(path: Path) -> Run:
         notes.append("no selections/: overlap is not known")
     outcomes: dict[tuple[str, str], Outcomes] = {}
     for which, entry in report.evaluation.items():
-        found = _outcomes(path / "evaluation" / which, entry)
-        outcomes |= {(which, what): outcome for what, outcome in found.items()}
-        if missing := [each.what for each in entry.measurements if each.what not in found]:
+        known = _outcomes(path / "evaluation" / which, entry)
+        outcomes |= {(which, what): outcome for what, outcome in known.items()}
+        if missing := [measurement.what for measurement in entry.measurements if measurement.what not in known]:
             notes.append(f"evaluation/{which}/ does not have the single images' outcomes of {', '.join(missing)}")
     return Run(path, report, rows, selections, outcomes, notes)
 
 
 def directories(paths: Iterable[Path]) -> list[Path]:
     """Returns the run directories that some paths are or hold."""
-    found: dict[Path, Path] = {}
+    by_resolved_path: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: {'a file' if path.exists() else 'there is no such folder'}; name a run directory")
         below = [path] if _is_run(path) else list(_below(path))
         if not below:
             raise UserError(f"{path}: neither a run directory (no recipe.toml) nor a folder with some below it")
-        for each in below:
-            found.setdefault(each.resolve(), each)
-    return list(found.values())
+        for directory in below:
+            by_resolved_path.setdefault(directory.resolve(), directory)
+    return list(by_resolved_path.values())
 
 
 def _is_run(path: Path) -> bool:
@@ -155,7 +159,7 @@ def _below(path: Path) -> Iterator[Path]:
         names[:] = sorted(name for name in names if name not in runs and not name.startswith("."))
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[EpochMetrics]:
     """Returns the lines of metrics.jsonl; none where there is no such file.
 
     Raises:
@@ -173,7 +177,7 @@ def _rows(path: Path) -> list[Row]:
             row = dict(parse_json(line))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number}: damaged: not a JSON object ({error})") from error
-        rows.append(Row.from_json(row, path, number))
+        rows.append(EpochMetrics.from_json(row, path, number))
     return rows
 
 
@@ -183,8 +187,8 @@ def _outcomes(folder: Path, entry: Evaluation) -> dict[str, Outcomes]:
     The folder may hold evaluations with other settings or weights too; those whose accuracy is not the reported one
     are passed over, as are files that are damaged or not finished.
     """
-    found = {}
-    reported = {each.what: each for each in entry.measurements}
+    by_attack = {}
+    reported = {measurement.what: measurement for measurement in entry.measurements}
     for path in sorted(folder.glob("*.json")):
         try:
             content = parse_json(path.read_bytes())
@@ -197,5 +201,5 @@ def _outcomes(folder: Path, entry: Evaluation) -> dict[str, Outcomes]:
             continue
         right = outcomes >= max(1, len(known.stages))
         if abs(float(right.mean()) - known.accuracy) < 1e-12:
-            found[what] = Outcomes(right, images)
-    return found
+            by_attack[what] = Outcomes(right, images)
+    return by_attack

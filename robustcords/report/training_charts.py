@@ -14,7 +14,7 @@ from robustcords.report import chart
 from robustcords.report.chart import COLORS, DASHES, PATTERNS, SYMBOLS, Chart, Section, Style, style
 from robustcords.report.comparison import Comparison, Method
 from robustcords.report.grouping import effort_of
-from robustcords.report.run_report import Row
+from robustcords.report.run_report import EpochMetrics
 from robustcords.report.runs import Run
 
 KINDS = ("outlier", "boundary", "robust")
@@ -24,9 +24,8 @@ _PARTS = ("attack", "update", "selection", "data", "rest")  # of the time of a r
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Returns the sections that the runs have charts for, or a note on."""
-    found = [make(comparison) for make in (times, selections, dynamics)]
-    return [section for section in found if section.charts or section.notes]
+    """Returns all sections, of which some may have neither charts nor notes."""
+    return [times(comparison), selections(comparison), dynamics(comparison)]
 
 
 def dynamics(comparison: Comparison) -> Section:
@@ -60,18 +59,18 @@ def dynamics(comparison: Comparison) -> Section:
     return Section("dynamics", title, charts, chart.not_shown(without, "these runs kept no count"))
 
 
-def _counts(source: str, row: Row) -> Mapping[str, float]:
+def _counts(source: str, row: EpochMetrics) -> Mapping[str, float]:
     """Returns what the effort counted of an epoch, or what a callback did."""
     return (row.counts or {}) if source == "counts" else row.noted(source)
 
 
-def _counted(source: str, row: Row) -> float:
+def _counted(source: str, row: EpochMetrics) -> float:
     """Returns how many examples of these kinds an epoch counted; another effort's kinds are not shown."""
     counts = _counts(source, row)
-    return sum(counts.get(each, 0) for each in KINDS)
+    return sum(counts.get(kind, 0) for kind in KINDS)
 
 
-def _share(source: str, kind: str, row: Row) -> float | None:
+def _share(source: str, kind: str, row: EpochMetrics) -> float | None:
     """Returns a kind's share of what an epoch counted."""
     total = _counted(source, row)
     return _counts(source, row).get(kind, 0) / total if total else None
@@ -81,19 +80,19 @@ def times(comparison: Comparison) -> Section:
     """Returns where the time went, as stacked bars."""
     methods = list(reversed(comparison.methods))
     seconds = [_parts(method.runs) for method in methods]
-    unit, name = chart.unit(max(sum(each.values()) for each in seconds))
+    unit, name = chart.unit(max(sum(parts.values()) for parts in seconds))
     rows = list(range(len(methods)))
     traces = []
     looks = [Style(COLORS[n], pattern=PATTERNS[n]) for n in range(len(_PARTS))]
     for phase, look in zip(_PARTS, looks, strict=True):
-        shares = [100 * each[phase] / (sum(each.values()) or 1) for each in seconds]
+        shares = [100 * parts[phase] / (sum(parts.values()) or 1) for parts in seconds]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
                 "name": phase,
                 "y": rows,
-                "x": [each[phase] / unit for each in seconds],
+                "x": [parts[phase] / unit for parts in seconds],
                 "width": 0.42,
                 "marker": {"color": look.color, "pattern": {"shape": look.pattern, "fillmode": "overlay", "size": 6}},
                 "customdata": [[escape(method.name), share] for method, share in zip(methods, shares, strict=True)],
@@ -186,25 +185,22 @@ def selections(comparison: Comparison) -> Section:
 
 def overlaps(runs: Sequence[Run]) -> dict[int, float]:
     """Returns the share of each selection that was in the one before, by epoch, mean over runs."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        for before, now in pairwise(run.selections):
-            share = np.isin(now.indices, before.indices, assume_unique=True).mean()
-            found.setdefault(now.epoch, []).append(float(share))
-    return {epoch: float(np.mean(shares)) for epoch, shares in sorted(found.items())}
+    pairs = (pair for run in runs for pair in pairwise(run.selections))
+    shares = ((now.epoch, float(np.isin(now.indices, before.indices).mean())) for before, now in pairs)
+    return dict(sorted(chart.mean_by(shares).items()))
 
 
 def _counts_by_class(method: Method) -> dict[int, list[int]]:
     """Returns how many images of each class were selected, by epoch, of several seeds of the first; or nothing."""
     selected = {row.epoch: row.selection.classes for row in method.runs[0].rows if row.selection}
-    found = {epoch: list(classes) for epoch, classes in selected.items() if classes and any(classes)}
-    return found if len({len(classes) for classes in found.values()}) == 1 else {}
+    counts = {epoch: list(classes) for epoch, classes in selected.items() if classes and any(classes)}
+    return counts if len({len(classes) for classes in counts.values()}) == 1 else {}
 
 
 def _of_equal_shares(counts: Mapping[int, Sequence[int]]) -> npt.NDArray[np.float64]:
     """Returns (epochs, classes), the images of a class by what an equal share would be."""
-    found = np.array(list(counts.values()), dtype=float)
-    return np.asarray(found / found.sum(axis=1, keepdims=True) * found.shape[1])
+    images = np.array(list(counts.values()), dtype=float)
+    return np.asarray(images / images.sum(axis=1, keepdims=True) * images.shape[1])
 
 
 def _unevenness(counts: Mapping[int, Sequence[int]]) -> float:

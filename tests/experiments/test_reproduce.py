@@ -19,7 +19,7 @@ from robustcords.errors import UserError
 from robustcords.experiments import fleet, reproduce
 from robustcords.paper.tables import TABLES
 from robustcords.recipe.recipe import load
-from robustcords.report import paper_comparison
+from robustcords.report import paper_tables
 
 
 def pretend(recipe: Path, output: Path) -> None:
@@ -135,7 +135,7 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
     shutil.rmtree(tmp_path / "cifar10_bullet,seed=0")
     shutil.rmtree(tmp_path / "cifar10_bullet,seed=4")
     runs, _ = made.runs()
-    header, *lines = paper_comparison.rows(TABLES["table1"], runs)
+    header, *lines = paper_tables.rows(TABLES["table1"], runs)
     assert header == ["method", "", "clean", "pgd 8/255", "autoattack", "s / epoch", "speed-up", "seeds"]
     x = "\N{MULTIPLICATION SIGN}"
     assert lines == [
@@ -159,7 +159,7 @@ def test_ours_stands_beside_the_papers_numbers(tmp_path: Path, pretended: list[s
         ],
     ]
     shown = io.StringIO()
-    paper_comparison.print_alongside(TABLES["table1"], runs, Console(file=shown, width=200))
+    paper_tables.print_alongside(TABLES["table1"], runs, Console(file=shown, width=200))
     assert (
         "- Ours: resnet8 on cifar10, 12 epochs, 100 test images, PGD-50-10, AutoAttack standard on 100.\n- Paper: "
         in shown.getvalue()
@@ -173,7 +173,7 @@ def test_rows_of_two_data_sets_tell_which(tmp_path: Path, pretended: list[str]):
     rows = ["cifar10_trades", "cifar100_trades"]
     made = reproduce.plan("table1", "small", datasets=["cifar10", "cifar100"], rows=rows, folder=tmp_path)
     reproduce.run(made)
-    labels = [line[0] for line in paper_comparison.rows(TABLES["table1"], made.runs()[0]) if line[1] == "paper"]
+    labels = [line[0] for line in paper_tables.rows(TABLES["table1"], made.runs()[0]) if line[1] == "paper"]
     assert labels == ["TRADES (cifar10)", "TRADES (cifar100)"]
 
 
@@ -279,7 +279,7 @@ def test_best_weights_have_a_line_of_their_own_and_other_radii_are_not_the_paper
     content = json.loads(report.read_text())
     content["evaluation"]["last"]["autoattack"] = {"4/255": 0.99}
     report.write_text(json.dumps(content))
-    lines = paper_comparison.rows(TABLES["table1"], made.runs()[0])
+    lines = paper_tables.rows(TABLES["table1"], made.runs()[0])
     header, full, ours, gap, last, best = [line[:5] for line in lines]
     assert header[2:] == ["clean", "pgd 8/255", "autoattack"]
     assert full == ["TRADES", "paper", "82.73", "51.83", "49.06"]

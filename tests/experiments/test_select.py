@@ -18,7 +18,7 @@ from robustcords.errors import UserError
 from robustcords.experiments import build
 from robustcords.models.last_layer import find_head
 from robustcords.recipe import recipe
-from robustcords.report.selection import LISTED_CLASSES, SelectionSummary, print_selection
+from robustcords.report.selection_tables import LISTED_CLASSES, SelectionSummary, print_selection
 from robustcords.selection.base import SelectionReport
 from robustcords.selection.gradients import memory
 from robustcords.selection.solvers import omp

@@ -12,7 +12,7 @@ from made_runs import BULLET, GLISTER, RANDOM, evaluation, make_run, write_outco
 from rich.console import Console
 
 from robustcords.errors import UserError
-from robustcords.report.comparison import Comparison, Kind, Measure, Method, compare
+from robustcords.report.comparison import Comparison, Measure, Method, ReferenceKind, compare
 from robustcords.report.comparison_tables import csv, markdown, print_comparison
 from robustcords.report.intervals import Accuracy, Estimate, difference
 from robustcords.report.runs import find_runs
@@ -32,12 +32,12 @@ def compared(folder: Path, **options: Any) -> Comparison:
     return compare(find_runs([folder]), **options)
 
 
-def against(method: Method, kind: Kind) -> list[str]:
+def against(method: Method, kind: ReferenceKind) -> list[str]:
     """Returns the names of the methods that another is compared with in some way."""
     return [reference.name for reference in method.references if reference.kind is kind]
 
 
-def differences(method: Method, kind: Kind) -> Mapping[Measure, Estimate]:
+def differences(method: Method, kind: ReferenceKind) -> Mapping[Measure, Estimate]:
     (found,) = [reference.differences for reference in method.references if reference.kind is kind]
     return found
 
@@ -58,7 +58,9 @@ def made(tmp_path: Path) -> Path:
 
 def test_methods_are_named_and_given_a_baseline(made: Path):
     found = compared(made)
-    assert {m.name: (m.baseline, against(m, Kind.RANDOM), [run.seed for run in m.runs]) for m in found.methods} == {
+    assert {
+        m.name: (m.baseline, against(m, ReferenceKind.RANDOM), [run.seed for run in m.runs]) for m in found.methods
+    } == {
         "trades, full data, Bullet": ("trades, full data", [], [0]),
         "trades, full data": (None, [], [0, 1]),
         "trades, adv-glister 50 %": ("trades, full data", ["trades, random 50 %"], [0, 1]),
@@ -77,14 +79,14 @@ def test_random_subsets_that_were_trained_otherwise_say_nothing_of_a_selector(tm
     make_run(tmp_path / "full", right=shares(clean=0.9, pgd=0.5, aa=0.4))
     make_run(tmp_path / "gli", GLISTER, right=shares(clean=0.8, pgd=0.45, aa=0.4))
     make_run(tmp_path / "lots", RANDOM, other, right=shares(clean=0.8, pgd=0.4, aa=0.3))
-    assert against(compared(tmp_path).method("trades, adv-glister 50 %"), Kind.RANDOM) == []
+    assert against(compared(tmp_path).method("trades, adv-glister 50 %"), ReferenceKind.RANDOM) == []
 
 
 def test_differences_tell_of_how_many_seeds_they_are(made: Path):
     lots = {"seed": 2, "data": {"path": "disk2"}}
     make_run(made / "lots2", lots, RANDOM, right=shares(clean=0.8, pgd=0.4, aa=0.3))
     found = compared(made)
-    to_full = differences(found.method("trades, random 50 %"), Kind.BASELINE)
+    to_full = differences(found.method("trades, random 50 %"), ReferenceKind.BASELINE)
     assert {estimate.seeds for estimate in to_full.values()} == {1, 2}, "two were the same, and are one run each"
     (whole,) = [
         line
@@ -171,13 +173,13 @@ def test_figures_by_hand(made: Path):
     assert full.seconds_per_epoch.mean == pytest.approx(20.0)
     assert glister.speed_up is not None
     assert (glister.speed_up.value, glister.speed_up.low, glister.speed_up.high) == pytest.approx((2, 2, 2))
-    lots = differences(glister, Kind.RANDOM)
+    lots = differences(glister, ReferenceKind.RANDOM)
     assert lots[AUTOATTACK].value == pytest.approx((0.10 + 0.05) / 2)
     assert lots[AUTOATTACK].how == "t interval, paired over 2 seeds"
-    to_full = differences(glister, Kind.BASELINE)
+    to_full = differences(glister, ReferenceKind.BASELINE)
     assert to_full[CLEAN].value == pytest.approx(-(0.10 + 0.12) / 2)
     assert to_full[CLEAN].noise, "of two seeds the t interval is wide"
-    bullet = differences(found.method("trades, full data, Bullet"), Kind.BASELINE)
+    bullet = differences(found.method("trades, full data, Bullet"), ReferenceKind.BASELINE)
     assert bullet[CLEAN].noise
     assert bullet[CLEAN].how == "bootstrap, paired over 100 test images, seed 0"
 
@@ -186,13 +188,15 @@ def test_cheaper_methods_are_compared_with_all_images_for_a_similar_time(made: P
     make_run(made / "shorter", {"train": {"epochs": 1}}, right=shares(clean=0.6, pgd=0.3, aa=0.2), seconds=20)
     # Adv-GLISTER took 40 s, Bullet 32 s. The baseline took 80 s, two epochs 40 s, one epoch and FGSM 20 s.
     found = compared(made)
-    assert {method.name: names for method in found.methods if (names := against(method, Kind.SIMILAR_TIME))} == {
+    assert {
+        method.name: names for method in found.methods if (names := against(method, ReferenceKind.SIMILAR_TIME))
+    } == {
         "trades, adv-glister 50 %": ["trades, full data, 2 epochs", "sat, full data, attack fgsm"],
         "trades, random 50 %": ["trades, full data, 2 epochs", "sat, full data, attack fgsm"],
         "trades, full data, Bullet": ["trades, full data, 2 epochs", "sat, full data, attack fgsm"],
     }
     glister = found.method("trades, adv-glister 50 %")
-    shorter, fast = (each for each in glister.references if each.kind is Kind.SIMILAR_TIME)
+    shorter, fast = (each for each in glister.references if each.kind is ReferenceKind.SIMILAR_TIME)
     assert shorter.time is not None
     assert fast.time is not None
     assert (shorter.time.value, fast.time.value) == pytest.approx((1.0, 0.5))
@@ -252,7 +256,9 @@ def test_early_stopping(tmp_path: Path):
     (path / "report.json").write_text(json.dumps(report))
     write_outcomes(path / "evaluation/best", best, attacks=2)
     method = compared(tmp_path).methods[0]
-    assert {m.what: (m.which, round(e.value, 9)) for m, e in differences(method, Kind.EARLY_STOPPING).items()} == {
+    assert {
+        m.what: (m.which, round(e.value, 9)) for m, e in differences(method, ReferenceKind.EARLY_STOPPING).items()
+    } == {
         "clean": ("best", -0.1),
         "PGD 0.15": ("best", 0.1),
         "AutoAttack 0.15": ("best", 0.1),

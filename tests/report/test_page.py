@@ -21,7 +21,7 @@ from support.command_line import call, contents
 from robustcords.data.images import ImageSet
 from robustcords.errors import UserError
 from robustcords.experiments import adversarial_pictures
-from robustcords.report import chart, charts, page, training_charts
+from robustcords.report import chart, comparison_charts, page, training_charts
 from robustcords.report.comparison import compare
 from robustcords.report.comparison_tables import Block, Cell, Grid
 from robustcords.report.runs import find_runs, load_run
@@ -239,7 +239,7 @@ def test_the_plot_that_decides_by_hand(tmp_path: Path):
     make_run(tmp_path / "full", seconds=60)
     fast = {"clean": [1, 1, 1, 1], "PGD 0.15": [1, 1, 1, 0], "AutoAttack 0.15": [1, 1, 0, 0]}
     make_run(tmp_path / "glister", GLISTER, seconds=30, right=fast)
-    (shown,) = charts.robustness(compare(find_runs([tmp_path]))).charts
+    (shown,) = comparison_charts.robustness(compare(find_runs([tmp_path]))).charts
     front, full, glister = shown.figure["data"]
     assert (full["x"], full["y"]) == ([4.0], [25.0])  # minutes, percent
     assert (glister["x"], glister["y"]) == ([2.0], [50.0])

@@ -12,12 +12,12 @@ from support.cases import cases
 
 from robustcords.errors import UserError
 from robustcords.evaluation.results import Evaluation, Measurement
-from robustcords.report.run_report import VERSION, Environment, Report, Row, summarise
+from robustcords.report.run_report import VERSION, Environment, EpochMetrics, Report, summarise
 
 RECIPE = {"method": {"name": "adversarial"}, **EARLIER}
 ROWS = [
-    Row(epoch=0, train_loss=2.0, seconds={"total": 3.0, "attack": 1.5, "selection": 0.5}),
-    Row(epoch=1, train_loss=1.5, seconds={"total": 2.0, "attack": 1.25, "selection": 0.0}),
+    EpochMetrics(epoch=0, train_loss=2.0, seconds={"total": 3.0, "attack": 1.5, "selection": 0.5}),
+    EpochMetrics(epoch=1, train_loss=1.5, seconds={"total": 2.0, "attack": 1.25, "selection": 0.0}),
 ]
 SELECTIONS = [{"epoch": 0, "size": 30}, {"epoch": 1, "size": 31}]
 LAST = {"clean": 0.81, "examples": 100, "pgd": {"8/255": 0.5}, "pgd_attack": "PGD-50-10"}

@@ -11,16 +11,15 @@ from robustcords.report.chart import Chart, Section, style
 from robustcords.report.comparison import Comparison, Measure, Method, accuracies_of
 from robustcords.report.front import clean_measure, deciding_measure, front
 from robustcords.report.proportion import wilson
-from robustcords.report.run_report import Row
+from robustcords.report.run_report import EpochMetrics
 
 _LOG_FROM = 8
 """The ratio of the largest to the smallest time from which on the axis is logarithmic."""
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Returns the sections that the runs have charts for, or a note on, but for `robustness`."""
-    found = [make(comparison) for make in (curves, fractions)]
-    return [section for section in found if section.charts or section.notes]
+    """Returns all sections but `robustness`, of which some may have neither charts nor notes."""
+    return [curves(comparison), fractions(comparison)]
 
 
 def robustness(comparison: Comparison) -> Section:
@@ -89,7 +88,7 @@ def error_bar(method: Method, measure: Measure) -> tuple[float, float]:
 
 def curves(comparison: Comparison) -> Section:
     """Returns training loss and validation accuracies over epochs."""
-    kinds: tuple[tuple[str, str, str, float, Callable[[Row], float | None]], ...] = (
+    kinds: tuple[tuple[str, str, str, float, Callable[[EpochMetrics], float | None]], ...] = (
         ("loss", "Training loss", "training loss", 1.0, lambda row: row.train_loss),
         ("clean", "Validation accuracy, clean", "accuracy (%)", 100.0, partial(_validated, "clean")),
         ("robust", "Validation accuracy under PGD-10", "accuracy (%)", 100.0, partial(_validated, "robust")),
@@ -116,7 +115,7 @@ def curves(comparison: Comparison) -> Section:
     return Section("curves", "Learning curves", charts, notes if charts else ["No run has metrics.jsonl."])
 
 
-def _validated(name: str, row: Row) -> float | None:
+def _validated(name: str, row: EpochMetrics) -> float | None:
     """Returns an accuracy on the validation split, where the epoch has it."""
     return row.noted("validation").get(name)
 
@@ -147,8 +146,8 @@ def fractions(comparison: Comparison) -> Section:
         for row, (name, points) in enumerate(lines):
             whole = dict.fromkeys(method.baseline for _, method in points if method.baseline)
             ends = [(1.0, comparison.method(name)) for name in whole] if title != "Speed-up" else []
-            found = [(100 * share, y) for share, method in [*points, *ends] if (y := value(method)) is not None]
-            traces.append(chart.line(row, [x for x, _ in found], [y for _, y in found], name))
+            coordinates = [(100 * share, y) for share, method in [*points, *ends] if (y := value(method)) is not None]
+            traces.append(chart.line(row, [x for x, _ in coordinates], [y for _, y in coordinates], name))
             legend.append((name, style(row)))
         if any(trace["y"] for trace in traces):
             caption = (

@@ -38,7 +38,7 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
         for column in table.columns or COLUMNS
         if any(_measured(row, runs, column) for row in _present(table, runs))
     ]
-    found = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
+    table_rows = [["method", "", *(_UNITS.get(column, column) for column in columns), "seeds"]]
     for row in _present(table, runs):
         printed = {column: row.paper[column] for column in columns}
         lines = []
@@ -54,8 +54,8 @@ def rows(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[list[str]
                 alike = all(run.recipe.data.name == row.dataset for run in runs[row.id])
                 gaps = [_gap(ours[column], printed[column], column) if alike else "" for column in columns]
                 lines.append(["difference", *gaps, "" if alike else f"none: not on {row.dataset}"])
-        found += [[_name(row, table, runs) if number == 0 else "", *line] for number, line in enumerate(lines)]
-    return found
+        table_rows += [[_name(row, table, runs) if number == 0 else "", *line] for number, line in enumerate(lines)]
+    return table_rows
 
 
 def labels(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> dict[Path, Label]:
@@ -116,7 +116,7 @@ def print_alongside(table: PaperTable, runs: Mapping[str, Sequence[Run]], consol
 
 def _name(row: Row, table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> str:
     """Returns what a row is called: its method, and its data set and setting where others differ in these alone."""
-    several = len({each.dataset for each in _present(table, runs)}) > 1
+    several = len({other.dataset for other in _present(table, runs)}) > 1
     said = [row.dataset] * several + [row.setting] * bool(row.setting)
     return f"{row.method} ({', '.join(said)})" if said else row.method
 
@@ -127,7 +127,7 @@ def _present(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> list[Row]:
 
 def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str, which: str = "last") -> Spread | None:
     """Returns our figure in a column of the paper's, over seeds; accuracies in percent, of the weights ``which``."""
-    found = {run.seed: value for run in runs[row.id] if (value := _of_run(run, column, which)) is not None}
+    values = {run.seed: value for run in runs[row.id] if (value := _of_run(run, column, which)) is not None}
     if column == "speed_up":
         over = {run.seed: training_seconds(run) for run in runs.get(row.speed_up_over, ())}
         mine = {run.seed: training_seconds(run) for run in runs[row.id]}
@@ -136,8 +136,8 @@ def _measured(row: Row, runs: Mapping[str, Sequence[Run]], column: str, which: s
             for seed, seconds in mine.items()
             if row.id != row.speed_up_over and seed in over
         }
-        found = {seed: theirs / own for seed, (theirs, own) in pairs.items() if theirs and own}
-    return Spread(found) if found else None
+        values = {seed: theirs / own for seed, (theirs, own) in pairs.items() if theirs and own}
+    return Spread(values) if values else None
 
 
 def _of_run(run: Run, column: str, which: str) -> float | None:
@@ -156,11 +156,11 @@ def _number(value: float | None, column: str) -> str:
     return f"{value:.2f}\N{MULTIPLICATION SIGN}" if column == "speed_up" else f"{value:.2f}"
 
 
-def _spread(found: Spread | None, column: str) -> str:
-    if found is None:
+def _spread(spread: Spread | None, column: str) -> str:
+    if spread is None:
         return ""
-    text = _number(found.mean, column)
-    return text if found.std is None else f"{text} ± {found.std:.2f}"
+    text = _number(spread.mean, column)
+    return text if spread.std is None else f"{text} ± {spread.std:.2f}"
 
 
 def _gap(ours: Spread | None, printed: float | None, column: str) -> str:
