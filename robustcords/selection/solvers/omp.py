@@ -190,15 +190,7 @@ def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pi
     while not (over := pursuit.advance()) and pursuit.steps < _PATIENCE * problem.budget:
         if on_pick and len(problem.gradients) > _LARGEST_GRAM:
             on_pick(pursuit.count, problem.budget)
-    rows, weights = pursuit.result()
-    if not over or _overshoots(weights):
-        rows, weights = _settled(problem, rows, ridge)
-    return _filled(rows, weights, pursuit.correlations, pursuit.taken, problem.budget)
-
-
-def _overshoots(weights: Tensor) -> bool:
-    """Returns whether the last look at an ill-conditioned problem has moved a weight below 0, beyond rounding."""
-    return len(weights) > 0 and float(weights.min()) < -_OVERSHOT * float(weights.max())
+    return _completed(problem, *pursuit.result(), pursuit.correlations, pursuit.taken, ridge=ridge, solved=over)
 
 
 def _settled(problem: Problem, rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
@@ -251,27 +243,34 @@ def _solve_by_products(batch: Sequence[Problem], ridge: float, tolerance: float)
         pursuit.advance()
     taken = pursuit.taken()
     correlations = pursuit.correlations.masked_fill(pursuit.dependent, torch.finfo(torch.float64).min)
-    found = []
+    matches = []
     for r, (problem, size) in enumerate(zip(batch, sizes, strict=True)):
         slots = pursuit.held[r].nonzero()[:, 0]
-        rows, weights = pursuit.atoms[r, slots], pursuit.weights[r, slots]
-        if not pursuit.done[r] or _overshoots(weights):
-            rows, weights = _settled(problem, rows, ridge)
-        found.append(_filled(rows, weights, correlations[r, :size], taken[r, :size], problem.budget))
-    return found
+        held = pursuit.atoms[r, slots], pursuit.weights[r, slots], correlations[r, :size], taken[r, :size]
+        matches.append(_completed(problem, *held, ridge=ridge, solved=bool(pursuit.done[r])))
+    return matches
 
 
-def _filled(rows: Tensor, weights: Tensor, correlations: Tensor, taken: Tensor, budget: int) -> Match:
-    """Returns as many gradients as were asked for, the missing ones with weight 0.
+def _completed(
+    problem: Problem, rows: Tensor, weights: Tensor, correlations: Tensor, taken: Tensor, *, ridge: float, solved: bool
+) -> Match:
+    """Returns what a pursuit holds, with weights of its own making where it has not solved the problem.
+
+    There are as many gradients as were asked for, the missing ones with weight 0.
 
     Args:
+        problem: which.
         rows: (m,) those that are held.
         weights: (m,) theirs.
         correlations: (N,) with the residual; the lowest of all for those that depend on held ones, which come last.
         taken: (N,) bool which are held.
-        budget: k.
+        ridge: lam.
+        solved: whether the pursuit came to its end.
     """
+    # The last look at an ill-conditioned problem may have moved a weight below 0, beyond rounding.
+    if not solved or (len(weights) and float(weights.min()) < -_OVERSHOT * float(weights.max())):
+        rows, weights = _settled(problem, rows, ridge)
     order = correlations.double().masked_fill(taken, -math.inf).argsort(descending=True, stable=True)
-    rest = order[: budget - len(rows)]
+    rest = order[: problem.budget - len(rows)]
     weights = torch.cat([weights.clamp(min=0), weights.new_zeros(len(rest))])
     return torch.cat([rows, rest]).cpu(), weights.cpu()

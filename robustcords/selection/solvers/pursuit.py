@@ -98,8 +98,8 @@ class Pursuit:
         mask = torch.zeros_like(self.dependent, dtype=torch.int32)
         return mask.scatter_add(1, self.atoms, self.held.int()) > 0
 
-    def advance(self) -> bool:
-        """Makes a block of steps; returns whether all problems are done."""
+    def advance(self) -> None:
+        """Makes a block of steps, after which problems may be `done`."""
         # The first block ends after a step, as its correlations are not yet those of the weights with the ridge.
         block = _Block(self, 1 if self.steps == 1 else BLOCK)
         for _ in range(block.length):
@@ -116,7 +116,6 @@ class Pursuit:
             self._doubt(self.done & ~before)
         else:
             self.correlations = after.gather(1, kept[:, None, None].expand(-1, 1, after.shape[2]))[:, 0]
-        return bool(self.done.all())
 
     def _doubt(self, ended: Tensor) -> None:
         """Resumes what ended, (R,), by a residual that only rounding had below the tolerance.
