@@ -42,7 +42,7 @@ sleep_while_waiting()
 STEPS = {
     "the package": (PACKAGE, HEAVY),
     "help": ("from robustcords.cli.app import main\nsys.argv = ['robustcords', 'run', '--help']\nmain()", HEAVY),
-    "the reader of recipes": ("import robustcords.recipe", HEAVY),
+    "the reader of recipes": ("import robustcords.recipe.recipe", HEAVY),
     "shipped recipes": ("robustcords.recipe.shipped()", []),
     "the registry of data sets": ("from robustcords import data", ["torch"]),
     "how threads wait": (THREADS, ["torch"]),

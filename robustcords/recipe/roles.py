@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from robustcords.config.schema import Role, Table, roles
 from robustcords.data.decoding import ImageConfig
-from robustcords.recipe.recipe import LoggingConfig, Recipe, TrainConfig
+from robustcords.recipe.recipe import Recipe
+from robustcords.training.config import LoggingConfig, TrainConfig
 
 _TABLES: dict[str, type[Table]] = {"data": ImageConfig, "logging": LoggingConfig, "train": TrainConfig}
 """The tables whose keys have roles of their own; every key of another one has the role of its table."""

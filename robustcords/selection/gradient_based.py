@@ -32,8 +32,6 @@ from robustcords.selection.gradients.head import check_last_layer
 from robustcords.selection.gradients.matching import Matching
 from robustcords.selection.strategies.hard_tail import without_hard_tail
 
-__all__ = ["SELECTION_TYPES", "AdversarialConfig", "AdversarialStrategy", "augmentation"]
-
 SELECTION_TYPES: dict[Granularity, str] = {
     "per_class": "PerClass",
     "per_batch": "PerBatch",

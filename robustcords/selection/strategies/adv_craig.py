@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcords.errors import UserError
-from robustcords.selection.gradient_based import AdversarialConfig, AdversarialStrategy
+from robustcords.selection.gradient_based import AdversarialStrategy
+from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.factors import Gradients
 
 _REMEDY = "`pip install submodlib-py` (it has wheels for CPython 3.11 and 3.12, on Linux x86-64 and macOS)"

@@ -14,7 +14,8 @@ from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.cords._cords import GLISTERStrategy
-from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
+from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialStrategy
+from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.factors import Gradients
 from robustcords.selection.solvers.greedy import Method, TaylorGreedy
 

@@ -13,7 +13,8 @@ from robustcords.config.schema import NotNegative
 from robustcords.runtime import collectives
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.cords._cords import GradMatchStrategy
-from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialConfig, AdversarialStrategy
+from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialStrategy
+from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.candidates import Group
 from robustcords.selection.gradients.factors import Gradients
 from robustcords.selection.solvers.omp import MatchingPursuit, refuse_too_large
