@@ -31,7 +31,7 @@ from robustcords.models import source
 source("resnet8")(name="resnet8").build(1, 8, 2, [0], [1], 0)
 """
 RECIPES = """
-from robustcords import recipe
+from robustcords.recipe import recipe
 recipe.load("digits_trades", ["selector=false"])
 recipe.load("digits_mart", ["selector.name=random"])
 """
@@ -43,7 +43,7 @@ STEPS = {
     "the package": (PACKAGE, HEAVY),
     "help": ("from robustcords.cli.app import main\nsys.argv = ['robustcords', 'run', '--help']\nmain()", HEAVY),
     "the reader of recipes": ("import robustcords.recipe.recipe", HEAVY),
-    "shipped recipes": ("robustcords.recipe.shipped()", []),
+    "shipped recipes": ("robustcords.recipe.recipe.shipped()", []),
     "the registry of data sets": ("from robustcords import data", ["torch"]),
     "how threads wait": (THREADS, ["torch"]),
     "options of data sets": ("for each in ('cifar10', 'digits'): data.source(each).Config(name=each)", DATA),

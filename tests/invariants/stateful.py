@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcords.selection.gradient_based import AdversarialConfig, AdversarialStrategy
+from robustcords.selection.gradient_based import AdversarialStrategy
+from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
 
 
