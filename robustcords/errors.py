@@ -7,7 +7,8 @@ import errno
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -98,6 +99,21 @@ def one_line(error: BaseException, place: tuple[str, int] | None = None) -> str:
     name, line = place or (Path(raised.filename).name, raised.lineno)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{text} ({name}:{line})"
+
+
+@contextmanager
+def one_line_from(what: str) -> Iterator[None]:
+    """Context for code that is not this package's own: what it raises is one line that begins with ``what``.
+
+    Raises:
+        UserError: the code raised an error that is none of this package's.
+    """
+    try:
+        yield
+    except (UserError, RunError, Interrupted):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what}: {one_line(error)}") from error
 
 
 def kind_of(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.data.split import apportion
 from robustcords.engine import contracts
-from robustcords.errors import Interrupted, RunError, UserError, is_own, one_line
+from robustcords.errors import UserError, is_own, one_line_from
 from robustcords.losses.check import loss_values
 from robustcords.models.last_layer import LastLayer
 from robustcords.rng import generator
@@ -320,14 +320,8 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     def _picked(self, groups: Sequence[Group]) -> list[Choice]:
         source = f"{contracts.title(self)}.pick"
-        try:
+        with nullcontext() if is_own(type(self).__module__) else one_line_from(f"{source} failed"):
             picked = self.pick_groups(groups)
-        except (UserError, RunError, Interrupted):
-            raise
-        except Exception as error:
-            if is_own(type(self).__module__):
-                raise
-            raise UserError(f"{source} failed: {one_line(error)}") from error
         return [
             contracts.chosen(source, *contracts.pair(source, found), group.budget, len(group.gradients))
             for group, found in zip(groups, picked, strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcords.errors import Interrupted, RunError, UserError, kind_of, one_line
+from robustcords.errors import UserError, kind_of, one_line_from
 from robustcords.storage.checkpoint import as_kept
 
 
@@ -86,12 +86,8 @@ def state_of(source: str, part: Any) -> dict[str, Any]:
 
 
 def _state(source: str, part: Any) -> dict[str, Any]:
-    try:
+    with one_line_from(f"{source}: state_dict failed"):
         state = part.state_dict()
-    except (UserError, RunError, Interrupted):
-        raise
-    except Exception as error:
-        raise UserError(f"{source}: state_dict failed: {one_line(error)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{source}: state_dict returned {kind_of(state)}, not a dict")
     return state
@@ -131,9 +127,5 @@ def give_back(source: str, part: Any, state: dict[str, Any]) -> None:
 
 
 def _load(source: str, part: Any, state: dict[str, Any]) -> None:
-    try:
+    with one_line_from(f"{source}: load_state_dict refuses what state_dict returned"):
         part.load_state_dict(state)
-    except (UserError, RunError, Interrupted):
-        raise
-    except Exception as error:
-        raise UserError(f"{source}: load_state_dict refuses what state_dict returned: {one_line(error)}") from error

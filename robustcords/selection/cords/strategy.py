@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.engine.modes import evaluation_mode, seeded, training_mode
-from robustcords.errors import Interrupted, RunError, UserError, one_line, raised_at
+from robustcords.errors import UserError, one_line_from, raised_at
 from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import generator
 from robustcords.runtime import collectives
@@ -278,16 +278,9 @@ class CordsStrategy(PlainStrategy):
             self.context.logger.warning(text, self.config.name, ", ".join(names))
         self.state = {"attributes": changed(new, attributes), "lost": lost}
 
-    @contextmanager
-    def _failing_in(self, what: str) -> Iterator[None]:
+    def _failing_in(self, what: str) -> AbstractContextManager[None]:
         """Makes one line of what the strategy's own code raises."""
-        try:
-            yield
-        except (UserError, RunError, Interrupted):
-            raise
-        except (Exception, SystemExit) as error:
-            name = f"selector {self.config.name!r}: {self.strategy.__name__}"
-            raise UserError(f"{name} failed in {what}: {one_line(error)}") from error
+        return one_line_from(f"selector {self.config.name!r}: {self.strategy.__name__} failed in {what}")
 
     def _exactly(
         self, budget: int, indices: Sequence[int], gammas: Sequence[float], rows: list[int]
