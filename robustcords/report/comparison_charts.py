@@ -10,7 +10,7 @@ from robustcords.report import chart
 from robustcords.report.chart import Chart, Section, style
 from robustcords.report.comparison import Comparison, Measure, Method, accuracies_of
 from robustcords.report.front import clean_measure, deciding_measure, front
-from robustcords.report.proportion import wilson
+from robustcords.report.intervals import wilson
 from robustcords.report.run_report import EpochMetrics
 
 _LOG_FROM = 8

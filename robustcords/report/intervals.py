@@ -1,4 +1,4 @@
-"""Means over seeds, and 95 % confidence intervals of differences."""
+"""Means over seeds, and 95 % confidence intervals of accuracies and differences."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-
-from robustcords.report.proportion import wilson
+import scipy  # its parts load at first use: a report of one run needs few of them
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -153,7 +151,7 @@ def ratio(ones: Mapping[int, float], others: Mapping[int, float]) -> Estimate:
 
 def paired_t(gaps: Sequence[float]) -> tuple[float, float]:
     """Returns Student's 95 % interval of the mean of two or more differences, that of `scipy.stats.ttest_1samp`."""
-    return _interval(stats.ttest_1samp, gaps, 0.0)
+    return _interval(scipy.stats.ttest_1samp, gaps, 0.0)
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
@@ -163,7 +161,7 @@ def welch(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
         one: two or more values.
         other: of the mean that is subtracted; not all the same if those of ``one`` are.
     """
-    return _interval(stats.ttest_ind, one, other, equal_var=False)
+    return _interval(scipy.stats.ttest_ind, one, other, equal_var=False)
 
 
 def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[float, float]:
@@ -205,3 +203,14 @@ def newcombe(one: float, count: int, other: float, others: int) -> tuple[float, 
     (low, high), (other_low, other_high) = wilson(one, count), wilson(other, others)
     gap = one - other
     return gap - math.hypot(one - low, other_high - other), gap + math.hypot(high - one, other - other_low)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % score interval of a proportion (Wilson 1927).
+
+    Args:
+        share: the proportion in [0, 1]; taken as the nearest one of whole examples.
+        count: how many examples it is of, >= 1.
+    """
+    interval = scipy.stats.binomtest(round(share * count), count).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -11,8 +11,8 @@ from robustcords.config.schema import parse_duration
 from robustcords.evaluation import majority
 from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name, flat, subset_name
+from robustcords.report.intervals import wilson
 from robustcords.report.markdown import in_markdown, on_terminal, plain
-from robustcords.report.proportion import wilson
 from robustcords.report.run_report import Environment, RecipeTables, Report, Training, TrainTable
 from robustcords.runtime.progress import duration, verbatim
 

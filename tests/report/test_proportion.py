@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 from support.cases import cases
 
-from robustcords.report.proportion import wilson
+from robustcords.report.intervals import wilson
 
 
 @cases(("right", "count"), [(0, 1), (1, 1), (0, 200), (512, 1000), (9999, 10000), (10000, 10000)])
