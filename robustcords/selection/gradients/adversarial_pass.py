@@ -79,14 +79,15 @@ def adversarial_pass(
             columns.append([rows, y, *_factors(model, last_layer, x, y, loss, attack, noise, train_mode=train_mode)])
             if on_batch:
                 on_batch(min(done * world, len(batches)), len(batches))
-    whole = _gather(columns, _empty(last_layer, num_classes, len(loss.views), device))
+    parts = zip(_empty(last_layer, num_classes, len(loss.views), device), *columns, strict=True)
+    whole = [torch.cat(collectives.gather_rows(torch.cat(part))) for part in parts]  # of all processes
     wanted = torch.tensor([row for batch in batches for row in batch], device=device)
     order = whole[0].argsort()[wanted.argsort().argsort()]
     numbers, y, *factors = (column[order] for column in whole)
     features, logits = tuple(factors[0::2]), tuple(factors[1::2])
     sizes = [len(batch) for batch in batches] if loss.batchwise else [len(y)]
-    parts = zip(zip(*(z.split(sizes) for z in logits), strict=True), y.split(sizes), strict=True)
-    deltas = zip(*(logit_gradients(loss, part, labels) for part, labels in parts), strict=True)
+    batched = zip(zip(*(z.split(sizes) for z in logits), strict=True), y.split(sizes), strict=True)
+    deltas = zip(*(logit_gradients(loss, part, labels) for part, labels in batched), strict=True)
     gradients = LastLayerGradients(
         tuple(torch.cat(parts) for parts in deltas), features, y, logits, bias=last_layer.trains_bias, numbers=numbers
     )
@@ -145,9 +146,3 @@ def _empty(last_layer: LastLayer, classes: int, views: int, device: torch.device
     pair = [torch.zeros((0, width), dtype=kind, device=device) for width in (last_layer.head.in_features, classes)]
     numbers = torch.zeros(0, dtype=torch.int64, device=device)
     return [numbers, numbers, *(pair * views)]
-
-
-def _gather(columns: list[list[Tensor]], empty: list[Tensor]) -> list[Tensor]:
-    """Returns every column, gathered over all batches of all processes."""
-    parts = zip(empty, *columns, strict=True)
-    return [torch.cat(collectives.gather_rows(torch.cat(part))) for part in parts]
