@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.decoded_file import PARTS, DecodedFile, write
@@ -27,6 +27,7 @@ from robustcords.data.images import Images, ImageSet
 from robustcords.data.on_disk import OnDisk, on_disk
 from robustcords.data.storage import in_units, stays_on_disk, worker_count
 from robustcords.errors import UserError
+from robustcords.runtime.progress import Display, Update
 
 VARIABLE = "ROBUSTCORDS_CACHE"
 """The environment variable that names another folder."""
@@ -36,6 +37,7 @@ _NOT_THE_IMAGES = {"path", "validation_fraction", "train_limit", "cache", "stora
 """Options that decoding does not depend on; where the files are is told by these themselves."""
 _LARGE = 1024**3  # bytes; where images of fewer are is not worth a line
 _SPARE = 256 * 1024**2  # bytes that are left free on the disk
+_MOMENT = 2.0  # seconds that another process may look for the file without this one saying that it waits
 
 
 def cache_folder() -> Path:
@@ -49,8 +51,12 @@ def cache_folder() -> Path:
     return (configured if configured.is_absolute() else Path.home() / ".cache") / "robustcords"
 
 
-def read(source: DataSource) -> Splits:
+def read(source: DataSource, display: Display | None = None) -> Splits:
     """Returns what a source loads, from the cache where that has it, and else decoded and kept there.
+
+    Args:
+        source: of the images.
+        display: for progress, as images on disk may take hours to decode; left out, there is none.
 
     Raises:
         UserError: as `DataSource.load`, or images are to stay on disk, and it has no room for them decoded. That images
@@ -59,15 +65,16 @@ def read(source: DataSource) -> Splits:
     files = source.files() if source.config.cache else None
     if files is None:
         return source.load()
-    path = _path(source)
-    with _alone(path):
+    path, display = _path(source), display or Display(visible=False)
+    with _alone(path, display):
         found = _kept(path, _fingerprint(source, files), source)
         if found is None:
             found = source.load()
             files = source.files() or []  # now, as it may have downloaded them
             fingerprint = _fingerprint(source, files)
             try:
-                _keep(path, fingerprint, found)
+                with display.task("decoding images") as update:
+                    _keep(path, fingerprint, found, update)
             except OSError as error:
                 _refuse_unwritable(source, path, found, error)
             else:
@@ -148,7 +155,7 @@ def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
     return Splits(sets[0], sets[1], notes, warnings)
 
 
-def _keep(path: Path, fingerprint: str, splits: Splits) -> None:
+def _keep(path: Path, fingerprint: str, splits: Splits, update: Update) -> None:
     """Writes what was decoded, or is decoded now, where that is pixels of 8 bits.
 
     Raises:
@@ -163,14 +170,20 @@ def _keep(path: Path, fingerprint: str, splits: Splits) -> None:
     if _size(splits) + _SPARE > shutil.disk_usage(path.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     told = json.dumps({"classes": splits.train.classes, "notes": splits.notes, "warnings": splits.warnings})
-    write(path, sets, {"fingerprint": fingerprint, "told": told})
+    write(path, sets, {"fingerprint": fingerprint, "told": told}, update)
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lets one process of this machine at a time look for a file and make it."""
+def _alone(path: Path, display: Display) -> Iterator[None]:
+    """Lets one process of this machine at a time look for a file and make it; another says that it waits."""
+    lock = FileLock(path.with_suffix(".lock"))
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a cache that cannot be written is none
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(path.with_suffix(".lock")))
+            try:
+                lock.acquire(timeout=_MOMENT)
+            except Timeout:
+                display.say(f"waiting for another process, which is decoding the same images into {path}")
+                lock.acquire()
+            stack.callback(lock.release)
         yield

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor
 from robustcords.data.images import Images
 from robustcords.data.on_disk import Reader
 from robustcords.errors import UserError
+from robustcords.runtime.progress import Update
 
 PARTS = ("train", "test")
 _NUMBERS = ("labels", "checks")
@@ -115,7 +116,7 @@ class DecodedPixels(Reader):
         """Returns images (B, C, H, W) uint8.
 
         Raises:
-            UserError: the file is damaged, or has been cut short.
+            UserError: the file is damaged, or has been cut short, or the disk fails.
         """
         found = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
         size = math.prod(self.shape)
@@ -124,7 +125,10 @@ class DecodedPixels(Reader):
                 os.posix_fadvise(self._file.fileno(), self.block.start + row * size, size, os.POSIX_FADV_WILLNEED)
         for place, row in enumerate(rows):
             image = found[place].numpy().reshape(-1).data
-            read = os.preadv(self._file.fileno(), [image], self.block.start + row * size)
+            try:
+                read = os.preadv(self._file.fileno(), [image], self.block.start + row * size)
+            except OSError as error:
+                raise UserError(f"{self.path}: image {row} cannot be read ({error.strerror})") from error
             if read != size or zlib.crc32(image) != self.checks[row]:
                 raise UserError(f"{self.path}: damaged at image {row}; delete it, and it is made anew")
         return found
@@ -141,7 +145,7 @@ class DecodedPixels(Reader):
         return found
 
 
-def write(path: Path, sets: Sequence[Images], about: dict[str, str]) -> None:
+def write(path: Path, sets: Sequence[Images], about: dict[str, str], update: Update) -> None:
     """Writes the images and labels of a training and a test set.
 
     The file is there when it is whole. What an earlier process left of it is written over, so that there is one part of
@@ -151,6 +155,7 @@ def write(path: Path, sets: Sequence[Images], about: dict[str, str]) -> None:
         path: the file.
         sets: of 8-bit images.
         about: texts to keep along.
+        update: is told how many images have been written.
 
     Raises:
         OSError: there is no room, or the folder may not be written to.
@@ -175,7 +180,7 @@ def write(path: Path, sets: Sequence[Images], about: dict[str, str]) -> None:
             file.write(len(text).to_bytes(8, "little") + text)
             first = file.tell()
             file.seek(sum(8 * shape[0] for shape in shapes.values()), os.SEEK_CUR)
-            checks = {f"{part}.checks": _write_pixels(file, images) for part, images in zip(PARTS, sets, strict=True)}
+            checks = dict(zip((f"{part}.checks" for part in PARTS), _write_pixels(file, sets, update), strict=True))
             labels = {f"{part}.labels": images.labels.numpy() for part, images in zip(PARTS, sets, strict=True)}
             file.seek(first)
             for name in shapes:
@@ -188,11 +193,14 @@ def write(path: Path, sets: Sequence[Images], about: dict[str, str]) -> None:
         raise
 
 
-def _write_pixels(file: Any, images: Images) -> NDArray[np.int64]:
-    """Writes all images of a set; returns their checksums."""
-    checks = []
-    for rows in torch.arange(len(images)).split(_AT_ONCE):
-        for image in images.stored(rows).contiguous().numpy():
-            checks.append(zlib.crc32(image))
-            file.write(image.data)
-    return np.array(checks, dtype=np.int64)
+def _write_pixels(file: Any, sets: Sequence[Images], update: Update) -> Iterator[NDArray[np.int64]]:
+    """Writes all images of some sets; yields the checksums of each set's."""
+    done, count = 0, sum(map(len, sets))
+    for images in sets:
+        checks = []
+        for rows in torch.arange(len(images)).split(_AT_ONCE):
+            for image in images.stored(rows).contiguous().numpy():
+                checks.append(zlib.crc32(image))
+                file.write(image.data)
+            update(done := done + len(rows), count)
+        yield np.array(checks, dtype=np.int64)

@@ -15,12 +15,17 @@ from robustcords.data.center_crop import CenterCropped
 from robustcords.data.decoding import ImageConfig, label_gaps
 from robustcords.data.images import Images
 from robustcords.errors import UserError, is_own, kind_of, one_line
+from robustcords.runtime.progress import Display
 
 
-def loaded(source: DataSource) -> Splits:
+def loaded(source: DataSource, display: Display | None = None) -> Splits:
     """Returns what a source loads, after looking at it: all labels, and the pixels of two images of each set.
 
     Both sets are numbered from 0, whatever they were a subset of: the training set is what numbers are the rows of.
+
+    Args:
+        source: of the images.
+        display: for progress; left out, there is none.
 
     Raises:
         UserError: it cannot be read, or is not what `Splits` and `Images` promise; the line names what is wrong.
@@ -28,7 +33,7 @@ def loaded(source: DataSource) -> Splits:
     name = f"data {source.config.name!r}"
     load = f"{name}: {type(source).__name__}.load"
     try:
-        splits: Any = cache.read(source)
+        splits: Any = cache.read(source, display)
     except UserError:
         raise
     except OSError as error:

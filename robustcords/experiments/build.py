@@ -34,6 +34,7 @@ from robustcords.models.last_layer import find_head
 from robustcords.recipe.recipe import Recipe
 from robustcords.recipe.tables import find
 from robustcords.runtime.accelerator import start
+from robustcords.runtime.progress import Display
 from robustcords.runtime.session import Session
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.memory import refuse_larger_than_memory
@@ -93,14 +94,18 @@ def resolved(recipe: Recipe, started: Accelerator) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
 
 
-def data(recipe: Recipe) -> Data:
+def data(recipe: Recipe, display: Display | None = None) -> Data:
     """Loads the images and splits off the validation set.
+
+    Args:
+        recipe: which.
+        display: for progress; left out, there is none.
 
     Raises:
         UserError: they cannot be read; the message names the file.
     """
     source: DataSource = component("data", recipe.data)
-    splits = loaded(source)
+    splits = loaded(source, display)
     _refuse_larger_than_images(recipe, splits.test)
     whole = _limited(recipe, splits.train)
     kept, held_out = stratified_split(whole.labels, recipe.data.validation_fraction, recipe.seed)

@@ -195,7 +195,7 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
 
 def load_images(recipe: Recipe, work: Session) -> build.Data:
     """Returns a recipe's images, having said what a person should know of how they were read."""
-    images = build.data(recipe)
+    images = build.data(recipe, work.display)
     for note in images.notes:
         work.display.say(f"note: {note}")
     for text in images.warnings:

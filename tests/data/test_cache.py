@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from filelock import FileLock
 from support.several import together
 
 from robustcords import data
+from robustcords.data import cache as kept
+from robustcords.data import decoded_file
 from robustcords.data import folder as folders
 from robustcords.data.base import Splits
 from robustcords.data.loading import loaded
+from robustcords.runtime import progress
+from robustcords.runtime.progress import Display, verbatim
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +109,26 @@ def test_several_processes_keep_one_whole_file(class_folders: Path, tmp_path: Pa
     together(many, 3, str(class_folders), str(tmp_path / "cache"))
     assert len(list(cache.glob("*.safetensors"))) == 1
     assert not list(cache.glob(".*"))
+
+
+def test_what_takes_long_is_said(class_folders: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another process that decodes the same images is waited for; then decoding them takes a while."""
+    monkeypatch.setattr(kept, "_MOMENT", 0.0)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(decoded_file, "_AT_ONCE", 4)
+    source, text = data.source(str(class_folders))(name=str(class_folders)), io.StringIO()
+    path = kept._path(source)
+    path.parent.mkdir(parents=True)
+    with FileLock(path.with_suffix(".lock")):
+        waiting = Thread(target=loaded, args=(source, Display(console=verbatim(file=text))))
+        waiting.start()
+        end = time.monotonic() + 20
+        while "\n" not in text.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+    waiting.join()
+    assert path.exists()
+    assert text.getvalue().splitlines() == [
+        f"waiting for another process, which is decoding the same images into {path}",
+        "decoding images: 4 of 10, 0 s to go",
+        "decoding images: 6 of 10, 0 s to go",
+    ]

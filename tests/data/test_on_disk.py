@@ -165,6 +165,17 @@ def test_a_damaged_cache(storage: str, class_folders: Path, kept: Path):
         assert again.test.digest(torch.arange(4)) == load(class_folders, cache=False).test.digest(torch.arange(4))
 
 
+def test_a_disk_that_fails(class_folders: Path, kept: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    images = load(class_folders, storage="disk").train
+    monkeypatch.setattr("robustcords.data.decoded_file.os.preadv", failing)
+    (file,) = kept.glob("*.safetensors")
+    with pytest.raises(UserError, match=rf"^{file}: image 3 cannot be read \(Input/output error\)$"):
+        images.batch(torch.tensor([3]))
+
+
 def test_a_run_keeps_the_file_that_it_began_with(class_folders: Path, kept: Path):
     images = load(class_folders, storage="disk").train
     expected = images.digest(torch.arange(6))

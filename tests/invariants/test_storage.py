@@ -93,9 +93,10 @@ def part(rank: int, world: int, port: str, folder: Path, runs: Path) -> None:
     accelerator.state.destroy_process_group()
 
 
-def test_two_processes_read_the_same_in_every_way(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_processes_read_the_same_in_every_way(world: int, folder: Path, tmp_path: Path):
     for way in WAYS:
         (tmp_path / way).mkdir()
-    together(part, 2, 2, free_port(), folder, tmp_path)
+    together(part, world, world, free_port(), folder, tmp_path)
     one, *others = (load_file(tmp_path / way / "weights" / "last.safetensors") for way in WAYS)
     assert all(torch.equal(one[name], other[name]) for other in others for name in one)
