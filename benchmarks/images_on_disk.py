@@ -14,8 +14,8 @@ again), and prints Markdown tables of
   ``--repeats`` rounds. Cores are those that were busy: seconds of the processor, of the process and its workers;
 - *tables*: milliseconds of the processor that an image takes out of a Parquet file, decoded when it is read, in passes
   of which all images are shuffled, or blocks and then a window (``train.shuffle_window``);
-- *waiting*: the share of an epoch of plain training, which is the fastest there is, that waits for images: a ResNet-18
-  at ``--side`` pixels, batches of ``--batch``. Adversarial training waits less, as its steps take longer.
+- *waiting*: the share of an epoch of plain training, which is the fastest there is, that waits for images: torchvision's
+  ResNet-18 at ``--side`` pixels, batches of ``--batch``. Adversarial training waits less, as its steps take longer.
 
 A pass ends after ``--read`` images. ``--encoded`` leaves out the decoded ones, which take the room and the time of
 decoding all.
@@ -49,7 +49,7 @@ from robustcords import data
 from robustcords.data.images import Images
 from robustcords.data.loading import loaded
 from robustcords.data.storage import in_units
-from robustcords.models.resnet import ResNet
+from robustcords.models.external import TorchvisionModel
 from robustcords.selection.selector import everything
 from robustcords.training.loader import BatchLoader
 from robustcords.training.shuffling import shuffled
@@ -211,7 +211,9 @@ def waiting(options: argparse.Namespace, folder: Path) -> None:
     print(f"\n| images of {options.side} pixels | ms a step | waits for images |\n|:--|--:|--:|")
     for name, cache in WAYS[: 1 if options.encoded else 2]:
         images = open_images(options, folder, options.side, cache=cache)
-        network = ResNet(name="resnet18").build(3, options.side, CLASSES, torch.zeros(3), torch.ones(3), seed=0)
+        network = TorchvisionModel(name="torchvision:resnet18").build(
+            3, options.side, CLASSES, torch.zeros(3), torch.ones(3), seed=0
+        )
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         loader, subset = BatchLoader(images, options.batch, seed=0, device=torch.device("cpu")), everything(len(images))
         batches = loader.order(0, subset)[: options.steps + 2]
