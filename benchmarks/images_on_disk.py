@@ -5,8 +5,9 @@
 Makes class folders of synthetic JPEGs (smooth patterns with noise; kept in ``--folder`` if that is given, and used
 again), and prints Markdown tables of
 
-- *start-up*: seconds from nothing to the first batch of training, with the images encoded on disk, for the first time
-  and again; and what building the cache of decoded images takes, and starting with it;
+- *start-up*: seconds from nothing to the first batch of training, the mean and deviation of the pixels included, with
+  the images encoded on disk, for the first time and again; and what building the cache of decoded images takes, and
+  starting with it;
 - *memory*: the most that the process and its workers take (PSS: what they share counts once) in a shuffled pass, and
   how much more that is than before there were images;
 - *reading*: images a second, and a second and core, in such passes of torchvision's ``ImageFolder`` and of Hugging
@@ -14,8 +15,9 @@ again), and prints Markdown tables of
   ``--repeats`` rounds. Cores are those that were busy: seconds of the processor, of the process and its workers;
 - *tables*: milliseconds of the processor that an image takes out of a Parquet file, decoded when it is read, in passes
   of which all images are shuffled, or blocks and then a window (``train.shuffle_window``);
-- *waiting*: the share of an epoch of plain training, which is the fastest there is, that waits for images: torchvision's
-  ResNet-18 at ``--side`` pixels, batches of ``--batch``. Adversarial training waits less, as its steps take longer.
+- *waiting*: the share of an epoch of plain training, which is the fastest there is, that waits for images:
+  torchvision's ResNet-18 at ``--side`` pixels, batches of ``--batch``. Adversarial training waits less, as its steps
+  take longer.
 
 A pass ends after ``--read`` images. ``--encoded`` leaves out the decoded ones, which take the room and the time of
 decoding all.
@@ -49,6 +51,7 @@ from robustcords import data
 from robustcords.data.images import Images
 from robustcords.data.loading import loaded
 from robustcords.data.storage import in_units
+from robustcords.experiments.build import channel_statistics
 from robustcords.models.external import TorchvisionModel
 from robustcords.selection.selector import everything
 from robustcords.training.loader import BatchLoader
@@ -91,12 +94,13 @@ def open_images(options: argparse.Namespace, folder: Path, size: int, *, cache: 
     return loaded(data.source(str(folder))(name=str(folder), **around)).train
 
 
-def started(options: argparse.Namespace, folder: Path, *, cache: bool) -> tuple[float, Images]:
-    """Returns the seconds to the first batch of a shuffled epoch, and the images."""
-    start = time.perf_counter()
+def started(options: argparse.Namespace, folder: Path, *, cache: bool) -> tuple[float, float, Images]:
+    """Returns the seconds to the first batch of a shuffled epoch, those of the processor, and the images."""
+    start, busy = time.perf_counter(), processor()
     images = open_images(options, folder, options.size, cache=cache)
+    channel_statistics(images)
     next(iter(images.batches(passed(options, len(images)), "cpu")))
-    return time.perf_counter() - start, images
+    return time.perf_counter() - start, processor() - busy, images
 
 
 def passed(options: argparse.Namespace, count: int, window: int | None = None) -> list[list[int]]:
@@ -257,9 +261,8 @@ def main() -> None:
         print("\n| first batch after | s | of the processor |\n|:--|--:|--:|")
         for name, cache in WAYS[: 1 if options.encoded else 2]:
             for which in ("first time", "again"):
-                busy = time.process_time()
-                seconds, ways[f"{name} on disk"] = started(options, folder / "images", cache=cache)
-                print(f"| {name}, {which} | {seconds:.1f} | {time.process_time() - busy:.1f} |", flush=True)
+                seconds, busy, ways[f"{name} on disk"] = started(options, folder / "images", cache=cache)
+                print(f"| {name}, {which} | {seconds:.1f} | {busy:.1f} |", flush=True)
         if "memory" in options.only:
             memory(before, ways, options)
         if "reading" in options.only:
