@@ -148,21 +148,30 @@ def test_follows_cords_pick_for_pick(monkeypatch, record_property, seed, grid):
     assert dropped > 0
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("ridge", [0.0, 0.5])
-@pytest.mark.parametrize(("plain", "block", "screen"), [(8, 32, 20), (8, 32, 60), (1, 5, 17), (50, 64, 33)])
-def test_screened_blocks_pick_what_looking_at_everything_picks(monkeypatch, plain, block, screen, ridge, seed):
+SCREENS = [(8, 32, 20), (8, 32, 60), (1, 5, 17), (50, 64, 33)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "screens", "ridge"),
+    [
+        (0, SCREENS[:2], 0.0),
+        (0, SCREENS[2:], 0.5),
+        *(pytest.param(seed, SCREENS, ridge, marks=pytest.mark.slow) for seed in (0, 1) for ridge in (0.0, 0.5)),
+    ],
+)
+def test_screened_blocks_pick_what_looking_at_everything_picks(monkeypatch, screens, ridge, seed):
     gradients = factors(300, 4, 32, 2, seed)
     expected = omp.match(Problem(gradients, gradients.sum(), 80), ridge=ridge, tolerance=0.0)
-    monkeypatch.setattr(pursuit, "_PLAIN", plain)
-    monkeypatch.setattr(pursuit, "BLOCK", block)
-    built = start(gradients, 80, ridge, screen=screen)
-    while not built.done.all():
-        built.advance()
-    assert built.discarded > 0
-    found = dict(zip(built.atoms[0, built.held[0]].tolist(), built.weights[0, built.held[0]].tolist(), strict=True))
     plainly = dict(zip(expected[0].tolist(), expected[1].tolist(), strict=True))
-    assert found == pytest.approx({row: weight for row, weight in plainly.items() if weight}, rel=1e-6)
+    for plain, block, screen in screens:
+        monkeypatch.setattr(pursuit, "_PLAIN", plain)
+        monkeypatch.setattr(pursuit, "BLOCK", block)
+        built = start(gradients, 80, ridge, screen=screen)
+        while not built.done.all():
+            built.advance()
+        assert built.discarded > 0
+        found = dict(zip(built.atoms[0, built.held[0]].tolist(), built.weights[0, built.held[0]].tolist(), strict=True))
+        assert found == pytest.approx({row: weight for row, weight in plainly.items() if weight}, rel=1e-6)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.5])
@@ -263,7 +272,7 @@ def test_equal_gradients_are_never_held_twice_over(ridge):
 
 
 @pytest.mark.parametrize("largest_gram", [0, 12_000])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 10))])
 def test_gradients_that_are_almost_equal_fill_the_budget_once_each(monkeypatch, seed, largest_gram):
     monkeypatch.setattr(omp, "_LARGEST_GRAM", largest_gram)
     noise = torch.Generator().manual_seed(seed)

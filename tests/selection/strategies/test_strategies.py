@@ -59,7 +59,7 @@ ODD = {
 @cases("name", CHOOSING)
 def test_exactly_the_budget_at_every_granularity(name, granularity, odd):
     sizes, budget = ODD[odd]
-    problem = Problem(sizes)
+    problem = Problem(sizes, batch=16 if granularity == "per_batch" else 64)
     check(problem, select(problem, name, budget, granularity=granularity), budget)
 
 
