@@ -152,7 +152,8 @@ class LoggingConfig(Table):
         trackers: experiment trackers to report to through Accelerate, in addition to metrics.jsonl: ``"aim"``,
             ``"clearml"``, ``"comet_ml"``, ``"dvclive"``, ``"mlflow"``, ``"swanlab"``, ``"tensorboard"``, ``"trackio"``
             or ``"wandb"``. Each needs its own package. They get every number of metrics.jsonl after each epoch, under
-            its keys (``seconds/attack``), and those of report.json at the end (``evaluation/last/pgd/8/255``).
+            its keys (``seconds/attack``), and at the end those of report.json (``evaluation/last/pgd/8/255``) and the
+            images of the report's page.
     """
 
     trackers: Annotated[list[Annotated[str, AfterValidator(_tracker)]], _RECORD] = Field(default_factory=list)
