@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from robustcords.data.images import Images
 from robustcords.data.loading import loaded
 from robustcords.data.on_disk import on_disk
 from robustcords.data.split import stratified_split
-from robustcords.errors import Interrupted
+from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation.evaluate import robust_accuracy
 from robustcords.runtime.accelerator import start
 
@@ -81,6 +82,28 @@ def test_a_run_goes_on_with_images_elsewhere(
     with pytest.raises(Interrupted):
         fitted(**options(folder, ways[0], tmp_path / "run"), interruption=After(8))
     assert torch.equal(vector(fitted(**options(folder, ways[1], tmp_path / "run"))), expected)
+
+
+class Gone(After):
+    """Moves a folder away after it has been looked at so many times; never asks to stop."""
+
+    def __init__(self, looks: int, folder: Path) -> None:
+        super().__init__(looks)
+        self.folder = folder
+
+    @property
+    def requested(self) -> int:  # type: ignore[override]
+        if super().requested and self.folder.exists():
+            self.folder.rename(self.folder.with_name("elsewhere"))
+        return 0
+
+
+def test_a_run_whose_images_vanish_is_resumed_to_the_bit(folder: Path, expected: torch.Tensor, tmp_path: Path):
+    images = shutil.copytree(folder, tmp_path / "images")
+    with pytest.raises(UserError, match=r"^[^\n]*/images/train/[^\n]*No such file or directory[^\n]*$"):
+        fitted(**options(images, "decoded", tmp_path / "run"), interruption=Gone(8, images / "train"))
+    (images / "elsewhere").rename(images / "train")
+    assert torch.equal(vector(fitted(**options(images, "decoded", tmp_path / "run"))), expected)
 
 
 def part(rank: int, world: int, port: str, folder: Path, runs: Path) -> None:
