@@ -158,7 +158,8 @@ class OrFalse:
         return core_schema.no_info_before_validator_function(_none_for_false, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        branches = [branch for branch in handler(schema)["anyOf"] if branch.get("type") != "null"]
+        value = handler(schema)
+        branches = [branch for branch in value.get("anyOf", [value]) if branch.get("type") != "null"]
         return {"anyOf": [*branches, {"const": False}]}
 
 

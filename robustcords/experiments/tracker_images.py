@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcords.errors import one_line
 from robustcords.experiments.adversarial_pictures import attacked
-from robustcords.experiments.build import Data
+from robustcords.experiments.build import Data, load_weights
 from robustcords.experiments.picture_addresses import picture
 from robustcords.experiments.selected_pictures import pixels_of
 from robustcords.recipe.recipe import Recipe
@@ -41,6 +41,7 @@ def log_images(directory: RunDirectory, recipe: Recipe, images: Data, trainer: T
     """
     try:
         selections = load_selections(directory.path / "selections")
+        load_weights(trainer.model, directory.weights("last"))
         made = sheets(trainer.model, images, recipe, selections, work.device)
         for tracker in work.accelerator.trackers:
             if not all(log_image(tracker, name, image, trainer.progress.epoch) for name, image in made.items()):

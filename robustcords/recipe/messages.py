@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUserError
 
-from robustcords.errors import nearest
+from robustcords.errors import nearest, printable
 from robustcords.recipe.layers import shortened
 
 Path = tuple[str | int, ...]
@@ -31,7 +31,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 def show(value: Any, longest: int = 60) -> str:
     """Returns a value the way TOML writes it, in one line and not at length."""
     try:
-        text = json.dumps(value, default=str, ensure_ascii=False)
+        text = printable(json.dumps(value, default=str, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):  # keys that are no strings, integers of thousands of digits, depth
         text = f"({type(value).__name__})"
     return text if len(text) <= longest else f"{text[:longest]}..."

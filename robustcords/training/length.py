@@ -174,7 +174,8 @@ class Length(Stateful):
             taken = {phase: value - before[phase] for phase, value in seconds.items()}
             begun, ended = (range(int(before[key]), counts[key]) for key in ("begun", "ended"))
             expected = self.costs.around(calendar, begun, ended)
-            expected["checkpoint"] += taken["total"] / calendar.checkpoint_seconds * self.costs.checkpoint
+            if calendar.checkpoint_every is None:
+                expected["checkpoint"] = 0.0  # the calendar does not know how many came: their cost stays as it was
             self.costs = self.costs.corrected(taken, steps, expected)
 
     def state_dict(self) -> dict[str, Any]:

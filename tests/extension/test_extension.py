@@ -21,10 +21,10 @@ SMALL = (
     *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=20"),
     *("--set", "evaluation.autoattack=false"),
 )
-TINY = """
+UNNORMALISED = """
 from torch import nn
 
-class TinyNet(nn.Sequential):
+class Unnormalised(nn.Sequential):
     def __init__(self, num_classes: int, width: int) -> None:
         first = nn.Conv2d(1, width, 3, stride=2, padding=1)
         super().__init__(first, nn.ReLU(), nn.Flatten(), nn.Linear(16 * width, num_classes))
@@ -67,8 +67,8 @@ def test_a_training_method(trained, tmp_path: Path):
 
 def test_weights_that_are_perturbed_around_any_method(trained, tmp_path: Path):
     def weights(output: str, *files: str, **options: str) -> dict:
-        (tmp_path / "tinynet.py").write_text(TINY)
-        same = {"model__name": "tinynet:TinyNet", "loss__name": "sat", "selector": "false"}
+        (tmp_path / "unnormalised.py").write_text(UNNORMALISED)
+        same = {"model__name": "unnormalised:Unnormalised", "loss__name": "sat", "selector": "false"}
         trained(*files, output=output, **same, **options)
         return load_file(tmp_path / output / "weights" / "last.safetensors")
 

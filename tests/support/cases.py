@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
+import pytest
+
 HAS_SUBMODLIB = find_spec("submodlib") is not None
 """There are no wheels of it for every Python."""
 
@@ -33,7 +35,7 @@ def cases(names: str | Iterable[str], values: Iterable[Any]) -> Callable[[Callab
                 chosen = dict(zip(keys, value if len(keys) > 1 else (value,), strict=True))
                 try:
                     test(**fixtures, **chosen)
-                except (KeyboardInterrupt, SystemExit):
+                except (KeyboardInterrupt, SystemExit, pytest.skip.Exception):
                     raise
                 except BaseException as error:  # pytest's own failures are no exceptions
                     error.add_note(f"case: {chosen}")

@@ -28,6 +28,7 @@ from robustcords.methods.efforts.uniform import Uniform
 from robustcords.recipe.recipe import dump, load, parse
 from robustcords.runtime import stopwatch
 from robustcords.runtime.accelerator import start
+from robustcords.runtime.stopwatch import TRAINING
 from robustcords.training import measuring
 from robustcords.training.callbacks import validation
 from robustcords.training.callbacks.base import Callback, EpochEnd
@@ -290,6 +291,18 @@ def test_as_many_batches_fit_as_taking_them_one_by_one_shows(seconds: float, lef
 
     expected = max((count for count in range(400) if total(count) <= seconds), default=0)
     assert costs.fitting(seconds, calendar, 4, left) == expected
+
+
+def test_checkpoints_by_the_clock_keep_the_cost_that_was_measured():
+    length = Length(TrainConfig(budget="30 min", checkpoint_every="10 min"), batches=100)
+    length.costs = Costs(step=1.0, checkpoint=3.0)
+    calendar = Calendar(100, lambda epoch: False, lambda epoch, last: [], checkpoint_every=None, checkpoint_seconds=600)
+    seconds = dict.fromkeys((*TRAINING, "logging", "selection", "validation", "checkpoint"), 0.0)
+    for steps, checkpoint in ((0, 0.0), (100, 0.0), (200, 3.0)):  # one part without a checkpoint, one with
+        seconds |= {"update": 1.0 * steps, "checkpoint": checkpoint}
+        total = {"total": sum(seconds.values())}
+        length._learn(seconds | total, calendar, steps=steps, begun=steps // 100, ended=steps // 100)
+        assert (length.costs.step, length.costs.checkpoint) == (1.0, 3.0)
 
 
 def test_the_last_length_written_counts(tmp_path: Path):
