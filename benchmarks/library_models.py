@@ -39,7 +39,7 @@ TRAINS, NOT_TRIED = "trains", "not tried"
 WHICH = {"torchvision": "every classifier of torchvision", "timm": "the smallest of each module of timm"}
 LIBRARIES: dict[str, type[ExternalModel]] = {"torchvision": TorchvisionModel, "timm": TimmModel}
 
-PAGE = """# Models of torchvision and timm
+PAGE = """# Models of {libraries}
 
 `model.name` takes any classifier of torchvision (`"torchvision:NAME"`) and of timm (`"timm:NAME"`). This page lists
 which of them train on images of 32, 64 and 224 pixels: {which}.
@@ -203,6 +203,7 @@ def main() -> None:
     sections = [survey(each, answers, options.most, everything=options.all) for each in options.library]
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", *options.library))
     page = PAGE.format(
+        libraries=" and ".join(options.library),
         which=" and ".join(WHICH[each] for each in options.library),
         options="" if options.library == list(LIBRARIES) else f" --library {' '.join(options.library)}",
         most=options.most,
