@@ -173,10 +173,8 @@ class Length(Stateful):
         if before and (steps := counts["steps"] - int(before["steps"])):
             taken = {phase: value - before[phase] for phase, value in seconds.items()}
             begun, ended = (range(int(before[key]), counts[key]) for key in ("begun", "ended"))
-            expected = self.costs.around(calendar, begun, ended)
-            if calendar.checkpoint_every is None:
-                expected["checkpoint"] = 0.0  # the calendar does not know how many came: their cost stays as it was
-            self.costs = self.costs.corrected(taken, steps, expected)
+            # Checkpoints by the clock are none of what the calendar expects, so their cost stays as it was.
+            self.costs = self.costs.corrected(taken, steps, self.costs.around(calendar, begun, ended))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the plan, and all that it is made from."""

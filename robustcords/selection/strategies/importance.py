@@ -59,7 +59,7 @@ class ImportanceSampling(PlainStrategy):
 
     @classmethod
     def build_observer(cls, config: Any, size: int) -> LastLosses | None:
-        """Returns an observer if sampling is by losses; gathering them costs a synchronisation in every step."""
+        """Returns an observer if sampling is by losses, which every step then gathers from all processes."""
         return LastLosses(size) if config.score == "loss" else None
 
     @classmethod
