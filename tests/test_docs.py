@@ -100,7 +100,7 @@ def check_command(arguments: list[str]) -> None:
     assert chosen is not None, f"there is no command {arguments[0]}"
     if len(arguments) == 1:
         return
-    given = chosen.make_context(arguments[0], arguments[1:]).params
+    given = chosen.make_context(arguments[0], arguments[1:], parent=context).params  # a command keeps its names of help
     if given.get("recipe"):
         recipe.load(given["recipe"], given.get("set_") or [])
     for source in given.get("recipes", ()):
