@@ -15,9 +15,9 @@ again), and prints Markdown tables of
   ``--repeats`` rounds. Cores are those that were busy: seconds of the processor, of the process and its workers;
 - *tables*: milliseconds of the processor that an image takes out of a Parquet file, decoded when it is read, in passes
   of which all images are shuffled, or blocks and then a window (``train.shuffle_window``);
-- *waiting*: the share of an epoch of plain training, which is the fastest there is, that waits for images:
-  torchvision's ResNet-18 at ``--side`` pixels, batches of ``--batch``. Adversarial training waits less, as its steps
-  take longer.
+- *waiting*: the shares of an epoch of plain training and of a selection's pass without an attack, which are the
+  fastest there are, that wait for images: torchvision's ResNet-18 at ``--side`` pixels, batches of ``--batch``.
+  Adversarial ones wait less, as their batches take longer.
 
 A pass ends after ``--read`` images. ``--encoded`` leaves out the decoded ones, which take the room and the time of
 decoding all.
@@ -31,7 +31,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,19 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from robustcords import data
-from robustcords.data.images import Images
+from robustcords.data.images import Images, Part
 from robustcords.data.loading import loaded
 from robustcords.data.storage import in_units
 from robustcords.experiments.build import channel_statistics
+from robustcords.losses.sat import SAT
 from robustcords.models.external import TorchvisionModel
+from robustcords.selection.gradients.adversarial_pass import adversarial_pass
 from robustcords.selection.selector import everything
 from robustcords.training.loader import BatchLoader
 from robustcords.training.shuffling import shuffled
@@ -60,6 +62,7 @@ from robustcords.training.shuffling import shuffled
 CLASSES = 20
 WAYS = (("encoded", False), ("decoded", True))
 PARTS = ("memory", "reading", "tables", "waiting")
+AT_FIRST = 2  # batches that start the workers, and are not counted
 PROCESS = psutil.Process()
 
 
@@ -211,8 +214,26 @@ def memory(before: int, ways: dict[str, Images], options: argparse.Namespace) ->
         print(f"| {name} | {in_units(now)} | {in_units(max(0, now - before))} |", flush=True)
 
 
+class Timed(Part):
+    """All images of a set, with the seconds that each batch is waited for, the first two left out."""
+
+    def __init__(self, images: Images) -> None:
+        super().__init__(images, torch.arange(len(images)))
+        self.waits: list[float] = []
+
+    def batches(self, parts: Sequence[Sequence[int]], device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images and labels of several lists of rows."""
+        batches = super().batches(parts, device)
+        for number in range(len(parts)):
+            start = time.perf_counter()
+            batch = next(batches)
+            if number >= AT_FIRST:
+                self.waits.append(time.perf_counter() - start)
+            yield batch
+
+
 def waiting(options: argparse.Namespace, folder: Path) -> None:
-    print(f"\n| images of {options.side} pixels | ms a step | waits for images |\n|:--|--:|--:|")
+    print(f"\n| images of {options.side} pixels | | ms a batch | waits for images |\n|:--|:--|--:|--:|")
     for name, cache in WAYS[: 1 if options.encoded else 2]:
         images = open_images(options, folder, options.side, cache=cache)
         network = TorchvisionModel(name="torchvision:resnet18").build(
@@ -220,7 +241,7 @@ def waiting(options: argparse.Namespace, folder: Path) -> None:
         )
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         loader, subset = BatchLoader(images, options.batch, seed=0, device=torch.device("cpu")), everything(len(images))
-        batches = loader.order(0, subset)[: options.steps + 2]
+        batches = loader.order(0, subset)[: options.steps + AT_FIRST]
         loader.read_ahead(batches, subset, 0)
         waits, takes = [], []
         for positions in batches:
@@ -231,8 +252,23 @@ def waiting(options: argparse.Namespace, folder: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
             takes.append(time.perf_counter() - start)
-        total = sum(takes[2:])  # the first steps start the workers
-        print(f"| {name} | {1000 * total / len(takes[2:]):.0f} | {sum(waits[2:]) / total:.1%} |", flush=True)
+        takes, waits = takes[AT_FIRST:], waits[AT_FIRST:]
+        print(f"| {name} | training | {1000 * sum(takes) / options.steps:.0f} | {sum(waits) / sum(takes):.1%} |")
+        parts, timed = [part.tolist() for part in batches], Timed(images)
+        times: list[float] = []
+        adversarial_pass(
+            network,
+            timed,
+            parts,
+            SAT(),
+            None,
+            seed=0,
+            num_classes=CLASSES,
+            device="cpu",
+            on_batch=lambda *_, times=times: times.append(time.perf_counter()),
+        )
+        total = times[-1] - times[AT_FIRST - 1]
+        print(f"| | selection | {1000 * total / options.steps:.0f} | {sum(timed.waits) / total:.1%} |", flush=True)
 
 
 def main() -> None:

@@ -45,8 +45,10 @@ from robustcords.training.rehearsal import Rehearsal
 from robustcords.training.trainer import Trainer
 
 _LOOKED_AT = 160_000_000
-"""Values of pixels that mean and deviation are taken of: 1,062 images of 224 pixels, all of CIFAR's."""
-_AT_ONCE = 2**24  # of them, in float64
+"""Of sets with so many values of pixels, mean and deviation are those of all images: CIFAR's have 153,600,000."""
+_SAMPLE = 64_000_000
+"""Values that they are taken of in larger sets, where images are decoded for it: 425 images of 224 pixels."""
+_AT_ONCE = 2**22  # of them, in float64
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     total = torch.zeros(images.shape[0], dtype=torch.float64)
     square = torch.zeros_like(total)
     size = math.prod(images.shape)
-    used = max(1, min(len(images), _LOOKED_AT // size))
+    used = len(images) if len(images) * size <= _LOOKED_AT else max(1, _SAMPLE // size)
     portions = (torch.arange(used) * len(images) // used).split(max(1, min(4096, _AT_ONCE // size)))
     for x, _ in images.batches([rows.tolist() for rows in portions], "cpu"):
         pixels = x.double()

@@ -157,7 +157,7 @@ def test_the_committed_runs_of_several_networks_on_one_page():
     runs = find_runs([Path(__file__).parents[2] / "docs" / "results" / "runs"])
     found = compare(runs)
     assert {run.path.name for run in runs} - {run.path.name for run in found.runs} == {"fast_two_processes"}
-    assert [line.rpartition("/")[2] for line in found.left_out] == ["fast"], "it repeats the recipe and seed of that one"
+    assert [line.rpartition("/")[2] for line in found.left_out] == ["fast"], "its recipe and seed are those of that run"
     assert len(found.runs) == len(runs) - 1
     fast = [m for m in found.methods if m.recipe["loss.name"] == "sat" and m.recipe["model.name"] == "resnet8"]
     assert {found.method(str(m.baseline)).recipe["loss.name"] for m in fast} <= {"trades", "mart"}
