@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from support.cases import cases
@@ -83,6 +84,24 @@ def test_imports_go_down():
         if (other := each.partition(".")[0]) != own and other in level and level[other] <= level[own]
     }
     assert wrong == set()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Inside functions neither; what type checkers alone read is left out."""
+    graph = {}
+    for file in FILES:
+        tree = parsed(file)
+        tree.body = [node for node in tree.body if not ast.unparse(node).startswith("if TYPE_CHECKING:")]
+        graph[name_of(file)] = {
+            module
+            for each in imported(tree)
+            if each.startswith("robustcords.")
+            for name in [each.removeprefix("robustcords.")]
+            for module in (name, name.rpartition(".")[0])
+            if module in INSIDE
+        }
+    assert "data.decoding" in graph["data.images"]
+    TopologicalSorter(graph).prepare()
 
 
 def test_files_of_tests_have_names_of_their_own():

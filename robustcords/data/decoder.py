@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from robustcords.data.decoding import other_size
 from robustcords.data.on_disk import Reader
-from robustcords.data.pixels import channels_of, to_array, to_label
+from robustcords.data.pixels import to_array
 from robustcords.data.rows import Rows
 from robustcords.errors import UserError
 
@@ -65,57 +64,3 @@ class Decoder(Reader):
         if image.dtype != np.uint8 or len(image) not in {1, self.shape[0]}:
             raise UserError(f"{self.rows.where(row)}: has {len(image)} channels of {image.dtype}, others have not")
         return image
-
-
-def shape_of(rows: Rows, size: int | None) -> tuple[int, int, int]:
-    """Returns C, H and W of a split's first image.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
-    if not rows.count:
-        raise UserError(f"{rows.name}: there are no images in it")
-    with rows.blamed(0):
-        channels, height, width = to_array(rows.read(rows.items([0])[0])[0], size).shape
-    return channels, height, width
-
-
-def is_coloured(rows: Rows) -> bool:
-    """Returns whether any image of a split has colours; all are looked at, if need be, but only at their beginning.
-
-    Raises:
-        UserError: one cannot be read.
-    """
-    for row, item in enumerate(chain.from_iterable(rows.chunks())):
-        with rows.blamed(row):
-            if channels_of(rows.read(item)[0]) > 1:
-                return True
-    return False
-
-
-def labels_of(rows: Rows, classes: int | None) -> Tensor | None:
-    """Returns the labels (N,) int64 of a split, where they are known without decoding it.
-
-    Raises:
-        UserError: one cannot be used.
-    """
-    known = rows.labels()
-    if known is None:
-        return None
-    labels = []
-    if isinstance(known, Tensor):
-        if known.dtype == torch.int64 and len(known) and known.min() >= 0 and known.max() < (classes or math.inf):
-            return known
-        known = known.tolist()
-    for row, label in enumerate(known):
-        try:
-            labels.append(to_label(label, classes))
-        except ValueError as error:
-            raise UserError(f"{rows.where(row)}: {error}") from error
-    return torch.tensor(labels, dtype=torch.int64)
-
-
-def other_size(where: str, shape: Sequence[int], others: str, expected: Sequence[int]) -> str:
-    """Returns what to say of an image whose size is not that of others."""
-    sizes = [f"{width} x {height}" for height, width in (shape[-2:], expected[-2:])]
-    return f"{where}: the image is {sizes[0]} pixels, {others} {sizes[1]}; set data.image_size to make all one size"

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustcords.data.decoding import decode, numbered
+from robustcords.data.rows import DatasetRows
+from robustcords.errors import UserError
+
 _RESIDENT_BYTES = 4 * 1024**3
 _DIGESTED = 1024  # images whose pixels are read at a time for a digest
 
@@ -200,9 +204,14 @@ class ImageSet(Images):
             UserError: an image or label cannot be used, or sizes differ; the message names the row. Floats outside
                 [0, 1] are refused: normalisation belongs in the model.
         """
-        from robustcords.data.decoding import from_dataset
-
-        return from_dataset(dataset, classes)
+        name = type(dataset).__name__
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise UserError(f"{name}: not a map-style dataset; it needs __len__ and __getitem__")
+        rows = DatasetRows(name, len(dataset), dataset=dataset)
+        names: Any = getattr(dataset, "classes", None) if classes is None else classes
+        given = names.tolist() if hasattr(names, "tolist") else names  # an array's truth value is nobody's
+        images, labels = decode(rows, None, len(given) if given else None)
+        return cls(images, labels, tuple(map(str, given)) if given else numbered(rows, labels))
 
     def batch(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Returns images (B, C, H, W) float32 in [0, 1] and labels (B,) of some rows, on a device."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,11 @@ from robustcords.engine.modes import Model, evaluation_mode
 from robustcords.engine.precision import exact_float32, full_precision
 from robustcords.errors import UserError
 from robustcords.evaluation import ledger
-from robustcords.evaluation.majority import largest_share
-from robustcords.evaluation.results import CLEAN, Measurement
+from robustcords.evaluation.results import CLEAN
 from robustcords.losses.objective import Objective, cross_entropy_of
 from robustcords.rng import Noise, derive
 from robustcords.runtime import collectives
 from robustcords.threats.base import ThreatModel
-
-if TYPE_CHECKING:
-    from robustcords.evaluation.attacks.base import EvaluationAttack
 
 BATCH = 256
 """Images a forward pass."""
@@ -146,50 +142,6 @@ class Evaluator:
     def part(self, limit: int) -> tuple[Tensor, SampleKind]:
         """Returns rows of `numbers`, sampled like the images of the whole evaluation, and how."""
         return sample(self.labels, limit)
-
-    def measure(
-        self,
-        attack: EvaluationAttack,
-        radius: str | None,
-        settings: dict[str, Any],
-        work: ledger.Work,
-        stages: Sequence[str] = (),
-    ) -> Measurement:
-        """Measures and returns the accuracy under an attack, and stores which images withstood it.
-
-        Args:
-            attack: for its names and its limit of images.
-            radius: as reports write it; None for an attack without.
-            settings: everything that the outcomes depend on besides radius, model, images, norm and seed.
-            work: rows (k,) of `numbers` to outcomes, 1 for an image that withstands the attack or 0, and warnings.
-            stages: names of the attacks of a chain, in order; outcomes are then how many of them an image withstands.
-        """
-        places, kind = self.part(attack.limit)
-        what = attack.what(radius)
-        settings = {**settings, "epsilon": radius}
-        if kind == "stratified":  # the first so many of other images have the same number, and are others
-            settings["places"] = kind
-        outcomes, warnings = self.run(what, settings, len(places), lambda rows: work(places[rows]))
-        flags = outcomes >= max(1, len(stages))
-        details: dict[str, Any] = {
-            "stages": list(stages),
-            "after": {name: share(outcomes > number) for number, name in enumerate(stages)},
-            "same_images": {name: share(kept[places]) for name, kept in self.withstood.items() if kind != "all"},
-            "warnings": warnings,
-        }
-        if kind == "all":
-            self.withstood[what] = flags
-        return Measurement(
-            attack=attack.name,
-            label=f"{attack.label}{attack.suffix}",
-            what=what,
-            radius=radius,
-            accuracy=share(flags),
-            examples=len(places),
-            sample=kind,
-            largest_class=largest_share(self.labels[places]),
-            **{key: value for key, value in details.items() if value},
-        )
 
     def run(self, name: str, settings: dict[str, Any], count: int, work: ledger.Work) -> tuple[Tensor, list[str]]:
         """Calls `ledger.run` with a ledger for these settings.

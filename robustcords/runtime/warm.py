@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+_PROGRAM = "robustcords.__main__"
+"""Started by its name, as ``python -m robustcords`` is: what runs here is above this module."""
 # The first step of an optimizer imports torch._dynamo.
 _SLOW = ("robustcords.cli.app", "robustcords.experiments.run", "torch._dynamo")
 
@@ -72,6 +75,4 @@ def _run(arguments: list[str], log: str, environment: dict[str, str], folder: st
 
         torch.set_num_threads(int(threads))
     sys.argv = ["robustcords", *arguments]
-    from robustcords.__main__ import start
-
-    start()
+    importlib.import_module(_PROGRAM).start()

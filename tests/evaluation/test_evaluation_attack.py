@@ -73,7 +73,7 @@ class Distance(EvaluationAttack):
             x, _ = evaluator.batch(rows)
             return (clean[rows] & ((x.flatten(1).mean(1) - 0.5).abs() > 0.15)).long(), [f"{len(rows)} looked at"]
 
-        measured = evaluator.measure(self, None, {"beyond": 0.15}, work)
+        measured = self.measure(evaluator, None, {"beyond": 0.15}, work)
         return [measured.model_copy(update={"extras": {"beyond": 0.15}})]
 
 

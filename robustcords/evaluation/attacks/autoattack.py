@@ -96,7 +96,7 @@ class AutoAttack(EvaluationAttack):
                 return torch.cat(outcomes), messages
 
             settings = {"attack": chosen.name}
-            measured = evaluator.measure(self, format_radius(epsilon), settings, chunk, chosen.attacks)
+            measured = self.measure(evaluator, format_radius(epsilon), settings, chunk, chosen.attacks)
             warned = [*measured.warnings, *square_warning(measured.after)]
             measurements.append(measured.model_copy(update={"variant": chosen.name, "warnings": warned}))
         return measurements

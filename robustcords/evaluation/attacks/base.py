@@ -13,7 +13,9 @@ from robustcords.config.schema import Radius, Table, format_radius, is_radius
 from robustcords.engine import contracts
 from robustcords.engine.modes import Model, modes_kept, without_parameter_gradients
 from robustcords.errors import UserError
-from robustcords.evaluation.evaluator import Evaluator, survivors
+from robustcords.evaluation.evaluator import Evaluator, share, survivors
+from robustcords.evaluation.ledger import Work
+from robustcords.evaluation.majority import largest_share
 from robustcords.evaluation.results import Measurement
 from robustcords.models.base import ImageSize
 from robustcords.rng import Noise
@@ -245,5 +247,50 @@ class EvaluationAttack:
                 alive, noise = clean[rows].to(evaluator.device), evaluator.noise("evaluation", rows)
                 return self.withstands(evaluator.model, x, y, noise, alive, threat).long(), []
 
-            measurements.append(evaluator.measure(self, format_radius(epsilon), settings, chunk))
+            measurements.append(self.measure(evaluator, format_radius(epsilon), settings, chunk))
         return measurements
+
+    def measure(
+        self,
+        evaluator: Evaluator,
+        radius: str | None,
+        settings: dict[str, Any],
+        work: Work,
+        stages: Sequence[str] = (),
+    ) -> Measurement:
+        """Returns the accuracy at a radius, and has the evaluator note which images withstood.
+
+        Args:
+            evaluator: of the model and the images.
+            radius: as reports write it; None for an attack without.
+            settings: everything that the outcomes depend on besides radius, model, images, norm and seed.
+            work: rows (k,) of the evaluator's images to outcomes, 1 for an image that withstands the attack or 0, and
+                warnings.
+            stages: names of the attacks of a chain, in order; outcomes are then how many of them an image withstands.
+        """
+        places, kind = evaluator.part(self.limit)
+        settings = {**settings, "epsilon": radius}
+        if kind == "stratified":  # the first so many of other images have the same number, and are others
+            settings["places"] = kind
+        what = self.what(radius)
+        outcomes, warnings = evaluator.run(what, settings, len(places), lambda rows: work(places[rows]))
+        flags = outcomes >= max(1, len(stages))
+        details: dict[str, Any] = {
+            "stages": list(stages),
+            "after": {name: share(outcomes > number) for number, name in enumerate(stages)},
+            "same_images": {name: share(kept[places]) for name, kept in evaluator.withstood.items() if kind != "all"},
+            "warnings": warnings,
+        }
+        if kind == "all":
+            evaluator.withstood[what] = flags
+        return Measurement(
+            attack=self.name,
+            label=f"{self.label}{self.suffix}",
+            what=what,
+            radius=radius,
+            accuracy=share(flags),
+            examples=len(places),
+            sample=kind,
+            largest_class=largest_share(evaluator.labels[places]),
+            **{key: value for key, value in details.items() if value},
+        )

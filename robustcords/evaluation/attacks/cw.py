@@ -97,7 +97,7 @@ class CarliniWagner(EvaluationAttack):
             def withstands(rows: Tensor, epsilon: float = epsilon) -> tuple[Tensor, list[str]]:
                 return (distances[rows] > epsilon).long(), []
 
-            measurement = evaluator.measure(self, format_radius(epsilon), settings, withstands)
+            measurement = self.measure(evaluator, format_radius(epsilon), settings, withstands)
             measured.append(measurement.model_copy(update={"extras": extras}))
         return measured
 
