@@ -121,8 +121,8 @@ def evaluate(
     from robustcords.experiments import evaluation
     from robustcords.report.run_tables import print_report
 
-    choice = evaluation.Choice(limit, attack or (), epsilon or (), sanity)
-    report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], choice, output, model)
+    changes = evaluation.Changes(limit, attack or (), epsilon or (), sanity)
+    report = evaluation.evaluate(run_dir, recipe, weights, set_ or [], changes, output, model)
     if is_main():
         print_report(report)
 
@@ -194,7 +194,7 @@ def reproduce(
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
-    from robustcords.report.paper_tables import block, labels, print_alongside
+    from robustcords.report.paper_tables import labels, print_alongside, section
 
     plan = tables.plan(
         table, preset, datasets=dataset or (), rows=row or (), seeds=seed or (0,), overrides=set_ or (), folder=output
@@ -204,7 +204,8 @@ def reproduce(
     runs, others = plan.runs()
     others += fleet.failures(ended)
     if done := [run.path for mine in runs.values() for run in mine]:
-        compare.report(done, page, sections=[block(plan.table, runs)], left_out=others, labels=labels(plan.table, runs))
+        alongside, names = section(plan.table, runs), labels(plan.table, runs)
+        compare.report(done, page, sections=[alongside], left_out=others, labels=names)
         print_alongside(plan.table, runs)
         for line in [*others, "", page]:
             print(line)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustcords.data.base import DataConfig, DataSource, Splits
 from robustcords.data.folder_tree import files_below, paths_below, walk
-from robustcords.data.rows import Names, Rows
+from robustcords.data.rows import Paths, Rows
 from robustcords.data.sets import FolderConfig, choose, class_sets
 from robustcords.data.train_and_test import splits
 from robustcords.errors import UserError, listed, printable
@@ -125,7 +125,7 @@ def _rows(folder: Path, classes: list[str]) -> Rows:
     numbers = {name: number for number, name in enumerate(classes)}
     files = [_files(folder / name) for name in present]
     labels = np.repeat(np.array([numbers[name] for name in present], dtype=np.int64), [*map(len, files)])
-    names = Names([*chain.from_iterable(files)])
+    names = Paths([*chain.from_iterable(files)])
     return Files(str(folder), len(names), torch.get_num_threads(), files=names, numbers=labels)
 
 

@@ -113,7 +113,7 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-class Names(Sequence[str]):
+class Paths(Sequence[str]):
     """Paths in one block of memory: a list of a million strings would be copied into every worker process by and by.
 
     Args:

@@ -66,7 +66,7 @@ def pictures(comparison: Comparison, count: int, on_progress: Callable[[int, int
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackedImage:
     """A test image before and after an attack.
 
     Attributes:
@@ -87,7 +87,7 @@ class Attacked:
 
 def attacked(
     model: nn.Module, images: Images, recipe: Recipe, count: int, device: torch.device | str = "cpu"
-) -> Iterator[Attacked]:
+) -> Iterator[AttackedImage]:
     """Yields test images under PGD-10 at the training radius, of different classes as far as there are enough.
 
     Args:
@@ -108,7 +108,7 @@ def attacked(
     scale = 2 * float((x_adv - x).abs().max().clamp(min=1e-12))
     for n, row in enumerate(rows.tolist()):
         pixels = (x[n], x_adv[n], 0.5 + (x_adv[n] - x[n]) / scale)
-        yield Attacked(row, names[int(y[n])], names[before[n]], names[after[n]], pixels)
+        yield AttackedImage(row, names[int(y[n])], names[before[n]], names[after[n]], pixels)
 
 
 def _weights(run: Run) -> str | None:

@@ -10,7 +10,7 @@ from robustcords.experiments.adversarial_pictures import pictures
 from robustcords.experiments.fleet import Job, failures
 from robustcords.report import page
 from robustcords.report.comparison import Comparison, Label, compare
-from robustcords.report.comparison_tables import Block
+from robustcords.report.comparison_tables import Section
 from robustcords.report.runs import find_runs, unfinished
 from robustcords.runtime.progress import Display
 from robustcords.storage.run_directory import has_run
@@ -50,7 +50,7 @@ def report(
     output: Path,
     baseline: Path | None = None,
     images: int = 6,
-    sections: Sequence[Block] = (),
+    sections: Sequence[Section] = (),
     left_out: Sequence[str] = (),
     labels: Mapping[Path, Label] | None = None,
 ) -> Comparison:

@@ -30,7 +30,7 @@ from robustcords.threats.base import ThreatModel
 
 
 @dataclass(frozen=True)
-class Choice:
+class Changes:
     """What to evaluate, where it differs from the recipe.
 
     Attributes:
@@ -130,7 +130,7 @@ def evaluate(
     recipe: str | None,
     weights: Path | None,
     overrides: Sequence[str],
-    choice: Choice,
+    changes: Changes,
     output: Path | None,
     model: str | None = None,
 ) -> Report:
@@ -141,7 +141,7 @@ def evaluate(
         recipe: with ``weights`` or ``model``, instead of ``run_dir``.
         weights: a safetensors file, or a checkpoint that the model's library reads.
         overrides: ``KEY=VALUE`` changes of the recipe.
-        choice: what to evaluate.
+        changes: what to evaluate otherwise than the recipe says.
         output: where the report goes, or None.
         model: in place of the recipe's; without ``weights`` it has those that its library publishes.
 
@@ -156,8 +156,8 @@ def evaluate(
         overrides = [*options, *overrides]
     directory = RunDirectory.of_run(run_dir) if run_dir else None
     loaded = load(directory.recipe if directory else str(recipe), overrides, of_run=directory is not None)
-    config = choice.apply(loaded.evaluation, loaded.threat)
-    sanity = choice.checks(loaded, config)
+    config = changes.apply(loaded.evaluation, loaded.threat)
+    sanity = changes.checks(loaded, config)
     if output:
         report_output.check(output, directory)
     own = directory if directory and output and report_output.is_own(output, directory) else None

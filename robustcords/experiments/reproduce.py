@@ -20,7 +20,7 @@ from robustcords.storage.run_directory import RunDirectory, has_run
 
 
 @dataclass(frozen=True)
-class Plan:
+class Reproduction:
     """What to reproduce.
 
     Attributes:
@@ -107,7 +107,7 @@ def plan(
     seeds: Sequence[int] = (0,),
     overrides: Sequence[str] = (),
     folder: Path | None = None,
-) -> Plan:
+) -> Reproduction:
     """Returns what a request comes to.
 
     Args:
@@ -143,7 +143,7 @@ def plan(
         if option.partition("=")[0].strip() == "seed":
             raise UserError(f"--set {option}: the seeds are named with --seed")
     folder = folder or Path("runs") / f"{table}-{preset}"
-    made = Plan(found, preset, chosen, wanted, list(dict.fromkeys(seeds)), overrides, folder)
+    made = Reproduction(found, preset, chosen, wanted, list(dict.fromkeys(seeds)), overrides, folder)
     for seed in made.seeds:
         if seed < 0:
             raise UserError(f"--seed {seed}: must be 0 or more")
@@ -152,7 +152,7 @@ def plan(
     return made
 
 
-def run(made: Plan, jobs: int | None = None) -> list[Job]:
+def run(made: Reproduction, jobs: int | None = None) -> list[Job]:
     """Runs what of a plan is not done: the rows, and then those that are to take as long as others did.
 
     Args:
@@ -191,7 +191,7 @@ def run(made: Plan, jobs: int | None = None) -> list[Job]:
     return fleet.jobs
 
 
-def _equal_time(made: Plan, row: Row, seed: int, workshop: Fleet) -> int | None:
+def _equal_time(made: Reproduction, row: Row, seed: int, workshop: Fleet) -> int | None:
     """Returns for how many epochs a row trains as long as others did; None where these are not there.
 
     Raises:
@@ -209,7 +209,7 @@ def _equal_time(made: Plan, row: Row, seed: int, workshop: Fleet) -> int | None:
     return max(1, round(_seconds(longest) / _seconds(epoch) * epoch.report.training.epochs))
 
 
-def _sibling(made: Plan, row: Row, seed: int) -> Run | None:
+def _sibling(made: Reproduction, row: Row, seed: int) -> Run | None:
     """Returns the finished run of another row, or None.
 
     Raises:
@@ -228,7 +228,7 @@ def _machine(run: Run) -> str:
     return f"{place.device} ({place.world_size} x {place.threads} threads)"
 
 
-def _timed(made: Plan, row: Row, seed: int, workshop: Fleet) -> Run:
+def _timed(made: Reproduction, row: Row, seed: int, workshop: Fleet) -> Run:
     """Returns what tells how long an epoch of a row takes: a run that differs in its length alone, or else one epoch.
 
     Raises:

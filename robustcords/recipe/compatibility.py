@@ -36,7 +36,7 @@ _WHY = {
 
 
 @dataclass(frozen=True)
-class Part:
+class NamedComponent:
     """A component of a recipe.
 
     Attributes:
@@ -63,7 +63,7 @@ class Part:
         return words(getattr(self.found, "provides", ()))
 
 
-def missing(parts: Sequence[Part], *, held_out: bool, compiled: bool) -> tuple[str, ...] | None:
+def missing(parts: Sequence[NamedComponent], *, held_out: bool, compiled: bool) -> tuple[str, ...] | None:
     """Returns why two components do not go together, and the keys that disagree; None where all do.
 
     Args:

@@ -126,14 +126,14 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(_plain(recipe))
 
 
-def _components(table: Table, above: str = "") -> Iterator[compatibility.Part]:
+def _components(table: Table, above: str = "") -> Iterator[compatibility.NamedComponent]:
     """Yields the components that a recipe names, and those that they name themselves."""
     fields = type(table).model_fields
     kinds = nested(type(table)) if above else {kind: kind for kind in registry.KINDS if kind in fields}
     for key, kind in kinds.items():
         if (config := getattr(table, key)) is not None:
             name = registry.KINDS[kind].key
-            yield compatibility.Part(kind, f"{above}{key}.{name}", find(kind, getattr(config, name)), config)
+            yield compatibility.NamedComponent(kind, f"{above}{key}.{name}", find(kind, getattr(config, name)), config)
             yield from _components(config, f"{above}{key}.")
 
 

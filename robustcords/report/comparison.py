@@ -92,7 +92,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Method:
+class ComparedMethod:
     """One method: the runs of its seeds, what they reach, and how that compares.
 
     Attributes:
@@ -141,7 +141,7 @@ class Comparison:
         notes: what is missing of the others, a line each.
     """
 
-    methods: Sequence[Method]
+    methods: Sequence[ComparedMethod]
     measures: Sequence[Measure]
     warnings: Sequence[str]
     left_out: Sequence[str]
@@ -152,7 +152,7 @@ class Comparison:
         """The runs of all methods."""
         return [run for method in self.methods for run in method.runs]
 
-    def method(self, name: str) -> Method:
+    def method(self, name: str) -> ComparedMethod:
         """Returns the method of a name."""
         return next(method for method in self.methods if method.name == name)
 
@@ -207,7 +207,7 @@ def compare(
     return Comparison(methods, measures, [*cautions(named), *_unequal_subsets(methods)], missing, notes)
 
 
-def _unequal_subsets(methods: Sequence[Method]) -> list[str]:
+def _unequal_subsets(methods: Sequence[ComparedMethod]) -> list[str]:
     """Returns a line for each method whose subsets are not as large as the random ones that it is compared with.
 
     The same fraction is of fewer images where some are held out for validation.
@@ -221,7 +221,7 @@ def _unequal_subsets(methods: Sequence[Method]) -> list[str]:
     ]
 
 
-def _subset_sizes(method: Method) -> str:
+def _subset_sizes(method: ComparedMethod) -> str:
     sizes = {selection.size for run in method.runs for selection in run.report.training.selections}
     return ", ".join(map(str, sorted(sizes)))
 
@@ -238,7 +238,7 @@ def _baselines(groups: Sequence[tuple[dict[str, Any], list[Run]]], baseline: Pat
     return [None if n == number else number for n in range(len(groups))]
 
 
-def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], left_out: list[str]) -> Method:
+def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], left_out: list[str]) -> ComparedMethod:
     """Returns a method that is not compared yet; of runs with the same seed the first counts."""
     by_seed: dict[int, Run] = {}
     for run in members:
@@ -253,7 +253,8 @@ def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], left_o
         accuracies[measure] = Spread(values)
     seconds = {run.seed: found for run in runs if (found := training_seconds(run))}
     each = {run.seed: seconds[run.seed] / run.report.training.epochs for run in runs if run.seed in seconds}
-    return Method(name, recipe, runs, accuracies, Spread(seconds) if seconds else None, Spread(each) if each else None)
+    times = [Spread(values) if values else None for values in (seconds, each)]
+    return ComparedMethod(name, recipe, runs, accuracies, *times)
 
 
 def training_seconds(run: Run) -> float | None:
@@ -277,7 +278,7 @@ def accuracies_of(run: Run) -> dict[Measure, Accuracy]:
     return accuracies
 
 
-def _compared(method: Method, others: Sequence[tuple[ReferenceKind, Method]]) -> Method:
+def _compared(method: ComparedMethod, others: Sequence[tuple[ReferenceKind, ComparedMethod]]) -> ComparedMethod:
     """Returns a method compared with others, each of a kind, and its ``best`` weights with its ``last``."""
     references = []
     for kind, other in others:
@@ -293,12 +294,12 @@ def _compared(method: Method, others: Sequence[tuple[ReferenceKind, Method]]) ->
     return replace(method, references=references)
 
 
-def differences(method: Method, other: Method) -> dict[Measure, Estimate]:
+def differences(method: ComparedMethod, other: ComparedMethod) -> dict[Measure, Estimate]:
     """Returns how much more accurate one method is than another, in each measure that both have."""
     shared = [measure for measure in method.accuracies if measure in other.accuracies]
     return {measure: difference(_by_seed(method, measure), _by_seed(other, measure)) for measure in shared}
 
 
-def _by_seed(method: Method, measure: Measure) -> dict[int, Accuracy]:
+def _by_seed(method: ComparedMethod, measure: Measure) -> dict[int, Accuracy]:
     by_seed = {run.seed: accuracies_of(run) for run in method.runs}
     return {seed: accuracies[measure] for seed, accuracies in by_seed.items() if measure in accuracies}

@@ -8,7 +8,7 @@ from html import escape
 
 from robustcords.report import chart
 from robustcords.report.chart import Chart, Section, style
-from robustcords.report.comparison import Comparison, Measure, Method, accuracies_of
+from robustcords.report.comparison import ComparedMethod, Comparison, Measure, accuracies_of
 from robustcords.report.front import clean_measure, deciding_measure, front
 from robustcords.report.intervals import wilson
 from robustcords.report.run_report import EpochMetrics
@@ -76,7 +76,7 @@ def robustness(comparison: Comparison) -> Section:
     )
 
 
-def error_bar(method: Method, measure: Measure) -> tuple[float, float]:
+def error_bar(method: ComparedMethod, measure: Measure) -> tuple[float, float]:
     """Returns how far an accuracy's error bar reaches down and up, in percentage points."""
     spread = method.accuracies[measure]
     if spread.std is not None:
@@ -122,7 +122,7 @@ def _validated(name: str, row: EpochMetrics) -> float | None:
 
 def fractions(comparison: Comparison) -> Section:
     """Returns accuracy and speed-up against the fraction (Fig. 2 of the paper), where there are two fractions."""
-    series: dict[str, list[tuple[float, Method]]] = {}
+    series: dict[str, list[tuple[float, ComparedMethod]]] = {}
     recipes: dict[str, str] = {}
     for method in comparison.methods:
         if "selector.fraction" in method.recipe:
@@ -136,7 +136,7 @@ def fractions(comparison: Comparison) -> Section:
     ]
     measure = deciding_measure(comparison)
     clean = clean_measure(comparison, measure.which if measure else "last")
-    kinds: list[tuple[str, str, Callable[[Method], float | None]]] = [
+    kinds: list[tuple[str, str, Callable[[ComparedMethod], float | None]]] = [
         (m.label, "accuracy (%)", partial(_accuracy, m)) for m in (measure, clean) if m
     ]
     kinds.append(("Speed-up", "times faster than the baseline", lambda m: m.speed_up.value if m.speed_up else None))
@@ -158,7 +158,7 @@ def fractions(comparison: Comparison) -> Section:
     return Section("fractions", "Accuracy and speed-up against the fraction", charts)
 
 
-def _accuracy(measure: Measure, method: Method) -> float | None:
+def _accuracy(measure: Measure, method: ComparedMethod) -> float | None:
     """Returns a method's mean accuracy in percent."""
     spread = method.accuracies.get(measure)
     return spread.mean * 100 if spread else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from robustcords.report.comparison import Comparison, Measure, Method, ReferenceKind
+from robustcords.report.comparison import ComparedMethod, Comparison, Measure, ReferenceKind
 from robustcords.report.front import deciding_measure, front, leader, verdict
 from robustcords.report.intervals import Estimate, Spread
 from robustcords.report.markdown import fitting, in_markdown, plain
@@ -62,7 +62,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Block:
+class Section:
     """Something that comes with the comparison: tables, and what there is to note on them."""
 
     title: str
@@ -97,7 +97,7 @@ def headlines(comparison: Comparison) -> list[Grid]:
     return grids
 
 
-def _accuracies(measure: Measure, methods: Sequence[Method]) -> Column:
+def _accuracies(measure: Measure, methods: Sequence[ComparedMethod]) -> Column:
     best = leader(methods, measure)
     cells = []
     for method in methods:
@@ -107,14 +107,14 @@ def _accuracies(measure: Measure, methods: Sequence[Method]) -> Column:
     return measure.label, cells
 
 
-def _training_times(methods: Sequence[Method]) -> Column:
+def _training_times(methods: Sequence[ComparedMethod]) -> Column:
     costs = [method.seconds.mean for method in methods if method.seconds]
     cheapest = min(costs) if len(costs) > 1 else None
     cells = [Cell(_training_time(m.seconds), bool(m.seconds and m.seconds.mean == cheapest)) for m in methods]
     return "training time", cells
 
 
-def _speed_ups(methods: Sequence[Method]) -> Column:
+def _speed_ups(methods: Sequence[ComparedMethod]) -> Column:
     cells = []
     for method in methods:
         speed = method.speed_up
@@ -123,7 +123,7 @@ def _speed_ups(methods: Sequence[Method]) -> Column:
     return "speed-up", cells
 
 
-def _seconds_per_epoch(methods: Sequence[Method]) -> Column:
+def _seconds_per_epoch(methods: Sequence[ComparedMethod]) -> Column:
     spreads = [method.seconds_per_epoch for method in methods]
     return "s/epoch", [Cell(_seconds(spread.mean, spread.std) if spread else "") for spread in spreads]
 
@@ -214,15 +214,15 @@ def signed(value: float) -> str:
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
 
 
-def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
-    """Returns the comparison as Markdown: the verdict, its tables, those of some blocks, and all there is to note."""
+def markdown(comparison: Comparison, sections: Sequence[Section] = ()) -> str:
+    """Returns the comparison as Markdown: the verdict, its tables, further sections, and all notes."""
     parts = [MARK, "# Comparison of runs", *([plain(words)] if (words := verdict(comparison)) else [])]
     for grid in headlines(comparison):
         parts += [f"## {grid.caption}", _markdown_table(grid)]
     parts.append(LEGEND)
-    for block in blocks:
-        parts.append(f"## {plain(block.title)}")
-        for grid in block.grids:
+    for section in sections:
+        parts.append(f"## {plain(section.title)}")
+        for grid in section.grids:
             parts += [f"### {plain(grid.caption)}", _markdown_table(grid)]
     for grid in differences(comparison):
         parts += [f"## {grid.caption}", _markdown_table(grid)]
@@ -230,7 +230,7 @@ def markdown(comparison: Comparison, blocks: Sequence[Block] = ()) -> str:
         "Intervals": intervals(comparison),
         "Warnings": comparison.warnings,
         "Notes": [*comparison.left_out, *comparison.notes],
-        **{f"Notes on {block.title}": block.notes for block in blocks},
+        **{f"Notes on {section.title}": section.notes for section in sections},
         "Runs": [f"{method.name}, seed {run.seed}: {run.path}" for method in comparison.methods for run in method.runs],
     }
     for title, lines in lists.items():

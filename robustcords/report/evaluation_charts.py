@@ -8,7 +8,7 @@ from robustcords.config.schema import parse_radius
 from robustcords.evaluation.results import CLEAN
 from robustcords.report import chart
 from robustcords.report.chart import COLORS, Chart, Section, Style, style
-from robustcords.report.comparison import Comparison, Measure, Method
+from robustcords.report.comparison import ComparedMethod, Comparison, Measure
 from robustcords.report.front import clean_measure, deciding_measure
 
 _CLASSES = 20
@@ -98,7 +98,7 @@ def classes(comparison: Comparison, which: str) -> Section:
     return Section("classes", "Accuracy of each class", charts)
 
 
-def _attack(method: Method, which: str) -> str:
+def _attack(method: ComparedMethod, which: str) -> str:
     """Returns the attack that a method's classes are shown under: at the training radius, or the first, or ""."""
     entries = [run.report.evaluation[which] for run in method.runs if which in run.report.evaluation]
     attacks = [what for what in (entries[0].per_class if entries else ()) if what != CLEAN]
@@ -106,7 +106,7 @@ def _attack(method: Method, which: str) -> str:
     return next((what for what in attacks if what.endswith(trained)), attacks[0] if attacks else "")
 
 
-def _of_classes(method: Method, which: str, what: str) -> dict[str, float]:
+def _of_classes(method: ComparedMethod, which: str, what: str) -> dict[str, float]:
     """Returns class to accuracy, mean over those seeds that have it."""
     entries = [run.report.evaluation[which] for run in method.runs if which in run.report.evaluation]
     return chart.mean_by(pair for entry in entries for pair in entry.per_class.get(what, {}).items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustcords.config.schema import parse_radius
-from robustcords.report.comparison import Comparison, Measure, Method, differences
+from robustcords.report.comparison import ComparedMethod, Comparison, Measure, differences
 from robustcords.report.intervals import Estimate
 from robustcords.runtime.progress import duration
 
@@ -27,20 +27,20 @@ def clean_measure(comparison: Comparison, which: str) -> Measure | None:
     return next((m for m in comparison.measures if not m.radius and m.which == which), None)
 
 
-def front(methods: Sequence[Method], measure: Measure) -> list[Method]:
+def front(methods: Sequence[ComparedMethod], measure: Measure) -> list[ComparedMethod]:
     """Returns the methods that none beats in both training time and an accuracy, fastest first.
 
     Methods whose time or accuracy is not known are not among them.
     """
     known = [(m.seconds.mean, -m.accuracies[measure].mean, m) for m in methods if m.seconds and measure in m.accuracies]
-    undominated: list[tuple[float, Method]] = []
+    undominated: list[tuple[float, ComparedMethod]] = []
     for _, loss, method in sorted(known, key=lambda entry: entry[:2]):
         if not undominated or loss < undominated[-1][0]:
             undominated.append((loss, method))
     return [method for _, method in undominated]
 
 
-def leader(methods: Sequence[Method], measure: Measure) -> Method | None:
+def leader(methods: Sequence[ComparedMethod], measure: Measure) -> ComparedMethod | None:
     """Returns the method that is ahead of all others by more than the noise; None where there is no such method."""
     best, *others = _ranked(methods, measure)
     return best if others and not any(differences(best, other)[measure].noise for other in others) else None
@@ -89,12 +89,12 @@ def verdict(comparison: Comparison) -> str:
     return " ".join(said)
 
 
-def _ranked(methods: Sequence[Method], measure: Measure) -> list[Method]:
+def _ranked(methods: Sequence[ComparedMethod], measure: Measure) -> list[ComparedMethod]:
     """Returns the methods of which an accuracy is known, the highest first."""
     return sorted((m for m in methods if measure in m.accuracies), key=lambda m: -m.accuracies[measure].mean)
 
 
-def _reached(method: Method, measure: Measure, clean: Measure | None) -> str:
+def _reached(method: ComparedMethod, measure: Measure, clean: Measure | None) -> str:
     """Says what a method reaches, and in what time."""
     text = f"{method.accuracies[measure].mean:.1%}"
     if clean is not None and clean in method.accuracies:

@@ -13,7 +13,7 @@ from robustcords import __version__
 from robustcords.errors import UserError
 from robustcords.report import comparison_charts, comparison_tables, evaluation_charts, training_charts
 from robustcords.report.comparison import Comparison
-from robustcords.report.comparison_tables import Block, Cell, Grid
+from robustcords.report.comparison_tables import Cell, Grid, Section
 from robustcords.report.front import verdict
 from robustcords.storage.files import check_writable, write_atomic
 
@@ -112,7 +112,7 @@ def refuse_foreign(output: Path) -> None:
 
 
 def write(
-    comparison: Comparison, output: Path, sections: Sequence[Block] = (), pictures: Pictures | None = None
+    comparison: Comparison, output: Path, sections: Sequence[Section] = (), pictures: Pictures | None = None
 ) -> None:
     """Writes ``FILE.html``, ``FILE.md`` and ``FILE.csv``.
 
@@ -135,7 +135,7 @@ def write(
         write_atomic(output.with_suffix(suffix), content)
 
 
-def html(comparison: Comparison, stem: str, sections: Sequence[Block] = (), pictures: Pictures | None = None) -> str:
+def html(comparison: Comparison, stem: str, sections: Sequence[Section] = (), pictures: Pictures | None = None) -> str:
     """Returns the page: complete in itself, it asks for nothing from anywhere.
 
     Args:

@@ -10,7 +10,7 @@ from rich.console import Console
 from robustcords.evaluation.results import CLEAN
 from robustcords.paper.tables import COLUMNS, PaperTable, Row
 from robustcords.report.comparison import Label, training_seconds
-from robustcords.report.comparison_tables import Block, Cell, Grid, signed
+from robustcords.report.comparison_tables import Cell, Grid, Section, signed
 from robustcords.report.intervals import Spread
 from robustcords.report.markdown import on_terminal
 from robustcords.report.runs import Run
@@ -94,11 +94,11 @@ def _setting(run: Run) -> str:
     return ", ".join(parts)
 
 
-def block(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Block:
+def section(table: PaperTable, runs: Mapping[str, Sequence[Run]]) -> Section:
     """Returns `rows` and `notes` for the page."""
     header, *lines = rows(table, runs)
     grid = Grid(table.caption, header, [(line[0], [Cell(text) for text in line[1:]]) for line in lines])
-    return Block(table.title, [grid], notes(table, runs))
+    return Section(table.title, [grid], notes(table, runs))
 
 
 def print_alongside(table: PaperTable, runs: Mapping[str, Sequence[Run]], console: Console | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from robustcords.errors import UserError, one_line
+from robustcords.errors import UserError
 from robustcords.evaluation.results import Evaluation
 from robustcords.report.run_report import Environment, EpochMetrics, RecipeTables, Report
 from robustcords.storage.files import parse_json
@@ -116,7 +116,7 @@ def load_run(path: Path) -> Run:
     if not report.training.epochs:
         raise UserError(f"{path / 'report.json'}: damaged: training.epochs: input should be greater than 0")
     notes = []
-    rows = _rows(path / "metrics.jsonl")
+    rows = rows_of(RunDirectory(path))
     if len(rows) != report.training.epochs:
         notes.append(f"metrics.jsonl has {len(rows)} of the {report.training.epochs} epochs")
     if not report.complete:
@@ -157,28 +157,6 @@ def _below(path: Path) -> Iterator[Path]:
         runs = sorted(name for name in names if _is_run(Path(folder, name)))
         yield from (Path(folder, name) for name in runs)
         names[:] = sorted(name for name in names if name not in runs and not name.startswith("."))
-
-
-def _rows(path: Path) -> list[EpochMetrics]:
-    """Returns the lines of metrics.jsonl; none where there is no such file.
-
-    Raises:
-        UserError: a line is damaged.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = dict(parse_json(line))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}:{number}: damaged: not a JSON object ({error})") from error
-        rows.append(EpochMetrics.from_json(row, path, number))
-    return rows
 
 
 def _outcomes(folder: Path, entry: Evaluation) -> dict[str, Outcomes]:

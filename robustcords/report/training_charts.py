@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from robustcords.report import chart
 from robustcords.report.chart import COLORS, DASHES, PATTERNS, SYMBOLS, Chart, Section, Style, style
-from robustcords.report.comparison import Comparison, Method
+from robustcords.report.comparison import ComparedMethod, Comparison
 from robustcords.report.grouping import effort_of
 from robustcords.report.run_report import EpochMetrics
 from robustcords.report.runs import Run
@@ -190,7 +190,7 @@ def overlaps(runs: Sequence[Run]) -> dict[int, float]:
     return dict(sorted(chart.mean_by(shares).items()))
 
 
-def _counts_by_class(method: Method) -> dict[int, list[int]]:
+def _counts_by_class(method: ComparedMethod) -> dict[int, list[int]]:
     """Returns how many images of each class were selected, by epoch, of several seeds of the first; or nothing."""
     selected = {row.epoch: row.selection.classes for row in method.runs[0].rows if row.selection}
     counts = {epoch: list(classes) for epoch, classes in selected.items() if classes and any(classes)}
@@ -207,7 +207,7 @@ def _unevenness(counts: Mapping[int, Sequence[int]]) -> float:
     return float(np.abs(_of_equal_shares(counts) - 1).max())
 
 
-def _balance(number: int, method: Method, counts: Mapping[int, Sequence[int]]) -> Chart:
+def _balance(number: int, method: ComparedMethod, counts: Mapping[int, Sequence[int]]) -> Chart:
     """Returns a map of classes and epochs."""
     shares, spread = _of_equal_shares(counts), _unevenness(counts)
     trace = {

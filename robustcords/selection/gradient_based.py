@@ -24,7 +24,7 @@ from robustcords.selection.base import Augment, Granularity, SelectionContext, S
 from robustcords.selection.cords._cords import DataSelectionStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig, AttackConfig
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
-from robustcords.selection.gradients.candidates import Choice, Group, of_class
+from robustcords.selection.gradients.candidates import Group, Picked, of_class
 from robustcords.selection.gradients.class_stream import ClassGradients, class_by_class
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients, by_view
 from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
@@ -192,14 +192,14 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
             found.append(self.pick(group.gradients, group.budget, source))
         return found
 
-    def _from_all(self, budget: int, sizes: list[int], matching: Matching | None) -> list[Choice]:
+    def _from_all(self, budget: int, sizes: list[int], matching: Matching | None) -> list[Picked]:
         """Selects from all examples at once, in the main process."""
         with self._phase("attack"):
             self.compute_gradients()
         gradients = self._of_chosen_parameters(self.gradients)
         validation = self._validation_gradients()
 
-        def choose() -> Choice:
+        def choose() -> Picked:
             if self.granularity == "full":
                 places, weights = self._choose([Group(0, gradients, validation, budget)])[0]
             else:
@@ -211,7 +211,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         with self._phase("solve"):
             return [collectives.decide_together(choose)]
 
-    def _from_classes(self, budget: int, rows: list[int], batch_size: int, matching: Matching | None) -> list[Choice]:
+    def _from_classes(self, budget: int, rows: list[int], batch_size: int, matching: Matching | None) -> list[Picked]:
         """Selects from one class after the other, each in one of the processes."""
         labels = labels_of(self.trainloader)
         classes, counts = (part.tolist() for part in labels.unique(return_counts=True))
@@ -225,7 +225,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
                 gradients = self._pass(self.trainloader, self.adversarial_loss, "training", own, report)
             return self._of_chosen_parameters(gradients)
 
-        found: dict[int, Choice] = {}
+        found: dict[int, Picked] = {}
         share = slice(collectives.rank(), None, collectives.world_size())
         if self.stateful():  # one class may leave something for the next
             share = slice(None if collectives.is_main() else 0)
@@ -247,7 +247,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         shares: Mapping[int, int],
         validation: LastLayerGradients | None,
         matching: Matching | None,
-    ) -> dict[int, Choice]:
+    ) -> dict[int, Picked]:
         """Returns the selections from some classes."""
         groups = []
         for each in classes:
@@ -269,7 +269,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
 
     def _whole_batches(
         self, gradients: LastLayerGradients, validation: LastLayerGradients | None, budget: int, sizes: list[int]
-    ) -> Choice:
+    ) -> Picked:
         """Returns the examples of the fewest batches that hold the budget, truncated to the budget."""
         candidates = self.batch_candidates(gradients, sizes)
         parts = torch.arange(len(gradients)).split(sizes)
@@ -303,7 +303,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         logits = by_view(self.adversarial_loss, gradients.logits)
         return loss_values(self.adversarial_loss, logits, gradients.labels).detach()
 
-    def _choose(self, groups: Sequence[Group], losses: Sequence[Tensor] = ()) -> list[Choice]:
+    def _choose(self, groups: Sequence[Group], losses: Sequence[Tensor] = ()) -> list[Picked]:
         """Returns the checked results of `pick` for each group, on the CPU.
 
         Args:
@@ -318,7 +318,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         picked = zip(kept, self._picked(easier), strict=True)
         return [(rows.cpu()[places], weights) for rows, (places, weights) in picked]
 
-    def _picked(self, groups: Sequence[Group]) -> list[Choice]:
+    def _picked(self, groups: Sequence[Group]) -> list[Picked]:
         source = f"{contracts.title(self)}.pick"
         with nullcontext() if is_own(type(self).__module__) else one_line_from(f"{source} failed"):
             picked = self.pick_groups(groups)

@@ -151,9 +151,7 @@ class RunDirectory:
                 rows.append(dict(parse_json(line)))
                 _check_row(rows[-1])
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise UserError(
-                    f"{self.metrics}: damaged: line {number} is not an epoch's ({one_line(error)})"
-                ) from error
+                raise UserError(f"{self.metrics}:{number}: damaged: not an epoch's line ({one_line(error)})") from error
         return rows
 
     def add_row(self, row: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ SCHEDULES = {
     "cosine": "robustcords.training.schedules:Cosine",
     "cyclic": "robustcords.training.schedules:Cyclic",
     "one-cycle": "robustcords.training.schedules:OneCycle",
-    "step": "robustcords.training.schedules:Step",
+    "step": "robustcords.training.schedules:MultiStep",
 }
 
 
@@ -84,7 +84,7 @@ class Constant(Schedule):
         return 1.0
 
 
-class Step(Schedule):
+class MultiStep(Schedule):
     """The learning rate falls at milestones: by default at 75 and 90 of 100 epochs, as in TRADES' and MART's scripts.
 
     Their scripts count epochs from 1, and so lower it after 74 and 89 epochs; here 75 and 90 are complete.
@@ -103,7 +103,7 @@ class Step(Schedule):
         milestones: Milestones = (0.75, 0.9)
         gamma: Share = 0.1
 
-    config: Step.Config
+    config: MultiStep.Config
 
     def shape(self, epoch: float, epochs: float) -> float:
         """Returns gamma to the power of the milestones passed."""

@@ -23,7 +23,7 @@ from robustcords.data.decoder import Decoder
 from robustcords.data.images import ImageSet
 from robustcords.data.loading import loaded
 from robustcords.data.on_disk import on_disk
-from robustcords.data.rows import Names
+from robustcords.data.rows import Paths
 from robustcords.errors import RunError, UserError
 
 WAYS = {"kept": {"cache": True}, "decoded": {"cache": False}}
@@ -271,4 +271,4 @@ def test_row_groups_are_kept_while_there_is_room(tmp_path: Path, pixels: np.ndar
 
 def test_paths_in_one_block():
     names = ["/a/é", "/b", "", "/c/\udcff.png"]
-    assert list(Names(names)) == names
+    assert list(Paths(names)) == names

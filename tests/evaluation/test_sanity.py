@@ -238,17 +238,17 @@ def test_the_command_line_reports_them(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_by_default_a_few_hundred_images_at_the_recipes_radius():
-    from robustcords.experiments.evaluation import Choice
+    from robustcords.experiments.evaluation import Changes
 
     recipe, _, _ = trained("honest")
-    assert Choice(sanity=True).checks(recipe, recipe.evaluation).limit == recipe.evaluation.limit == 150  # type: ignore[union-attr]
+    assert Changes(sanity=True).checks(recipe, recipe.evaluation).limit == recipe.evaluation.limit == 150  # type: ignore[union-attr]
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"limit": 0})})
     pgd = recipe.evaluation.pgd
-    assert Choice().checks(recipe, recipe.evaluation) is None
-    assert Choice(sanity=True).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 256, pgd)
-    assert Choice(sanity=True, limit=0).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 0, pgd)
-    chosen = Choice(sanity=True, limit=30, epsilons=["0.1", "0.2"]).checks(recipe, recipe.evaluation)
+    assert Changes().checks(recipe, recipe.evaluation) is None
+    assert Changes(sanity=True).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 256, pgd)
+    assert Changes(sanity=True, limit=0).checks(recipe, recipe.evaluation) == Sanity(ThreatModel(epsilon=0.15), 0, pgd)
+    chosen = Changes(sanity=True, limit=30, epsilons=["0.1", "0.2"]).checks(recipe, recipe.evaluation)
     assert chosen == Sanity(ThreatModel(epsilon=0.1), 30, pgd)
     nothing = recipe.model_copy(update={"threat": ThreatModel(epsilon=0)})
     with pytest.raises(UserError, match=r"threat\.epsilon is 0.*--epsilon"):
-        Choice(sanity=True).checks(nothing, nothing.evaluation)
+        Changes(sanity=True).checks(nothing, nothing.evaluation)

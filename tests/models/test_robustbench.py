@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from robustcords.data.digits import Digits
 from robustcords.errors import UserError
-from robustcords.experiments.evaluation import Choice, evaluate
+from robustcords.experiments.evaluation import Changes, evaluate
 from robustcords.models import source
 
 PACKAGE = {
@@ -118,7 +118,7 @@ def test_evaluation_measures_it_as_it_does_ours(form: str, stand_in: Path):
         weights = stand_in / "own.safetensors"
         around = {"normalize.mean": torch.zeros(1), "normalize.std": torch.ones(1)}
         save_file(around | {f"network.{key}": value for key, value in state.items()}, weights)
-    choice = Choice(attacks=["pgd"], epsilons=["0.1"])
+    choice = Changes(attacks=["pgd"], epsilons=["0.1"])
     settings = ["evaluation.pgd.steps=2", "evaluation.pgd.restarts=1", "evaluation.limit=0"]
     report = evaluate(None, "digits_mart", weights, settings, choice, None, "robustbench:Own2020")
     found = report.evaluation["weights"]

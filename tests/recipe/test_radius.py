@@ -23,7 +23,7 @@ from robustcords.evaluation.evaluate import evaluate
 from robustcords.evaluation.results import Check
 from robustcords.evaluation.sanity.checks import Sanity
 from robustcords.experiments import build
-from robustcords.experiments.evaluation import Choice
+from robustcords.experiments.evaluation import Changes
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.recipe import recipe
 from robustcords.selection.gradient_based_config import AdversarialConfig
@@ -161,15 +161,15 @@ def test_training_that_falls_short_is_told_of():
 def test_radii_given_to_evaluate_take_the_step_with_them():
     l2 = ThreatModel(norm="l2", epsilon=0.5)
     written = EvaluationConfig(autoattack=None).resolved(l2)
-    near, far = (Choice(epsilons=[text]).apply(written, l2).pgd for text in ("0.75", "20"))
+    near, far = (Changes(epsilons=[text]).apply(written, l2).pgd for text in ("0.75", "20"))
     assert near is not None
     assert far is not None
     assert (near.step_size, far.step_size) == (0.125, 5.0), "like the report's own figures, or a quarter of the radius"
     chosen = EvaluationConfig(pgd=PGDEvaluation(step_size=0.01), autoattack=None)
     with pytest.raises(UserError, match=r"50 steps of 0\.01 move .* less than the radius 20\.0"):
-        Choice(epsilons=["20"]).apply(chosen.resolved(l2), l2)
+        Changes(epsilons=["20"]).apply(chosen.resolved(l2), l2)
     with pytest.raises(UserError, match=r'--epsilon 8: .*did you mean "8/255"\?'):
-        Choice(epsilons=["8"]).apply(EvaluationConfig().resolved(PAPER), PAPER)
+        Changes(epsilons=["8"]).apply(EvaluationConfig().resolved(PAPER), PAPER)
 
 
 def test_an_l2_radius_that_holds_every_image_is_refused():

@@ -12,7 +12,7 @@ from made_runs import BULLET, GLISTER, RANDOM, evaluation, make_run, write_outco
 from rich.console import Console
 
 from robustcords.errors import UserError
-from robustcords.report.comparison import Comparison, Measure, Method, ReferenceKind, compare
+from robustcords.report.comparison import ComparedMethod, Comparison, Measure, ReferenceKind, compare
 from robustcords.report.comparison_tables import csv, markdown, print_comparison
 from robustcords.report.intervals import Accuracy, Estimate, difference
 from robustcords.report.runs import find_runs
@@ -32,12 +32,12 @@ def compared(folder: Path, **options: Any) -> Comparison:
     return compare(find_runs([folder]), **options)
 
 
-def against(method: Method, kind: ReferenceKind) -> list[str]:
+def against(method: ComparedMethod, kind: ReferenceKind) -> list[str]:
     """Returns the names of the methods that another is compared with in some way."""
     return [reference.name for reference in method.references if reference.kind is kind]
 
 
-def differences(method: Method, kind: ReferenceKind) -> Mapping[Measure, Estimate]:
+def differences(method: ComparedMethod, kind: ReferenceKind) -> Mapping[Measure, Estimate]:
     (found,) = [reference.differences for reference in method.references if reference.kind is kind]
     return found
 

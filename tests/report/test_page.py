@@ -23,7 +23,7 @@ from robustcords.errors import UserError
 from robustcords.experiments import adversarial_pictures
 from robustcords.report import chart, comparison_charts, page, training_charts
 from robustcords.report.comparison import compare
-from robustcords.report.comparison_tables import Block, Cell, Grid
+from robustcords.report.comparison_tables import Cell, Grid, Section
 from robustcords.report.runs import find_runs, load_run
 
 
@@ -137,7 +137,7 @@ def test_what_users_name_is_escaped(tmp_path: Path):
     make_run(tmp_path / "b", {"loss": {"name": f"mine:{evil}"}, "data": {"name": '"><img src=x onerror=alert(1)>'}})
     comparison = compare(find_runs([tmp_path]), left_out=[evil])
     output = tmp_path / "page.html"
-    page.write(comparison, output, [Block(evil, [Grid(evil, [evil], [(evil, [Cell(evil)])])], [evil])])
+    page.write(comparison, output, [Section(evil, [Grid(evil, [evil], [(evil, [Cell(evil)])])], [evil])])
     found = Page(output)
     assert sum(tag == "script" for tag, _ in found.tags) == 3
     assert not any(tag == "img" for tag, _ in found.tags)

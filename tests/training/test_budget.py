@@ -35,7 +35,7 @@ from robustcords.training.callbacks.base import Callback, EpochEnd
 from robustcords.training.config import SHARES, AveragingConfig, TrainConfig
 from robustcords.training.costs import Calendar, Costs
 from robustcords.training.length import Length
-from robustcords.training.schedules import Cosine, Step
+from robustcords.training.schedules import Cosine, MultiStep
 from robustcords.training.state import Progress
 from robustcords.training.trainer import Trainer
 
@@ -261,7 +261,7 @@ def test_a_plan_is_known_up_to_its_last_share():
 
 
 def test_milestones_of_a_cut_run_are_where_they_are():
-    factors = [Step(milestones=(0.5,)).factor(epoch, 1.5) for epoch in (0, 0.74, 0.75, 1.4)]
+    factors = [MultiStep(milestones=(0.5,)).factor(epoch, 1.5) for epoch in (0, 0.74, 0.75, 1.4)]
     assert factors == [1, 1, 0.1, 0.1]
 
 

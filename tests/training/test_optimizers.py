@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 
 from robustcords.config.registry import find
 from robustcords.training.optimizers import OPTIMIZERS, SGD, AdamW
-from robustcords.training.schedules import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, Schedule, Step
+from robustcords.training.schedules import SCHEDULES, Constant, Cosine, Cyclic, MultiStep, OneCycle, Schedule
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def torchs_rates(make: Any, steps: int) -> list[float]:
 @cases("epochs", [10, 37, 100])
 @cases("milestones", [[0.75, 0.9], [0.55, 0.7], []])
 def test_step_is_torchs_multistep(epochs: int, milestones: list[float]) -> None:
-    schedule = Step(milestones=milestones, gamma=0.2)
+    schedule = MultiStep(milestones=milestones, gamma=0.2)
     whole = [math.ceil(round(milestone * epochs, 6)) for milestone in milestones]
     expected = torchs_rates(lambda optimizer: lr_scheduler.MultiStepLR(optimizer, whole, gamma=0.2), epochs)
     for within in (0.0, 0.3, 390 / 391):
@@ -130,7 +130,7 @@ def test_step_is_torchs_multistep(epochs: int, milestones: list[float]) -> None:
 
 
 def test_step_defaults_fall_after_75_and_90_of_100_epochs() -> None:
-    factors = [Step().factor(epoch, 100) for epoch in (0, 74.99, 75, 89.99, 90, 99.99)]
+    factors = [MultiStep().factor(epoch, 100) for epoch in (0, 74.99, 75, 89.99, 90, 99.99)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
@@ -180,7 +180,7 @@ def test_cyclic_is_one_of_torchs_cycles(share: float, start: float) -> None:
     assert schedule.factor(epochs, epochs) == pytest.approx(start)
 
 
-@cases("schedule", [Constant(warmup=2.5), Cosine(warmup=2.5), Step(warmup=2.5, milestones=[0.1])])
+@cases("schedule", [Constant(warmup=2.5), Cosine(warmup=2.5), MultiStep(warmup=2.5, milestones=[0.1])])
 def test_warm_up_multiplies_by_a_straight_line(schedule: Schedule) -> None:
     plain = type(schedule)(**{**schedule.config.options(), "warmup": 0.0})
     for epoch in (0.025, 0.5, 1.0, 2.0, 2.4999, 2.5, 3.0, 9.0):

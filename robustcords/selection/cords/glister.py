@@ -16,7 +16,7 @@ from robustcords.selection.base import Granularity
 from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import batches_of, labels_of
-from robustcords.selection.solvers.greedy import Method
+from robustcords.selection.solvers.greedy import Greedy
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 
 
@@ -47,7 +47,7 @@ class GLISTER(CordsStrategy):
         name: str = "glister"
         granularity: Granularity = "full"
         eta: NotNegative = 0.05
-        greedy: Method = "Stochastic"
+        greedy: Greedy = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = False
 

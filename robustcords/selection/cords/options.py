@@ -20,7 +20,7 @@ from robustcords.selection.cords.strategy import GIVEN, CordsStrategy, UpstreamC
 from robustcords.selection.gradient_based import SELECTION_TYPES
 from robustcords.selection.gradient_based_config import AttackConfig
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
-from robustcords.selection.solvers.greedy import Method
+from robustcords.selection.solvers.greedy import Greedy
 
 _Functions = Literal["facility-location", "graph-cut", "sum-redundancy", "saturated-coverage"]
 
@@ -30,7 +30,7 @@ _KNOWN: dict[str, tuple[Any, Any]] = {
     "eps": (NotNegative, 1e-100),
     "r": (Annotated[int, Field(ge=1)], 15),
     "linear_layer": (bool, True),
-    "greedy": (Method, "Stochastic"),
+    "greedy": (Greedy, "Stochastic"),
     "if_convex": (bool, False),
     "submod_func_type": (_Functions, "facility-location"),
     "optimizer": (str, "lazy"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
 
-Choice = tuple[Tensor, Tensor]
+Picked = tuple[Tensor, Tensor]
 """Places (k,) int64 among the candidates or all examples, and their weights (k,); on the CPU."""
 
 

@@ -16,7 +16,7 @@ from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients, logit_gradients
 
-Method = Literal["RGreedy", "Stochastic", "Naive"]
+Greedy = Literal["RGreedy", "Stochastic", "Naive"]
 
 _MISS = 0.01  # Stochastic: the share of the best that Mirzasoleiman et al. 2015 lose in expectation
 
@@ -36,7 +36,7 @@ class TaylorGreedy:
 
     loss: Loss
     eta: float
-    method: Method = "RGreedy"
+    method: Greedy = "RGreedy"
     rounds: int = 15
     normalise: bool = True
     class_shares: bool = False
@@ -137,7 +137,7 @@ def taylor_greedy(
     budget: int,
     *,
     step_size: float,
-    method: Method,
+    method: Greedy,
     rounds: int,
     generator: torch.Generator,
     classes: Tensor | None = None,

@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from robustcords.errors import UserError
-from robustcords.selection.gradients.candidates import Group
+from robustcords.selection.gradients.candidates import Group, Picked
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients
 from robustcords.selection.solvers.direction_pursuit import DirectionPursuit, least_ridge
 from robustcords.selection.solvers.gram import gram_matrix
@@ -49,9 +49,6 @@ class Problem:
     budget: int
 
 
-Match = tuple[Tensor, Tensor]
-"""Rows (k,) int64, unique, and weights (k,) float64, >= 0, on the CPU."""
-
 OnPick = Callable[[int, int], None]
 """Called with how many gradients are chosen, and how many will be."""
 
@@ -72,7 +69,7 @@ class MatchingPursuit:
 
     def pick(
         self, gradients: Gradients, validation: LastLayerGradients | None, budget: int, generator: torch.Generator
-    ) -> Match:
+    ) -> Picked:
         """Returns rows (k,), unique, and their weights (k,), as `match` finds them.
 
         Args:
@@ -84,7 +81,7 @@ class MatchingPursuit:
         del generator
         return match(_problem(gradients, validation, budget), ridge=self.lam, tolerance=self.eps)
 
-    def pick_all(self, groups: Sequence[Group], on_pick: OnPick | None = None) -> list[Match]:
+    def pick_all(self, groups: Sequence[Group], on_pick: OnPick | None = None) -> list[Picked]:
         """Returns what `pick` does for each of several groups; see `match_all`."""
         problems = [_problem(group.gradients, group.validation, group.budget) for group in groups]
         return match_all(problems, ridge=self.lam, tolerance=self.eps, on_pick=on_pick)
@@ -95,7 +92,7 @@ def _problem(gradients: Gradients, validation: LastLayerGradients | None, budget
     return Problem(gradients, target, budget)
 
 
-def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick | None = None) -> Match:
+def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick | None = None) -> Picked:
     """Returns the gradients whose weighted sum comes near a target, and their weights.
 
     Where the pursuit ends early (the rank is reached, the residual is below the tolerance, or no gradient points the
@@ -116,7 +113,7 @@ def match(problem: Problem, *, ridge: float, tolerance: float, on_pick: OnPick |
 
 def match_all(
     problems: Sequence[Problem], *, ridge: float, tolerance: float, on_pick: OnPick | None = None
-) -> list[Match]:
+) -> list[Picked]:
     """Returns what `match` does for several problems.
 
     On a CPU each in one thread, several of them at a time, so that the choice does not depend on how many there are; on
@@ -182,7 +179,7 @@ def _batches(problems: Sequence[Problem]) -> list[list[Problem]]:
     return batches
 
 
-def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pick: OnPick | None) -> Match:
+def _solve_by_directions(problem: Problem, ridge: float, tolerance: float, on_pick: OnPick | None) -> Picked:
     """Solves a problem with the square of its directions."""
     refuse_too_large(len(problem.gradients), problem.target.numel())
     target = problem.target.double()
@@ -216,14 +213,14 @@ def _settled(problem: Problem, rows: Tensor, ridge: float) -> tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def _solve(batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None) -> list[Match]:
+def _solve(batch: Sequence[Problem], ridge: float, tolerance: float, on_pick: OnPick | None) -> list[Picked]:
     """Solves problems side by side, or a single one in whichever way suits it."""
     if _by_directions(batch[0], ridge):
         return [_solve_by_directions(batch[0], ridge, tolerance, on_pick)]
     return _solve_by_products(batch, ridge, tolerance)
 
 
-def _solve_by_products(batch: Sequence[Problem], ridge: float, tolerance: float) -> list[Match]:
+def _solve_by_products(batch: Sequence[Problem], ridge: float, tolerance: float) -> list[Picked]:
     """Solves problems side by side, padded to the largest."""
     sizes = [len(problem.gradients) for problem in batch]
     device = batch[0].target.device
@@ -253,7 +250,7 @@ def _solve_by_products(batch: Sequence[Problem], ridge: float, tolerance: float)
 
 def _completed(
     problem: Problem, rows: Tensor, weights: Tensor, correlations: Tensor, taken: Tensor, *, ridge: float, solved: bool
-) -> Match:
+) -> Picked:
     """Returns what a pursuit holds, with weights of its own making where it has not solved the problem.
 
     There are as many gradients as were asked for, the missing ones with weight 0.

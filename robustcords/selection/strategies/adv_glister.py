@@ -17,7 +17,7 @@ from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.factors import Gradients
-from robustcords.selection.solvers.greedy import Method, TaylorGreedy
+from robustcords.selection.solvers.greedy import Greedy, TaylorGreedy
 
 
 class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
@@ -55,7 +55,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
 
         name: str = "adv-glister"
         eta: NotNegative | Literal["lr"] = "lr"
-        greedy: Method = "Stochastic"
+        greedy: Greedy = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15
         linear_layer: bool = True
         class_shares: bool = False
