@@ -146,9 +146,7 @@ def _read_hub(config: ParquetConfig) -> Splits:
     return _splits(parts, config, fallback_note(f"data {name!r}", test, config))
 
 
-def _splits(
-    parts: list[tuple[TableRows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str] = ()
-) -> Splits:
+def _splits(parts: list[tuple[TableRows, Sequence[str] | None]], config: ParquetConfig, notes: Sequence[str]) -> Splits:
     (train, classes), *tested = parts
     if not tested:
         return splits(train, config.test_fraction, classes, config, notes)

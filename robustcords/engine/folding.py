@@ -40,7 +40,7 @@ class Folded:
     def __init__(self, graph: fx.GraphModule, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
         self._graph, self._pairs = graph, pairs
 
-    def refresh(self, dtype: torch.dtype | None, *, in_place: bool = False) -> None:
+    def refresh(self, dtype: torch.dtype | None, *, in_place: bool) -> None:
         """Folds the current weights.
 
         Args:

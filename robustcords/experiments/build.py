@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -92,8 +91,7 @@ def accelerator(recipe: Recipe) -> Accelerator:
 
 def resolved(recipe: Recipe, started: Accelerator) -> Recipe:
     """Returns the recipe with ``precision = "auto"`` replaced by what it stands for on this machine."""
-    precision = "fp32" if started.mixed_precision == "no" else started.mixed_precision
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+    return recipe.with_train(precision="fp32" if started.mixed_precision == "no" else started.mixed_precision)
 
 
 def data(recipe: Recipe, display: Display | None = None) -> Data:
@@ -267,18 +265,6 @@ def selector(recipe: Recipe, images: Data, proxy: Inference | None = None) -> Su
         return None
     strategy = find("selector", recipe.selector.name)
     return SubsetSelector(strategy, recipe.selector, validation=images.validation, proxy=proxy)
-
-
-def settled(recipe: Recipe, memory_format: str) -> Recipe:
-    """Returns the recipe with ``memory_format = "auto"`` replaced by what a model was found to run in."""
-    train = recipe.train.model_copy(update={"memory_format": memory_format})
-    return recipe.model_copy(update={"train": train})
-
-
-def planned(recipe: Recipe, steps: Sequence[int]) -> Recipe:
-    """Returns the recipe with what its budget has come to so far: the batches of each share."""
-    train = recipe.train.model_copy(update={"steps": list(steps)})
-    return recipe.model_copy(update={"train": train})
 
 
 def settled_model(recipe: Recipe, images: Data, device: torch.device) -> tuple[nn.Module, str]:

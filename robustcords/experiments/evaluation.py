@@ -167,7 +167,7 @@ def evaluate(
     with session(loaded) as work:
         images = load_images(loaded.model_copy(update={"evaluation": config}), work)
         network, layout = build.settled_model(loaded, images, work.accelerator.device)
-        loaded = build.settled(loaded, layout)
+        loaded = loaded.with_train(memory_format=layout)
         if own:
             report_output.check_addition(own, loaded, config, sanity, files, images.test)
         results: dict[str, Evaluation] = {}

@@ -294,7 +294,7 @@ class Fleet:
         return table
 
 
-def run_all(tasks: Sequence[Task], folder: Path, jobs: int | None = None) -> list[Job]:
+def run_all(tasks: Sequence[Task], folder: Path, jobs: int | None) -> list[Job]:
     """Makes runs below a folder, showing progress; see `Fleet.run`.
 
     Args:

@@ -235,7 +235,7 @@ def _timed(made: Reproduction, row: Row, seed: int, workshop: Fleet) -> Run:
         RunError: that epoch cannot be run.
     """
     over = made.table.row(row.speed_up_over)
-    same = _but_epochs(made.recipe(over, seed)) == _but_epochs(made.recipe(row, seed))
+    same = made.recipe(over, seed).with_train(epochs=1) == made.recipe(row, seed).with_train(epochs=1)
     measured = _sibling(made, over, seed) if same else None
     if measured is None:
         options = ("train.epochs=1", "callbacks.dynamics=false", "evaluation.pgd=false", "evaluation.autoattack=false")
@@ -245,10 +245,6 @@ def _timed(made: Reproduction, row: Row, seed: int, workshop: Fleet) -> Run:
             raise RunError(f"{job.path}: one epoch of {row.id}, for its time, failed: {job.note}")
         measured = load_run(job.path)
     return measured
-
-
-def _but_epochs(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 1})})
 
 
 def _seconds(run: Run) -> float:

@@ -116,7 +116,7 @@ def run(
         # What cannot be built is said before there is a directory.
         trainer, proxy = build.trainer(recipe, images, work), ProxyTraining(recipe, images, work)
         recipe.evaluation.build(recipe.threat)
-        recipe = build.settled(recipe, trainer.settings.memory_format)
+        recipe = recipe.with_train(memory_format=trainer.settings.memory_format)
         if path is None:
             path = collectives.decide_together(lambda: run_directory.create(output, name))
             claim(path)
@@ -131,7 +131,7 @@ def run(
             collectives.barrier()  # nobody begins before a signal to any other one is a request to stop together
             environment_of(directory)  # better now than when the report is made, after training
             trainer.run = directory
-            trainer.length.on_plan = lambda steps: directory.change_recipe(dump(build.planned(recipe, steps)))
+            trainer.length.on_plan = lambda steps: directory.change_recipe(dump(recipe.with_train(steps=steps)))
             if trainer.selector and trainer.selector.proxy:
                 trainer.selector.proxy_seconds = proxy.run(directory, trainer.selector.proxy.model)
             if profile and directory.writes:
@@ -156,7 +156,7 @@ def _run_in(directory: RunDirectory, recipe: Recipe, images: build.Data, trainer
         )
     trainer.fit()
     if trainer.length.budget and trainer.length.steps:
-        recipe = build.planned(recipe, trainer.length.steps)
+        recipe = recipe.with_train(steps=trainer.length.steps)
     collectives.barrier()
     results: dict[str, Evaluation] = {}
 
@@ -256,7 +256,7 @@ def _with_own_choices(recipe: Recipe, name: str, output: Path | None) -> Recipe:
     kept = {key: getattr(own, key) for key in ("memory_format", "precision") if getattr(recipe.train, key) == "auto"}
     if recipe.train.budget == own.budget and not recipe.train.steps:
         kept["steps"] = own.steps
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=kept)})
+    return recipe.with_train(**kept)
 
 
 def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> Path | None:

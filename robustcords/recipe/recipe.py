@@ -91,6 +91,10 @@ class Recipe(Table):
             raise _conflict(reason, "attack.random_start", "loss.name")
         return self
 
+    def with_train(self, **values: Any) -> Self:
+        """Returns the recipe with other values of ``[train]``, which are not checked."""
+        return self.model_copy(update={"train": self.train.model_copy(update=values)})
+
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = False) -> Recipe:
     """Reads and checks a recipe.

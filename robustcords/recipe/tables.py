@@ -57,7 +57,7 @@ def find(kind: str, name: str) -> Any:
         raise UserError(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
 
 
-def check_all(items: Mapping[str, Written], found: Sequence[UserError] = ()) -> dict[str, Any]:
+def check_all(items: Mapping[str, Written], found: Sequence[UserError]) -> dict[str, Any]:
     """Returns all checked tables; see `check`.
 
     Args:

@@ -253,8 +253,8 @@ def _method(name: str, recipe: Mapping[str, Any], members: Sequence[Run], left_o
         accuracies[measure] = Spread(values)
     seconds = {run.seed: found for run in runs if (found := training_seconds(run))}
     each = {run.seed: seconds[run.seed] / run.report.training.epochs for run in runs if run.seed in seconds}
-    times = [Spread(values) if values else None for values in (seconds, each)]
-    return ComparedMethod(name, recipe, runs, accuracies, *times)
+    whole, by_epoch = (Spread(values) if values else None for values in (seconds, each))
+    return ComparedMethod(name, recipe, runs, accuracies, whole, by_epoch)
 
 
 def training_seconds(run: Run) -> float | None:

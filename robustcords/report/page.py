@@ -135,7 +135,7 @@ def write(
         write_atomic(output.with_suffix(suffix), content)
 
 
-def html(comparison: Comparison, stem: str, sections: Sequence[Section] = (), pictures: Pictures | None = None) -> str:
+def html(comparison: Comparison, stem: str, sections: Sequence[Section], pictures: Pictures | None) -> str:
     """Returns the page: complete in itself, it asks for nothing from anywhere.
 
     Args:

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-
 from robustcords.report.markdown import on_terminal
 from robustcords.runtime.progress import duration, for_tables
 
@@ -68,9 +66,9 @@ class Planned:
         return {**asdict(self), "total": self.total}
 
 
-def print_plans(plans: Sequence[Planned], console: Console | None = None, *, as_json: bool = False) -> None:
+def print_plans(plans: Sequence[Planned], *, as_json: bool) -> None:
     """Prints what each recipe costs, and what was assumed; or the figures as JSON."""
-    console = for_tables(console)
+    console = for_tables()
     if as_json:
         console.file.write(json.dumps({"recipes": [each.to_json() for each in plans]}, indent=2) + "\n")
         return

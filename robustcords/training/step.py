@@ -33,7 +33,7 @@ class LossPass(nn.Module):
         sync_batchnorm: whether BatchNorm's statistics are those of all processes' images.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, *, sync_batchnorm: bool = False) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, *, sync_batchnorm: bool) -> None:
         super().__init__()
         self.model, self.loss, self.sync_batchnorm = model, loss, sync_batchnorm
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robustcords.data.images import Images
 from robustcords.engine.inference import Inference
+from robustcords.losses.base import Loss
+from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.runtime import collectives
 from robustcords.selection.selector import Subset, SubsetSelector, everything
 
@@ -17,11 +20,11 @@ class EpochSubsets:
 
     Args:
         selector: chooses subsets; None trains every epoch on all examples.
-        count: of the training split's examples.
+        train: the training split.
     """
 
-    def __init__(self, selector: SubsetSelector | None, count: int) -> None:
-        self.selector, self.count = selector, count
+    def __init__(self, selector: SubsetSelector | None, train: Images) -> None:
+        self.selector, self.train, self.count = selector, train, len(train)
 
     @property
     def usual(self) -> int:
@@ -38,10 +41,12 @@ class EpochSubsets:
         """Returns whether an epoch is left out, its time spent by a warm start on full data."""
         return self.selector is not None and self.selector.skips(epoch)
 
-    def check(self, model: nn.Module) -> None:
-        """Checks that the selector can select by this model; see `SubsetSelector.check`."""
-        if self.selector:
+    def check(self, model: nn.Module, loss: Loss) -> None:
+        """Checks the loss, and that the selector can select by this model; see `SubsetSelector.check`."""
+        if self.selector:  # which checks the same loss
             self.selector.check(model)
+        else:
+            check_loss(loss, model, *self.train.first(EXAMPLES, next(model.parameters()).device))
 
     @property
     def proxy(self) -> Inference | None:

@@ -18,7 +18,6 @@ from robustcords.engine.inference import Inference
 from robustcords.engine.memory_format import lay_out
 from robustcords.engine.modes import torch_seeded
 from robustcords.errors import Interrupted, UserError
-from robustcords.losses.check import EXAMPLES, check_loss
 from robustcords.losses.context import Moment
 from robustcords.methods.base import Batch, Method, StepReport
 from robustcords.rng import derive
@@ -108,7 +107,7 @@ class Trainer:
                 lr=self.peak_lrs[0],
                 augment=augmentation,
             )
-        self.subsets = EpochSubsets(selector, len(train))
+        self.subsets = EpochSubsets(selector, train)
         self.loader = BatchLoader(
             train, settings.batch_size, augmentation, seed=seed, device=self.device, window=settings.shuffle_window
         )
@@ -155,10 +154,7 @@ class Trainer:
         }
         rehearsal = Rehearsal(self.train, self.device, self.accelerator.autocast, sorted(sizes))
         self.loader.memory_format = rehearsal.settle(self.model, settings.memory_format)
-        plain = Inference(self.model, self.accelerator.autocast, replay=False)
-        self.subsets.check(plain)
-        if not self.selector:  # it has checked the same loss
-            check_loss(self.method.loss, plain, *self.train.first(EXAMPLES, self.device))
+        self.subsets.check(Inference(self.model, self.accelerator.autocast, replay=False), self.method.loss)
         return settings.model_copy(update={"memory_format": self.loader.memory_format})
 
     @sound_convolutions()
