@@ -80,7 +80,15 @@ class Contender:
 
     def seconds(self) -> float:
         """Runs it once."""
+        self.begin()
+        return self.wait()
+
+    def begin(self) -> None:
+        """Begins to run it."""
         self._pipe.send(True)
+
+    def wait(self) -> float:
+        """Returns the seconds that the run which was begun has taken."""
         taken: float = self._pipe.recv()
         return taken
 

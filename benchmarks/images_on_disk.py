@@ -51,6 +51,7 @@ from robustcords import data
 from robustcords.data.images import Images, Part
 from robustcords.data.loading import loaded
 from robustcords.data.storage import in_units
+from robustcords.engine.allocator import keep_freed_memory
 from robustcords.experiments.build import channel_statistics
 from robustcords.losses.sat import SAT
 from robustcords.models.external import TorchvisionModel
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where images and cache are kept; left out, a temporary folder")
     options = parser.parse_args()
+    keep_freed_memory()  # as a run does
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         os.environ["ROBUSTCORDS_CACHE"] = str(folder / "cache")
