@@ -155,12 +155,19 @@ def survey(prefix: str, answers: Answers, most: float, *, everything: bool) -> s
         answers: what is known, and what is found out.
         most: million parameters of the models that are tried.
         everything: of timm every model, not the smallest of each module.
+
+    Raises:
+        SystemExit: the time ended before it was known which models are the smallest.
     """
     library = LIBRARIES[prefix]
     available = library.available()
     size_of = {
         each: answers.get(f"{prefix}:{each}", "millions", partial(millions, library, each)) for each in available
     }
+    if NOT_TRIED in size_of.values():
+        raise SystemExit(
+            f"the time ended before the sizes of {prefix}'s models were known; call this again to continue"
+        )
     names = sorted(available, key=lambda name: (size_of[name], name))
     if not everything:
         names = list(representative(library, names))

@@ -37,6 +37,12 @@ def test_the_page_has_every_classifier_of_torchvision() -> None:
     assert all(len(cells) == len(SIZES) for cells in documented().values())
 
 
+def test_without_the_sizes_of_all_models_there_is_no_page(tmp_path: Path) -> None:
+    answers = BENCHMARK["Answers"](tmp_path / "answers.jsonl", minutes=0)
+    with pytest.raises(SystemExit, match=r"the time ended before the sizes of torchvision's models were known"):
+        BENCHMARK["survey"]("torchvision", answers, 150, everything=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(documented()))
 def test_models_train_or_are_refused_as_the_page_says(name: str) -> None:
