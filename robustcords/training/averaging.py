@@ -16,7 +16,7 @@ class Averaging:
     """A model's averaged weights, kept alongside it.
 
     BatchNorm's statistics are averaged like weights, or copied, so no pass over the data is needed for them; buffers of
-    whole numbers are copied.
+    whole numbers are copied, and masks, which have infinite entries.
 
     Args:
         model: the model in training, not wrapped; it is copied.
@@ -29,6 +29,8 @@ class Averaging:
         average = self._ema if config.kind == "ema" else get_swa_multi_avg_fn()
         averages = config.statistics == "averaged"  # otherwise torch copies all buffers
         self._averaged = AveragedModel(model, multi_avg_fn=_copying_integers(average), use_buffers=averages)
+        pairs = zip(self._averaged.module.buffers(), model.buffers(), strict=True)
+        self._masks = [(ours, theirs) for ours, theirs in pairs if bool(theirs.isinf().any())]
 
     @property
     def model(self) -> nn.Module:
@@ -43,6 +45,9 @@ class Averaging:
         """
         if progress >= self.config.start:
             self._averaged.update_parameters(self._raw)
+            with torch.no_grad():
+                for ours, theirs in self._masks:  # an average of infinities is NaN
+                    ours.copy_(theirs)
 
     def _ema(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         taken = int(self._averaged.n_averaged)  # as count, but on the CPU, so that no accelerator is waited for

@@ -79,9 +79,10 @@ def check_weights(model: nn.Module, where: str, run: RunDirectory) -> None:
     """Checks what a checkpoint is about to keep.
 
     Raises:
-        RunError: a weight is NaN or infinite.
+        RunError: a weight is NaN or infinite. Buffers may hold minus infinity, as masks of attention do.
     """
-    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+    weights = all(bool(value.isfinite().all()) for value in model.parameters())
+    if not (weights and all(bool((value.isfinite() | (value == -math.inf)).all()) for value in model.buffers())):
         raise _not_finite("the weights are", where, run, _DIVERGED)
 
 
@@ -106,7 +107,7 @@ def check_step(loss: float, norm: float, examples: Tensor, progress: Progress, r
         other = f", or {_DIVERGED}" if progress.steps else ""
         advice = f"look for a root or logarithm of 0 in the model and the loss{other}"
     elif not progress.steps:
-        advice = "optimizer.lr has hardly acted yet: look at the model's first weights, and at the loss"
+        advice = "check the model's initial weights, and the loss"
     else:
         advice = _DIVERGED
     raise _not_finite("a gradient is" if math.isfinite(loss) else "the loss is", where, run, advice)

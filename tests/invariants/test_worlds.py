@@ -29,16 +29,16 @@ class AfterSteps(After):
 
 
 class PartlyUsed(nn.Module):
-    """Has parameters that no step uses."""
+    """Has a parameter that no step uses, and one that some processes use in some steps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.unused = nn.Parameter(torch.ones(2))
+        self.unused, self.sometimes = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
         self.inner = network()
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.inner(x)
-        return logits
+        return logits + 0 * self.sometimes if x[0].mean() > 0.5 else logits
 
 
 def options(run: Path) -> dict[str, Any]:

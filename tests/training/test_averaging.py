@@ -15,7 +15,7 @@ from robustcords.training.config import AveragingConfig, TrainConfig
 
 
 class Net(nn.Module):
-    """BatchNorm's statistics, a whole-number buffer, a truth-value buffer and one that is not saved."""
+    """BatchNorm's statistics, a whole-number buffer, a truth-value buffer, a mask and one that is not saved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,6 +24,7 @@ class Net(nn.Module):
         self.register_buffer("index", torch.tensor([1, 5, 7]))
         self.register_buffer("mask", torch.tensor([True, False]))
         self.register_buffer("table", torch.tensor([3, 1]), persistent=False)
+        self.register_buffer("causal", torch.tensor([0.0, -torch.inf]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.fc(x))
@@ -100,7 +101,7 @@ def test_statistics_may_be_copied(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_whole_numbers_are_copied(kind: Any) -> None:
+def test_whole_numbers_and_masks_are_copied(kind: Any) -> None:
     model, averaging, _ = run(AveragingConfig(kind=kind, start=0.0))
     averaged = averaging.model
     assert averaged is not model
@@ -108,6 +109,7 @@ def test_whole_numbers_are_copied(kind: Any) -> None:
     assert averaged.index.tolist() == [1, 5, 7]
     assert averaged.mask.tolist() == [True, False]
     assert averaged.table.tolist() == [3, 1]
+    assert averaged.causal.tolist() == [0, -torch.inf]
 
 
 def test_before_the_start_the_model_is_the_raw_one() -> None:
