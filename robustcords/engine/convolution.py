@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.jit._builtins import _register_builtin
 from torch.nn import functional as F
 from torch.overrides import has_torch_function_variadic
 
@@ -184,6 +185,9 @@ def conv2d(
     strides = tuple(min(cut.stride, cut.reach) for cut in cuts)
     return _torch_conv2d(x, weight[..., height.kept, width.kept], bias, strides, 0, dilation, groups)
 
+
+# A network that is scripted while `conv2d` is in place gets torch's operator, instead of a failure to compile this one.
+_register_builtin(conv2d, "aten::conv2d")
 
 _LOCK = threading.Lock()
 _blocks = 0

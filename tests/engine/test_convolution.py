@@ -184,3 +184,12 @@ def test_a_function_that_somebody_has_put_in_torchs_place_stays(monkeypatch: pyt
     with sound_convolutions():
         nn.Conv2d(1, 1, 1)(torch.zeros(1, 1, 2, 2))
     assert len(calls) == 1
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_scripted_network_has_torchs_operator():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1, stride=2))
+    x = torch.rand(2, 1, 8, 8)
+    expected = network(x)
+    with sound_convolutions():
+        assert torch.equal(torch.jit.script(network)(x), expected)
