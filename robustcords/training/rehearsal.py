@@ -73,7 +73,7 @@ class Rehearsal:
             cause = str(error)
         layout = self._settled(model, "contiguous")
         if collectives.is_main():
-            log.warning('train.memory_format = "%s" is taken, as in channels_last %s', layout, cause)
+            log.warning('using train.memory_format = "%s", because in channels_last %s', layout, cause)
         return layout
 
     def _settled(self, model: nn.Module, layout: Layout) -> Layout:
@@ -85,7 +85,7 @@ class Rehearsal:
         """Passes images through the model, forward and backward, as evaluation and training do.
 
         Raises:
-            UserError: that fails, does not give logits, or the model's state could not be saved.
+            UserError: that fails, does not give logits or gradients, or the model's state could not be saved.
         """
         refuse_unsaved(name_of(model), model)
         devices = [self.device] if self.device.type == "cuda" else []
@@ -107,14 +107,22 @@ class Rehearsal:
         x = x.contiguous(memory_format=MEMORY_FORMATS[layout])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wanted = trained if what == "trained" else [x.requires_grad_()]
+        gradients: Sequence[Tensor | None] = []
         try:
             with torch.enable_grad():
                 logits: Any = model(x)
                 total = logits.float().sum() if isinstance(logits, Tensor) else None
             if total is not None and total.requires_grad and wanted:
-                torch.autograd.grad(total, wanted, allow_unused=True)
+                gradients = torch.autograd.grad(total, wanted, allow_unused=True)
         except Exception as error:
             shape = f"{size} images of {' x '.join(map(str, x.shape[1:]))}"
             hint = _ALONE if what == "trained" and size == 1 else ""
             raise UserError(f"{name_of(model)} cannot be {what} on {shape}: {reason(error)}{hint}") from error
         contracts.logits(name_of(model), logits, size, len(self.images.classes))
+        if what == "evaluated" and self.updates and (not gradients or gradients[0] is None):
+            raise UserError(
+                f"{name_of(model)}: no gradient reaches the images, and attacks need one; is there no_grad, detach or "
+                "argmax in its forward?"
+            )
+        if any(gradient is not None and gradient.layout != torch.strided for gradient in gradients):
+            raise UserError(f"{name_of(model)} has sparse gradients; build nn.Embedding with sparse=False")

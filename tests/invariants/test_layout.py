@@ -68,6 +68,21 @@ class Auxiliary(Cubes):
         z = super().forward(x)
         return (z, z) if self.training else z
 
+
+class Detached(Cubes):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Sparse(Cubes):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.shift = nn.Embedding(1, 256, sparse=True)
+
+    def forward(self, x):
+        h = self.body(x.unsqueeze(2)).relu().flatten(1)
+        return self.fc(h + self.shift(x.new_zeros(1, dtype=int)))
+
 """
 
 
@@ -111,6 +126,8 @@ def test_ordinary_models_train_in_the_layout_that_they_run_in(command: Command, 
         ("Temperature", {"train__memory_format": "contiguous"}, ["model 'nets:Temperature': selection by gradients"]),
         ("TwoHeads", {}, ["model 'nets:TwoHeads': selection by gradients needs nn.Linear", "several heads"]),
         ("TwoHeads", {"selector__name": "gradmatch"}, ["model 'nets:TwoHeads': selection by gradients needs"]),
+        ("Detached", {}, ["model 'nets:Detached': no gradient reaches the images"]),
+        ("Sparse", {}, ["model 'nets:Sparse' has sparse gradients", "sparse=False"]),
         ("Cubes", {"selector__name": "adv-gradmatch", "selector__valid": "true", "data__validation_fraction": 0},
          ["selects with validation images because of selector.valid"]),
     ],
