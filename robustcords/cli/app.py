@@ -40,7 +40,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
@@ -55,10 +55,10 @@ def common(
 def run(
     recipe: Recipe,
     set_: Set = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>, -2, -3, ...")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<recipe name>, -2, -3, ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Record some training steps, and say which operators take the time.")
+        bool, typer.Option("--profile", help="Record some training steps, and show which operators take the time.")
     ] = False,
 ) -> None:
     """Train, evaluate and report."""
@@ -78,12 +78,12 @@ def run(
 
 @app.command()
 def plan(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
-    budget: Annotated[str | None, typer.Option(help="Time to train, such as '30 min'; default the recipe's.")] = None,
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
+    budget: Annotated[str | None, typer.Option(help="Training time, such as '30 min'; default: the recipe's.")] = None,
     set_: Set = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Say what recipes cost on this machine, from a few steps."""
+    """Estimate the cost of recipes on this machine, from a few steps."""
     from robustcords.experiments import plan as plans
     from robustcords.recipe import recipe
     from robustcords.report.plan_tables import print_plans
@@ -95,24 +95,24 @@ def plan(
 @app.command()
 def evaluate(
     run_dir: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose weights to evaluate.")
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="The run whose weights are evaluated.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="With --weights or --model: says data, threat and attacks, and the model.")
+        str | None, typer.Option(help="With --weights or --model: the recipe that defines data, threat and attacks.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="With --recipe: a safetensors file.")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="With --recipe: another model, such as robustbench:NAME, with its published weights."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="So many test images; 0 for all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Number of test images; 0 for all.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="pgd, autoattack or another; may be repeated.")] = None,
     epsilon: Annotated[list[str] | None, typer.Option(help="Radius such as 8/255; may be repeated.")] = None,
     sanity: Annotated[
-        bool, typer.Option("--sanity", help="Check for masked gradients too, on 256 images or --limit.")
+        bool, typer.Option("--sanity", help="Also check for masked gradients, on 256 images or --limit.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Write the report here: FILE.md as Markdown, any other as JSON.")
+        Path | None, typer.Option(help="File for the report: FILE.md is Markdown, any other JSON.")
     ] = None,
     set_: Set = None,
 ) -> None:
@@ -131,12 +131,12 @@ def evaluate(
 def select(
     recipe: Recipe,
     weights: Annotated[Path, typer.Option(help="Weights to select with: a safetensors file.")],
-    output: Annotated[Path, typer.Option(help="Where indices and weights go: a new .npz file.")],
+    output: Annotated[Path, typer.Option(help="A new .npz file for indices and weights.")],
     set_: Set = None,
 ) -> None:
     """Select one subset with given weights.
 
-    Its indices and weights are written, and what was selected is shown.
+    Writes its indices and weights, and shows a summary.
     """
     from robustcords.cli.exit_status import is_main
     from robustcords.experiments import selection
@@ -150,17 +150,17 @@ def select(
 
 @app.command()
 def sweep(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
     over: Annotated[
         list[str] | None, typer.Option("--over", metavar="KEY=V1,V2,...", help="Values of a key; may be repeated.")
     ] = None,
     set_: Set = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/<recipe name>-sweep.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/<recipe name>-sweep.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per GPU.")] = None,
 ) -> None:
     """Run every combination of some values.
 
-    What is done is skipped, what was interrupted is continued.
+    Finished runs are skipped, interrupted ones continue.
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import sweep as sweeps
@@ -181,16 +181,18 @@ def sweep(
 def reproduce(
     table: Annotated[str, typer.Argument(help="table1 ... table4, figure1 or figure2.")],
     preset: Annotated[str, typer.Option(help="paper, small (for a CPU) or smoke (two minutes).")] = "paper",
-    dataset: Annotated[list[str] | None, typer.Option(help="Only its rows; may be repeated; default cifar10.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only rows of this data set; may be repeated; default: cifar10.")
+    ] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; default 0.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; default: 0.")] = None,
     set_: Set = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/TABLE-PRESET.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default one on each GPU.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/TABLE-PRESET.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per GPU.")] = None,
 ) -> None:
     """Run a table of the paper, and compare.
 
-    With the baselines that it lacks, and ours alongside its numbers.
+    Adds the baselines that the paper lacks, and shows our numbers alongside the paper's.
     """
     from robustcords.experiments import compare, fleet
     from robustcords.experiments import reproduce as tables
@@ -216,18 +218,18 @@ def reproduce(
 @app.command()
 def report(
     run_dirs: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR...", help="Finished runs, or folders that hold some.")
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Finished runs, or folders that contain some.")
     ],
     output: Annotated[Path, typer.Option(help="The page, FILE.html; FILE.md and FILE.csv are written next to it.")],
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="RUN_DIR", help="What to compare with; default full data without Bullet, same loss."),
+        typer.Option(metavar="RUN_DIR", help="What to compare with; default: full data, same loss, without Bullet."),
     ] = None,
-    images: Annotated[int, typer.Option(min=0, help="Test images to show attacked, of each method.")] = 6,
+    images: Annotated[int, typer.Option(min=0, help="Number of adversarial images to show for each method.")] = 6,
 ) -> None:
     """Compare runs on one page.
 
-    It has accuracy, cost, intervals, charts and images.
+    With accuracy, cost, intervals, charts and images.
     """
     from robustcords.experiments import compare
     from robustcords.report.comparison_tables import print_comparison
@@ -238,12 +240,12 @@ def report(
 
 @app.command()
 def watch(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Runs, or folders that hold some.")],
-    once: Annotated[bool, typer.Option("--once", help="Show them once, and end.")] = False,
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Runs, or folders that contain some.")],
+    once: Annotated[bool, typer.Option("--once", help="Show the state once, and exit.")] = False,
 ) -> None:
-    """Show how far runs are, until they are done.
+    """Show the progress of runs until they are done.
 
-    Epochs, loss, accuracy on the validation split, and the time that is left, of finished and unfinished runs.
+    Epochs, loss, validation accuracy and remaining time of finished and unfinished runs.
     """
     from robustcords.experiments import watch as runs
 
@@ -254,8 +256,10 @@ def watch(
 def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run with weights.")],
     to: Annotated[str, typer.Option(help="torch, onnx, hub (Hugging Face) or robustbench.")] = "torch",
-    weights: Annotated[str | None, typer.Option(help="best or last; default those evaluated.")] = None,
-    output: Annotated[Path | None, typer.Option(help="A new folder; default RUN-FORMAT in the current one.")] = None,
+    weights: Annotated[str | None, typer.Option(help="best or last; default: those evaluated.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A new folder; default: RUN-FORMAT in the current folder.")
+    ] = None,
 ) -> None:
     """Write a run's model to use elsewhere.
 
@@ -268,7 +272,7 @@ def export(
 
 @app.command()
 def validate(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names.")],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
     set_: Set = None,
 ) -> None:
     """Check recipes without running them."""
@@ -288,7 +292,7 @@ def validate(
 
 @app.command("list")
 def list_(kind: Annotated[str | None, typer.Argument(help="data, model, attack, loss, ... or recipe.")] = None) -> None:
-    """List what a recipe can name."""
+    """List the components that a recipe can name."""
     from robustcords.recipe import scaffold
 
     for name, entries in scaffold.listing(kind).items():
@@ -303,16 +307,19 @@ def new(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The recipe to write; must not exist.")],
     data: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Choose all the rest so that it is done in this time on this machine.")
+        float | None,
+        typer.Option(min=0.1, help="Choose everything else so that it finishes in this time on this machine."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model; default resnet18, with --minutes what is chosen.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model; default: resnet18, with --minutes chosen automatically.")
+    ] = None,
     loss: Annotated[str, typer.Option(help="Loss.")] = "trades",
     selector: Annotated[str, typer.Option(help="Selector, or none for full data.")] = "adv-glister",
     fraction: Annotated[float, typer.Option(help="Share of the training set to select, in (0, 1].")] = 0.3,
-    bullet: Annotated[bool, typer.Option("--bullet", help="Attack steps by kind of example.")] = False,
-    method: Annotated[str, typer.Option(help="What a step does with a batch; see list method.")] = "adversarial",
+    bullet: Annotated[bool, typer.Option("--bullet", help="Bullet-Train: attack steps by kind of example.")] = False,
+    method: Annotated[str, typer.Option(help="What a training step does; see `list method`.")] = "adversarial",
     effort: Annotated[
-        str | None, typer.Option(help="How hard each example is attacked: fat, curriculum, ...; see list effort.")
+        str | None, typer.Option(help="How strongly each example is attacked; see `list effort`.")
     ] = None,
 ) -> None:
     """Write a commented recipe to start from."""
@@ -330,9 +337,9 @@ def new(
 
 @app.command()
 def doctor() -> None:
-    """Say what works on this machine.
+    """Check the installation.
 
-    And what to do about the rest.
+    Tests every component, and says how to fix those that do not work.
     """
     from robustcords.cli.doctor import examine, print_findings
 

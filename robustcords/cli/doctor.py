@@ -39,11 +39,11 @@ def examine() -> list[Finding]:
         ("cords", _cords, True, "pip install --no-deps cords==0.0.4"),
         ("autoattack", _autoattack, True, "pip install pyautoattack"),
         ("data sets", _datasets, True, "pip install datasets torchvision scikit-learn"),
-        ("submodlib", _submodlib, False, "pip install submodlib-py; only facility-location selectors want it"),
-        ("timm", _timm, False, "pip install 'robustcords[timm]'; only models named timm:... want it"),
-        ("cuda", _cuda, False, "training runs on the CPU; small networks only are practical there"),
+        ("submodlib", _submodlib, False, "pip install submodlib-py; only facility-location selectors need it"),
+        ("timm", _timm, False, "pip install 'robustcords[timm]'; only models named timm:... need it"),
+        ("cuda", _cuda, False, "training runs on the CPU; only small networks are practical"),
         ("bf16", _bf16, False, "precision = 'auto' uses float32 here"),
-        ("compiler", _compiler, False, "install a C++ compiler such as g++; only train.compile = true wants it"),
+        ("compiler", _compiler, False, "install a C++ compiler such as g++; only train.compile = true needs it"),
     ]
     return [_try(*check) for check in checks]
 
@@ -60,7 +60,7 @@ def print_findings(findings: list[Finding]) -> None:
     """Prints a table of findings."""
     table = Table("part", "state", "detail")
     for finding in findings:
-        state = "works" if finding.works else ("missing" if finding.needed else "not here")
+        state = "works" if finding.works else ("missing" if finding.needed else "unavailable")
         table.add_row(finding.part, state, finding.detail)
     verbatim().print(table)
 

@@ -77,7 +77,7 @@ def readable(rows: Rows, size: int | None) -> tuple[Rows, str | None]:
     first = next(row for row, text in enumerate(problems) if text is not None)
     about = f"{rows.where(first)}: {problems[first]}"
     if not len(kept):
-        raise UserError(f"{rows.name}: none of its {len(problems)} images can be read, and so neither {about}")
+        raise UserError(f"{rows.name}: none of its {len(problems)} images can be read; the first: {about}")
     line = (
         f"{rows.name}: {len(problems) - len(kept)} of {len(problems)} images cannot be read and are left out "
         f"(data.skip_corrupt), the first of them {about}"

@@ -130,7 +130,7 @@ class DecodedPixels(Reader):
             except OSError as error:
                 raise UserError(f"{self.path}: image {row} cannot be read ({error.strerror})") from error
             if read != size or zlib.crc32(image) != self.checks[row]:
-                raise UserError(f"{self.path}: damaged at image {row}; delete it, and it is made anew")
+                raise UserError(f"{self.path}: damaged at image {row}; delete it to have it decoded again")
         return found
 
     def all(self) -> Tensor:

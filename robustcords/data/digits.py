@@ -21,7 +21,7 @@ class Digits(DataSource):
         """Returns the decoded training and test sets."""
         if self.config.path is not None:
             raise UserError(
-                "data.path: digits ships with scikit-learn and is read from nowhere else; leave data.path out"
+                "data.path: digits ships with scikit-learn and cannot be read from elsewhere; leave data.path out"
             )
         from sklearn.datasets import load_digits
 

@@ -108,7 +108,7 @@ def _only(places: Sequence[Path], split: str) -> Path:
     if len(places) > 1:
         raise UserError(
             f"{places[0].parent}: holds several folders of the {split} split "
-            f"({', '.join(place.name for place in places)}); take away those that are not meant"
+            f"({', '.join(place.name for place in places)}); remove those that should not be used"
         )
     return places[0]
 

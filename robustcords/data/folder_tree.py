@@ -101,4 +101,4 @@ def _refuse_circle(top: Path, parent: Path, below: list[str]) -> None:
         steps = parent.relative_to(top).parts
         above = (top.joinpath(*steps[:depth]).resolve() for depth in range(len(steps) + 1))
         if any(place.is_relative_to(target) for place in above):
-            raise UserError(f"{inner}: a link to a folder that it is in itself")
+            raise UserError(f"{inner}: a link to a folder that contains it")

@@ -117,7 +117,9 @@ class OnDisk(Images):
                 raise
             self._loader = None
             text = " ".join(str(error).split()) or type(error).__name__
-            raise RunError(f"a process that reads images is gone ({text}); data.workers = 0 does without") from error
+            raise RunError(
+                f"a process that reads images has died ({text}); data.workers = 0 works without them"
+            ) from error
 
     def _reading(self, device: torch.device) -> DataLoader[Pixels]:
         if self._loader is None:

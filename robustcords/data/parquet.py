@@ -216,4 +216,4 @@ def _pick(
         held = getattr(features[column], "dtype", None) or type(features[column]).__name__
         raise UserError(f"{name}: column {column!r} holds {held}, not {kinds} (columns: {columns}); set {option}")
     others = [key for key in sure if key != column and wanted is None]
-    return column, (f"{name}: reads {column}, not {listed(others)}; {option} says which",) if others else ()
+    return column, (f"{name}: reads {column}, not {listed(others)}; set {option} to choose",) if others else ()

@@ -85,7 +85,7 @@ def _open(picture: Any) -> Image.Image:
     if image.mode == "RGBA" and image.tile and str(image.tile[0].args).startswith("LA"):
         return image.convert("LA")  # grey of 16 bits with alpha, which Pillow makes colour of
     if image.format in _PROGRAMS:
-        raise ValueError(f"{image.format} is a program that draws an image, and is not run; convert it to PNG")
+        raise ValueError(f"{image.format} files are programs, which are not executed; convert it to PNG")
     return image
 
 

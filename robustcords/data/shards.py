@@ -69,10 +69,10 @@ def check_shards(shards: Sequence[Shard]) -> None:
         if (other.total, other.number is None) != (first.total, first.number is None):
             raise UserError(
                 f"{other.path}: is next to {first.path.name}: files of one split have to be numbered alike; remove "
-                "those that are not of it"
+                "those that do not belong to it"
             )
     if pair := _twice(shards):
-        raise UserError(f"{pair[1]}: the same part of the {first.split} split as {pair[0]}; take one of them away")
+        raise UserError(f"{pair[1]}: the same part of the {first.split} split as {pair[0]}; remove one of them")
     if first.total is not None:
         _check_count([int(part.number or 0) for part in shards], first.total, first)
 

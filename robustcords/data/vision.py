@@ -93,7 +93,7 @@ class Vision(DataSource):
     def _refuse(self, files: str, keys: Sequence[str]) -> None:
         """Checks that no option is set that means nothing to the files that are read."""
         if wrong := next((key for key in keys if getattr(self.config, key) is not None), None):
-            raise UserError(f"data.{wrong}: means nothing to {files} of {self.config.name!r}; leave it out")
+            raise UserError(f"data.{wrong}: does not apply to {files} of {self.config.name!r}; leave it out")
 
     def _read_torchvision(self, root: Path) -> Splits:
         with _alone(self.config.name):

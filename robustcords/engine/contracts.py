@@ -131,7 +131,7 @@ def distinct(names: Sequence[str], taken: Collection[str]) -> None:
     """
     for row, name in enumerate(names):
         if name in taken or name in names[:row]:
-            raise UserError(f"callback {name!r}: that name is taken; each callback has a name of its own")
+            raise UserError(f"callback {name!r}: the name is taken; every callback needs a different one")
 
 
 def counts(source: str, value: Any) -> dict[str, int]:

@@ -157,7 +157,7 @@ class Replays:
                 self._recorded[kind] = _Passes(self._network, images, self._recorder)
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"no GPU memory to record passes of {size} images in; train.cuda_graphs = false does without"
+                    f"not enough GPU memory to record passes of {size} images; set train.cuda_graphs = false"
                 ) from error
         return self._recorded[kind]
 

@@ -141,4 +141,4 @@ class EvaluationConfig(Table):
         radii = {format_radius(radius) for attack in self.chosen.values() for radius in attack.options.radii}
         if not radii or not threat.epsilon or format_radius(threat.epsilon) in radii:
             return []
-        return [f"the evaluation has no radius {format_radius(threat.epsilon)}, which training is for (threat.epsilon)"]
+        return [f"the evaluation lacks the radius of training, threat.epsilon = {format_radius(threat.epsilon)}"]

@@ -116,7 +116,9 @@ class Changes:
         if self.epsilons:
             threat = threat.with_epsilon(parse_radius(self.epsilons[0]))
         if threat.autoattack_norm is None:
-            raise UserError(f"--sanity: AutoAttack, its yardstick, has no attacks for threat.norm = {threat.norm!r}")
+            raise UserError(
+                f"--sanity: compares with AutoAttack, which has no attacks for threat.norm = {threat.norm!r}"
+            )
         if threat.epsilon == 0:
             raise UserError(
                 "--sanity: the recipe's threat.epsilon is 0, so there is no attack to check; give --epsilon"

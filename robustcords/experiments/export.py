@@ -120,7 +120,7 @@ def export(run_dir: Path, to: str, which: str | None = None, output: Path | None
     which = _chosen(directory, which, report)
     target = output or Path(f"{run_dir.resolve().name}-{to}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--output {target}: already there; name another")
+        raise UserError(f"--output {target}: already exists; name another")
     recipe = load(directory.recipe, of_run=True)
     images = build.data(recipe)
     model = build.model(recipe, images)

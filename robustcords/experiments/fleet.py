@@ -190,7 +190,7 @@ class Fleet:
                         running.remove((job, place))
                         free.append(place)
                         if waiting and job.process and job.process.poll() == _USER_ERROR:
-                            self.board.say(f"{len(waiting)} not begun: the input of {job.task.name} is at fault")
+                            self.board.say(f"{len(waiting)} not started: the input of {job.task.name} is invalid")
                             waiting.clear()
                 self.board.show(self.table)
                 time.sleep(_POLL_S)

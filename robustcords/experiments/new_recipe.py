@@ -115,7 +115,7 @@ def look(name: str) -> tuple[dict[str, Any], list[str]]:
     if kind is Folder and len(sizes := sizes_below(folder)) > 1:
         side = min(_LARGEST, max(8, min(min(size) for size in sizes) // 8 * 8))
         options["image_size"] = side
-        notes.append(f"images have {len(sizes)} sizes and more: all are made {side} x {side} (data.image_size)")
+        notes.append(f"images have at least {len(sizes)} sizes; all become {side} x {side} (data.image_size)")
     return options, notes
 
 

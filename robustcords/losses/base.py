@@ -141,7 +141,7 @@ def check_declared(loss: Loss) -> None:
     kinds = [kind for kind in type(loss).__mro__ if issubclass(kind, Loss)]
     for name, now in _BEFORE.items():
         if any(name in vars(kind) for kind in kinds):
-            raise UserError(f"{source}: {name} means nothing since 0.2; it is {now}")
+            raise UserError(f"{source}: {name} was renamed in 0.2; it is {now}")
     views, allowed = loss.views, get_args(View)
     if not isinstance(views, tuple | list) or not views:
         raise UserError(f'{source}: views = {views!r}, expected ("clean",), ("adversarial",) or both')

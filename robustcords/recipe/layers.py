@@ -198,7 +198,7 @@ def _resolve(name: str, folder: Path, said: str) -> Path:
         raise UserError(f"{said}{shown} is a folder; a recipe is a TOML file")
     guess = nearest(shown.removesuffix(".toml"), known)
     raise UserError(
-        f"{said}no file and no shipped recipe is called {shown!r}{guess}; `robustcords list recipe` names them"
+        f"{said}no file and no shipped recipe is called {shown!r}{guess}; `robustcords list recipe` lists them"
     )
 
 

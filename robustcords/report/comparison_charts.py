@@ -111,7 +111,7 @@ def curves(comparison: Comparison) -> Section:
             legend = [(method.name, style(number)) for number, method, _ in lines]
             figure = chart.figure(traces, chart.layout("epoch", axis))
             charts.append(Chart(f"curve-{key}", title, captions[key], figure, legend, 360))
-    notes = [] if len(charts) > 1 else ["No run looked at a validation split."]
+    notes = [] if len(charts) > 1 else ["No run was measured on a validation split."]
     return Section("curves", "Learning curves", charts, notes if charts else ["No run has metrics.jsonl."])
 
 

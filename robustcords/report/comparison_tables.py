@@ -22,11 +22,11 @@ FRONT, ON_FRONT = "front", "●"
 
 LEGEND = (
     f"{ON_FRONT}: no other method beats it in both training time and the first of the accuracies. {NOISE}: within "
-    "the noise: the 95 % interval of the difference (in the first tables, to the baseline) holds 0, or that of a "
-    "speed-up 1. Of twenty differences that mean nothing one is outside on average: no interval allows for how "
-    "many there are. ±: standard deviation over seeds. An interval over test images says what other images would "
-    "change, not what another seed would; one over seeds the reverse. Training time is data, attack, update, "
-    "communication, averaging and selection; validation and checkpoints do not count."
+    "the noise: the 95 % interval of the difference (in the first tables, to the baseline) contains 0, or that of a "
+    "speed-up 1. Intervals are not corrected for multiple comparisons: of twenty differences that are due to chance, "
+    "one is outside on average. ±: standard deviation over seeds. Intervals over test images show how results vary "
+    "between images, not between seeds; intervals over seeds the reverse. Training time is data, attack, update, "
+    "communication, averaging and selection, without validation and checkpoints."
 )
 COLUMNS = ("method", "weights", "measure", "radius", "seeds", "mean", "std", "reference", "difference", "low", "high")
 HEADER = (*COLUMNS, "within_noise", "interval")

@@ -110,7 +110,7 @@ def _weights(weights: Mapping[str, float]) -> Table:
 def _matching(summary: SelectionSummary) -> str:
     report = summary.report
     if report is None or report.matching_error is None:
-        return f"gradient-matching error: not measured: {summary.selector} hands over no gradients"
+        return f"gradient-matching error: not measured: {summary.selector} provides no gradients"
     text = f"gradient-matching error: {report.matching_error:.3g}"
     if report.random_matching_error is not None:
         text += f"; of a random subset of the same size: {report.random_matching_error:.3g}"

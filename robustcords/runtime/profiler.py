@@ -87,7 +87,7 @@ class Profiler:
             self.display.say(f"{path}: {recorded} training steps, after {WARM_UP} to warm up")
             print_operators(operators(done.key_averages()), self.display)
         else:
-            self.display.say(f"no profile: there were {self._steps} steps, and the first {WARM_UP} only warm up")
+            self.display.say(f"no profile: {self._steps} steps are too few, as the first {WARM_UP} only warm up")
         self.folder = None
 
     def step(self) -> None:

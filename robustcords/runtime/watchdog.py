@@ -69,9 +69,7 @@ class Watch:
             if everyone:
                 threading.Thread(target=self._watch, daemon=True).start()
             else:
-                text = (
-                    "the processes have no connection to watch over each other; one that dies may leave others waiting"
-                )
+                text = "the processes cannot monitor each other; if one dies, others may wait for it"
                 warnings.warn(text, stacklevel=2)
                 self._close()
         return self

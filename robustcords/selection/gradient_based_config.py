@@ -40,7 +40,7 @@ class AttackConfig(StrategyConfig):
     @model_validator(mode="after")
     def _step_size_needs_steps(self) -> Self:
         if self.attack_step_size is not None and self.attack_steps is None:
-            raise ValueError("attack_step_size counts only together with attack_steps")
+            raise ValueError("attack_step_size has no effect without attack_steps")
         return self
 
     def resolved(self, training: Attack, usual: float | None = None) -> Self:

@@ -73,7 +73,7 @@ def refuse_half(source: str, kind: Any) -> None:
         UserError: it implements only one of the two.
     """
     if half := kind.half_written():
-        raise UserError(f"{source}: {half}: a state that is kept takes both")
+        raise UserError(f"{source}: {half}; implement both, or neither")
 
 
 def state_of(source: str, part: Any) -> dict[str, Any]:

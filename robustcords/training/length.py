@@ -154,8 +154,8 @@ class Length(Stateful):
             ends = sum(self.costs.after(progress.epoch, calendar, last=True).values())
             raise UserError(
                 f"train.budget: {self.budget:g} s are too short: measuring took {so_far['total']:.1f} s, a batch "
-                f"takes {self.costs.step:.2f} s, what comes after the last one {ends:.1f} s, and there have to "
-                f"be {SHARES} batches"
+                f"takes {self.costs.step:.2f} s, the work after the last one {ends:.1f} s, and at least "
+                f"{SHARES} batches are needed"
             )
         fewest = self.steps[0] // _SLOWEST if self.steps else 1
         return max(count // (SHARES - len(self.steps)), fewest, 1)

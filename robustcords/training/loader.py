@@ -81,8 +81,8 @@ class BatchLoader:
         if found > _MIXED * expected:
             return []
         return [
-            f"train.shuffle_window = {self.window}: a batch has images of {found:.3g} classes, of a full shuffle it "
-            f"would have {expected:.3g}: neighbours are of one class, and a larger window mixes more"
+            f"train.shuffle_window = {self.window}: a batch has images of {found:.3g} classes, and of "
+            f"{expected:.3g} with a full shuffle: neighbours are of the same class; a larger window mixes them more"
         ]
 
     def batches(self, size: int) -> int:

@@ -127,6 +127,6 @@ def trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if not trained & stepped or (stepped - own and trained - stepped):
         raise UserError(
             f"optimizer {contracts.title(optimizer)}: {len(stepped - own)} of its {len(stepped)} parameters are not "
-            f"the model's, and {len(trained - stepped)} of the model's {len(trained)} are not among them: make it of "
-            "model.parameters(), after the last layer was replaced"
+            f"the model's, and {len(trained - stepped)} of the model's {len(trained)} are not among them: create it "
+            "from model.parameters(), after any layer is replaced"
         )

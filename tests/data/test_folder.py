@@ -150,5 +150,5 @@ def test_corrupt_files_are_left_out_where_that_is_wanted(class_folders, storage)
     assert second.endswith("test/cat/0.png: the file is empty")
     for file in (class_folders / "train").rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match=r"train: none of its 6 images can be read, and so neither .*cat/0\.png"):
+    with pytest.raises(UserError, match=r"train: none of its 6 images can be read; the first: .*cat/0\.png"):
         load(class_folders, skip_corrupt=True)

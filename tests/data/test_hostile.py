@@ -82,7 +82,7 @@ def enormous():
         (pickle.dumps(Opens()), "not an image, or of a kind that Pillow does not know"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(code-ran) (w) file\n",
-            "EPS is a program that draws an image, and is not run; convert it to PNG",
+            "EPS files are programs, which are not executed; convert it to PNG",
         ),
         (enormous(), "Image size (4611686014132420609 pixels) exceeds limit of 178956970 pixels, could be "),
     ],
@@ -109,7 +109,7 @@ def test_odd_names_are_shown_in_one_line(class_folders, refusal):
 def test_links_that_lead_back(class_folders, refusal):
     for name in ("one", "two"):
         (class_folders / "train" / "dog" / name).symlink_to(class_folders / "train" / "dog")
-    assert "a link to a folder that it is in itself" in refusal(class_folders)
+    assert "a link to a folder that contains it" in refusal(class_folders)
 
 
 def test_devices_and_pipes_are_not_read(class_folders, refusal):

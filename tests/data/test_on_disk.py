@@ -125,7 +125,9 @@ def test_workers_read_ahead_and_serve_one_after_another(class_folders: Path, mon
     reading = images.batches([[0]] * 20, "cpu")
     next(reading)
     worker.kill()
-    with pytest.raises(RunError, match=r"a process that reads images is gone .*; data\.workers = 0 does without"):
+    with pytest.raises(
+        RunError, match=r"a process that reads images has died .*; data\.workers = 0 works without them"
+    ):
         list(reading)
 
 
@@ -160,7 +162,7 @@ def test_a_damaged_cache(storage: str, class_folders: Path, kept: Path):
     assert images.digest(torch.arange(6)) == expected
     again = load(class_folders, storage=storage)
     if storage == "disk":
-        with pytest.raises(UserError, match=rf"{file}: damaged at image 1; delete it, and it is made anew"):
+        with pytest.raises(UserError, match=rf"{file}: damaged at image 1; delete it to have it decoded again"):
             again.test.digest(torch.arange(4))
     else:
         assert again.test.digest(torch.arange(4)) == load(class_folders, cache=False).test.digest(torch.arange(4))

@@ -150,7 +150,7 @@ def test_fine_labels_are_read_where_there_are_coarse_ones_too(tmp_path, pixels):
     assert splits.train.classes == ("cat", "dog")
     assert splits.train.labels.tolist() == [1, 0, 1, 0, 1, 0]
     assert splits.notes == tuple(
-        f"{root}, {split} split: reads fine_label, not coarse_label; data.label_column says which"
+        f"{root}, {split} split: reads fine_label, not coarse_label; set data.label_column to choose"
         for split in ("train", "test")
     )
     chosen = load(root, label_column="coarse_label")

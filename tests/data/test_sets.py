@@ -221,7 +221,7 @@ def test_links_that_lead_back_by_way_of_each_other(tmp_path):
         for one, other in (("a", "b"), ("b", "a")):
             (tmp_path / kind / one).mkdir()
             (tmp_path / kind / one / "link").symlink_to(tmp_path / kind / other)
-        with pytest.raises(UserError, match="a link to a folder that it is in itself"):
+        with pytest.raises(UserError, match="a link to a folder that contains it"):
             load(tmp_path / kind)
 
 

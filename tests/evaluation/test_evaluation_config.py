@@ -39,7 +39,7 @@ def test_false_leaves_an_attack_out_and_is_written_back():
         ({"pgd": {"epsilons": ["8/0"]}}, "'8/0' is not a number"),
         ({"pgd": {"epsilons": [0.0]}}, "greater than 0"),
         ({"pgd": {"step_size": 0}}, "greater than 0"),
-        ({"autoattack": {"epsilons": ["8/255", 8 / 255]}}, "8/255 stands there twice"),
+        ({"autoattack": {"epsilons": ["8/255", 8 / 255]}}, "8/255 is given twice"),
         ({"autoattack": {"version": "full"}}, "'standard', 'plus' or 'rand'"),
         ({"autoattack": {"limit": -1}}, "greater than or equal to 0"),
         ({"checkpoints": ["first"]}, "'best' or 'last'"),

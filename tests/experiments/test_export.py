@@ -253,7 +253,7 @@ def test_robustbench_measures_the_clean_accuracy_that_we_do(
             "--to robustbench: its data sets are cifar10, cifar100, imagenet, and the run's is 'digits'",
         ),
         ({"which": "best"}, "--weights best: the run has last"),
-        ({"output": Path("taken")}, "--output taken: already there; name another"),
+        ({"output": Path("taken")}, "--output taken: already exists; name another"),
     ],
 )
 def test_what_cannot_be_exported(

@@ -105,7 +105,7 @@ def test_after_one_whose_input_is_at_fault_no_other_begins(tmp_path: Path, monke
     some = made(tmp_path, monkeypatch, "2", [{}])
     assert [job.state for job in some.run(tasks(4))] == ["done", "failed", "waiting", "waiting"]
     assert some.at_fault
-    assert any("2 not begun: the input of run1 is at fault" in line for line in said(some))
+    assert any("2 not started: the input of run1 is invalid" in line for line in said(some))
     assert sorted(path.name for path in tmp_path.glob("run*")) == ["run0", "run1"]
 
 

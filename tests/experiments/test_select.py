@@ -105,7 +105,7 @@ def test_it_says_what_was_selected(command: Command, weights: Path):
 @pytest.mark.parametrize("name", ["random", "gradmatch"])
 def test_it_says_what_is_not_measured(command: Command, weights: Path, name: str):
     out = selected(command, weights, selector__name=name, selector__fraction=0.2).out
-    assert f"gradient-matching error: not measured: {name} hands over no gradients" in out.splitlines()
+    assert f"gradient-matching error: not measured: {name} provides no gradients" in out.splitlines()
     assert len(cells(out, "solve")) == 3
 
 

@@ -73,7 +73,7 @@ def test_what_a_loss_declares_means_something(name: str, value: Any, said: str):
 def test_a_loss_of_an_earlier_version_is_told_what_has_changed(name: str, value: Any, said: str):
     """It would train as the loss that it is a subclass of."""
     kind = type("Mine", (SAT,), {name: value, "__module__": "mine"})
-    with pytest.raises(UserError, match=f"^loss mine:Mine: {name} means nothing since 0.2; it is {said}$"):
+    with pytest.raises(UserError, match=f"^loss mine:Mine: {name} was renamed in 0.2; it is {said}$"):
         type("Further", (kind,), {"__module__": "mine", "__qualname__": "Mine"})()
 
 

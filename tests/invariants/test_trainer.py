@@ -234,7 +234,7 @@ def without_gradients() -> nn.Module:
     [
         ({"model": Breaks(6)}, r"the loss is not finite in epoch 1, step 2 \(training examples \d+, .*step_00000004;"),
         ({"model": Breaks(1)}, "the loss is not finite in epoch 0, step 1 .* there is no checkpoint yet;"),
-        ({"model": Breaks(0)}, "the loss is not finite in epoch 0, step 0 .*; optimizer.lr has hardly acted yet: look"),
+        ({"model": Breaks(0)}, "the loss is not finite in epoch 0, step 0 .*; check the model's initial weights"),
         ({"model": network(), "lr": 1e30}, "the loss is not finite in epoch 0, step 1 .*; lower optimizer.lr or set"),
         # A single step, of which the loss is fine.
         (
@@ -254,6 +254,16 @@ def test_numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_checkpoi
         assert all(value.isfinite().all() for value in state["model"].values())
         assert state["progress"]["epoch"] == 1
     assert not (tmp_path / "run" / "weights" / "last.safetensors").exists()
+
+
+def test_a_mask_of_minus_infinity_is_no_weight_that_diverged(tmp_path: Path):
+    model = network()
+    model.register_buffer("causal", torch.tensor([0.0, -torch.inf]))
+    done = fitted(model=model, settings={"epochs": 1, "averaging": AveragingConfig()}, run=tmp_path / "run")
+    assert all(not value.isnan().any() for value in done.model.state_dict().values())
+    model.get_buffer("causal").fill_(torch.nan)
+    with pytest.raises(RunError, match="the weights are not finite"):
+        fitted(model=model, settings={"epochs": 1}, run=tmp_path / "other")
 
 
 def with_everything(run: Path) -> dict[str, Any]:

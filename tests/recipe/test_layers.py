@@ -56,7 +56,7 @@ def test_many_names_are_counted_and_the_nearest_is_named(tmp_path: Path) -> None
     with pytest.raises(UserError) as error:
         recipe.load(str(tmp_path / "cifar10_matr.toml"))
     assert len(str(error.value)) < 400
-    assert re.search(r"\(one of \d+\); `robustcords list recipe` names them$", str(error.value))
+    assert re.search(r"\(one of \d+\); `robustcords list recipe` lists them$", str(error.value))
 
 
 def test_bases_that_cannot_be_extended(write: Write) -> None:

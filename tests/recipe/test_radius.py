@@ -149,7 +149,7 @@ def test_training_that_falls_short_is_told_of():
     training, selection, evaluation = build.cautions(found)
     assert "its 10 steps of 2/255 move an image by 0.0784 at most, less than the radius 1.0; steps of 0.25" in training
     assert selection.startswith("the training attack for selection: its 2 steps of 0.1")
-    assert evaluation == "the evaluation has no radius 1.0, which training is for (threat.epsilon)"
+    assert evaluation == "the evaluation lacks the radius of training, threat.epsilon = 1.0"
     weak = parsed(bullet={"steps": {"robust": 1}, "step_size": {"robust": "2/255"}})
     (only,) = build.cautions(weak)
     assert only.startswith("the training attack of robust examples: its 1 step of 2/255")

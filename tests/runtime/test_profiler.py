@@ -93,7 +93,7 @@ def test_an_epoch_may_end_early(tmp_path: Path):
 
 def test_an_epoch_too_short_leaves_nothing(tmp_path: Path):
     said = recorded(tmp_path / "profile", WARM_UP)
-    assert said == f"no profile: there were {WARM_UP} steps, and the first {WARM_UP} only warm up\n"
+    assert said == f"no profile: {WARM_UP} steps are too few, as the first {WARM_UP} only warm up\n"
     assert not (tmp_path / "profile").exists()
 
 

@@ -32,10 +32,10 @@ def check_augmentation(augmentation: Augmentation, images: Images, device: torch
     if not (made.min() >= -1e-6 and made.max() <= 1 + 1e-6):
         raise UserError(f"{name} returned pixels from {made.min():g} to {made.max():g}, expected [0, 1]")
     if not torch.equal(x, before):
-        raise UserError(f"{name} writes over the images that it is given; it has to return others")
+        raise UserError(f"{name} modifies its input images; it must return new ones")
     alone = contracts.numbers(name, augmentation(x[-1:], noise[-1:]), torch.Size((1, *shape)), x.dtype)
     if not torch.allclose(alone, made[-1:], rtol=0, atol=1e-4):
         raise UserError(
-            f"{name} makes something else of an image that is alone in its batch; it has to draw from the noise, which "
-            "is keyed by example, and from nothing else"
+            f"{name} changes an image differently when it is alone in its batch; it must take all random numbers from "
+            "the noise, which is keyed by example"
         )

@@ -33,7 +33,7 @@ def _radii(values: list[float]) -> list[float]:
     names = [format_radius(value) for value in values]
     twice = [name for row, name in enumerate(names) if name in names[:row]]
     if twice:
-        raise ValueError(f"{twice[0]} stands there twice")
+        raise ValueError(f"{twice[0]} is given twice")
     return values
 
 

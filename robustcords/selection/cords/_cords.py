@@ -74,7 +74,7 @@ def _unavailable(name: str, cause: ImportError) -> type:
     def refuse(self: object, *args: object, **kwargs: object) -> None:
         raise UserError(text) from cause
 
-    cure = "; `pip install apricot-select` brings it" if cause.name == "apricot" else ""
+    cure = "; `pip install apricot-select` installs it" if cause.name == "apricot" else ""
     text = f"cords' {name} cannot be imported: {str(cause).strip().partition(chr(10))[0]}{cure}"
     return type(name, (), {"__init__": refuse, "__doc__": f"Unavailable: {cause}.", "unavailable": text})
 

@@ -63,7 +63,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         @model_validator(mode="after")
         def _shares_of_all(self) -> Self:
             if self.class_shares and self.granularity != "full":
-                raise ValueError('class_shares counts only with granularity = "full"')
+                raise ValueError('class_shares has no effect without granularity = "full"')
             return self
 
     requires = frozenset({VALIDATION_IMAGES})

@@ -133,7 +133,7 @@ def test_classes_keep_their_shares(method):
 
 
 def test_shares_are_those_of_a_whole_choice():
-    with pytest.raises(ValueError, match='class_shares counts only with granularity = "full"'):
+    with pytest.raises(ValueError, match='class_shares has no effect without granularity = "full"'):
         AdvGLISTERStrategy.Config(class_shares=True)
     problem = Problem([20, 10, 10])
     config = AdvGLISTERStrategy.Config(class_shares=True, granularity="full", greedy="Stochastic", eta=30.0)
