@@ -37,6 +37,12 @@ def test_tables_of_options_are_current():
     assert OPTIONS.written(RECIPES) == RECIPES, "run `python docs/options.py`"
 
 
+def test_the_chart_is_of_the_committed_runs():
+    chart = SimpleNamespace(**runpy.run_path(str(pages.ROOT / "benchmarks/readme_chart.py")))
+    current = (DOCS / "minutes.svg").read_text()
+    assert chart.drawn(chart.measured()) == current, "run `python benchmarks/readme_chart.py docs/minutes.svg`"
+
+
 def test_every_component_and_every_table_of_a_recipe_is_described():
     components = {target for kind in registry.KINDS for target in registry.names(kind).values()}
     assert components | set(tables.TABLES.values()) <= set(TARGETS)

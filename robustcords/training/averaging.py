@@ -28,7 +28,8 @@ class Averaging:
         self._raw = model
         average = self._ema if config.kind == "ema" else get_swa_multi_avg_fn()
         averages = config.statistics == "averaged"  # otherwise torch copies all buffers
-        self._averaged = AveragedModel(model, multi_avg_fn=_copying_integers(average), use_buffers=averages)
+        with torch.no_grad():  # else copies of a scripted module's parameters would be results of an operation
+            self._averaged = AveragedModel(model, multi_avg_fn=_copying_integers(average), use_buffers=averages)
         pairs = zip(self._averaged.module.buffers(), model.buffers(), strict=True)
         self._masks = [(ours, theirs) for ours, theirs in pairs if bool(theirs.isinf().any())]
 

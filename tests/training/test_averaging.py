@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,20 @@ def test_statistics_may_be_copied(kind: Any) -> None:
     assert not np.allclose(averaged["fc.weight"], history[-1]["fc.weight"])
     other = run(AveragingConfig(kind=kind, decay=0.6, start=0.0))[1].model
     np.testing.assert_array_equal(averaged["fc.weight"], floats(other)["fc.weight"])
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_scripted_parts_are_averaged_too(kind: Any) -> None:
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, of torch.jit.script
+        model = nn.Sequential(torch.jit.script(nn.Linear(3, 2)))
+    averaging = Averaging(model, AveragingConfig(kind=kind, decay=0.5, start=0.0))
+    for value in (1.0, 3.0):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+        averaging.update(1.0)
+    averaged = list(averaging.model.parameters())
+    assert all(parameter.is_leaf and bool((parameter == 2).all()) for parameter in averaged)
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])
