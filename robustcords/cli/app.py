@@ -20,7 +20,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.")]
+
+def _shipped(incomplete: str) -> list[str]:
+    """Returns the shipped recipes that a shell may complete a word to; it completes files itself."""
+    from robustcords.recipe.layers import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a shipped recipe.", autocompletion=_shipped),
+]
+Recipes = Annotated[
+    list[str],
+    typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.", autocompletion=_shipped),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
@@ -78,7 +93,7 @@ def run(
 
 @app.command()
 def plan(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
+    recipes: Recipes,
     budget: Annotated[str | None, typer.Option(help="Training time, such as '30 min'; default: the recipe's.")] = None,
     set_: Set = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -150,7 +165,7 @@ def select(
 
 @app.command()
 def sweep(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
+    recipes: Recipes,
     over: Annotated[
         list[str] | None, typer.Option("--over", metavar="KEY=V1,V2,...", help="Values of a key; may be repeated.")
     ] = None,
@@ -272,7 +287,7 @@ def export(
 
 @app.command()
 def validate(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
+    recipes: Recipes,
     set_: Set = None,
 ) -> None:
     """Check recipes without running them."""

@@ -238,7 +238,8 @@ class Fleet:
             job.note = next((line for line in reversed(lines) if line.startswith("error: ")), job.note)
         else:
             job.note = _result(job.path)
-        outcome = f"failed with status {status}: {job.note} ({self.log(job)})" if status else f"done  {job.note}"
+        cause = f": {job.note}" if job.note else ""
+        outcome = f"failed with status {status}{cause} ({self.log(job)})" if status else f"done  {job.note}"
         self.board.say(f"{job.task.name}: {outcome}  {duration(job.seconds)}")
         return True
 

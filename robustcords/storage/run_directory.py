@@ -165,14 +165,17 @@ class RunDirectory:
     def keep_rows(self, epochs: Sequence[int]) -> list[dict[str, Any]]:
         """Keeps the metrics of completed epochs, which it returns, and drops all others: a resumed run repeats them.
 
-        A process that does not write returns nothing.
+        A process that does not write returns nothing; one that does makes the directory if it is missing.
 
         Args:
             epochs: numbers of the completed epochs, in order.
 
         Raises:
-            UserError: the metrics of one are damaged or missing.
+            UserError: the metrics of one are damaged or missing, or the directory cannot be made.
         """
+        if self.writes:
+            with changing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
         kept: list[dict[str, Any]] = []
         if self.writes and (epochs or self.metrics.exists()):
             kept = [row for row in self.rows() if row["epoch"] in epochs]

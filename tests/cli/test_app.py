@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer.main
 from safetensors.torch import load_file, save_file
 from support.cases import cases
 from support.command_line import ROOT, SMALL, Command, contents, refused, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import robustcords
+from robustcords.cli.app import app
 from robustcords.experiments import build
 from robustcords.recipe import recipe
 from robustcords.report.runs import find_runs
@@ -377,3 +379,13 @@ def test_trackers_write_into_the_run_they_belong_to(command: Command):
         "images/selection_kept",
         "images/selection_left_out",
     }
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_shell_completes_shipped_recipes(command: str):
+    found = typer.main.get_command(app).commands[command]
+    recipes = next(parameter for parameter in found.params if parameter.human_readable_name.startswith("RECIPE"))
+    context = found.make_context(command, [], resilient_parsing=True)
+    names = [item.value for item in recipes.shell_complete(context, "digits_m")]
+    assert "digits_mart" in names
+    assert all(name.startswith("digits_m") for name in names)

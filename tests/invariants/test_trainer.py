@@ -266,6 +266,18 @@ def test_a_mask_of_minus_infinity_is_no_weight_that_diverged(tmp_path: Path):
         fitted(model=model, settings={"epochs": 1}, run=tmp_path / "other")
 
 
+def test_a_run_directory_is_made_before_training(tmp_path: Path):
+    directory = RunDirectory(tmp_path / "new" / "run")
+    done = trainer(settings={"epochs": 1})
+    done.run = directory
+    (tmp_path / "new").touch()
+    with pytest.raises(UserError, match="run: cannot be written"):
+        done.fit()
+    (tmp_path / "new").unlink()
+    done.fit()
+    assert directory.weights("last").exists()
+
+
 def with_everything(run: Path) -> dict[str, Any]:
     return {**eventful(), "augmentation": CropFlip(crop=1), "run": run}
 
