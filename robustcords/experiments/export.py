@@ -24,6 +24,7 @@ from robustcords.experiments.model_card import model_card
 from robustcords.models.base import name_of, reason
 from robustcords.recipe.recipe import Recipe, load
 from robustcords.report.run_report import Report
+from robustcords.report.run_tables import data_name
 from robustcords.storage.run_directory import RunDirectory
 
 CHECKED = 64
@@ -70,7 +71,7 @@ class Exported:
         return {
             "name": self.name,
             "model": self.recipe.model.name,
-            "data": self.recipe.data.name,
+            "data": data_name(self.recipe.data.name),
             "classes": list(self.classes),
             "images": {"channels": channels, "height": height, "width": width, "resize": resize, "range": [0, 1]},
             "threat": {"norm": threat.norm, "epsilon": threat.epsilon},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -58,10 +59,15 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.print(line, soft_wrap=True)
 
 
+def data_name(name: str) -> str:
+    """Returns a data set's name for a heading: for one on this machine, its folder's without the path."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def title(report: Report) -> str:
     """Returns one line that names a run, such as ``"mart on digits, cnn, adv-glister 30 %, Bullet"``."""
     recipe = report.recipe
-    parts = [f"{recipe.loss.name} on {recipe.data.name}", recipe.model.name]
+    parts = [f"{recipe.loss.name} on {data_name(recipe.data.name)}", recipe.model.name]
     if recipe.selector:
         parts.append(subset_name(recipe.selector.name, recipe.selector.fraction))
     if name := effort_name(recipe.effort.name):

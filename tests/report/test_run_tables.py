@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from robustcords.report.run_report import Report
-from robustcords.report.run_tables import MARK, accuracy_rows, markdown, print_report
+from robustcords.report.run_tables import MARK, accuracy_rows, data_name, markdown, print_report
 from robustcords.runtime.progress import verbatim
 
 
@@ -84,6 +84,10 @@ def test_markdown_of_full_data_training_without_bullet(content: dict[str, Any]):
     assert "- selector: none, full data" in text
     assert "- effort: uniform\n" in text
     assert "in 3:20.\n" in text
+
+
+def test_a_heading_has_no_path_of_this_machine():
+    assert [data_name(name) for name in ("/home/me/pets", "me/pets", "cifar10")] == ["pets", "me/pets", "cifar10"]
 
 
 def test_markdown_without_a_run(content: dict[str, Any]):
