@@ -130,7 +130,7 @@ def _limited(recipe: Recipe, train: Images) -> Images:
 
 
 def _refuse_larger_than_images(recipe: Recipe, images: Images) -> None:
-    """Checks that no radius takes in every image there is, but for twice the threat's own.
+    """Checks that no radius covers every image there is, but for twice the threat's own.
 
     Raises:
         UserError: one does, most likely meant in levels of 255.
@@ -146,7 +146,7 @@ def _refuse_larger_than_images(recipe: Recipe, images: Images) -> None:
             if radius >= diameter and not (own < diameter and radius <= 2 * own * (1 + 1e-9)):
                 guess = f'; did you mean "{radius:g}/255"?' if threat.nearest_radius(radius / 255) < 1 else ""
                 raise UserError(
-                    f"{key} = {radius:g}: {threat.radius_name()} of {diameter:g} and more takes in every image of this "
+                    f"{key} = {radius:g}: {threat.radius_name()} of {diameter:g} and more covers every image of this "
                     f"size{guess}"
                 )
 

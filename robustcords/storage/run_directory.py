@@ -18,6 +18,8 @@ from robustcords.storage.checkpoint import Checkpoints
 from robustcords.storage.files import changing, clear_unfinished, parse_json, read_object, write_atomic, write_json
 from robustcords.storage.selections import Selection, load_selections
 
+_FOLDERS = ("checkpoints", "weights", "selections")
+
 
 class RunDirectory:
     """The files of one run; docs/run-directory.md describes each one.
@@ -106,9 +108,8 @@ class RunDirectory:
         if self.writes:
             if not self.recipe.exists():  # first, as this is what makes the directory a run
                 write_atomic(self.recipe, recipe)
-            for folder in ("checkpoints", "weights", "selections"):
-                with changing(self.path / folder):
-                    (self.path / folder).mkdir(exist_ok=True)
+            self._make_folders()
+            for folder in _FOLDERS:
                 clear_unfinished(self.path / folder)
             for evaluated in (self.path / "evaluation").glob("*/"):
                 clear_unfinished(evaluated)
@@ -117,6 +118,13 @@ class RunDirectory:
                 write_json(self.path / "environment.json", environment)
         if (self.path / "environment.json").exists():
             self.environment()  # better now than when the report is made, after training
+
+    def _make_folders(self) -> None:
+        """Makes the directory and its folders where they are missing, which they are in training from Python."""
+        for folder in (self.path, *(self.path / name for name in _FOLDERS)):
+            if not folder.is_dir():
+                with changing(folder):
+                    folder.mkdir(parents=True)
 
     def change_recipe(self, recipe: str) -> None:
         """Replaces the recipe of a resumed run by a longer one; an existing report is kept under a new name."""
@@ -174,8 +182,7 @@ class RunDirectory:
             UserError: the metrics of one are damaged or missing, or the directory cannot be made.
         """
         if self.writes:
-            with changing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
+            self._make_folders()
         kept: list[dict[str, Any]] = []
         if self.writes and (epochs or self.metrics.exists()):
             kept = [row for row in self.rows() if row["epoch"] in epochs]

@@ -384,7 +384,7 @@ def test_trackers_write_into_the_run_they_belong_to(command: Command):
 @pytest.mark.parametrize("command", ["run", "validate"])
 def test_a_shell_completes_shipped_recipes(command: str):
     found = typer.main.get_command(app).commands[command]
-    recipes = next(parameter for parameter in found.params if parameter.human_readable_name.startswith("RECIPE"))
+    recipes = next(parameter for parameter in found.params if parameter.name in {"recipe", "recipes"})
     context = found.make_context(command, [], resilient_parsing=True)
     names = [item.value for item in recipes.shell_complete(context, "digits_m")]
     assert "digits_mart" in names

@@ -83,7 +83,7 @@ def test_the_evaluations_step_is_a_quarter_of_any_radius(epsilon: float):
 
 def test_radii_without_end_are_one_line():
     huge = parsed(threat={"norm": "l2", "epsilon": 1e307})
-    with pytest.raises(UserError, match="takes in every image"):
+    with pytest.raises(UserError, match="covers every image"):
         build.data(huge)
     with pytest.raises(UserError, match=r"whole range of a pixel$"):
         parsed(threat={"epsilon": 1e308})
@@ -281,7 +281,7 @@ def test_no_steps_and_radii_beyond_everything_are_told_of():
     (only,) = build.cautions(parsed(attack={"name": "pgd", "steps": 0}, bullet=False))
     assert only == "the training attack takes no steps: training is on the images as they are"
     l2 = {"norm": "l2", "epsilon": 1.0}
-    with pytest.raises(UserError, match=r"evaluation\.pgd\.epsilons = 9: .*takes in every image"):
+    with pytest.raises(UserError, match=r"evaluation\.pgd\.epsilons = 9: .*covers every image"):
         build.data(parsed(threat=l2, evaluation={"pgd": {"epsilons": [9.0]}}))
     assert build.data(parsed(threat={"norm": "l2", "epsilon": 7.0})), "twice epsilon may be anything"
     model, images = linear()

@@ -77,7 +77,7 @@ def test_the_attack_of_carlini_and_wagner_is_in_the_report(command, tmp_path: Pa
     [
         ({"norm": "l0"}, "an l0 radius is a whole number of pixels"),
         ({"norm": "l0", "epsilon": 5}, "AutoAttack has no attacks for threat.norm = 'l0'; set autoattack = false"),
-        ({"norm": "l1", "epsilon": 64}, "an l1 radius or step of 64 and more contains every image of this size"),
+        ({"norm": "l1", "epsilon": 64}, "an l1 radius or step of 64 and more covers every image of this size"),
         ({"norm": "l1", "share": 0.1}, "unknown key \"share\"; did you mean 'step_share'"),
     ],
 )
