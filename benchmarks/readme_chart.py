@@ -56,7 +56,7 @@ def measured() -> Points:
         for path in sorted((RUNS / folder).glob("*_0/report.json")):
             found = Report.read(path).evaluation["last"]
             name = path.parent.name.removesuffix("_0")
-            points[name][minutes] = 100 * (found.clean or 0.0), 100 * found.pgd["8/255"]
+            points[name][minutes] = 100 * (found.clean or 0.0), 100 * (found.pgd["8/255"] or 0.0)
     return points
 
 
