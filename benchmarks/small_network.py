@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -103,7 +103,9 @@ def main() -> None:
         compare(name, block, options.repeats)
 
 
-def compare(name: str, block: dict[str, tuple[Callable[..., Pass], tuple[int, str], int, int]], repeats: int) -> None:
+def compare(
+    name: str, block: Mapping[str, tuple[Callable[..., Pass], tuple[int, str], int, int]], repeats: int
+) -> None:
     """Prints a line for each contender; one of two processes has as many images in each."""
     contenders = {
         way: [Contender(partial(make, threads=threads), *given) for _ in range(2 if way.startswith("two") else 1)]
