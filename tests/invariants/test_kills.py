@@ -43,9 +43,9 @@ class Instant:
     later: float = 0.0
 
 
-def drawn(draw: random.Random, number: int, whole: float, aims: bool) -> Instant:
-    """Returns a random instant; where it aims, every second one is in some phase, as most phases are short."""
-    if aims and number % 2:
+def drawn(draw: random.Random, number: int, whole: float) -> Instant:
+    """Returns a random instant; every second one is in some phase, as most phases are short."""
+    if number % 2:
         phase = PHASES[1 + number // 2 % (len(PHASES) - 1)]
         after = 0 if phase == "resuming" else draw.uniform(0, whole / 3)  # that comes once, at the start
         return Instant(after, phase, 10 ** draw.uniform(-4, -1.5))
@@ -73,9 +73,10 @@ def killed(processes: list[ForkServerProcess], instant: Instant, victim: int, fo
     return phase
 
 
-def campaign(folder: Path, variant: str, kills: int, seed: int, aims: bool) -> Counter[str]:
-    """Kills runs that many times, each of them up to five times; returns how often each phase was hit."""
-    draw = random.Random(seed)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forty_random_kills(variant: str, tmp_path: Path):
+    folder, kills, draw = tmp_path, 40, random.Random(1)
     finish(begin(folder / "first", "--set=train.epochs=1"), folder / "first")  # starts the server of processes too
     since = time.monotonic()
     finish(begun(folder / "whole", variant), folder / "whole")
@@ -86,7 +87,7 @@ def campaign(folder: Path, variant: str, kills: int, seed: int, aims: bool) -> C
         runs += 1
         for _ in range(min(kills - hit.total(), 5)):
             processes = begun(folder / "parts", variant)
-            instant = drawn(draw, hit.total() + runs, whole, aims)
+            instant = drawn(draw, hit.total() + runs, whole)
             phase = killed(processes, instant, draw.randrange(len(processes)), folder / "parts")
             if phase is None:
                 break
@@ -95,15 +96,4 @@ def campaign(folder: Path, variant: str, kills: int, seed: int, aims: bool) -> C
         check_same(folder / "whole" / "run", folder / "parts" / "run")
         shutil.rmtree(folder / "parts")
     print(f"\n{variant}: {hit.total()} kills of {runs} runs of {whole:.1f} s:", dict(hit))
-    return hit
-
-
-def test_two_random_kills(tmp_path: Path):
-    assert campaign(tmp_path, "plain", 2, seed=0, aims=False).total() == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_forty_random_kills(tmp_path: Path, variant: str):
-    hit = campaign(tmp_path, variant, 40, seed=1, aims=True)
     assert len(hit) >= 8, "kills in as many phases"

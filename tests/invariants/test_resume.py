@@ -1,84 +1,103 @@
-"""A run that was killed or stopped, and then resumed, ends with the same bytes as one that was left alone."""
+"""A run that is stopped or killed in one phase after the other, and resumed, ends with the bytes of one left alone."""
 
 from __future__ import annotations
 
-import os
+import json
 import signal
-import time
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 import pytest
 from support.command_line import call, contents, settings
-from support.digits_run import RECIPE, SAME, check_same
-from support.forked_run import begin, finish, log, statuses
+from support.digits_run import AUTOATTACK, RECIPE, check_same
+from support.forked_run import begin, finish, stop_in
 
+from robustcords.errors import signal_name
 from robustcords.storage.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
-def stop_at(number: signal.Signals, folder: Path, reached: Callable[[], bool]) -> int | None:
-    """Sends a run a signal as soon as it has got somewhere; returns its exit status."""
-    [process] = begin(folder)
-    deadline = time.monotonic() + 120
-    while process.is_alive() and not reached() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid or 0, number)
-    return statuses([process])[0]
+INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    finish(begin(folder), folder)
+    finish(begin(folder, AUTOATTACK), folder)
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was asked to stop in its second epoch, and killed in a later one."""
-    folder = tmp_path_factory.mktemp("parts")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped or killed in one phase after the other, and then brought to its end."""
+    folder = tmp_path_factory.mktemp("stopped")
     run, kept = folder / "run", Checkpoints(folder / "run" / "checkpoints")
-    assert stop_at(signal.SIGINT, folder, lambda: len(kept.paths()) == 1) == 130
-    assert log(folder).splitlines()[-1] == "error: stopped by Ctrl-C (SIGINT); continue with --resume"
-    found = kept.latest()
-    assert found is not None
-    assert 0 < found[1]["progress"]["epoch"] < 4
-    assert stop_at(signal.SIGKILL, folder, (run / SAME[4]).exists) == -signal.SIGKILL
-    assert not (run / "report.json").exists()
-    finish(begin(folder), folder)
-    assert log(folder).count("resumed from run/checkpoints/step_") == 2
+    steps = []
+    for phase, number in (("attack", INT), ("selection", TERM), ("validation", INT), ("selection", KILL)):
+        said = stop_in(phase, number, folder, AUTOATTACK)
+        if number != KILL:
+            assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
+        found = kept.latest()
+        assert found is not None
+        steps.append(found[1]["progress"]["steps"])
+    assert steps == sorted(steps)
+    assert len(set(steps)) == 4, "each was stopped further on"
+    for phase, number in (("evaluation", INT), ("AutoAttack", TERM)):
+        said = stop_in(phase, number, folder, AUTOATTACK)
+        assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
+    assert (run / "weights" / "last.safetensors").exists()
+    report = json.loads((run / "report.json").read_text())
+    assert report["complete"] is False
+    (weights, *_), (measured, *_) = report["evaluation"].keys(), report["evaluation"].values()
+    assert weights in {"best", "last"}
+    assert "clean" in measured
+    assert "autoattack" not in measured
+    assert "the evaluation has not ended" in (run / "report.md").read_text()
+    finish(begin(folder, AUTOATTACK), folder)
     return run
 
 
-def test_the_bytes_and_the_figures_are_the_same(whole: Path, parts: Path):
-    check_same(whole, parts)
+def test_the_bytes_and_the_figures_are_the_same(whole: Path, stopped: Path):
+    check_same(whole, stopped)
+
+
+def test_other_commands_stop_as_well(stopped: Path, tmp_path: Path):
+    weights = str(stopped / "weights" / "last.safetensors")
+    select = ("select", *RECIPE, "--weights", weights, "--output", "subset.npz")
+    assert stop_in("selection", INT, tmp_path, what=select)[-1] == "error: stopped by Ctrl-C (SIGINT)"
+    assert not (tmp_path / "subset.npz").exists()
+    evaluate = ("evaluate", str(stopped), "--attack", "autoattack", "--epsilon", "0.05", "--limit", "60")
+    said = stop_in("AutoAttack", TERM, tmp_path, what=evaluate)
+    assert said[-1] == "error: stopped by SIGTERM; the same command continues where it stopped"
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]):
     before = contents(whole)
-    answer = call(capsys, "run", *RECIPE, "--output", whole, "--resume")
+    answer = call(capsys, "run", *RECIPE, AUTOATTACK, "--output", whole, "--resume")
     assert answer.status == 0
     assert "is finished; nothing to do" in answer.err
     assert "PGD-2-1" in answer.out
     assert contents(whole) == before
 
 
-def test_another_recipe_is_not_resumed(parts: Path, capsys: pytest.CaptureFixture[str]):
-    before = contents(parts)
-    answer = call(capsys, "run", *RECIPE, *settings(loss__beta=4.5, seed=3), "--output", parts, "--resume")
+def test_another_recipe_is_not_resumed(stopped: Path, capsys: pytest.CaptureFixture[str]):
+    before = contents(stopped)
+    answer = call(
+        capsys, "run", *RECIPE, AUTOATTACK, *settings(loss__beta=4.5, seed=3), "--output", stopped, "--resume"
+    )
     assert answer.status == 2
     assert answer.err == (
-        f"error: --resume {parts}: that run has another recipe; what differs: loss.beta, seed; what may: more "
+        f"error: --resume {stopped}: that run has another recipe; what differs: loss.beta, seed; what may: more "
         "train.epochs or train.steps, data.cache, data.path, data.storage, data.workers, logging.trackers, "
         "train.checkpoint_every, train.compile, train.cuda_graphs, train.keep_checkpoints, train.memory_format, "
         "train.time_limit\n"
     )
-    assert contents(parts) == before
+    assert contents(stopped) == before
 
 
-def test_a_run_is_never_overwritten(parts: Path, capsys: pytest.CaptureFixture[str]):
-    before = contents(parts)
-    answer = call(capsys, "run", *RECIPE, "--output", parts)
+def test_a_run_is_never_overwritten(stopped: Path, capsys: pytest.CaptureFixture[str]):
+    before = contents(stopped)
+    answer = call(capsys, "run", *RECIPE, "--output", stopped)
     assert answer.status == 2
-    assert answer.err == f"error: --output {parts}: already holds a run; name another, or continue with --resume\n"
-    assert contents(parts) == before
+    assert answer.err == f"error: --output {stopped}: already holds a run; name another, or continue with --resume\n"
+    assert contents(stopped) == before

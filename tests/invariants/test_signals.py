@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
-import os
 import signal
 import sys
 import time
@@ -15,8 +13,8 @@ from typing import Any
 
 import pytest
 from support.command_line import start
-from support.digits_run import RECIPE, check_same
-from support.forked_run import RUN, begin, finish, log, statuses, wait_for
+from support.digits_run import AUTOATTACK
+from support.forked_run import RUN, begin, log, send, statuses, wait_for
 from support.phases import PHASES, page
 
 from robustcords.errors import signal_name
@@ -26,69 +24,6 @@ from robustcords.storage.checkpoint import Checkpoints
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
-AUTOATTACK = '--set=evaluation.autoattack={version = "standard", epsilons = [0.3], limit = 8}'
-
-
-def send(number: signal.Signals, *processes: ForkServerProcess) -> None:
-    for process in processes:
-        assert process.pid
-        os.kill(process.pid, number)
-
-
-def stop_in(phase: str, number: signal.Signals, folder: Path, *options: str, **how: Any) -> list[str]:
-    """Stops a command of one process in some phase; returns the lines that it has written."""
-    before = len(log(folder)) if (folder / "log.txt").exists() else 0
-    [process] = begin(folder, *options, **how)
-    wait_for(phase, process, folder)
-    send(number, process)
-    assert statuses([process], 10) == [128 + number], log(folder)[-2000:]
-    said = log(folder)[before:]
-    assert "Traceback" not in said
-    return said.splitlines()
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped in one phase after the other, and then brought to its end."""
-    folder = tmp_path_factory.mktemp("stopped")
-    run, kept = folder / "run", Checkpoints(folder / "run" / "checkpoints")
-    steps = []
-    for phase, number in (("attack", INT), ("selection", TERM), ("validation", INT), ("selection", INT)):
-        said = stop_in(phase, number, folder, AUTOATTACK)
-        assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
-        found = kept.latest()
-        assert found is not None
-        steps.append(found[1]["progress"]["steps"])
-    assert steps == sorted(steps)
-    assert len(set(steps)) == 4, "each was stopped further on"
-    for phase, number in (("evaluation", INT), ("AutoAttack", TERM)):
-        said = stop_in(phase, number, folder, AUTOATTACK)
-        assert said[-1] == f"error: stopped by {signal_name(number)}; continue with --resume"
-    assert (run / "weights" / "last.safetensors").exists()
-    report = json.loads((run / "report.json").read_text())
-    assert report["complete"] is False
-    (weights, *_), (measured, *_) = report["evaluation"].keys(), report["evaluation"].values()
-    assert weights in {"best", "last"}
-    assert "clean" in measured
-    assert "autoattack" not in measured
-    assert "the evaluation has not ended" in (run / "report.md").read_text()
-    finish(begin(folder, AUTOATTACK), folder)
-    return run
-
-
-def test_a_run_that_is_stopped_in_every_phase_ends_as_if_it_had_not_been(stopped: Path, tmp_path: Path):
-    finish(begin(tmp_path, AUTOATTACK), tmp_path)
-    check_same(tmp_path / "run", stopped)
-
-
-def test_other_commands_stop_as_well(stopped: Path, tmp_path: Path):
-    weights = str(stopped / "weights" / "last.safetensors")
-    select = ("select", *RECIPE, "--weights", weights, "--output", "subset.npz")
-    assert stop_in("selection", INT, tmp_path, what=select)[-1] == "error: stopped by Ctrl-C (SIGINT)"
-    assert not (tmp_path / "subset.npz").exists()
-    evaluate = ("evaluate", str(stopped), "--attack", "autoattack", "--epsilon", "0.05", "--limit", "60")
-    said = stop_in("AutoAttack", TERM, tmp_path, what=evaluate)
-    assert said[-1] == "error: stopped by SIGTERM; the same command continues where it stopped"
 
 
 def late_in(phase: str) -> None:
@@ -189,17 +124,12 @@ def test_copies_of_a_signal_change_nothing(tmp_path: Path):
     assert log(tmp_path).count("error") == 1
 
 
-@pytest.mark.parametrize(
-    ("signalled", "phases"), [((0, 1), ("selection", "AutoAttack")), ((1,), ("selection",))], ids=str
-)
-def test_two_processes_stop_together_also_if_one_alone_is_asked_to(
-    signalled: tuple[int, ...], phases: tuple[str, ...], tmp_path: Path
-):
-    for phase in phases:
-        options = (AUTOATTACK, "--set=train.epochs=1", "--set=selector.select_first=true")
+def test_two_processes_stop_together_also_if_one_alone_is_asked_to(tmp_path: Path):
+    options = (AUTOATTACK, "--set=train.epochs=1", "--set=selector.select_first=true")
+    for phase, asked in (("selection", [1]), ("AutoAttack", [0, 1])):
         processes = begin(tmp_path, *options, world=2)
         wait_for(phase, processes[0], tmp_path)
-        send(TERM, *(processes[rank] for rank in signalled))
+        send(TERM, *(processes[rank] for rank in asked))
         assert statuses(processes, 10) == [143, 143], log(tmp_path)[-2000:]
         said = log(tmp_path)
         assert said.splitlines()[-1] == "error: stopped by SIGTERM; continue with --resume"

@@ -34,8 +34,10 @@ RECIPE = [
         evaluation__checkpoints='["best", "last"]',
         evaluation__pgd="{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
         evaluation__autoattack="false",
+        callbacks__overfitting="false",  # takes longer than the steps
     ),
 ]
+AUTOATTACK = '--set=evaluation.autoattack={version = "standard", epsilons = [0.3], limit = 8}'
 TINY = """
 from torch import nn
 

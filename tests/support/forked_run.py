@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from support.digits_run import RECIPE
 from support.phases import PHASES, page, show
@@ -88,3 +90,22 @@ def log(folder: Path) -> str:
 def finish(processes: list[ForkServerProcess], folder: Path) -> None:
     """Waits for a command that is to do what it should."""
     assert set(statuses(processes)) == {0}, log(folder)[-2000:]
+
+
+def send(number: signal.Signals, *processes: ForkServerProcess) -> None:
+    """Sends all of them a signal."""
+    for process in processes:
+        assert process.pid
+        os.kill(process.pid, number)
+
+
+def stop_in(phase: str, number: signal.Signals, folder: Path, *options: str, **how: Any) -> list[str]:
+    """Stops a command of one process in some phase; returns the lines that it has written."""
+    before = len(log(folder)) if (folder / "log.txt").exists() else 0
+    [process] = begin(folder, *options, **how)
+    wait_for(phase, process, folder)
+    send(number, process)
+    assert statuses([process], 10) == [-number if number == signal.SIGKILL else 128 + number], log(folder)[-2000:]
+    said = log(folder)[before:]
+    assert "Traceback" not in said
+    return said.splitlines()
