@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from stateful import KeepsNumbers, LeastUsed
 from support.ranks import free_port
-from support.several import SERVER, together
+from support.several import together
 from support.small_run import After, chooser, fitted, made_up, network, trainer
 
 from robustcords.errors import Interrupted, UserError
@@ -63,37 +63,33 @@ def test_the_state_changes_what_is_chosen(whole: Path, tmp_path: Path):
     assert same == [True, False, False, False, False]
 
 
-def killed_in(where: str, call: int, folder: Path) -> None:
-    """Is a process that trains until it is killed in the middle of something."""
-    torch.set_num_threads(1)
-    owner, name = (LoopStep, "backward") if where == "step" else (LeastUsed, "pick")
-    before, calls = getattr(owner, name), 0
-
-    def work(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return before(*arguments, **named)
-
-    setattr(owner, name, work)
-    fitted(**options(folder))
+class Killed(BaseException):
+    """The end of the process."""
 
 
 # 18 of 61 examples an epoch are three steps, and there are three classes to pick from.
-@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
-@pytest.mark.parametrize(("where", "call"), [("step", 8), ("pick", 8)], ids=["between selections", "in a selection"])
-def test_a_run_that_is_killed_ends_as_one_that_is_not(whole: Path, tmp_path: Path, where: str, call: int):
-    process = SERVER.Process(target=killed_in, args=(where, call, tmp_path / "run"))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+@pytest.mark.parametrize(("owner", "name"), [(LoopStep, "backward"), (LeastUsed, "pick")], ids=["between", "within"])
+def test_a_run_that_dies_between_selections_or_in_one_ends_as_one_that_does_not(
+    whole: Path, tmp_path: Path, owner: type, name: str
+):
+    before, calls = getattr(owner, name), itertools.count(1)
+
+    def work(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == 8:
+            raise Killed
+        return before(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, work)
+        fitted(**options(tmp_path / "run"))
     assert len(list((tmp_path / "run" / "selections").iterdir())) in {2, 3}
     fitted(**options(tmp_path / "run"))
     check_same(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("looks", [1, 4, 7, 13, 19, 26, 33, 40])
+@pytest.mark.parametrize(
+    "looks", [1, 7, 13, 26, *(pytest.param(looks, marks=pytest.mark.slow) for looks in (4, 19, 33, 40))]
+)
 def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(whole: Path, tmp_path: Path, looks: int):
     with pytest.raises(Interrupted):
         fitted(**options(tmp_path / "run"), interruption=After(looks))
@@ -148,9 +144,8 @@ class AfterSteps(After):
         pass
 
 
-@pytest.mark.parametrize("parts", [[(2, 5), (3, 3)], [(1, 5), (2, 4)]])
-def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path, parts: list[tuple[int, int]]):
-    for world, looks in parts:
+def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path):
+    for world, looks in ((1, 4), (3, 3), (2, 4)):
         together(part, world, world, free_port(), tmp_path, looks)
     fitted(**options(tmp_path / "run"))
     for epoch in range(EPOCHS):
