@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.data.images import ImageSet
+from robustcords.evaluation import ledger
+from robustcords.evaluation.attacks.pgd import PGDEvaluation
 from robustcords.evaluation.evaluator import classified
 from robustcords.evaluation.results import SanityChecks
 from robustcords.evaluation.sanity.checks import LEVEL, Sanity, p_value
@@ -46,9 +48,13 @@ def statuses(found: SanityChecks) -> dict[str, str]:
     return {check.name: check.status for check in found.checks}
 
 
-def check(kind: str, threat: ThreatModel = THREAT, limit: int = 100, **options: Any) -> SanityChecks:
+def sanity(limit: int, threat: ThreatModel = THREAT) -> Sanity:
+    return Sanity(threat, limit, PGDEvaluation(steps=10, restarts=2))
+
+
+def check(kind: str, threat: ThreatModel = THREAT, limit: int = 100) -> SanityChecks:
     _, model, images = trained(kind)
-    return Sanity(threat, limit).check(model, images, seed=0, **options)
+    return sanity(limit, threat).check(model, images, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_an_honest_model_passes_everything(norm: str, whole: bool, monkeypatch: 
     ],
 )
 def test_masked_gradients_are_noticed(kind: str, failing: set[str], monkeypatch: pytest.MonkeyPatch):
-    shorten(monkeypatch, queries=1000)  # with fewer, AutoAttack finds no more than PGD
+    shorten(monkeypatch, queries=600)  # with fewer, AutoAttack finds no more than PGD
     found = check(kind)
     assert {name for name, status in statuses(found).items() if status == "fail"} == failing
     measured = {each.name: each.measured for each in found.checks}
@@ -111,19 +117,19 @@ class Misled(nn.Module):
 @pytest.mark.parametrize(("one_by_one", "name"), [(True, "more steps"), (False, "larger radius")])
 def test_an_attack_that_gets_weaker_with_more_effort_is_noticed(one_by_one: bool, name: str):
     grey = ImageSet(torch.full((60, 1, 5, 5), 0.5), torch.zeros(60, dtype=torch.int64), ("a", "b"))
-    found = Sanity(ThreatModel(epsilon=0.06)).check(Misled(one_by_one), grey, seed=0)
+    found = sanity(60, ThreatModel(epsilon=0.06)).check(Misled(one_by_one), grey, seed=0)
     assert statuses(found)[name] == "fail"
 
 
 @BRIEF
 def test_too_few_images_conclude_nothing():
     _, model, images = trained("honest")
-    found = Sanity(THREAT, 3).check(model, images, seed=0)
+    found = sanity(3).check(model, images, seed=0)
     # One image decides the first two; of the last, three of three would be far too many.
     enough = dict.fromkeys(["zero gradients", "unbounded radius", "AutoAttack"], "")
     assert statuses(found) | enough == dict.fromkeys(CHECKS, "not conclusive") | enough
     wrong = ImageSet(images.images[:9], (images.labels[:9] + 1) % 10, images.classes)
-    assert set(statuses(Sanity(THREAT, 9).check(model, wrong, seed=0)).values()) == {"not conclusive"}
+    assert set(statuses(sanity(9).check(model, wrong, seed=0)).values()) == {"not conclusive"}
 
 
 @BRIEF
@@ -139,7 +145,7 @@ def test_square_is_left_out_where_it_cannot_run():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     nn.init.constant_(model[1].bias, 0.0)
     model[1].bias.data[0] = 3.0
-    found = Sanity(ThreatModel(norm="l2", epsilon=0.5)).check(model, images, seed=0)
+    found = sanity(20, ThreatModel(norm="l2", epsilon=0.5)).check(model, images, seed=0)
     assert statuses(found)["black-box"] == "not conclusive"
 
 
@@ -162,7 +168,7 @@ def test_an_honest_pair_fails_as_rarely_as_promised():
 @BRIEF
 def test_more_steps_are_pgds_own_iterates(tmp_path: Path):
     _, model, images = trained("honest")
-    Sanity(THREAT, 100).check(model, images, seed=0, store=tmp_path)
+    sanity(100).check(model, images, seed=0, store=tmp_path)
     kept = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
     code = next(torch.tensor(each["outcomes"]) for each in kept if each["fingerprint"]["what"] == "sanity: steps")
     clean = next(torch.tensor(each["outcomes"]) for each in kept if each["fingerprint"]["what"] == "clean") > 0
@@ -178,24 +184,25 @@ class StoppedError(Exception):
     pass
 
 
-@BRIEF
-def test_goes_on_where_it_was_stopped(tmp_path: Path):
+def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shorten(monkeypatch, queries=20)
+    monkeypatch.setattr(ledger, "chunks", lambda count: torch.arange(count).split(16))
     _, model, images = trained("honest")
-    whole = Sanity(THREAT, 140).check(model, images, seed=0)
+    whole = sanity(20).check(model, images, seed=0)
 
     def stop(what: str, done: int, total: int) -> None:
-        if what == "sanity: margin" and done == 128:
+        if what == "sanity: margin" and done == 16:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Sanity(THREAT, 140).check(model, images, seed=0, store=tmp_path, on_progress=stop)
+        sanity(20).check(model, images, seed=0, store=tmp_path, on_progress=stop)
     resumed: list[tuple[str, int]] = []
-    found = Sanity(THREAT, 140).check(
+    found = sanity(20).check(
         model, images, seed=0, store=tmp_path, on_progress=lambda what, done, _: resumed.append((what, done))
     )
     assert found == whole
     first = dict(reversed(resumed))
-    assert [first[f"sanity: {name}"] for name in ("steps", "margin", "noise")] == [140, 128, 0]
+    assert [first[f"sanity: {name}"] for name in ("steps", "margin", "noise")] == [20, 16, 0]
 
 
 def worker(rank: int, world: int, folder: Path) -> None:

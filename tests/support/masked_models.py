@@ -42,9 +42,8 @@ class Linear(nn.Module):
 
 def trained(kind: str) -> tuple[Recipe, nn.Module, ImageSet]:
     """Returns a recipe, its model with the weights of a ridge regression, and the test images."""
-    extends = recipe.load(
-        "digits_mart", ["selector=false", f'model={{name = "support.masked_models:Linear", kind = "{kind}"}}']
-    )
+    model = f'model={{name = "support.masked_models:Linear", kind = "{kind}"}}'
+    extends = recipe.load("digits_mart", ["selector=false", model, "evaluation.pgd={steps = 10, restarts = 2}"])
     images = build.data(extends)
     model = build.model(extends, images)
     x, y = images.train.batch(torch.arange(len(images.train)))
