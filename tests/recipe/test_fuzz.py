@@ -193,9 +193,9 @@ FUZZ = {"derandomize": True, "print_blob": False, "suppress_health_check": list(
 LIMIT = datetime.timedelta(seconds=20)  # for one case
 
 
-@settings(max_examples=50, deadline=LIMIT, **FUZZ)
+@settings(max_examples=30, deadline=LIMIT, **FUZZ)
 @given(content=CONTENTS, output=OUTPUTS)
-def test_fifty_recipes(sandbox: Path, capsys: pytest.CaptureFixture[str], content: bytes, output: str | None) -> None:
+def test_thirty_recipes(sandbox: Path, capsys: pytest.CaptureFixture[str], content: bytes, output: str | None) -> None:
     event(check(capsys, sandbox, content, output))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from robustcords.methods.efforts.plateau import Plateau
 from robustcords.methods.efforts.ramp import Ramp
 from robustcords.runtime.accelerator import start
 from robustcords.storage.run_directory import RunDirectory
+from robustcords.training.trainer import Trainer
 
 EFFORTS: dict[str, Any] = {
     "ramp": partial(Ramp, start=0.2, steps=1),
@@ -48,16 +50,28 @@ def options(effort: str, **changes: Any) -> dict[str, Any]:
     return {**given, "selector": chooser(loss="trades"), "settings": settings, **changes}
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trainer]:
+    """Gives the finished run of an effort, on one process and never stopped."""
+    return cache(lambda effort: fitted(**options(effort), run=tmp_path_factory.mktemp("alone") / "run"))
+
+
 @EVERY
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(effort: str, tmp_path: Path):
-    whole = fitted(**options(effort), run=tmp_path / "whole")
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    effort: str, alone: Callable[[str], Trainer], tmp_path: Path
+):
+    whole = alone(effort)
     with pytest.raises(Interrupted):
         fitted(**options(effort), run=tmp_path / "parts", interruption=After(7))
     parts = fitted(**options(effort), run=tmp_path / "parts")
     assert torch.equal(vector(whole), vector(parts))
     assert whole.method.effort.state_dict() == parts.method.effort.state_dict()
-    rows, again = (RunDirectory(tmp_path / name).rows() for name in ("whole", "parts"))
-    assert [row["counts"] for row in rows] == [row["counts"] for row in again]
+    assert counts(whole.run) == counts(parts.run)
+
+
+def counts(run: RunDirectory | None) -> list[dict[str, int]]:
+    assert run is not None
+    return [row["counts"] for row in run.rows()]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +100,10 @@ def test_accumulation_is_the_larger_batch(effort: str, loss: str):
 
 
 @EVERY
-def test_bf16(effort: str):
+def test_bf16(effort: str, alone: Callable[[str], Trainer]):
     found = fitted(**options(effort, settings={"precision": "bf16"}))
     assert vector(found).isfinite().all()
-    assert not torch.equal(vector(found), vector(fitted(**options(effort))))
+    assert not torch.equal(vector(found), vector(alone(effort)))
 
 
 def part(rank: int, port: str, folder: Path) -> None:
@@ -106,19 +120,17 @@ def part(rank: int, port: str, folder: Path) -> None:
     accelerator.state.destroy_process_group()
 
 
-def test_two_processes_are_one(tmp_path: Path):
+def test_two_processes_are_one(alone: Callable[[str], Trainer], tmp_path: Path):
     for effort in EFFORTS:
         (tmp_path / effort).mkdir()
     together(part, 2, free_port(), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first == second
     for effort, state in zip(EFFORTS, first, strict=True):
-        whole = fitted(**options(effort), run=tmp_path / f"{effort}, alone")
+        whole, both = alone(effort), RunDirectory(tmp_path / effort)
+        assert whole.run is not None
         assert state == whole.method.effort.state_dict()
-        one, other = (
-            load_file(tmp_path / name / "weights" / "last.safetensors") for name in (effort, f"{effort}, alone")
-        )
+        one, other = (load_file(run.path / "weights" / "last.safetensors") for run in (both, whole.run))
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
-        rows, again = (RunDirectory(tmp_path / name).rows() for name in (effort, f"{effort}, alone"))
-        assert [row["counts"] for row in rows] == [row["counts"] for row in again]
+        assert counts(both) == counts(whole.run)

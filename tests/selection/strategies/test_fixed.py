@@ -169,6 +169,7 @@ SMALL = settings(
     selector__select_every=100,
     evaluation__pgd="false",
     evaluation__autoattack="false",
+    callbacks__overfitting="false",
 )
 ITSELF = settings(selector__name="adv-gradmatch", selector__select_first="true", selector__fraction=0.2)
 FILE = settings(selector__name="fixed", selector__file="subset.npz", selector__fraction=0.2)

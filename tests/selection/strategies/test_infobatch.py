@@ -20,6 +20,7 @@ from robustcords.selection.strategies.infobatch import InfoBatch
 
 COUNT = 40
 LOSSES = torch.rand(COUNT, generator=torch.Generator().manual_seed(3)) ** 2
+PROBLEM = Problem([COUNT // 2, COUNT // 2])
 
 
 class NeverAsked(nn.Module):
@@ -32,7 +33,7 @@ class NeverAsked(nn.Module):
 def select(losses: torch.Tensor = LOSSES, *, seed: int = 0, progress: float = 0.5, **options: Any) -> Any:
     seen = LastLosses(COUNT)
     seen.observe(torch.arange(COUNT), losses)
-    context = Problem([COUNT // 2, COUNT // 2]).context(seed=seed, progress=progress, observer=seen, model=NeverAsked())
+    context = PROBLEM.context(seed=seed, progress=progress, observer=seen, model=NeverAsked())
     rows, weights = InfoBatch.from_context(InfoBatch.Config(**options), context).select(COUNT, None)
     return np.array(rows), weights.numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -54,13 +55,26 @@ ODD = {
 }
 
 
-@cases("odd", ODD)
-@cases("granularity", GRANULARITIES)
-@cases("name", CHOOSING)
+COMBINED = list(product(CHOOSING, GRANULARITIES, ODD))
+EACH_TWO = [
+    (name, granularity, odd)
+    for name, granularity, odd in COMBINED
+    if (CHOOSING.index(name) + GRANULARITIES.index(granularity) + [*ODD].index(odd)) % 4 == 0
+]
+"""In which each two of the three come together."""
+
+
+@cases("name, granularity, odd", EACH_TWO)
 def test_exactly_the_budget_at_every_granularity(name, granularity, odd):
     sizes, budget = ODD[odd]
     problem = Problem(sizes, batch=16 if granularity == "per_batch" else 64)
     check(problem, select(problem, name, budget, granularity=granularity), budget)
+
+
+@pytest.mark.slow
+@cases("name, granularity, odd", COMBINED)
+def test_exactly_the_budget_in_all_combinations(name, granularity, odd):
+    test_exactly_the_budget_at_every_granularity.__wrapped__(name, granularity, odd)
 
 
 @cases("greedy", ["RGreedy", "Stochastic", "Naive"])
