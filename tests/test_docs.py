@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -83,8 +84,9 @@ def test_links_resolve(page):
 
 @pytest.fixture
 def in_page(tmp_path, monkeypatch):
-    """Gives a function that goes into a fresh folder with the files of a page, importable from there."""
+    """Gives a function that goes into a fresh folder with the files of a page; the digits are few."""
     before = set(sys.modules)
+    monkeypatch.setattr(Digits, "load", lambda self, whole=Digits.load: first(whole(self), 300, 60))
 
     def enter(page: Path) -> Path:
         pages.write_files(page, tmp_path)
@@ -98,9 +100,17 @@ def in_page(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+get_command = cache(typer.main.get_command)
+
+
+def first(splits: Splits, train: int, test: int) -> Splits:
+    """Returns so many images of a data set."""
+    return Splits(splits.train.subset(torch.arange(train)), splits.test.subset(torch.arange(test)))
+
+
 def check_command(arguments: list[str]) -> None:
     """The command exists with these options; its recipe has these keys."""
-    command = typer.main.get_command(app.app)
+    command = get_command(app.app)
     context = command.make_context("robustcords", arguments[:1])
     chosen = command.get_command(context, arguments[0])
     assert chosen is not None, f"there is no command {arguments[0]}"
@@ -146,19 +156,12 @@ ONLY_IN_README = [
 ]
 
 
-def first(splits: Splits, train: int, test: int) -> Splits:
-    """Returns so many images of a data set."""
-    return Splits(splits.train.subset(torch.arange(train)), splits.test.subset(torch.arange(test)))
-
-
 def test_there_are_python_examples():
     assert len(IN_PYTHON) >= 4
 
 
 @pytest.mark.parametrize("example", [*IN_PYTHON, *ONLY_IN_README], ids=lambda example: f"{example.page}:{example.line}")
-def test_python_example_runs(example, in_page, monkeypatch):
-    whole = Digits.load
-    monkeypatch.setattr(Digits, "load", lambda self: first(whole(self), 300, 200))
+def test_python_example_runs(example, in_page):
     script = in_page(pages.ROOT / "README.md") / "example.py"
     script.write_text(example.text)
     runpy.run_path(str(script), run_name="__main__")
@@ -171,7 +174,7 @@ def test_worked_example_of_a_strategy_runs(in_page, capsys):
     app.app(["run", "my_strategy.toml"], standalone_mode=False)
     assert "my_strategy:LongestGradient 20 %" in capsys.readouterr().out
     report = json.loads((folder / "runs/my_strategy/report.json").read_text())
-    assert report["training"]["selections"] == [{"epoch": 0, "size": 242}, {"epoch": 1, "size": 242}]
+    assert report["training"]["selections"] == [{"epoch": 0, "size": 54}, {"epoch": 1, "size": 54}]
 
 
 @pytest.mark.parametrize("name", ["strategy", "state"])
