@@ -35,6 +35,7 @@ RECIPE = [
         evaluation__limit=10,
         evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.15]}",
         evaluation__autoattack="false",
+        callbacks__overfitting="false",
     ),
 ]
 

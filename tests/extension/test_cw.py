@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.command_line import SMALL, settings
 
 from robustcords.evaluation.config import EvaluationConfig
 from robustcords.evaluation.evaluate import evaluate
@@ -19,12 +20,7 @@ from robustcords.recipe.recipe import load
 from robustcords.rng import Noise, derive
 
 COMPONENTS = Path(__file__).parent / "components"
-SMALL = (
-    *("--set", "model.width=4", "--set", "train.epochs=3", "--set", "train.batch_size=50", "--set", "bullet=false"),
-    *("--set", "attack.steps=1", "--set", "model.depths=[1]"),
-    *("--set", "selector=false", "--set", "data.validation_fraction=0", "--set", "evaluation.autoattack=false"),
-    *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=60"),
-)
+TRAIN = ["run", "digits_mart", *SMALL, *settings(selector="false", bullet="false", evaluation__limit=60)]
 ATTACKS = 'evaluation.attacks=[{name = "cw:CW", steps = 6, epsilons = [0.02, 0.06]}]'
 
 
@@ -51,7 +47,7 @@ def by_hand(folder: Path, steps: int, epsilon: float) -> float:
 
 def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
     shutil.copy(COMPONENTS / "cw.py", tmp_path)
-    done = command("run", "digits_mart", *SMALL, "--set", ATTACKS, "--output", "run")
+    done = command(*TRAIN, "--set", ATTACKS, "--output", "run")
     assert done.status == 0, done.err
     written = tomllib.loads((tmp_path / "run/recipe.toml").read_text())["evaluation"]["attacks"]
     assert written == [{"name": "cw:CW", "steps": 6, "epsilons": [0.02, 0.06]}]

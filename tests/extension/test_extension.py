@@ -17,7 +17,7 @@ from robustcords.data.digits import Digits
 COMPONENTS = Path(__file__).parent / "components"
 SMALL = (
     *("--set", "data.train_limit=300", "--set", "model.width=4", "--set", "train.epochs=1"),
-    *("--set", "train.batch_size=50"),
+    *("--set", "train.batch_size=50", "--set", "attack.steps=3", "--set", "callbacks.overfitting=false"),
     *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=20"),
     *("--set", "evaluation.autoattack=false"),
 )

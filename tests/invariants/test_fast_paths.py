@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from support import small_run
 from support.small_run import trainer, vector
 from torch import Tensor, nn
 
@@ -36,7 +39,9 @@ def network() -> nn.Module:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3))
 
 
-def trained(effort: type[Effort] = Uniform, *, double: bool = True, **settings: Any) -> Trainer:
+def trained(
+    effort: type[Effort] = Uniform, *, double: bool = True, network: Callable[[], nn.Module] = network, **settings: Any
+) -> Trainer:
     model = nn.Sequential(Double(), network().double()) if double else network()
     made = trainer(model=model, loss="trades", lr=0.05, settings=settings, attack=SMOOTH, effort=effort)
     made.fit()
@@ -72,10 +77,11 @@ def test_channels_last(plain: Trainer):
 
 def test_compiled(monkeypatch: pytest.MonkeyPatch):
     """With Bullet-Train, so that sub-batches of every size go through the compiled model."""
-    expected = trained(Bullet)
+    small = partial(small_run.network, norm=True)
+    expected = trained(Bullet, network=small)
     torch._dynamo.reset()
     monkeypatch.setattr(training, "compile_model", lambda model: model.compile(backend="aot_eager"))
-    assert close(trained(Bullet, compile=True), expected)
+    assert close(trained(Bullet, network=small, compile=True), expected)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     torch._dynamo.reset()
 

@@ -21,7 +21,13 @@ from support.command_line import ROOT, SMALL, call, settings
 RECIPE = [
     "digits_mart",
     *SMALL,
-    *settings(bullet="false", train__validate_every=1, evaluation__pgd="false", logging__trackers='["tensorboard"]'),
+    *settings(
+        bullet="false",
+        selector__name="random",
+        train__validate_every=1,
+        evaluation__pgd="false",
+        logging__trackers='["tensorboard"]',
+    ),
 ]
 MARKER = "code-ran"
 LATEST = "checkpoints/step_00000004"

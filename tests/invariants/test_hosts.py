@@ -31,6 +31,7 @@ RUN = [
         train__averaging__decay=0.5,
         train__precision="fp32",
         train__validate_every=1,
+        callbacks__overfitting="false",
         evaluation__limit=200,
         evaluation__pgd="{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.15]}",
         evaluation__autoattack="{limit = 2, epsilons = [1.0]}",

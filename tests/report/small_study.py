@@ -24,6 +24,7 @@ SMALL = {
     "evaluation__checkpoints": '["best", "last"]',
     "evaluation__pgd": "{steps = 2, restarts = 1, step_size = 0.1, epsilons = [0.05, 0.15]}",
     "evaluation__autoattack": "false",
+    "callbacks__overfitting": "false",
 }
 FULL = {"selector": "false", "bullet": "false"}
 RANDOM = {"selector__name": "random", "bullet": "false"}

@@ -28,11 +28,12 @@ SMALL = [
         model__depths="[1]",
         attack__steps=2,
         selector__name="random",
-        train__epochs=2,
+        train__epochs=1,
         train__batch_size=12,
         evaluation__limit=10,
         evaluation__pgd="false",
         evaluation__autoattack="false",
+        callbacks__overfitting="false",
     ),
 ]
 

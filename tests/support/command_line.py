@@ -101,5 +101,6 @@ SMALL = settings(
     evaluation__checkpoints='["best", "last"]',
     evaluation__pgd="{steps = 1, restarts = 1, step_size = 0.15, epsilons = [0.1, 0.15]}",
     evaluation__autoattack="false",
+    callbacks__overfitting="false",  # takes longer than the steps
 )
 """Makes a run of digits_mart a matter of a second, with two steps in each of two epochs."""

@@ -60,14 +60,14 @@ def planned(run: Trainer) -> list[int]:
     return run.length.steps
 
 
-@pytest.mark.parametrize("grows", [0.0, 0.08], ids=["even", "slower and slower"])
+@pytest.mark.parametrize("grows", [0.0, 0.32], ids=["even", "slower and slower"])
 def test_training_ends_with_its_budget(grows: float, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     made = budgeted(10, selector=chooser("adv-gradmatch", select_every=5), run=tmp_path / "run")
     begun = itertools.count()
-    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 2.0 + grows * next(begun))
-    clock.slow(monkeypatch, made.selector, "select", 12.0)
-    clock.slow(monkeypatch, validation, "robust_accuracy", 5.0)
-    clock.slow(monkeypatch, made.run.checkpoints, "save", 0.25)
+    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 4.0 + grows * next(begun))
+    clock.slow(monkeypatch, made.selector, "select", 24.0)
+    clock.slow(monkeypatch, validation, "robust_accuracy", 10.0)
+    clock.slow(monkeypatch, made.run.checkpoints, "save", 0.5)
     start = clock.now
     made.fit()
     assert clock.now - start == pytest.approx(600, rel=0.03)
@@ -83,7 +83,7 @@ def test_training_ends_with_its_budget(grows: float, tmp_path: Path, clock: Cloc
 def test_a_machine_that_stalls_still_trains_to_the_end_of_the_schedule(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     made = budgeted(5, settings={"validate_every": 1000})
     begun = itertools.count()
-    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1000.0 if next(begun) == 90 else 1.0)
+    clock.slow(monkeypatch, adversarial, "attack_batch", lambda *_, **__: 1000.0 if next(begun) == 45 else 2.0)
     made.fit()
     first, *others = planned(made)
     assert min(others) >= first // 2
@@ -98,7 +98,7 @@ def test_what_was_settled_makes_the_same_run_again(clock: Clock, monkeypatch: py
     def options() -> dict[str, Any]:
         return {
             "model": nn.Sequential(network(norm=True), nn.Dropout(0.1), nn.Linear(3, 3)),
-            "selector": chooser("adv-gradmatch", select_every=2, warm_start=0.2),
+            "selector": chooser("adv-gradmatch", select_every=8, warm_start=0.2),
             "effort": Bullet,
         }
 
@@ -348,6 +348,7 @@ def test_the_recipe_of_a_run_has_what_its_budget_came_to(
         evaluation__pgd="false",
         evaluation__autoattack="false",
         evaluation__limit=8,
+        callbacks__overfitting="false",
     )
     assert call(capsys, "run", "digits_mart", *tiny, "--output", "one").status == 0
     train = load(tmp_path / "one" / "recipe.toml", of_run=True).train
