@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support import small_run
-from support.small_run import chooser, fitted, trainer
+from support.small_run import check_same, chooser, fitted, trainer
 
 from robustcords.errors import Interrupted, RunError
 from robustcords.runtime import interruption
@@ -94,22 +94,6 @@ class FullDisk(Disk):
 def whole(tmp_path_factory: pytest.TempPathFactory) -> training.Trainer:
     """A run that was left alone."""
     return fitted(**eventful(), run=tmp_path_factory.mktemp("runs") / "whole")
-
-
-def check_same(whole: training.Trainer, again: training.Trainer) -> None:
-    """The two runs have the same files, and the same figures in them."""
-    assert figures(again) == figures(whole)
-    one, other = whole.run.path, again.run.path
-    files = {path.relative_to(one) for path in one.glob("[sw]*/*")}
-    assert files == {path.relative_to(other) for path in other.glob("[sw]*/*")}
-    assert len(files) == 4, "two selections, best and last weights"
-    for file in files:
-        assert (one / file).read_bytes() == (other / file).read_bytes(), file
-
-
-def figures(of: training.Trainer) -> list[dict[str, Any]]:
-    assert of.run is not None
-    return [{key: row[key] for key in row.keys() - {"seconds", "images_per_second"}} for row in of.run.rows()]
 
 
 EVERY = pytest.mark.parametrize(

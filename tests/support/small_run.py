@@ -149,6 +149,22 @@ def close(first: Trainer, second: Trainer) -> bool:
     return torch.allclose(vector(first), vector(second), rtol=1e-4, atol=1e-5)
 
 
+def check_same(whole: Trainer, again: Trainer) -> None:
+    """Two runs of two epochs have the same files, and the same figures in them."""
+    assert figures(again) == figures(whole)
+    one, other = whole.run.path, again.run.path
+    files = {path.relative_to(one) for path in one.glob("[sw]*/*")}
+    assert files == {path.relative_to(other) for path in other.glob("[sw]*/*")}
+    assert len(files) == 4, "two selections, best and last weights"
+    for file in files:
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
+def figures(of: Trainer) -> list[dict[str, Any]]:
+    assert of.run is not None
+    return [{key: row[key] for key in row.keys() - {"seconds", "images_per_second"}} for row in of.run.rows()]
+
+
 class After(Interruption):
     """Is asked to stop after it has been looked at so many times."""
 
