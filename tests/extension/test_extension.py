@@ -138,8 +138,8 @@ def test_a_curriculum_of_attack_steps(trained, tmp_path: Path):
 
 
 def test_a_loss_with_gradients_by_the_images(trained):
-    options = {"loss__name": "grad_align:GradAlign", "attack__name": "fgsm", "selector": "false", "bullet": "false"}
-    assert trained("grad_align", **options)["training"]["epochs"] == 1
+    options = {"loss__name": "grad_align:GradAlign", "selector": "false", "bullet": "false"}
+    assert trained("grad_align", attack='{name = "fgsm"}', **options)["training"]["epochs"] == 1
 
 
 def test_a_loss_with_a_term_of_the_whole_batch(trained):

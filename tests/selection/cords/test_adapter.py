@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.cases import cases
-from support.command_line import call, settings
+from support.command_line import SMALL, call, settings
 from support.docs_pages import ROOT, commands, write_files
 from support.small_problem import Problem
 from torch import nn
@@ -397,12 +397,9 @@ def test_craig_and_submodular_pick_what_they_pick_without_us():
 
 def test_the_command_line_runs_and_selects(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = {"model__name": "resnet8", "model__width": 4, "model__depths": "[1]", "train__epochs": 2}
-    values |= {"train__validate_every": 1, "train__batch_size": 121, "attack__steps": 1}
-    values |= {"evaluation__autoattack": "false", "evaluation__pgd": "false", "evaluation__limit": 50}
-    values |= {"selector__name": f"{SL}:GLISTERStrategy", "selector__eta": 0.1, "selector__warm_start": 0.0}
-    values |= {"selector__fraction": 0.2, "selector__select_every": 1, "selector__select_first": "true"}
-    given = ["digits_mart", *settings(**values, selector__granularity='"full"')]
+    values = {"selector__name": f"{SL}:GLISTERStrategy", "selector__eta": 0.1, "selector__warm_start": 0.0}
+    values |= {"selector__fraction": 0.2, "selector__select_first": "true", "selector__granularity": '"full"'}
+    given = ["digits_mart", *SMALL, *settings(**values)]
     (tmp_path / "own.toml").write_text(
         f'extends = "digits_mart"\n[selector]\nname = "{SL}:GradMatchStrategy"\nlam = 0.5\n'
     )
@@ -410,11 +407,11 @@ def test_the_command_line_runs_and_selects(tmp_path, capsys, monkeypatch):
     answer = call(capsys, "run", *given, "--output", "out")
     assert answer.status == 0, answer.err
     report = json.loads((tmp_path / "out/report.json").read_text())
-    assert [each["size"] for each in report["training"]["selections"]] == [242, 242]
+    assert [each["size"] for each in report["training"]["selections"]] == [43, 43]
     weights = tmp_path / "out/weights/last.safetensors"
     answer = call(capsys, "select", "out/recipe.toml", "--weights", weights, "--output", "picks.npz")
     assert answer.status == 0, answer.err
-    assert len(np.unique(np.load(tmp_path / "picks.npz")["indices"])) == 242
+    assert len(np.unique(np.load(tmp_path / "picks.npz")["indices"])) == 43
 
 
 def test_the_worked_example_runs(tmp_path, capsys, monkeypatch):
@@ -423,8 +420,8 @@ def test_the_worked_example_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert ["run", "my_cords_strategy.toml"] in commands(page)
-    answer = call(capsys, "run", "my_cords_strategy.toml")
+    answer = call(capsys, "run", "my_cords_strategy.toml", *settings(data__train_limit=240))
     sys.modules.pop("my_cords_strategy")
     assert answer.status == 0, answer.err
     report = json.loads((tmp_path / "runs/my_cords_strategy/report.json").read_text())
-    assert report["training"]["selections"] == [{"epoch": 0, "size": 242}, {"epoch": 1, "size": 242}]
+    assert report["training"]["selections"] == [{"epoch": 0, "size": 43}, {"epoch": 1, "size": 43}]
