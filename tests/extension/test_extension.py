@@ -17,7 +17,7 @@ from robustcords.data.digits import Digits
 COMPONENTS = Path(__file__).parent / "components"
 SMALL = (
     *("--set", "data.train_limit=300", "--set", "model.width=4", "--set", "train.epochs=1"),
-    *("--set", "train.batch_size=50", "--set", "attack.steps=3", "--set", "callbacks.overfitting=false"),
+    *("--set", "train.batch_size=50", "--set", "callbacks.overfitting=false"),
     *("--set", "evaluation.pgd={steps = 4, restarts = 1}", "--set", "evaluation.limit=20"),
     *("--set", "evaluation.autoattack=false"),
 )
@@ -138,8 +138,8 @@ def test_a_curriculum_of_attack_steps(trained, tmp_path: Path):
 
 
 def test_a_loss_with_gradients_by_the_images(trained):
-    options = {"loss__name": "grad_align:GradAlign", "selector": "false", "bullet": "false"}
-    assert trained("grad_align", attack='{name = "fgsm"}', **options)["training"]["epochs"] == 1
+    options = {"loss__name": "grad_align:GradAlign", "attack__name": "fgsm", "selector": "false", "bullet": "false"}
+    assert trained("grad_align", **options)["training"]["epochs"] == 1
 
 
 def test_a_loss_with_a_term_of_the_whole_batch(trained):
