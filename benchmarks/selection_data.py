@@ -30,7 +30,7 @@ from robustcords.losses.standard import Standard
 from robustcords.models.resnet import ResNet
 from robustcords.recipe.recipe import load
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
-from robustcords.selection.gradients.loaded import LoadedImages
+from robustcords.selection.loaded import LoadedImages
 
 CLOCKS = (time.process_time, time.perf_counter)
 

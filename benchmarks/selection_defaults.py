@@ -27,7 +27,8 @@ from robustcords.recipe.recipe import Recipe, load
 from robustcords.rng import generator
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
 from robustcords.selection.gradients.factors import LastLayerGradients
-from robustcords.selection.solvers.greedy import ValidationGradient, taylor_greedy
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
+from robustcords.selection.solvers.greedy import taylor_greedy
 from robustcords.selection.solvers.omp import Problem, match
 
 FRACTION = 0.3

@@ -35,7 +35,8 @@ from robustcords.losses.sat import SAT
 from robustcords.selection.cords import _cords  # noqa: F401  # makes cords importable
 from robustcords.selection.gradients.class_stream import class_by_class
 from robustcords.selection.gradients.factors import LastLayerGradients
-from robustcords.selection.solvers.greedy import ValidationGradient, taylor_greedy
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
+from robustcords.selection.solvers.greedy import taylor_greedy
 from robustcords.selection.solvers.omp import Problem, match, match_all
 
 RIDGE, TOLERANCE = 0.5, 1e-10

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcords.losses.sat import SAT
-from robustcords.selection.cords._cords import GLISTERStrategy
+from robustcords.selection._cords import GLISTERStrategy
 from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
 from robustcords.selection.solvers import greedy
 
 COUNT, VALIDATION, CLASSES, ETA = 45_000, 5_000, 10, 0.1
@@ -63,7 +64,7 @@ class SameDraws:
 
 
 def ours(train: LastLayerGradients, validation: LastLayerGradients) -> list[int]:
-    looking = greedy.ValidationGradient(validation, SAT())
+    looking = ValidationGradient(validation, SAT())
     source = torch.Generator().manual_seed(0)
     rows = greedy.taylor_greedy(train, looking, BUDGET, step_size=ETA, method="Stochastic", rounds=1, generator=source)
     return rows.tolist()

@@ -168,7 +168,7 @@ def test_reports_are_read_by_their_classes_alone():
 @cases(
     ("package", "module"),
     [
-        ("cords", "selection.cords._cords"),
+        ("cords", "selection._cords"),
         ("pyautoattack", "evaluation.attacks.autoattack"),
         ("submodlib", "selection.strategies.adv_craig"),
         ("typer", "cli.app"),

@@ -22,10 +22,10 @@ from filelock import FileLock, Timeout
 
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.decoded_file import PARTS, DecodedFile, write
+from robustcords.data.decoded_splits import ImageConfig
 from robustcords.data.images import Images, ImageSet
 from robustcords.data.on_disk import OnDisk, on_disk
 from robustcords.data.storage import in_units, stays_on_disk, worker_count
-from robustcords.data.train_and_test import ImageConfig
 from robustcords.errors import UserError
 from robustcords.runtime.progress import Display, Update
 

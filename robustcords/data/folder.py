@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcords.data.base import DataConfig, DataSource, Splits
+from robustcords.data.decoded_splits import splits
 from robustcords.data.folder_tree import files_below, paths_below, walk
 from robustcords.data.rows import Paths, Rows
 from robustcords.data.sets import FolderConfig, choose, class_sets
-from robustcords.data.train_and_test import splits
 from robustcords.errors import UserError, listed, printable
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from robustcords.data import cache
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.center_crop import CenterCropped
+from robustcords.data.decoded_splits import ImageConfig
 from robustcords.data.decoding import label_gaps
 from robustcords.data.images import Images
-from robustcords.data.train_and_test import ImageConfig
 from robustcords.errors import UserError, is_own, kind_of, one_line
 from robustcords.runtime.progress import Display
 

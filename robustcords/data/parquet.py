@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from robustcords.data.base import DataSource, Splits
+from robustcords.data.decoded_splits import splits
 from robustcords.data.folder import existing_folder
 from robustcords.data.folder_tree import files_below
 from robustcords.data.rows import message_of
@@ -25,7 +26,6 @@ from robustcords.data.sets import (
 )
 from robustcords.data.shards import check_shards, shard
 from robustcords.data.tables import HubRows, Parquets, TableRows
-from robustcords.data.train_and_test import splits
 from robustcords.errors import UserError, listed, nearest
 
 _IMAGE_NAMES = ("img", "image")

@@ -9,9 +9,9 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import Field
 
+from robustcords.data.decoded_splits import ImageConfig
 from robustcords.data.folder_tree import split_of, walk
 from robustcords.data.shards import Shard, shard
-from robustcords.data.train_and_test import ImageConfig
 from robustcords.errors import UserError, listed, nearest
 
 TEST_NAMES = ("test", "validation", "valid", "val")

@@ -15,12 +15,12 @@ from pydantic import field_validator
 from robustcords.data.base import DataSource, Splits
 from robustcords.data.cache import cache_folder
 from robustcords.data.catalogue import CLASSES, SETS
+from robustcords.data.decoded_splits import splits
 from robustcords.data.folder import existing_folder, read_class_folders
 from robustcords.data.folder_tree import files_below
 from robustcords.data.parquet import ParquetConfig, read_parquet
 from robustcords.data.rows import DatasetRows, message_of
 from robustcords.data.sets import class_sets, parquet_sets
-from robustcords.data.train_and_test import splits
 from robustcords.errors import UserError, nearest
 
 _FOR_TABLES = ("image_column", "label_column")

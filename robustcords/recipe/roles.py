@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustcords.config.schema import Role, Table, roles
-from robustcords.data.train_and_test import ImageConfig
+from robustcords.data.decoded_splits import ImageConfig
 from robustcords.recipe.recipe import Recipe
 from robustcords.training.config import LoggingConfig, TrainConfig
 

@@ -18,7 +18,7 @@ from robustcords.config.schema import ComponentConfig, Share, Stateful
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.rng import Noise
-from robustcords.selection.gradients.loaded import images_of
+from robustcords.selection.loaded import images_of
 from robustcords.selection.observer import Observer
 from robustcords.selection.proxy import ProxyConfig
 

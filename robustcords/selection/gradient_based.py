@@ -20,17 +20,16 @@ from robustcords.losses.check import loss_values
 from robustcords.models.last_layer import LastLayer
 from robustcords.rng import generator
 from robustcords.runtime import collectives
+from robustcords.selection._cords import DataSelectionStrategy
 from robustcords.selection.base import Augment, Granularity, SelectionContext, SelectionReport, Strategy, StrategyConfig
-from robustcords.selection.cords._cords import DataSelectionStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig, AttackConfig
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
-from robustcords.selection.gradients.candidates import Group, Picked, of_class
+from robustcords.selection.gradients.candidates import Group, Picked, of_class, without_hard_tail
 from robustcords.selection.gradients.class_stream import ClassGradients, class_by_class
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients, by_view
 from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of
 from robustcords.selection.gradients.head import check_last_layer
 from robustcords.selection.gradients.matching import Matching
-from robustcords.selection.strategies.hard_tail import without_hard_tail
 
 SELECTION_TYPES: dict[Granularity, str] = {
     "per_class": "PerClass",

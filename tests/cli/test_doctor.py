@@ -28,7 +28,7 @@ def test_it_finds_what_the_tests_use(capsys: pytest.CaptureFixture[str]):
     ("modules", "part", "remedy"),
     [
         (
-            ["robustcords.selection.cords._cords", "cords.selectionstrategies"],
+            ["robustcords.selection._cords", "cords.selectionstrategies"],
             "cords",
             "pip install --no-deps cords==0.0.4",
         ),
@@ -44,7 +44,7 @@ def test_a_missing_part_is_one_line_that_says_what_to_do(
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
     if part == "cords":
-        monkeypatch.delitem(sys.modules, "robustcords.selection.cords._cords")
+        monkeypatch.delitem(sys.modules, "robustcords.selection._cords")
         monkeypatch.delitem(sys.modules, "cords.selectionstrategies.SL", raising=False)
     finding = next(finding for finding in examine() if finding.part == part)
     assert not finding.works

@@ -18,7 +18,7 @@ from robustcords.models.last_layer import CordsModel
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.gradients.factors import LastLayerGradients
 from robustcords.selection.gradients.groups import batches_of
-from robustcords.selection.gradients.loaded import images_of
+from robustcords.selection.loaded import images_of
 from robustcords.threats.base import ThreatModel
 
 LOSSES = {"sat": SAT, "trades": TRADES, "mart": MART}

@@ -16,7 +16,7 @@ def make_importable(module: str) -> None:
         UserError: the module is one of CORDS', and CORDS cannot be imported.
     """
     try:
-        importlib.import_module("robustcords.selection.cords._cords")
+        importlib.import_module("robustcords.selection._cords")
     except UserError:
         if _of_cords(module):
             raise

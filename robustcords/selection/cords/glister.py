@@ -12,8 +12,8 @@ from torch import nn
 
 from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.config.schema import NotNegative
+from robustcords.selection._cords import GLISTERStrategy
 from robustcords.selection.base import Granularity
-from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import batches_of, labels_of
 from robustcords.selection.solvers.greedy import Greedy

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from robustcords.config.schema import NotNegative
+from robustcords.selection._cords import GradMatchStrategy
 from robustcords.selection.base import Granularity
-from robustcords.selection.cords._cords import GradMatchStrategy
 from robustcords.selection.cords.strategy import CordsStrategy, UpstreamConfig
 from robustcords.selection.gradients.groups import labels_of
 from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy

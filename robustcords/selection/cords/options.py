@@ -14,8 +14,8 @@ from pydantic.errors import PydanticUserError
 from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.config.schema import NotNegative
 from robustcords.errors import UserError
+from robustcords.selection._cords import GLISTERStrategy
 from robustcords.selection.base import Granularity, StrategyConfig
-from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.cords.strategy import GIVEN, CordsStrategy, UpstreamConfig
 from robustcords.selection.gradient_based import SELECTION_TYPES
 from robustcords.selection.gradient_based_config import AttackConfig

@@ -25,7 +25,7 @@ from robustcords.selection.cords.instance_state import changed, put, taken
 from robustcords.selection.gradient_based import SELECTION_TYPES, augmentation
 from robustcords.selection.gradients.groups import batches_of, check_budget, labels_of, rows_of
 from robustcords.selection.gradients.head import check_last_layer
-from robustcords.selection.gradients.loaded import images_of
+from robustcords.selection.loaded import images_of
 
 GIVEN = {
     **{"trainloader": "train_loader", "valloader": "val_loader"},

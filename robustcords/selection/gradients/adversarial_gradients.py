@@ -18,8 +18,8 @@ from robustcords.selection.gradients.adversarial_pass import OnBatch, adversaria
 from robustcords.selection.gradients.adversarial_scores import AdversarialScores
 from robustcords.selection.gradients.factors import LastLayerGradients
 from robustcords.selection.gradients.groups import batches_of
-from robustcords.selection.gradients.loaded import images_of
 from robustcords.selection.gradients.torch_loss import as_loss
+from robustcords.selection.loaded import images_of
 
 
 class AdversarialGradients(AdversarialScores):

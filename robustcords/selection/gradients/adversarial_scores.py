@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Subset
 from robustcords.losses.base import Loss
 from robustcords.selection.gradients.factors import LastLayerGradients
 from robustcords.selection.gradients.groups import batches_of, rows_of
-from robustcords.selection.solvers.greedy import ValidationGradient
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
 
 
 class AdversarialScores:

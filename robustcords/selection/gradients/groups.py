@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustcords.errors import UserError
-from robustcords.selection.gradients.loaded import LoadedImages, images_of
+from robustcords.selection.loaded import LoadedImages, images_of
 
 
 def batches_of(loader: DataLoader[Any]) -> list[list[int]]:

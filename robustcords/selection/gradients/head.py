@@ -15,7 +15,7 @@ from robustcords.models.last_layer import CordsModel, LastLayer
 from robustcords.rng import generator
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.gradients.groups import batches_of
-from robustcords.selection.gradients.loaded import images_of
+from robustcords.selection.loaded import images_of
 
 
 def check_last_layer(

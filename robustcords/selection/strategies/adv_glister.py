@@ -12,8 +12,8 @@ from robustcords.config.requirements import VALIDATION_IMAGES
 from robustcords.config.schema import NotNegative
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
+from robustcords.selection._cords import GLISTERStrategy
 from robustcords.selection.base import SelectionContext
-from robustcords.selection.cords._cords import GLISTERStrategy
 from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.factors import Gradients

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robustcords.config.schema import NotNegative
 from robustcords.runtime import collectives
+from robustcords.selection._cords import GradMatchStrategy
 from robustcords.selection.base import SelectionContext
-from robustcords.selection.cords._cords import GradMatchStrategy
 from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.candidates import Group

@@ -25,7 +25,7 @@ from robustcords.losses.sat import SAT
 from robustcords.losses.standard import Standard
 from robustcords.models.last_layer import CordsModel
 from robustcords.recipe import recipe, tables
-from robustcords.selection.cords._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
+from robustcords.selection._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
 from robustcords.threats.base import ThreatModel
 
 SIZES = [32, 24, 24]

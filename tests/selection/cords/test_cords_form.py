@@ -19,7 +19,8 @@ from robustcords.losses.standard import Standard
 from robustcords.losses.trades import TRADES
 from robustcords.rng import Noise, derive
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
-from robustcords.selection.solvers.greedy import ValidationGradient, taylor_greedy
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
+from robustcords.selection.solvers.greedy import taylor_greedy
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 
 SIZES = [14, 11, 9]

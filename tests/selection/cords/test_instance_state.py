@@ -15,7 +15,7 @@ from torch import nn
 from robustcords.attacks.pgd import PGD
 from robustcords.losses.sat import SAT
 from robustcords.recipe import tables
-from robustcords.selection.cords._cords import DataSelectionStrategy
+from robustcords.selection._cords import DataSelectionStrategy
 from robustcords.selection.cords.instance_state import changed, put, taken
 from robustcords.selection.selector import SubsetSelector
 from robustcords.storage.checkpoint import Checkpoints, as_kept

@@ -13,7 +13,7 @@ from torch import nn
 
 from robustcords.attacks.pgd import PGD
 from robustcords.losses.sat import SAT
-from robustcords.selection.cords._cords import GradMatchStrategy
+from robustcords.selection._cords import GradMatchStrategy
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy

@@ -15,7 +15,7 @@ from torch import distributed
 
 from robustcords.attacks.pgd import PGD
 from robustcords.losses.mart import MART
-from robustcords.selection.cords._cords import DataSelectionStrategy, GLISTERStrategy
+from robustcords.selection._cords import DataSelectionStrategy, GLISTERStrategy
 from robustcords.selection.cords.adapter import adapted
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.threats.base import ThreatModel

@@ -16,13 +16,13 @@ from robustcords.config.registry import find
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
 from robustcords.models.last_layer import LastLayer
-from robustcords.selection.cords._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
+from robustcords.selection._cords import DataSelectionStrategy, GLISTERStrategy, GradMatchStrategy
 from robustcords.selection.cords.adapter import adapted
 from robustcords.selection.gradients.adversarial_gradients import AdversarialGradients
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
 from robustcords.selection.gradients.torch_loss import as_loss
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
 from robustcords.selection.solvers.gram import gram_matrix
-from robustcords.selection.solvers.greedy import ValidationGradient
 
 SIZES = [20, 13, 9]
 LAYERS = ["bias and weight", "no bias", "frozen bias", "frozen weight"]

@@ -13,8 +13,9 @@ from torch import nn
 from robustcords.errors import UserError
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
-from robustcords.selection.cords._cords import GLISTERStrategy
-from robustcords.selection.solvers.greedy import ValidationGradient, taylor_greedy
+from robustcords.selection._cords import GLISTERStrategy
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
+from robustcords.selection.solvers.greedy import taylor_greedy
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 
 SIZES = [30, 24, 18]

@@ -17,7 +17,7 @@ from robustcords.losses.mart import MART
 from robustcords.losses.standard import Standard
 from robustcords.selection.gradients.adversarial_pass import adversarial_pass
 from robustcords.selection.gradients.groups import batches_of, labels_of
-from robustcords.selection.gradients.loaded import LoadedImages, images_of
+from robustcords.selection.loaded import LoadedImages, images_of
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.selection.strategies.adv_gradmatch import AdvGradMatchStrategy
 
