@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from robustcords.data.split import apportion
 from robustcords.losses.sat import SAT
-from robustcords.selection.cords import _cords  # noqa: F401  # makes cords importable
+from robustcords.selection import _cords  # noqa: F401  # makes cords importable
 from robustcords.selection.gradients.class_stream import class_by_class
 from robustcords.selection.gradients.factors import LastLayerGradients
 from robustcords.selection.gradients.validation_gradient import ValidationGradient

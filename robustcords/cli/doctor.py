@@ -84,7 +84,7 @@ def _accelerate() -> str:
 
 
 def _cords() -> str:
-    from robustcords.selection.cords import _cords as cords
+    from robustcords.selection import _cords as cords
 
     return f"{version('cords')}: {cords.GLISTERStrategy.__name__}, {cords.GradMatchStrategy.__name__}"
 

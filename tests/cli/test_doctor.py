@@ -38,9 +38,9 @@ def test_it_finds_what_the_tests_use(capsys: pytest.CaptureFixture[str]):
 def test_a_missing_part_is_one_line_that_says_what_to_do(
     modules: list[str], part: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ):
-    import robustcords.selection.cords
+    import robustcords.selection
 
-    monkeypatch.delattr(robustcords.selection.cords, "_cords", raising=False)
+    monkeypatch.delattr(robustcords.selection, "_cords", raising=False)
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
     if part == "cords":

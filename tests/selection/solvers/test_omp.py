@@ -45,7 +45,7 @@ class RecordingTorch:
 
 def upstream(monkeypatch, gradients, budget, ridge, tolerance=1e-100):
     """Runs the installed solver, and returns its weights (N,) and its path."""
-    from robustcords.selection.cords import _cords  # noqa: F401, I001  # makes cords importable
+    from robustcords.selection import _cords  # noqa: F401, I001  # makes cords importable
     from cords.selectionstrategies.helpers import omp_solvers
 
     recorder = RecordingTorch()

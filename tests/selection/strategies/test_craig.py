@@ -14,7 +14,7 @@ from support.small_problem import Problem, factors
 from robustcords.config.registry import find
 from robustcords.errors import UserError
 from robustcords.losses.sat import SAT
-from robustcords.selection.cords import _cords
+from robustcords.selection import _cords
 
 pytest.importorskip("submodlib", reason="there are no wheels of submodlib for this Python")
 from robustcords.selection.strategies.adv_craig import AdvCRAIGStrategy, cluster_sizes, facility_location, similarity
