@@ -41,18 +41,17 @@ from robustcords.training.trainer import Trainer
 THREAT = Linf(epsilon=8 / 255)
 
 
-def training(name: str, replay: bool, steps: int, effort: Effort) -> Callable[[], object]:
-    """Returns what takes some training steps of TRADES with PGD-10."""
+def training(name: str, replay: bool, steps: int, effort: Effort, *, updates: bool = False) -> Callable[[], object]:
+    """Returns what takes some training steps of TRADES with PGD-10, in which updates may be recorded too."""
     count = steps * 128
     source = generator(0, "images")
     images = torch.randint(256, (count, 3, 32, 32), generator=source, dtype=torch.uint8)
     data = ImageSet(images, torch.randint(10, (count,), generator=source), tuple(map(str, range(10))))
-    settings = TrainConfig(epochs=1000, batch_size=128)
+    settings = TrainConfig(epochs=1000, batch_size=128, cuda_graphs="all" if replay and updates else replay)
     model = network(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     method = AdversarialTraining(TRADES(), PGD(THREAT, steps=10), effort)
     trainer = Trainer(model, method, data, optimizer, settings, augmentation=CropFlip(crop=4, flip=True))
-    trainer.step.inference = Inference(trainer.model, trainer.accelerator.autocast, replay=replay)
 
     def run() -> None:
         trainer.progress.step = 0
@@ -127,7 +126,11 @@ def main() -> None:
     works: dict[str, tuple[int, Callable[[str, bool], Callable[[], object]]]] = {
         "attack, PGD-10": (1, attack),
         "training step": (steps, lambda name, replay: training(name, replay, steps, Uniform())),
-        "the same, Bullet": (steps, lambda name, replay: training(name, replay, steps, Bullet())),
+        "the same, updates too": (
+            steps,
+            lambda name, replay: training(name, replay, steps, Uniform(), updates=True),
+        ),
+        "the same, Bullet": (steps, lambda name, replay: training(name, replay, steps, Bullet(), updates=True)),
         "evaluation, PGD-50": (1, lambda name, replay: evaluation(name, replay, square=False)),
         "evaluation, Square": (1, lambda name, replay: evaluation(name, replay, square=True)),
     }

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -31,6 +31,8 @@ from robustcords.engine.allocator import keep_freed_memory
 from robustcords.engine.folding import fold
 
 Pass = Callable[[], object]
+Contenders = dict[str, tuple[Callable[..., Pass], tuple[int, str], int, int]]
+"""By its name, what makes a pass, of which batch and way, images in a process, and threads."""
 
 
 def folded(name: str, *, normalised: bool = True) -> nn.Module:
@@ -90,7 +92,7 @@ def main() -> None:
         make = partial(prepared, options.network, backward=backward)
         ways = ["as it is", "no normalisation", "compiled"]
         ways += [] if backward else ["compiled, frozen", "oneDNN graph"]
-        block = {way: (make, (options.batch, way), options.batch, 1) for way in ways}
+        block: Contenders = {way: (make, (options.batch, way), options.batch, 1) for way in ways}
         for times in (0.25, 0.5, 2, 4):
             size = int(options.batch * times)
             block[f"batches of {size}"] = (make, (size, ""), size, 1)
@@ -103,9 +105,7 @@ def main() -> None:
         compare(name, block, options.repeats)
 
 
-def compare(
-    name: str, block: Mapping[str, tuple[Callable[..., Pass], tuple[int, str], int, int]], repeats: int
-) -> None:
+def compare(name: str, block: Contenders, repeats: int) -> None:
     """Prints a line for each contender; one of two processes has as many images in each."""
     contenders = {
         way: [Contender(partial(make, threads=threads), *given) for _ in range(2 if way.startswith("two") else 1)]

@@ -18,13 +18,13 @@ from robustcords.errors import UserError
 Network = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to float32 logits (B, classes), each image's independent of the others'."""
 
-Work = Callable[[], Tensor]
-"""Makes a tensor from tensors that stay where they are."""
+Work = Callable[[], Any]
+"""Makes a tensor, or a tuple of tensors without a graph, from tensors that stay where they are."""
 
 _STEP = 32
 """Batches are filled up to a multiple of this, so that few sizes are recorded."""
 
-_WARM_UP = 2
+WARM_UP = 2
 """Passes before the recorded ones, in which libraries load their kernels and make their plans."""
 
 
@@ -34,10 +34,10 @@ class Recorder(Protocol):
     def alongside(self) -> AbstractContextManager[object]:
         """Context for warm-up work, which is not recorded."""
 
-    def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
-        """Returns a function that replays the work, and the tensor that it writes to.
+    def record(self, work: Work) -> tuple[Callable[[], object], Any]:
+        """Returns a function that replays the work, and the tensors that it writes to, without a graph.
 
-        The tensor is undefined before the first replay.
+        They are undefined before the first replay.
         """
 
 
@@ -64,15 +64,15 @@ class Graphs:
             yield
         current.wait_stream(self._stream)
 
-    def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
-        """Returns the replay of a graph, and its output tensor."""
+    def record(self, work: Work) -> tuple[Callable[[], object], Any]:
+        """Returns the replay of a graph, and its output tensors."""
         graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(self._device),
             torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
         ):
             result = work()
-        return graph.replay, result.detach()
+        return graph.replay, result.detach() if isinstance(result, Tensor) else result
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
@@ -172,7 +172,7 @@ class _Passes:
 
         def forward() -> Tensor:
             nonlocal with_graph
-            with torch.enable_grad(), _autocast_anew():
+            with torch.enable_grad(), autocast_anew():
                 with_graph = network(leaf)
             return with_graph
 
@@ -180,17 +180,19 @@ class _Passes:
             return torch.autograd.grad(with_graph, leaf, by_logits)[0]
 
         with recorder.alongside():
-            for _ in range(_WARM_UP):
+            for _ in range(WARM_UP):
                 by_logits = torch.zeros_like(forward())
                 backward()
         self.by_logits = by_logits
+        self.logits: Tensor
+        self.by_images: Tensor
         self.forward, self.logits = recorder.record(forward)
         self.backward, self.by_images = recorder.record(backward)
 
 
 @contextmanager
-def _autocast_anew() -> Iterator[None]:
-    """Context in which autocast converts the images in each pass instead of caching them."""
+def autocast_anew() -> Iterator[None]:
+    """Context in which autocast converts images and weights in each pass instead of caching them."""
     keeps = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:

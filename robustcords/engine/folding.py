@@ -88,12 +88,17 @@ def fold(model: nn.Module) -> Folded | None:
     Args:
         model: in eval mode; its parameters and buffers are shared.
     """
-    if any(_hooked(module) or not type(module).__module__.startswith(KNOWN) for module in model.modules()):
+    if not is_known(model):
         return None
     try:
         return _folded(fx.symbolic_trace(model))
     except Exception:  # whatever the code makes of being traced, it can still be run as it is
         return None
+
+
+def is_known(model: nn.Module) -> bool:
+    """Returns whether all of a network's code is `KNOWN`, and it has no hooks."""
+    return not any(_hooked(module) or not type(module).__module__.startswith(KNOWN) for module in model.modules())
 
 
 def _folded(graph: fx.GraphModule) -> Folded | None:

@@ -250,7 +250,7 @@ def proxy(recipe: Recipe, images: Data, device: torch.device) -> Inference | Non
     network, _ = settled_model(recipe.model_copy(update={"model": config.model}), images, device)
     if config.weights:
         load_weights(network, Path(config.weights), "selector.proxy.weights:")
-    return Inference(network, replay=recipe.train.cuda_graphs)
+    return Inference(network, replay=bool(recipe.train.cuda_graphs))
 
 
 def selector(recipe: Recipe, images: Data, proxy: Inference | None = None) -> SubsetSelector | None:

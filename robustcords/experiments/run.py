@@ -221,7 +221,7 @@ def test(
     on_measured: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Returns what a model reaches on the test set, showing progress; with ``sanity``, its checks too."""
-    network = model if isinstance(model, Inference) else Inference(model, replay=recipe.train.cuda_graphs)
+    network = model if isinstance(model, Inference) else Inference(model, replay=bool(recipe.train.cuda_graphs))
     lay_out(network.model, work.device, recipe.train.memory_format)
     # Asks before every forward pass whether to stop: a chunk of AutoAttack can take minutes.
     with work.display.task(label) as update, network.under(work.interruption.watched(nullcontext)):

@@ -52,7 +52,7 @@ def select(recipe: Recipe, weights: Path, output: Path) -> SelectionSummary:
             work.display.say(f"warning: {text}")
         start = time.perf_counter()
         with work.reported("selection") as on_batch, work.interruption:
-            network = selector.proxy or Inference(model, replay=recipe.train.cuda_graphs)
+            network = selector.proxy or Inference(model, replay=bool(recipe.train.cuda_graphs))
             with network.under(work.watched):
                 subset = selector.select(0, network, on_batch, measure=True)
         seconds = time.perf_counter() - start

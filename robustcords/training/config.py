@@ -83,7 +83,9 @@ class TrainConfig(Table):
             needs a GPU. Evaluation is always in float32.
         compile: compile the model with torch.compile, which needs a C++ compiler.
         cuda_graphs: on a GPU, record the passes of attacks in training, selection and evaluation once and replay them,
-            for networks that support it. This takes memory for the activations of one more batch.
+            for networks that support it. This takes memory for the activations of one more batch. ``"all"`` does the
+            same with the passes of updates, in one process, which takes that of the activations of a step again; it
+            has not been tried on a GPU yet.
         memory_format: memory layout of images and convolutions: ``"auto"`` is channels_last if the model runs in it,
             otherwise contiguous, and the recipe.toml of the run says which.
         validate_every: number of epochs between validations, on which ``best`` is chosen; the last epoch is always
@@ -107,7 +109,7 @@ class TrainConfig(Table):
     accumulation: Annotated[int, Field(ge=1)] = 1
     precision: Annotated[Literal["fp32", "bf16", "fp16", "auto"], Role("computation")] = "auto"
     compile: Annotated[bool, _COMPUTATION] = False
-    cuda_graphs: Annotated[bool, _COMPUTATION] = True
+    cuda_graphs: Annotated[bool | Literal["all"], _COMPUTATION] = True
     memory_format: Annotated[Literal["auto", "channels_last", "contiguous"], _COMPUTATION] = "auto"
     validate_every: Annotated[int, Field(ge=1)] = 10
     checkpoint_every: Annotated[Annotated[int, Field(ge=1)] | Duration, _RECORD] = 1

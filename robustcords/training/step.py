@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcords.engine import contracts
 from robustcords.engine.inference import Inference
 from robustcords.engine.modes import buffers_kept, modes_kept
+from robustcords.engine.training_graphs import TrainingReplays, training_replays
 from robustcords.errors import UserError
 from robustcords.losses.base import Loss
 from robustcords.losses.check import check_labels
@@ -30,18 +31,22 @@ class LossPass(nn.Module):
     Args:
         model: shared, not copied.
         loss: whose ``forward`` runs the model.
+        replays: the model from recorded passes, for the losses that only call it; None for the model itself.
         sync_batchnorm: whether BatchNorm's statistics are those of all processes' images.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, *, sync_batchnorm: bool) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, *, replays: TrainingReplays | None, sync_batchnorm: bool) -> None:
         super().__init__()
         self.model, self.loss, self.sync_batchnorm = model, loss, sync_batchnorm
+        self.replays = replays if type(loss).forward is Loss.forward else None
 
     def forward(self, views: Mapping[str, Tensor], y: Tensor, context: LossContext) -> Tensor:
         """Returns the loss (b,) of every example; see `robustcords.losses.base.Loss.forward`."""
         source = f"loss {contracts.title(self.loss)}"
+        if self.replays:
+            self.replays.begin()
         with SyncBatchNorm() if self.sync_batchnorm else nullcontext():
-            found = self.loss.at(context.moment).forward(self.model, views, y, context)
+            found = self.loss.at(context.moment).forward(self.replays or self.model, views, y, context)
         value = contracts.numbers(source, found, y.shape[:1])
         return contracts.differentiable(source, value, list(self.model.parameters()))
 
@@ -81,8 +86,9 @@ class LoopStep(Step):
     ) -> None:
         self.model, self.inference, self.accelerator, self.settings = model, inference, accelerator, settings
         self.method, self._phase, self.seed = method, phase, seed
-        together = settings.sync_batchnorm and collectives.world_size() > 1
-        passes = LossPass(model, method.loss, sync_batchnorm=together)
+        alone = collectives.world_size() == 1
+        replays = training_replays(model, accelerator.device) if settings.cuda_graphs == "all" and alone else None
+        passes = LossPass(model, method.loss, replays=replays, sync_batchnorm=settings.sync_batchnorm and not alone)
         self.passes, self.optimizer = accelerator.prepare(passes, optimizer)
         self.begin(Moment(0, 0, 0.0))
 

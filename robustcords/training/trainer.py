@@ -124,7 +124,7 @@ class Trainer:
         self.settings = self.rehearsed(settings)
         if settings.compile:
             compile_model(self.model)
-        self.inference = Inference(self.model, self.accelerator.autocast, replay=settings.cuda_graphs)
+        self.inference = Inference(self.model, self.accelerator.autocast, replay=bool(settings.cuda_graphs))
         self.averaging = Averaging(self.model, settings.averaging) if settings.averaging else None
         self.stopwatch, self.progress = Stopwatch(self.device), Progress()
         self.length = Length(settings, self.loader.batches(self.subsets.usual))

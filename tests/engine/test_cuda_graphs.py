@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.recordings import Again
 from torch import Tensor, nn
 
 from robustcords.attacks.pgd import PGD
@@ -40,21 +41,6 @@ class Network(nn.Module):
         self.sizes.append(len(x))
         logits: Tensor = self.layer(x.flatten(1).sin())
         return logits
-
-
-class Again:
-    """Does the work anew, and writes where it wrote the first time, as a CUDA graph does."""
-
-    def __init__(self) -> None:
-        self.recorded: list[Tensor] = []
-
-    alongside = staticmethod(nullcontext)
-
-    def record(self, work: Work) -> tuple[Callable[[], object], Tensor]:
-        place = work()
-        self.recorded.append(place)
-        kept = place.detach().clone()
-        return lambda: kept.copy_(work().detach()), kept
 
 
 @pytest.fixture

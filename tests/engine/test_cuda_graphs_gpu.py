@@ -11,6 +11,7 @@ from robustcords.attacks.base import input_gradient
 from robustcords.attacks.pgd import PGD
 from robustcords.engine.inference import Inference
 from robustcords.engine.precision import exact_float32
+from robustcords.engine.training_graphs import training_replays
 from robustcords.losses.objective import Objective
 from robustcords.models.resnet import ResNet
 from robustcords.rng import Noise
@@ -95,3 +96,24 @@ def test_an_attack_finds_what_it_finds_without_graphs() -> None:
                 found.append(attack(frozen, x, objective, Noise(0, torch.arange(96, device="cuda"))))
     # Where a gradient is rounding error its sign is, too.
     assert (found[0] - found[1]).abs().gt(1e-6).float().mean() < 0.01
+
+
+@pytest.mark.gpu
+def test_recorded_updates_follow_the_network_itself() -> None:
+    models = [gpu_network().train() for _ in range(2)]
+    replays = training_replays(models[1], torch.device("cuda"))
+    assert replays is not None
+    with exact_float32(torch.device("cuda")):
+        for size in (64, 64, 48, 64):
+            x = gpu_images(size)
+            replays.begin()
+            for model, trained in zip((models[0], replays), models, strict=True):
+                clean, moved = model(x), model((x + 0.1).contiguous(memory_format=torch.channels_last))
+                (clean.square().mean() - (clean * moved).mean()).backward()
+                with torch.no_grad():
+                    for parameter in trained.parameters():
+                        assert parameter.grad is not None
+                        parameter.sub_(parameter.grad, alpha=0.01)
+                        parameter.grad = None
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(models[1].state_dict()[name], value, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from support.cases import cases
-from test_cuda_graphs import Again
+from support.recordings import Again
 from torch import Tensor, nn
 from torch.nn import functional as F
 
