@@ -285,6 +285,8 @@ def _override(option: str, together: bool) -> Layer:
     if not all(parts):
         raise UserError(f"{origin}: the key is empty or has an empty part; expected, for example, --set train.epochs=2")
     value: Any = text.strip()
+    if number := re.fullmatch(r"([-+]?)(\.\d+)", value):  # as many write numbers, and TOML does not
+        text = f"{number[1]}0{number[2]}"
     try:
         parsed = {} if _dense_line(text) else tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
@@ -180,14 +180,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def epoch_line(row: dict[str, Any], label: str) -> str:
-    """Returns one epoch's metrics as a line of text, beginning with the epoch's name."""
+def epoch_line(rows: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Returns the last epoch's metrics as a line of text, beginning with its name, with the time left.
+
+    Args:
+        rows: the metrics of all epochs so far.
+        label: the last epoch's name.
+    """
+    row, share = rows[-1], rows[-1]["progress"]
+    left = sum(each["seconds"]["total"] for each in rows) * (1 - share) / share
     parts = [
         label,
         f"loss {row['train_loss']:.3f}",
         f"{row['subset_size']} images",
         f"{row['images_per_second']:.0f} images/s",
         duration(row["seconds"]["total"]),
+        *([f"{duration(left)} to go"] if share < 1 else []),
     ]
     validation = row.get("validation", {})
     if {"clean", "robust"} <= validation.keys():

@@ -296,7 +296,7 @@ class Trainer:
         self.run.add_row(row)
         self.history.append(row)
         self.accelerator.log(figures(row), step=epoch)
-        self.session.display.say(epoch_line(row, self.length.label(self.progress)))
+        self.session.display.say(epoch_line(self.history, self.length.label(self.progress)))
 
     def call_back(self, epoch: int) -> dict[str, Any]:
         """Returns what the callbacks note of an epoch."""

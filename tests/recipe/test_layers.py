@@ -203,3 +203,8 @@ def test_files_begin_at_the_recipe_that_names_them(tmp_path: Path, monkeypatch: 
     written.write_text(recipe.dump(recipe.load("study/mine.toml")))
     monkeypatch.chdir(tmp_path / "7")
     assert recipe.load(written).data.path == str(tmp_path / "elsewhere")
+
+
+def test_a_number_on_the_command_line_may_begin_with_its_dot():
+    loaded = recipe.load("digits_mart", ["selector.fraction=.25", "optimizer.lr= .5"])
+    assert (loaded.selector.fraction, loaded.optimizer.lr) == (0.25, 0.5)

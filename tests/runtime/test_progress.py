@@ -66,7 +66,8 @@ def test_a_terminal_gets_a_bar_that_goes_away():
 
 
 def test_an_epochs_line():
-    row = {"epoch": 0, "train_loss": 1.25, "subset_size": 364, "images_per_second": 400.4, "seconds": {"total": 61.0}}
-    assert epoch_line(row, "epoch 1/4") == "epoch 1/4  loss 1.250  364 images  400 images/s  1:01"
-    row["validation"] = {"clean": 0.5, "robust": 0.125}
-    assert epoch_line(row, "epoch 1/4").endswith("  validation 50.0% clean, 12.5% PGD")
+    row = {"train_loss": 1.25, "subset_size": 364, "images_per_second": 400.4, "seconds": {"total": 61.0}}
+    rows = [{**row, "progress": 0.25}, {**row, "progress": 0.5}]
+    assert epoch_line(rows, "epoch 2/4") == "epoch 2/4  loss 1.250  364 images  400 images/s  1:01  2:02 to go"
+    last = {**row, "progress": 1.0, "validation": {"clean": 0.5, "robust": 0.125}}
+    assert epoch_line([*rows, last], "epoch 4/4").endswith("  1:01  validation 50.0% clean, 12.5% PGD")
