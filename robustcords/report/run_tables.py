@@ -14,7 +14,7 @@ from robustcords.evaluation.results import CLEAN, Evaluation
 from robustcords.report.grouping import effort_name, flat, subset_name
 from robustcords.report.intervals import wilson
 from robustcords.report.markdown import in_markdown, on_terminal, plain
-from robustcords.report.run_report import Environment, RecipeTables, Report, Training, TrainTable
+from robustcords.report.run_report import Environment, Report, Training, TrainTable
 from robustcords.runtime.progress import duration, verbatim
 
 MARK = "<!-- robustcords run -->"
@@ -31,7 +31,7 @@ def markdown(report: Report) -> str:
     parts = [
         MARK,
         f"# {plain(title(report))}",
-        "\n".join(f"- {plain(line)}" for line in _recipe(report.recipe)),
+        "\n".join(f"- {plain(line)}" for line in _recipe(report)),
         "## Test accuracy",
         accuracy_table(report),
     ]
@@ -66,8 +66,10 @@ def data_name(name: str) -> str:
 
 def title(report: Report) -> str:
     """Returns one line that names a run, such as ``"mart on digits, cnn, adv-glister 30 %, Bullet"``."""
-    recipe = report.recipe
-    parts = [f"{recipe.loss.name} on {data_name(recipe.data.name)}", recipe.model.name]
+    recipe, data = report.recipe, data_name(report.recipe.data.name)
+    if not report.training.epochs:  # weights from elsewhere, for which the recipe does not say how they were trained
+        return f"{recipe.model.name} on {data}"
+    parts = [f"{recipe.loss.name} on {data}", recipe.model.name]
     if recipe.selector:
         parts.append(subset_name(recipe.selector.name, recipe.selector.fraction))
     if name := effort_name(recipe.effort.name):
@@ -182,12 +184,16 @@ def _sanity(report: Report) -> list[str]:
     return ["## Masked gradients", *parts] if parts else []
 
 
-def _recipe(recipe: RecipeTables) -> list[str]:
-    """Returns one line for each thing that makes the run what it is."""
+def _recipe(report: Report) -> list[str]:
+    """Returns one line for each thing that makes the run what it is; of weights from elsewhere without training."""
+    recipe = report.recipe
     train, threat, tables = recipe.train, recipe.threat, recipe.tables
+    evaluated = [f"{kind}: {_component(tables[kind])}" for kind in ("data", "model")]
+    evaluated.append(f"threat: {threat.norm}, radius {threat.epsilon}")
+    if not report.training.epochs:
+        return evaluated
     return [
-        *(f"{kind}: {_component(tables[kind])}" for kind in ("data", "model")),
-        f"threat: {threat.norm}, radius {threat.epsilon}",
+        *evaluated,
         *(f"{kind}: {_component(tables[kind])}" for kind in ("attack", "loss")),
         f"selector: {_component(tables['selector'])}" if recipe.selector else "selector: none, full data",
         *(f"{kind}: {_component(tables[kind])}" for kind in ("effort", "optimizer", "schedule")),

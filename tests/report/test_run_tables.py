@@ -94,6 +94,8 @@ def test_markdown_without_a_run(content: dict[str, Any]):
     content["training"] = {"epochs": 0, "seconds": {}, "selections": []}
     text = markdown(Report.model_validate(content))
     assert "## Training" not in text
+    assert "# resnet18 on cifar10\n" in text
+    assert "- loss: " not in text
     assert "| 81.25 ± 2.59 |" in text
 
 
