@@ -75,5 +75,5 @@ def _reader(name: str, folder: Path) -> type[DataSource]:
     _, folders, names = next(walk(folder, pass_over), (folder, [], []))
     raise UserError(
         f"data {name!r}: the folder holds neither parquet files (train-*.parquet, test-*.parquet) nor class folders "
-        f"(train/CLASS/*.png, test/CLASS/*.png); it holds {listed([*folders, *names]) or 'nothing'}"
+        f"(train/CLASS/*.png, test/CLASS/*.png, or CLASS/*.png); it holds {listed([*folders, *names]) or 'nothing'}"
     )

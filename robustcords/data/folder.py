@@ -24,6 +24,8 @@ from robustcords.errors import UserError, listed, printable
 class Folder(DataSource):
     """Class folders: ``train/CLASS/...`` and ``test/CLASS/...`` (or validation, valid, val where there is no test).
 
+    ``CLASS/...`` alone is a training split.
+
     Classes are numbered in the alphabetical order of the training folders. Every file below a class folder, at any
     depth, has to be an image; hidden files (see `robustcords.data.folder_tree.is_hidden`) are skipped. If a folder
     holds several such sets, ``subset`` names one. Images are neither cropped nor flipped by default.
@@ -97,7 +99,8 @@ def read_class_folders(folder: Path, config: FolderConfig) -> Splits:
     train = _only(chosen.train, "train")
     test = _only(chosen.test, chosen.test_split) if chosen.test else None
     classes = _folders(train)
-    notes = (*chosen.notes, *_loose(train), *(_loose(test) if test else ()), *_nested(train, classes))
+    whole = (f"{folder}: the folders in it are the classes ({listed(classes)})",) if train == folder else ()
+    notes = (*whole, *chosen.notes, *_loose(train), *(_loose(test) if test else ()), *_nested(train, classes))
     names = [printable(name) for name in classes]
     tested = _rows(test, classes) if test else config.test_fraction
     return splits(_rows(train, classes), tested, names, config, notes)

@@ -85,7 +85,8 @@ def parquet_files(folder: Path, on_error: OnError = None) -> list[Path]:
 def class_sets(folder: Path, on_error: OnError = None) -> dict[str, dict[str, list[Path]]]:
     """Returns the folders of class folders below a folder, by set and split: those called train, val and so on.
 
-    A folder with more in its name, such as ``train-clean``, counts where the folders in it hold images.
+    A folder with more in its name, such as ``train-clean``, counts where the folders in it hold images. Where there are
+    none at all, a folder of nothing but folders of images is a training split itself, and these are its classes.
     """
     found: dict[str, dict[str, list[Path]]] = {}
     for parent, below, _ in walk(folder, on_error):
@@ -99,7 +100,19 @@ def class_sets(folder: Path, on_error: OnError = None) -> dict[str, dict[str, li
     def is_one(splits: Mapping[str, list[Path]]) -> bool:
         return any(_has_classes(place, on_error) for places in splits.values() for place in places)
 
-    return {key: splits for key, splits in found.items() if is_one(splits)}
+    sets = {key: splits for key, splits in found.items() if is_one(splits)}
+    return sets or ({".": {"train": [folder]}} if _is_classes(folder, on_error) else {})
+
+
+def _is_classes(folder: Path, on_error: OnError) -> bool:
+    """Returns whether there are two folders or more in a folder, each with images in it, and none called as a split."""
+    _, below, _ = next(walk(folder, on_error), (folder, [], []))
+    inside = (next(walk(folder / name, on_error), (folder, [], []))[2] for name in below)
+    return (
+        len(below) > 1
+        and not any(split_of(name)[0] for name in below)
+        and all(any(Path(name).suffix.lower() in _IMAGES for name in names) for names in inside)
+    )
 
 
 def _has_classes(

@@ -39,6 +39,23 @@ def test_a_part_of_train_is_tested_on_where_there_is_nothing_else(class_folders)
     assert any("tests on 34% of train" in note for note in splits.notes)
 
 
+def test_class_folders_alone_are_a_training_split(class_folders):
+    shutil.rmtree(class_folders / "test")
+    expected = load(class_folders, test_fraction=0.34)
+    flat = (class_folders / "train").rename(class_folders.parent / "flat")
+    splits = load(flat, test_fraction=0.34)
+    assert torch.equal(splits.train.images, expected.train.images)
+    assert torch.equal(splits.test.labels, expected.test.labels)
+    assert f"{flat}: the folders in it are the classes (cat, dog)" in splits.notes
+    with pytest.raises(
+        UserError, match=r"no test split \(splits: train\); set data\.test_split, or data\.test_fraction"
+    ):
+        load(flat)
+    (flat / "dog").rename(flat / "test")  # images without class folders, and no class called test
+    with pytest.raises(UserError, match=r"neither parquet files .* nor class folders"):
+        load(flat, test_fraction=0.34)
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_other_names_of_the_test_set(class_folders, name):
     (class_folders / "test").rename(class_folders / name)
