@@ -133,12 +133,12 @@ def test_options_that_mean_nothing_to_torchvisions_files(tmp_path, images, optio
     write_mnist(tmp_path / "MNIST" / "raw", images, labels)
     write_mnist(cache_folder() / "mnist" / "MNIST" / "raw", images, labels)
     for path in (str(tmp_path), None):
-        with pytest.raises(UserError, match=f"data.{option}: means nothing to torchvision's own files of 'mnist'"):
+        with pytest.raises(UserError, match=f"data.{option}: does not apply to torchvision's own files of 'mnist'"):
             Vision(name="mnist", path=path, **{option: "x"}).load()
 
 
 def test_columns_mean_nothing_to_class_folders(class_folders):
-    with pytest.raises(UserError, match=r"data\.label_column: means nothing to class folders of 'cifar10'"):
+    with pytest.raises(UserError, match=r"data\.label_column: does not apply to class folders of 'cifar10'"):
         Vision(name="cifar10", path=str(class_folders), label_column="label").load()
     with pytest.raises(UserError, match="there is no set 'fog'"):
         Vision(name="cifar10", path=str(class_folders), subset="fog").load()

@@ -28,7 +28,7 @@ def test_a_recipe_for_somebodys_images(mine: Path, tmp_path: Path, capsys: pytes
     answer = call(capsys, "new", file, "--data", mine, "--minutes", "5", "--model", "resnet8")
     assert answer.status == 0, answer.err
     assert "there is no test split: 20% of train are tested on" in answer.out
-    assert "all are made 8 x 8" in answer.out
+    assert "all become 8 x 8" in answer.out
     recipe = load(file)
     assert (recipe.data.name, recipe.data.test_fraction, recipe.data.image_size) == (str(mine), 0.2, 8)
     assert recipe.model.name == "resnet8"

@@ -37,9 +37,9 @@ def test_each_one_passes(name):
         (lambda x, noise: x * torch.nan, "returned pixels from nan to nan"),
         (lambda x, noise: x[:, :, 1:], r"returned shape \(4, 3, 7, 8\), expected \(4, 3, 8, 8\)"),
         (lambda x, noise: x.double(), "returned torch.float64, expected torch.float32"),
-        (lambda x, noise: x.mul_(0.5), "writes over the images that it is given"),
-        (lambda x, noise: x * torch.rand(len(x), 1, 1, 1), "makes something else of an image that is alone"),
-        (lambda x, noise: (x + x.mean(dim=0)) / 2, "makes something else of an image that is alone"),
+        (lambda x, noise: x.mul_(0.5), "modifies its input images"),
+        (lambda x, noise: x * torch.rand(len(x), 1, 1, 1), "changes an image differently when it is alone"),
+        (lambda x, noise: (x + x.mean(dim=0)) / 2, "changes an image differently when it is alone"),
     ],
 )
 def test_what_an_augmentation_may_not_do_is_one_line(function, message):

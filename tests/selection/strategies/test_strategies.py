@@ -181,7 +181,7 @@ def test_attack_steps_are_those_of_the_selection():
     found = select(problem, "adv-gradmatch", 24, attack_steps=1, attack_step_size=0.01)
     assert found[0] == expected[0]
     assert torch.equal(found[1], expected[1])
-    with pytest.raises(pydantic.ValidationError, match="only together with attack_steps"):
+    with pytest.raises(pydantic.ValidationError, match="no effect without attack_steps"):
         find("selector", "adv-gradmatch").Config(attack_step_size=0.01)
 
 
