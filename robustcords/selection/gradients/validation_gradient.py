@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustcords.losses.base import Loss
-from robustcords.losses.sat import SAT
+from robustcords.losses.sat import targets_of
 from robustcords.selection.gradients.factors import Gradients, LastLayerGradients, logit_gradients
 
 
@@ -33,8 +33,8 @@ class ValidationGradient:
         output = validation.output
         self._outputs = slice(None) if output is None else slice(output, output + 1)
         # Cross-entropy's gradient is known: to ask automatic differentiation for it takes five times as long.
-        known = type(loss) is SAT and len(self._logits) == 1
-        self._targets = F.one_hot(validation.labels, len(self._logits[0])).T.to(self._logits[0]) if known else None
+        targets = targets_of(loss, validation.labels, len(self._logits[0]))
+        self._targets = None if targets is None else targets.T.to(self._logits[0])
 
     def move(self, chosen: Gradients, size: float) -> None:
         """Steps the layer by ``-size`` times the sum of some gradients, at the cost of one pass over E x M numbers."""

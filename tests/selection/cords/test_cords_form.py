@@ -142,7 +142,7 @@ def test_shares_are_those_of_a_whole_choice():
     assert problem.train.labels[chosen].bincount().tolist() == [6, 3, 3]
 
 
-@pytest.mark.parametrize("loss", [SAT(), TRADES()])
+@pytest.mark.parametrize("loss", [SAT(), SAT(label_smoothing=0.1), TRADES()])
 def test_the_known_gradient_is_what_differentiation_finds(loss):
     validation = replace(factors(25, 4, 6, len(loss.views), seed=3), labels=torch.arange(25) % 4)
     source = torch.Generator().manual_seed(1)
