@@ -45,8 +45,11 @@ def check(output: Path, directory: RunDirectory | None) -> None:
         return
     try:
         content = output.read_bytes()
-        ours = MARK.encode() in content.splitlines()
-        earlier = ours if output.suffix == ".md" else _is_report(parse_json(content))
+        if output.suffix == ".md":
+            earlier = MARK.encode() in content.splitlines()
+        else:
+            report = parse_json(content)
+            earlier = isinstance(report, dict) and report.keys() >= {"recipe", "training", "evaluation"}
     except (OSError, ValueError):
         earlier = False
     if not earlier:
@@ -64,10 +67,6 @@ def _check_own(output: Path, directory: RunDirectory | None) -> None:
 def is_own(output: Path, directory: RunDirectory) -> bool:
     """Returns whether this is the report.json of a run."""
     return output.resolve() == directory.report.resolve()
-
-
-def _is_report(report: object) -> bool:
-    return isinstance(report, dict) and report.keys() >= {"recipe", "training", "evaluation"}
 
 
 def check_addition(

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustcords.config.schema import format_radius
-from robustcords.engine.modes import evaluation_mode
+from robustcords.engine.modes import evaluation_mode, without_parameter_gradients
 from robustcords.engine.precision import full_precision
 from robustcords.evaluation.attacks.base import EvaluationAttack, EvaluationAttackConfig, Radii
 from robustcords.evaluation.evaluator import BATCH, Evaluator, correct
@@ -305,7 +305,6 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Context that preserves the global random state, the parameters' gradients and a debugger's trace function."""
     from pyautoattack import checks
 
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     cards = (
         {device.index if device.index is not None else torch.cuda.current_device()} if device.type == "cuda" else set()
     )
@@ -314,14 +313,10 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     trace = sys.gettrace()
     # pyautoattack counts calls of autograd and never starts anew: one model that makes them would accuse all others.
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-    for parameter in trained:
-        parameter.requires_grad_(False)
     try:
-        with torch.random.fork_rng(devices=sorted(cards)):
+        with torch.random.fork_rng(devices=sorted(cards)), without_parameter_gradients(model):
             yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
         sys.settrace(trace)
 
 
