@@ -135,6 +135,8 @@ class TorchvisionModel(ExternalModel):
         elif name.startswith("vit_"):
             if image_size[0] != image_size[1]:
                 raise UserError(f"model {self.config.name!r} takes square images; timm:vit_... takes others too")
+            if image_size[0] % (patch := int(name.rpartition("_")[2])):
+                raise UserError(f"model {self.config.name!r} takes images whose side is a multiple of {patch} pixels")
             options = {"image_size": image_size[0]}
         elif name.startswith("maxvit"):
             options = {"input_size": image_size}

@@ -177,6 +177,7 @@ def test_other_libraries_weights_depend_on_the_seed_alone(name: str) -> None:
         ("torchvision:alexnet", 8, "images of 3 x 8 x 8"),
         ("torchvision:maxvit_t", (30, 20), "images of 3 x 30 x 20"),
         ("torchvision:vit_b_32", (32, 64), "takes square images"),
+        ("torchvision:vit_b_32", 40, "takes images whose side is a multiple of 32 pixels"),
     ],
 )
 def test_images_that_a_model_cannot_take(name: str, size: int | tuple[int, int], part: str) -> None:
