@@ -179,5 +179,5 @@ class BatchLoader:
             smallest = size // self.batches(size)
             raise UserError(
                 f"train.batch_size = {self.batch_size} gives batches of {smallest} of {size} examples, too few for "
-                f"{collectives.world_size()} processes times train.accumulation = {accumulation}"
+                f"train.accumulation = {accumulation} times {collectives.world_size()} process(es)"
             )

@@ -115,7 +115,7 @@ class Rehearsal:
             if total is not None and total.requires_grad and wanted:
                 gradients = torch.autograd.grad(total, wanted, allow_unused=True)
         except Exception as error:
-            shape = f"{size} images of {' x '.join(map(str, x.shape[1:]))}"
+            shape = f"{size} image{'s' if size != 1 else ''} of {' x '.join(map(str, x.shape[1:]))}"
             hint = _ALONE if what == "trained" and size == 1 else ""
             raise UserError(f"{name_of(model)} cannot be {what} on {shape}: {reason(error)}{hint}") from error
         contracts.logits(name_of(model), logits, size, len(self.images.classes))

@@ -188,7 +188,7 @@ def test_it_runs_the_batches_that_training_will_meet():
     message = r"^model 'Odd' cannot be trained on 7 images of 1 x 8 x 8: ValueError: at least 8"
     with pytest.raises(UserError, match=message):
         trainer(model=Odd(least=8), settings={"accumulation": 2})
-    message = "cannot be trained on 1 images of 1 x 8 x 8: ValueError: .* BatchNorm: raise train.batch_size, or lower"
+    message = "cannot be trained on 1 image of 1 x 8 x 8: ValueError: .* BatchNorm: raise train.batch_size, or lower"
     with pytest.raises(UserError, match=message):
         trainer(model=network(norm=True), settings={"accumulation": 8})
 

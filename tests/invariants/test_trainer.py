@@ -193,7 +193,7 @@ def test_a_warm_start_trains_on_everything_and_skips_what_that_costs(tmp_path: P
 
 def test_a_warm_starts_full_epochs_have_to_fit_too():
     selector = chooser(fraction=16 / COUNT, warm_start=0.9)
-    message = r"gives batches of 15 of 61 examples, too few for 1 processes times train\.accumulation = 16"
+    message = r"gives batches of 15 of 61 examples, too few for train\.accumulation = 16 times 1 process\(es\)"
     with pytest.raises(UserError, match=message):
         trainer(selector=selector, settings={"accumulation": 16})
 
