@@ -5,6 +5,7 @@ imported by the fixtures that need it.
 
 Fixtures:
     command: runs a command line in this process, in an empty folder.
+    importable: an empty folder whose modules are found.
     write: writes a recipe into an empty folder.
     brief: AutoAttack and the checks for masked gradients with few steps.
     hide_package: has imports of this package fail.
@@ -92,16 +93,22 @@ def hide_package(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def command(capsys, tmp_path, monkeypatch):
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Has modules in an empty folder found, and forgotten: another test's folder has others of the same names."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def command(capsys, importable, monkeypatch):
     """Runs a command in an empty folder, whose modules it finds."""
     from support.command_line import call
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield lambda *arguments: call(capsys, *arguments)
-    for name, module in list(sys.modules.items()):  # another test's folder has others of the same names
-        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
-            del sys.modules[name]
+    monkeypatch.chdir(importable)
+    return lambda *arguments: call(capsys, *arguments)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -83,21 +82,16 @@ def test_links_resolve(page):
 
 
 @pytest.fixture
-def in_page(tmp_path, monkeypatch):
+def in_page(importable, monkeypatch):
     """Gives a function that goes into a fresh folder with the files of a page; the digits are few."""
-    before = set(sys.modules)
     monkeypatch.setattr(Digits, "load", lambda self, whole=Digits.load: first(whole(self), 300, 60))
 
     def enter(page: Path) -> Path:
-        pages.write_files(page, tmp_path)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.syspath_prepend(tmp_path)
-        return tmp_path
+        pages.write_files(page, importable)
+        monkeypatch.chdir(importable)
+        return importable
 
-    yield enter
-    for name in set(sys.modules) - before:
-        if name.startswith(("my_", "test_my_")):
-            del sys.modules[name]
+    return enter
 
 
 get_command = cache(typer.main.get_command)

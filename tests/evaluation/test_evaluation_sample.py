@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from support.command_line import call
+from support.command_line import Command
 from torch import nn
 
 from robustcords.data.images import ImageSet
@@ -68,8 +67,7 @@ def folders(root: Path) -> None:
                 Image.new("L", (8, 8), 60 + 60 * label + number).save(folder / f"{number}.png")
 
 
-def test_the_command_line_says_that_it_took_a_sample(tmp_path: Path, monkeypatch: Any, capsys: Any):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_says_that_it_took_a_sample(tmp_path: Path, command: Command):
     folders(tmp_path / "images")
     (tmp_path / "r.toml").write_text(
         'data = {name = "images", validation_fraction = 0}\nmodel = {name = "torch_linear:Linear"}\n'
@@ -77,8 +75,7 @@ def test_the_command_line_says_that_it_took_a_sample(tmp_path: Path, monkeypatch
         "evaluation = {limit = 6, pgd = {steps = 2, restarts = 1}, autoattack = {limit = 3}}"
     )
     (tmp_path / "torch_linear.py").write_text(LINEAR)
-    monkeypatch.syspath_prepend(tmp_path)
-    answer = call(capsys, "run", "r.toml", "--output", "run")
+    answer = command("run", "r.toml", "--output", "run")
     assert answer.status == 0, answer.err
     said = "last: 6 and 3 test images are a fixed sample, stratified by class"
     assert said in answer.out
@@ -92,7 +89,7 @@ def test_the_command_line_says_that_it_took_a_sample(tmp_path: Path, monkeypatch
     report = json.loads(Path("run/report.json").read_text())
     report["evaluation"]["last"] = found
     Path("run/report.json").write_text(json.dumps(report))
-    more = call(capsys, "evaluate", "run", "--epsilon", "0.05", "--attack", "pgd", "--output", "run/report.json")
+    more = command("evaluate", "run", "--epsilon", "0.05", "--attack", "pgd", "--output", "run/report.json")
     assert (more.status, "on the first 6 images" in more.err) == (2, True), more.err
 
 

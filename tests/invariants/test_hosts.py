@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command_line import ROOT, call, settings
+from support.command_line import ROOT, Command, settings
 from support.digits_run import TINY, check_close, rows
 from support.ranks import ended, said, start
 
@@ -100,13 +100,6 @@ def answers(started: list[subprocess.Popen[str]], within: float) -> list[tuple[i
     return [(process.returncode, *each) for process, each in zip(started, told, strict=True)]
 
 
-def one_process(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.chdir(folder)
-    answer = call(capsys, "run", *RUN, *more)
-    assert answer.status == 0, answer.err
-
-
 def until(done: Path, within: float = 240) -> None:
     """Waits for a file or folder."""
     deadline = time.monotonic() + within
@@ -120,9 +113,7 @@ def steps(run: Path) -> int:
     return max(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
 
 
-def test_two_hosts_do_what_one_process_does(
-    hosts: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_two_hosts_do_what_one_process_does(hosts: tuple[str, str], tmp_path: Path, command: Command):
     (tmp_path / "tinynet.py").write_text(TINY)
     (main, out, err), (other, nothing, silence) = answers(launch(hosts, tmp_path, *RUN, "--output", "two"), 240)
     assert (main, other) == (0, 0), (err, silence)
@@ -133,7 +124,8 @@ def test_two_hosts_do_what_one_process_does(
     assert lines[0] == "two: 1212 training images, 450 test images, 2 processes"
     assert [line.partition("  ")[0] for line in lines[1:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert out.splitlines()[-1] == "two"
-    one_process(tmp_path, capsys, monkeypatch, "--output", "one")
+    answer = command("run", *RUN, "--output", "one")
+    assert answer.status == 0, answer.err
     check_close(tmp_path / "one", tmp_path / "two")
 
 

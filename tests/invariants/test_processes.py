@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.command_line import ROOT, call, launched, settings
+from support.command_line import ROOT, Command, launched, settings
 from support.digits_run import TINY, check_close
 from support.ranks import ended, said, start
 
@@ -43,18 +43,14 @@ def check_run(run: Path, out: str, err: str) -> None:
     assert err.count("epoch 1/2") == err.count("epoch 2/2") == 1
 
 
-def test_the_weights_are_those_of_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_weights_are_those_of_one_process(tmp_path: Path, command: Command):
     (tmp_path / "tinynet.py").write_text(TINY)
     options = ["digits_mart", *SMALL, *settings(model__name="tinynet:TinyNet")]
     two = start(2, tmp_path, ["run", *options, "--output", "twofold"])
     assert ended(two, within=120) == [0, 0], said(tmp_path, 0)
     out, err = ("\n".join(line for rank in range(2) for line in said(tmp_path, rank, what)) for what in ("out", "err"))
     check_run(tmp_path / "twofold", out, err)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert call(capsys, "run", *options, "--output", "one").status == 0
+    assert command("run", *options, "--output", "one").status == 0
     check_close(Path("one"), Path("twofold"))
 
 

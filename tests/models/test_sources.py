@@ -79,14 +79,10 @@ VALUE = 3
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def own(importable: Path) -> str:
     """The name of a module of a user's own nets."""
-    name = "own_nets_of_this_test"
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    yield name
-    sys.modules.pop(name, None)
+    (importable / "own_nets.py").write_text(OWN)
+    return "own_nets"
 
 
 def build(

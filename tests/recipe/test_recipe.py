@@ -246,8 +246,8 @@ class Odd(SAT):
 """
 
 
-def test_components_from_outside(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
+@pytest.mark.usefixtures("importable")
+def test_components_from_outside(write: Write) -> None:
     write(OUTSIDE, "outside_loss.py")
     write("raise RuntimeError('two\\nlines')", "outside_broken.py")
     source = write(BASE)
@@ -303,11 +303,10 @@ def test_trades_wants_a_random_start(attack: str):
     assert recipe.load("digits_trades", [*changes, "attack.objective=margin"]).attack.name == attack
 
 
-def test_a_selector_is_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_selector_is_a_strategy(importable: Path):
     code = "from robustcords.selection.base import StrategyConfig\nclass Bare:\n    Config = StrategyConfig\n"
-    (tmp_path / "bare_selector.py").write_text(code + "class Leaving:\n    pass\n")
-    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(3)\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    (importable / "bare_selector.py").write_text(code + "class Leaving:\n    pass\n")
+    (importable / "leaving.py").write_text("import sys\nsys.exit(3)\n")
     with pytest.raises(UserError, match="Strategy as its base"):
         recipe.load("digits_mart", ["selector.name=bare_selector:Bare"])
     with pytest.raises(UserError, match=r"leaving:X.*SystemExit"):

@@ -14,7 +14,8 @@ SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 @pytest.mark.parametrize("setting", [None, *SETTINGS])
 def test_they_sleep_unless_the_user_has_said_otherwise(setting: str | None, monkeypatch: pytest.MonkeyPatch):
     for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is afterwards as it was
+        monkeypatch.delenv(name)
     if setting:
         monkeypatch.setenv(setting, "7")
     sleep_while_waiting()

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 import typer.main
 
-from robustcords.cli.app import main
+from robustcords.cli import app
 
 ROOT = Path(__file__).parents[2]
 _TWO = {"num_processes": "2", "num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
@@ -41,8 +41,9 @@ typer.main.get_command = cache(typer.main.get_command)  # building the commands 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Answer:
     """Runs a command in this process."""
     capsys.readouterr()
-    with mock.patch.object(sys, "argv", ["robustcords", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
-        main()
+    argv = mock.patch.object(sys, "argv", ["robustcords", *map(str, arguments)])
+    with argv, mock.patch.object(app, "_debug", False), pytest.raises(SystemExit) as ended:
+        app.main()
     code = ended.value.code
     return Answer(code if isinstance(code, int) else 0, *capsys.readouterr())
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.cases import cases
-from support.command_line import SMALL, call, settings
+from support.command_line import SMALL, settings
 from support.docs_pages import ROOT, commands, write_files
 from support.small_problem import Problem
 from torch import nn
@@ -107,12 +107,10 @@ class NoAnswer(DataSelectionStrategy):
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(importable):
     """The module above, importable as ``own_strategies``."""
-    (tmp_path / "own_strategies.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "own_strategies"
-    sys.modules.pop("own_strategies", None)
+    (importable / "own_strategies.py").write_text(MODULE)
+    return "own_strategies"
 
 
 def table(name, **options):
@@ -395,33 +393,29 @@ def test_craig_and_submodular_pick_what_they_pick_without_us():
     assert len(set(found)) == 20
 
 
-def test_the_command_line_runs_and_selects(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_runs_and_selects(tmp_path, command):
     values = {"selector__name": f"{SL}:GLISTERStrategy", "selector__eta": 0.1, "selector__warm_start": 0.0}
     values |= {"selector__fraction": 0.2, "selector__select_first": "true", "selector__granularity": '"full"'}
     given = ["digits_mart", *SMALL, *settings(**values)]
     (tmp_path / "own.toml").write_text(
         f'extends = "digits_mart"\n[selector]\nname = "{SL}:GradMatchStrategy"\nlam = 0.5\n'
     )
-    assert call(capsys, "validate", "own.toml").status == 0
-    answer = call(capsys, "run", *given, "--output", "out")
+    assert command("validate", "own.toml").status == 0
+    answer = command("run", *given, "--output", "out")
     assert answer.status == 0, answer.err
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert [each["size"] for each in report["training"]["selections"]] == [43, 43]
     weights = tmp_path / "out/weights/last.safetensors"
-    answer = call(capsys, "select", "out/recipe.toml", "--weights", weights, "--output", "picks.npz")
+    answer = command("select", "out/recipe.toml", "--weights", weights, "--output", "picks.npz")
     assert answer.status == 0, answer.err
     assert len(np.unique(np.load(tmp_path / "picks.npz")["indices"])) == 43
 
 
-def test_the_worked_example_runs(tmp_path, capsys, monkeypatch):
+def test_the_worked_example_runs(tmp_path, command):
     page = ROOT / "docs/extending.md"
     write_files(page, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     assert ["run", "my_cords_strategy.toml"] in commands(page)
-    answer = call(capsys, "run", "my_cords_strategy.toml", *settings(data__train_limit=240))
-    sys.modules.pop("my_cords_strategy")
+    answer = command("run", "my_cords_strategy.toml", *settings(data__train_limit=240))
     assert answer.status == 0, answer.err
     report = json.loads((tmp_path / "runs/my_cords_strategy/report.json").read_text())
     assert report["training"]["selections"] == [{"epoch": 0, "size": 43}, {"epoch": 1, "size": 43}]
