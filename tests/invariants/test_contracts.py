@@ -205,7 +205,7 @@ def test_callbacks_note_what_json_holds_under_a_name_of_their_own():
         with pytest.raises(UserError, match=f"^callback test_contracts:Notes noted .*{message}"):
             fitted(callbacks=[Notes(value)])
     for names in (["model"], ["selector"], ["data"], ["seconds"], ["epoch"], ["train_loss"], ["notes", "notes"]):
-        with pytest.raises(UserError, match=rf"^callback '{names[-1]}': that name is taken"):
+        with pytest.raises(UserError, match=rf"^callback '{names[-1]}': the name is taken; "):
             trainer(callbacks=[Notes(None, name) for name in names])
     made = fitted(callbacks=[Notes({"a": 1, "b": [math.nan, math.inf]}), Notes(None, "other")])
     assert [row["notes"] for row in made.history] == [{"a": 1, "b": [None, None]}] * made.settings.epochs

@@ -172,7 +172,7 @@ def test_a_term_of_the_batch_is_declared():
 
 def test_a_loss_is_looked_at_once_in_a_run(monkeypatch: pytest.MonkeyPatch):
     looked_at: list[Any] = []
-    for module in ("training.trainer", "selection.selector"):
+    for module in ("training.subsets", "selection.selector"):
         monkeypatch.setattr(f"robustcords.{module}.check_loss", lambda loss, *_: looked_at.append(loss))
     made = trainer()
     assert looked_at == [made.method.loss]

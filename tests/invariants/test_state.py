@@ -180,8 +180,8 @@ def test_a_state_that_cannot_be_kept_is_refused_before_training(strategy: str, s
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ("OnlyWrites", "state_dict is written, and load_state_dict is not: "),
-        ("OnlyReads", "load_state_dict is written, and state_dict is not: "),
+        ("OnlyWrites", "state_dict is written, and load_state_dict is not; implement both, or neither"),
+        ("OnlyReads", "load_state_dict is written, and state_dict is not; implement both, or neither"),
     ],
 )
 def test_one_half_of_a_state_is_refused(strategy: str, said: str):

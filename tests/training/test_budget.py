@@ -346,6 +346,7 @@ def test_the_recipe_of_a_run_has_what_its_budget_came_to(
         bullet="false",
         selector="false",
         train__budget="40 s",
+        train__batch_size=16,
         train__precision="fp32",
         evaluation__pgd="false",
         evaluation__autoattack="false",
