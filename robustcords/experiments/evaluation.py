@@ -162,7 +162,7 @@ def evaluate(
     sanity = changes.checks(loaded, config)
     if output:
         report_output.check(output, directory)
-    own = directory if directory and output and report_output.is_own(output, directory) else None
+    own = directory if directory and output and report_output.is_report_of(output, directory) else None
     files = _weights(directory, config) if directory else {"weights": weights}
     # Before anything is measured, as one of the files may be damaged.
     of_run = (environment_of(directory), rows_of(directory), directory.selections()) if directory else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 
 from robustcords.errors import UserError
-from robustcords.experiments.run import differences, finished
+from robustcords.experiments.run import differing_keys, finished
 from robustcords.recipe.recipe import Recipe, dump, load
 from robustcords.report.run_progress import trained_share
 from robustcords.report.run_report import Report
@@ -204,7 +204,7 @@ class Fleet:
     def _job(self, task: Task) -> Job:
         job = Job(task, self.folder / task.name)
         if has_run(job.path):
-            if different := differences(load(job.path / "recipe.toml", of_run=True), task.recipe):
+            if different := differing_keys(load(job.path / "recipe.toml", of_run=True), task.recipe):
                 what = f"holds a run of another recipe; what differs: {', '.join(different)}"
                 raise UserError(f"{job.path}: {what}; name another folder with --output")
             if finished(job.path, task.recipe):

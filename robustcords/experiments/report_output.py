@@ -58,13 +58,13 @@ def check(output: Path, directory: RunDirectory | None) -> None:
 
 def _check_own(output: Path, directory: RunDirectory | None) -> None:
     """Checks that a report in a run directory is the one of the run that is evaluated, and that this has finished."""
-    if directory is None or not is_own(output, directory):
+    if directory is None or not is_report_of(output, directory):
         raise UserError(f"--output {output}: where a run has its own report; name another file")
     if not directory.finished:
         raise UserError(f"--output {output}: the run has not finished; use run --resume, or name another file")
 
 
-def is_own(output: Path, directory: RunDirectory) -> bool:
+def is_report_of(output: Path, directory: RunDirectory) -> bool:
     """Returns whether this is the report.json of a run."""
     return output.resolve() == directory.report.resolve()
 

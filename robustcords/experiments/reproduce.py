@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustcords.errors import RunError, UserError, nearest
 from robustcords.experiments.fleet import WORKSHOP, Fleet, Job, Task, slots
-from robustcords.experiments.run import differences, longer
+from robustcords.experiments.run import differing_keys, longer
 from robustcords.paper.presets import recipe_for
 from robustcords.paper.tables import TABLES, PaperTable, Row
 from robustcords.recipe.recipe import Recipe, load
@@ -84,7 +84,7 @@ class Reproduction:
         length = [f"train.epochs={own.train.epochs}"] if row.equal_time else []
         planned = self.recipe(row, own.seed, *length)
         shorter = ["train.epochs"] if longer(planned, own) else []
-        return [*differences(own, planned), *shorter]
+        return [*differing_keys(own, planned), *shorter]
 
     def length(self, row: Row) -> int | None:
         """Returns how many epochs a row of equal time has been given for its lowest seed, or None."""

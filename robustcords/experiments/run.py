@@ -272,7 +272,7 @@ def _existing(recipe: Recipe, name: str, output: Path | None, resume: bool) -> P
     path = output or run_directory.newest(name)
     if path is None or not run_directory.has_run(path):
         return None
-    if refused := differences(load(path / "recipe.toml", of_run=True), recipe):
+    if refused := differing_keys(load(path / "recipe.toml", of_run=True), recipe):
         raise UserError(
             f"--resume {path}: that run has another recipe; what differs: {', '.join(refused)}; "
             f"what may: more train.epochs or train.steps, {', '.join(sorted(CHANGEABLE))}"
@@ -286,7 +286,7 @@ def changed_keys(own: Recipe, recipe: Recipe) -> set[str]:
     return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
 
 
-def differences(own: Recipe, recipe: Recipe) -> list[str]:
+def differing_keys(own: Recipe, recipe: Recipe) -> list[str]:
     """Returns the dotted keys in which a recipe differs from a run's own, and which keep it from being resumed."""
     changed = changed_keys(own, recipe)
     if longer(recipe, own):

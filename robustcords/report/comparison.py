@@ -185,7 +185,7 @@ def compare(
     groups = grouping.group(runs)
     recipes = [recipe for recipe, _ in groups]
     planned = [next((labels[run.path] for run in members if run.path in labels), None) for _, members in groups]
-    names = [label.name if label else name for name, label in zip(grouping.names(recipes), planned, strict=True)]
+    names = [label.name if label else name for name, label in zip(grouping.method_names(recipes), planned, strict=True)]
     methods = [_method(name, *each, missing) for name, each in zip(names, groups, strict=True)]
     baselines = _baselines(groups, baseline)
     seconds = [method.seconds.mean if method.seconds else None for method in methods]

@@ -128,7 +128,7 @@ def _seconds_per_epoch(methods: Sequence[ComparedMethod]) -> Column:
     return "s/epoch", [Cell(_seconds(spread.mean, spread.std) if spread else "") for spread in spreads]
 
 
-def differences(comparison: Comparison) -> list[Grid]:
+def difference_tables(comparison: Comparison) -> list[Grid]:
     """Returns the differences to each kind of reference, in points."""
     grids = []
     for kind in ReferenceKind:
@@ -224,7 +224,7 @@ def markdown(comparison: Comparison, sections: Sequence[Section] = ()) -> str:
         parts.append(f"## {plain(section.title)}")
         for grid in section.grids:
             parts += [f"### {plain(grid.caption)}", _markdown_table(grid)]
-    for grid in differences(comparison):
+    for grid in difference_tables(comparison):
         parts += [f"## {grid.caption}", _markdown_table(grid)]
     lists = {
         "Intervals": intervals(comparison),

@@ -69,7 +69,7 @@ def _grouped(runs: Sequence[Run], key_of: Any) -> list[tuple[dict[str, Any], lis
     return list(groups.values())
 
 
-def names(recipes: Sequence[Recipe]) -> list[str]:
+def method_names(recipes: Sequence[Recipe]) -> list[str]:
     """Returns a name for each method, all different: loss, subset, effort, and what tells it apart.
 
     The data set, network, attack and number of epochs are named where they are not what most methods have; any other

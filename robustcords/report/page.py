@@ -166,7 +166,7 @@ def html(comparison: Comparison, stem: str, sections: Sequence[Section], picture
         sections=sections,
         verdict=verdict(comparison),
         headlines=comparison_tables.headlines(comparison),
-        differences=comparison_tables.differences(comparison),
+        differences=comparison_tables.difference_tables(comparison),
         intervals=comparison_tables.intervals(comparison),
         legend=comparison_tables.LEGEND,
         charts=chart_sections,

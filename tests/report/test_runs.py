@@ -12,7 +12,7 @@ from made_runs import GLISTER, make_run, write_outcomes
 from robustcords.errors import UserError
 from robustcords.report import training_charts
 from robustcords.report.comparison import compare
-from robustcords.report.grouping import baselines, group, method_of, names
+from robustcords.report.grouping import baselines, group, method_names, method_of
 from robustcords.report.runs import find_runs, load_run, unfinished
 
 
@@ -216,7 +216,7 @@ def test_runs_from_before_efforts_are_the_same_methods(tmp_path: Path):
     plain = make_run(tmp_path / "plain new", {"effort": {"name": "uniform"}, "seed": 1})
     groups = group([load_run(path) for path in (*old, new, plain)])
     assert [[run.path.name for run in members] for _, members in groups] == [["old", "new"], ["plain old", "plain new"]]
-    assert names([method for method, _ in groups]) == ["trades, full data, Bullet", "trades, full data"]
+    assert method_names([method for method, _ in groups]) == ["trades, full data, Bullet", "trades, full data"]
     assert baselines([method for method, _ in groups]) == [1, None]
 
 

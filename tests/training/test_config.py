@@ -9,7 +9,7 @@ import pytest
 from support.cases import cases
 
 from robustcords.config.schema import Role, roles
-from robustcords.experiments.run import differences, plain
+from robustcords.experiments.run import differing_keys, plain
 from robustcords.recipe.recipe import load
 from robustcords.recipe.roles import role_of
 from robustcords.report.grouping import group, method_of
@@ -59,7 +59,7 @@ def test_the_tables_name_every_key():
 def test_a_run_is_resumed_with_another_value_where_that_changes_nothing(key: str):
     text = str(OTHER[key]).lower()
     own, other = (load("digits_mart", [*USUAL, *changes]) for changes in ([], [f"train.{key}={text}"]))
-    refused = differences(own, other)
+    refused = differing_keys(own, other)
     assert bool(refused) == (key not in RESUMED_WITH), refused
     assert all(each.startswith(f"train.{key}") for each in refused if each != "train.epochs")
 
@@ -100,4 +100,4 @@ def test_keys_of_every_table_have_a_role(key: str, role: Role):
 @pytest.mark.parametrize("change", ["callbacks.dynamics=true", "callbacks.overfitting=false"])
 def test_callbacks_are_no_part_of_the_method_but_of_the_run(change: str):
     assert method_of(run()) == method_of(run(change))
-    assert differences(load("digits_mart"), load("digits_mart", [change]))[0].startswith("callbacks.")
+    assert differing_keys(load("digits_mart"), load("digits_mart", [change]))[0].startswith("callbacks.")
