@@ -207,7 +207,9 @@ def test_steps_are_measured_all_over_the_run():
 
 def test_a_budget_that_is_too_short_says_what_takes_how_long(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     clock.slow(monkeypatch, adversarial, "attack_batch", 2.0)
-    text = r"^train\.budget: 30 s are too short: measuring took 18\.0 s, a batch takes 2\.00 s, .* 10 batches$"
+    text = (
+        r"^train\.budget: 30 s are too short: measuring took 18\.0 s, a batch takes 2\.00 s, .* 10 batches are needed$"
+    )
     with pytest.raises(UserError, match=text):
         budgeted(0.5).fit()
 
