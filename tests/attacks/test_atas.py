@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 from support import small_problem
 from support.cases import cases
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import After, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +28,6 @@ from robustcords.methods.efforts.batch import attack_batch
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.recipe import recipe
 from robustcords.rng import Noise, derive
-from robustcords.runtime.accelerator import start
 from robustcords.selection.selector import everything
 from robustcords.threats.base import ThreatModel
 from robustcords.training.callbacks.overfitting import OverfittingProbe
@@ -201,18 +198,13 @@ def test_a_run_that_is_stopped_ends_as_one_that_is_not(tmp_path: Path, looks: in
         assert torch.equal(value, resumed.method.attack.state_dict()[name])
 
 
-def one_of_two(rank: int, port: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32", 2)
+def one_of_two(rank: int, folder: Path) -> None:
     ours = plain_run()
     torch.save([vector(ours), ours.method.attack.state_dict()], folder / str(rank))
-    accelerator.state.destroy_process_group()
 
 
 def test_two_processes_keep_what_one_keeps(tmp_path: Path) -> None:
-    together(one_of_two, 2, free_port(), tmp_path)
+    joined(one_of_two, 2, tmp_path)
     ours = plain_run()
     for rank in range(2):
         weights, state = torch.load(tmp_path / str(rank))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import After, chooser, fitted, made_up, network
 from torch.nn import functional as F
 
 from robustcords.errors import Interrupted, UserError
-from robustcords.runtime import collectives
-from robustcords.runtime.accelerator import start
 from robustcords.selection.observer import Observer
 from robustcords.storage.run_directory import RunDirectory
 
@@ -67,19 +63,13 @@ def test_the_normaliser_is_that_of_the_epoch(tmp_path: Path):
     assert (doubled.total(torch.arange(4)), type(subset)(*vars(doubled).values()).total(torch.arange(2))) == (6.0, 3.0)
 
 
-def part(rank: int, world: int, port: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")
+def part(rank: int, folder: Path) -> None:
     done = fitted(**options(folder / "several"))
     save_file({"losses": done.selector.observer.losses}, folder / f"{rank}.safetensors")
-    assert collectives.world_size() == world
-    accelerator.state.destroy_process_group()
 
 
 def test_all_processes_are_told_the_losses_of_the_global_batch(tmp_path: Path):
-    together(part, 2, 2, free_port(), tmp_path)
+    joined(part, 2, tmp_path)
     alone = fitted(**options(tmp_path / "alone"))
     found = [load_file(tmp_path / f"{rank}.safetensors")["losses"] for rank in range(2)]
     assert torch.equal(*found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 from stateful import KeepsNumbers, LeastUsed
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import After, chooser, fitted, made_up, network, trainer
 
 from robustcords.errors import Interrupted, UserError
-from robustcords.runtime.accelerator import start
 from robustcords.training.step import LoopStep
 
 EPOCHS = 5
@@ -125,16 +122,10 @@ def test_a_selection_that_is_broken_off_is_begun_again_from_the_state_before_it(
     assert (first.weights.min(), again.weights.max()) == (2, 7), "picks are counted over classes and selections"
 
 
-def part(rank: int, world: int, port: str, folder: Path, looks: int) -> None:
+def part(_: int, folder: Path, looks: int) -> None:
     """Goes on with the run for so many steps, or to its end."""
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")
-    assert accelerator.num_processes == world
     with pytest.raises(Interrupted):
         fitted(**options(folder / "run"), interruption=AfterSteps(looks))
-    accelerator.state.destroy_process_group()
 
 
 class AfterSteps(After):
@@ -146,7 +137,7 @@ class AfterSteps(After):
 
 def test_a_run_goes_on_with_other_processes(whole: Path, tmp_path: Path):
     for world, looks in ((1, 4), (3, 3), (2, 4)):
-        together(part, world, world, free_port(), tmp_path, looks)
+        joined(part, world, tmp_path, looks)
     fitted(**options(tmp_path / "run"))
     for epoch in range(EPOCHS):
         file = f"selections/epoch_{epoch:04d}.npz"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import ATTACK, After, chooser, fitted, made_up, vector
 
 from robustcords import data
@@ -23,7 +21,6 @@ from robustcords.data.on_disk import on_disk
 from robustcords.data.split import stratified_split
 from robustcords.errors import Interrupted, UserError
 from robustcords.evaluation.evaluate import robust_accuracy
-from robustcords.runtime.accelerator import start
 
 WAYS: dict[str, dict[str, Any]] = {
     "memory": {"storage": "memory"},
@@ -106,20 +103,15 @@ def test_a_run_whose_images_vanish_is_resumed_to_the_bit(folder: Path, expected:
     assert torch.equal(vector(fitted(**options(images, "decoded", tmp_path / "run"))), expected)
 
 
-def part(rank: int, world: int, port: str, folder: Path, runs: Path) -> None:
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")
+def part(_: int, folder: Path, runs: Path) -> None:
     for way in WAYS:
-        fitted(**options(folder, way, runs / way), accelerator=accelerator)
-    accelerator.state.destroy_process_group()
+        fitted(**options(folder, way, runs / way))
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_read_the_same_in_every_way(world: int, folder: Path, tmp_path: Path):
     for way in WAYS:
         (tmp_path / way).mkdir()
-    together(part, world, world, free_port(), folder, tmp_path)
+    joined(part, world, folder, tmp_path)
     one, *others = (load_file(tmp_path / way / "weights" / "last.safetensors") for way in WAYS)
     assert all(torch.equal(one[name], other[name]) for other in others for name in one)

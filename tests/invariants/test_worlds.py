@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import After, chooser, fitted, made_up, network
 from torch import Tensor, nn
 
 from robustcords.errors import Interrupted
 from robustcords.methods.efforts.bullet import Bullet
-from robustcords.runtime.accelerator import start
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.config import AveragingConfig
 
@@ -54,16 +51,10 @@ def options(run: Path) -> dict[str, Any]:
     }
 
 
-def part(rank: int, world: int, port: str, folder: Path, looks: int) -> None:
+def part(_: int, folder: Path, looks: int) -> None:
     """Goes on with the run until it has gone on after so many steps."""
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")  # torchrun does not say that there is no GPU
-    assert accelerator.num_processes == world
     with pytest.raises(Interrupted):
         fitted(**options(folder / "parts"), interruption=AfterSteps(looks))
-    accelerator.state.destroy_process_group()
 
 
 @pytest.mark.parametrize("parts", [[(3, 1), (2, 2)], [(1, 2), (3, 1)]])
@@ -71,7 +62,7 @@ def test_a_run_goes_on_with_other_processes(parts: list[tuple[int, int]], tmp_pa
     (tmp_path / "parts").mkdir()
     steps = []
     for world, looks in parts:
-        together(part, world, world, free_port(), tmp_path, looks)
+        joined(part, world, tmp_path, looks)
         steps.append(RunDirectory(tmp_path / "parts").checkpoints.latest()[1]["progress"]["steps"])
     fitted(**options(tmp_path / "parts"))
     whole = fitted(**options(tmp_path / "whole"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 import torch
 from support import training_steps
 from support.cases import cases
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import ATTACK, THREAT, After, chooser, fitted, made_up, trainer, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +25,6 @@ from robustcords.methods.base import Method
 from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.fast_bat import FastBAT
 from robustcords.methods.free import Free
-from robustcords.runtime.accelerator import start
 from robustcords.training.config import AveragingConfig
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -73,20 +70,15 @@ def test_a_run_that_is_stopped_ends_as_one_that_is_not(name: str, tmp_path: Path
     assert torch.equal(vector(resumed.model), vector(whole.model))
 
 
-def part(rank: int, world: int, port: str, folder: Path) -> None:
+def part(_: int, folder: Path) -> None:
     """Begins the runs on two processes."""
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")
     for name in OF_EXAMPLES:
         with pytest.raises(Interrupted):
             fitted(**options(name, folder / name), interruption=After(6))
-    accelerator.state.destroy_process_group()
 
 
 def test_runs_that_two_processes_begin_and_one_ends_are_those_of_one(tmp_path: Path):
-    together(part, 2, 2, free_port(), tmp_path)
+    joined(part, 2, tmp_path)
     for name in OF_EXAMPLES:
         whole, resumed = fitted(**options(name)), trainer(**options(name, tmp_path / name))
         resumed.fit()

@@ -9,13 +9,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from support.several import SERVER
+from support.several import SERVER, together
 
 PLACES = {
     "training": ("robustcords.training.step:LoopStep", "backward", 5),
@@ -102,6 +102,25 @@ def start(
         started.append(SERVER.Process(target=_rank, args=(folder, arguments, environment, *own), daemon=True))
         started[-1].start()
     return started
+
+
+def joined(work: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Calls ``work(rank, *arguments)`` in each of the processes of a run; fails if one of them does."""
+    together(_member, world, world, free_port(), work, arguments)
+
+
+def _member(rank: int, world: int, port: str, work: Callable[..., None], arguments: Sequence[Any]) -> None:
+    import torch
+
+    from robustcords.runtime import accelerator
+
+    torch.set_num_threads(1)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {**meeting, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    started = accelerator.start("fp32")
+    assert started.num_processes == world
+    work(rank, *arguments)
+    started.state.destroy_process_group()
 
 
 def free_port() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import torch
 from support.cases import cases
 from support.clocks import Clock
 from support.command_line import call, settings
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import BATCH, COUNT, After, chooser, fitted, made_up, network, trainer, vector
 from torch import nn
 
@@ -27,7 +25,6 @@ from robustcords.methods.efforts.bullet import Bullet
 from robustcords.methods.efforts.uniform import Uniform
 from robustcords.recipe.recipe import dump, load, parse
 from robustcords.runtime import stopwatch
-from robustcords.runtime.accelerator import start
 from robustcords.runtime.stopwatch import TRAINING
 from robustcords.training import measuring
 from robustcords.training.callbacks import validation
@@ -214,22 +211,17 @@ def test_a_budget_that_is_too_short_says_what_takes_how_long(clock: Clock, monke
         budgeted(0.5).fit()
 
 
-def plans(rank: int, port: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")
+def plans(rank: int, folder: str) -> None:
     clock = Clock()
     stopwatch.time = measuring.time = clock  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         clock.slow(patch, adversarial, "attack_batch", 1.0 + rank)  # clocks that disagree
-        made = fitted(settings={"epochs": None, "budget": "40 s"}, accelerator=accelerator)
-    accelerator.state.destroy_process_group()
+        made = fitted(settings={"epochs": None, "budget": "40 s"})
     Path(folder, str(rank)).write_text(repr(planned(made)))
 
 
 def test_processes_agree_on_one_length(tmp_path: Path):
-    together(plans, 2, free_port(), str(tmp_path))
+    joined(plans, 2, str(tmp_path))
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
 
 

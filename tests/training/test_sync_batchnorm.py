@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import fitted, network, vector
 from torch import Tensor, nn
 
-from robustcords.runtime.accelerator import start
 from robustcords.training.averaging import AveragingConfig
 from robustcords.training.sync_batchnorm import SyncBatchNorm
 
@@ -57,24 +54,19 @@ def differentiated(module: nn.Module, x: Tensor, weights: Tensor) -> dict[str, A
     }
 
 
-def process(rank: int, port: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": str(rank)}
-    os.environ["LOCAL_RANK"] = str(rank)
-    accelerator = start("fp32")
+def process(rank: int, folder: Path) -> None:
     weights = torch.arange(1.0, 8.0).double().split(SHARES)[rank]
     with SyncBatchNorm():
         found = [differentiated(norm(case), images(case).split(SHARES)[rank], weights) for case in range(len(CASES))]
         low = nn.BatchNorm1d(3)(images(0).split(SHARES)[rank].bfloat16())
     torch.save((found, low), folder / f"operation-{rank}.pt")
     torch.save(vector(fitted(model=network(norm=True), **RUN)), folder / f"run-{rank}.pt")
-    accelerator.state.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    together(process, 2, free_port(), folder)
+    joined(process, 2, folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.by_hand import in_double, untrained, weights
-from support.ranks import free_port
-from support.several import together
+from support.ranks import joined
 from support.small_run import THREAT, After, chooser, fitted, made_up, vector
 
 from robustcords.attacks.pgd import PGD
@@ -22,7 +20,6 @@ from robustcords.methods.efforts.curriculum import Curriculum
 from robustcords.methods.efforts.fat import FAT
 from robustcords.methods.efforts.plateau import Plateau
 from robustcords.methods.efforts.ramp import Ramp
-from robustcords.runtime.accelerator import start
 from robustcords.storage.run_directory import RunDirectory
 from robustcords.training.trainer import Trainer
 
@@ -106,24 +103,19 @@ def test_bf16(effort: str, alone: Callable[[str], Trainer]):
     assert not torch.equal(vector(found), vector(alone(effort)))
 
 
-def part(rank: int, port: str, folder: Path) -> None:
+def part(rank: int, folder: Path) -> None:
     """Trains with each effort as one of two processes."""
-    torch.set_num_threads(1)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {**meeting, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    accelerator = start("fp32")
     states = []
     for effort in EFFORTS:
         made = fitted(**options(effort), run=folder / effort)
         states.append(made.method.effort.state_dict())
     torch.save(states, folder / f"{rank}.pt")
-    accelerator.state.destroy_process_group()
 
 
 def test_two_processes_are_one(alone: Callable[[str], Trainer], tmp_path: Path):
     for effort in EFFORTS:
         (tmp_path / effort).mkdir()
-    together(part, 2, free_port(), tmp_path)
+    joined(part, 2, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first == second
     for effort, state in zip(EFFORTS, first, strict=True):
