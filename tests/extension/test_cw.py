@@ -21,7 +21,7 @@ from robustcords.rng import Noise, derive
 
 COMPONENTS = Path(__file__).parent / "components"
 TRAIN = ["run", "digits_mart", *SMALL, *settings(selector="false", bullet="false", evaluation__limit=60)]
-ATTACKS = 'evaluation.attacks=[{name = "cw:CW", steps = 6, epsilons = [0.02, 0.06]}]'
+ATTACKS = 'evaluation.attacks=[{name = "cw:CW", steps = 6, epsilons = [0.01, 0.03]}]'
 
 
 def by_hand(folder: Path, steps: int, epsilon: float) -> float:
@@ -50,27 +50,27 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
     done = command(*TRAIN, "--set", ATTACKS, "--output", "run")
     assert done.status == 0, done.err
     written = tomllib.loads((tmp_path / "run/recipe.toml").read_text())["evaluation"]["attacks"]
-    assert written == [{"name": "cw:CW", "steps": 6, "epsilons": [0.02, 0.06]}]
+    assert written == [{"name": "cw:CW", "steps": 6, "epsilons": [0.01, 0.03]}]
     entry = json.loads((tmp_path / "run/report.json").read_text())["evaluation"]["last"]
     found = {each["radius"]: each["accuracy"] for each in entry["attacks"]}
-    assert found == {"0.02": by_hand(tmp_path / "run", 6, 0.02), "0.06": by_hand(tmp_path / "run", 6, 0.06)}
-    assert 0 < found["0.06"] < found["0.02"] < entry["clean"], "the attack should break some"
+    assert found == {"0.01": by_hand(tmp_path / "run", 6, 0.01), "0.03": by_hand(tmp_path / "run", 6, 0.03)}
+    assert 0 < found["0.03"] < found["0.01"] < entry["clean"], "the attack should break some"
     assert {each["attack"] for each in entry["attacks"]} == {"cw:CW"}
-    assert f"| CW-6 | 0.06 | 60 | {100 * found['0.06']:.2f} ± " in (tmp_path / "run/report.md").read_text()
+    assert f"| CW-6 | 0.03 | 60 | {100 * found['0.03']:.2f} ± " in (tmp_path / "run/report.md").read_text()
     assert "CW-6" in done.out
 
     page = command("report", "run", "--output", "page.html", "--images", "0")
     assert page.status == 0, page.err
-    assert "CW-6 0.06" in (tmp_path / "page.html").read_text()
-    assert f",CW-6,0.06,0,{found['0.06']}," in (tmp_path / "page.csv").read_text()
+    assert "CW-6 0.03" in (tmp_path / "page.html").read_text()
+    assert f",CW-6,0.03,0,{found['0.03']}," in (tmp_path / "page.csv").read_text()
     assert "single images" not in (tmp_path / "page.md").read_text(), "its outcomes of single images should be known"
 
     # Another radius is added to the run's own report; another number of steps would be another attack.
-    more = command("evaluate", "run", "--attack", "cw:CW", "--epsilon", "0.04", "--output", "run/report.json")
+    more = command("evaluate", "run", "--attack", "cw:CW", "--epsilon", "0.02", "--output", "run/report.json")
     assert more.status == 0, more.err
     entry = json.loads((tmp_path / "run/report.json").read_text())["evaluation"]["last"]
-    assert [each["radius"] for each in entry["attacks"]] == ["0.02", "0.06", "0.04"]
-    assert found["0.06"] <= entry["attacks"][2]["accuracy"] <= found["0.02"]
+    assert [each["radius"] for each in entry["attacks"]] == ["0.01", "0.03", "0.02"]
+    assert found["0.03"] <= entry["attacks"][2]["accuracy"] <= found["0.01"]
     assert list(entry["pgd"]) == ["0.075", "0.15", "0.3"]
 
     table = 'evaluation.attacks=[{name = "pgd", steps = 5, restarts = 1, epsilons = [0.06], step_size = SIZE}]'
