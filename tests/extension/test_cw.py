@@ -71,7 +71,7 @@ def test_its_numbers_are_in_the_report_and_on_the_page(command, tmp_path: Path):
     entry = json.loads((tmp_path / "run/report.json").read_text())["evaluation"]["last"]
     assert [each["radius"] for each in entry["attacks"]] == ["0.01", "0.03", "0.02"]
     assert found["0.03"] <= entry["attacks"][2]["accuracy"] <= found["0.01"]
-    assert list(entry["pgd"]) == ["0.075", "0.15", "0.3"]
+    assert list(entry["pgd"]) == ["0.1", "0.15"]
 
     table = 'evaluation.attacks=[{name = "pgd", steps = 5, restarts = 1, epsilons = [0.06], step_size = SIZE}]'
     second = ("evaluate", "run", "--attack", "pgd", "--output", "run/report.json", "--set")
