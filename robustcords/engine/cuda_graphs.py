@@ -24,7 +24,7 @@ Work = Callable[[], Any]
 _STEP = 32
 """Batches are filled up to a multiple of this, so that few sizes are recorded."""
 
-WARM_UP = 2
+_WARM_UP = 2
 """Passes before the recorded ones, in which libraries load their kernels and make their plans."""
 
 
@@ -95,7 +95,7 @@ class Replays:
 
     def __init__(self, network: Network, recorder: Recorder) -> None:
         self._network, self._recorder = network, recorder
-        self._recorded: dict[object, _Passes] = {}
+        self._recorded: dict[object, _ImagePasses] = {}
         self._turn = self._weights = 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -114,14 +114,14 @@ class Replays:
         """Announces that the weights may have changed: earlier logits have no gradients any more."""
         self._weights += 1
 
-    def forward(self, passes: _Passes, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, passes: _ImagePasses, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Returns logits without a graph, and the identity of this pass for `backward`."""
         passes.x[: len(x)].copy_(x)
         passes.forward()
         self._turn += 1
         return passes.logits[: len(x)].clone(), (self._weights, self._turn)
 
-    def backward(self, passes: _Passes, x: Tensor, by_logits: Tensor, at: tuple[int, int]) -> Tensor:
+    def backward(self, passes: _ImagePasses, x: Tensor, by_logits: Tensor, at: tuple[int, int]) -> Tensor:
         """Returns the gradient with respect to the images (B, C, H, W), given that of the logits (B, classes).
 
         Args:
@@ -142,9 +142,10 @@ class Replays:
         passes.by_logits[: len(x)].copy_(by_logits)
         passes.backward()
         self._turn += 1  # what the forward pass kept is used up
-        return passes.by_images[: len(x)].clone()
+        gradient: Tensor = passes.gradients[: len(x)]
+        return gradient.clone()
 
-    def _passes(self, x: Tensor) -> _Passes:
+    def _passes(self, x: Tensor) -> _ImagePasses:
         """Returns the passes for this shape of images, recorded at first use."""
         size = -(-len(x) // _STEP) * _STEP
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
@@ -154,7 +155,7 @@ class Replays:
         if kind not in self._recorded:
             images = x.new_zeros((size, *x.shape[1:])).contiguous(memory_format=layout)
             try:
-                self._recorded[kind] = _Passes(self._network, images, self._recorder)
+                self._recorded[kind] = _ImagePasses(self._network, images, self._recorder)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"not enough GPU memory to record passes of {size} images; set train.cuda_graphs = false"
@@ -162,36 +163,50 @@ class Replays:
         return self._recorded[kind]
 
 
-class _Passes:
-    """Forward and backward pass for one batch size, and the tensors that they read and write."""
+class Passes:
+    """A forward pass and its backward pass, recorded, and the tensors that they write to and read.
+
+    Args:
+        forward: computes logits (B, classes), with a graph, from tensors that stay where they are.
+        differentiate: returns gradients, given these logits and the gradient with respect to them.
+        recorder: see `recorder_for`.
+    """
+
+    def __init__(
+        self, forward: Callable[[], Tensor], differentiate: Callable[[Tensor, Tensor], Any], recorder: Recorder
+    ) -> None:
+        with_graph = by_logits = torch.empty(0)  # until the first passes
+
+        def logits() -> Tensor:
+            nonlocal with_graph
+            with torch.enable_grad(), _autocast_anew():
+                with_graph = forward()
+            return with_graph
+
+        def gradients() -> Any:
+            return differentiate(with_graph, by_logits)
+
+        with recorder.alongside():
+            for _ in range(_WARM_UP):
+                by_logits = torch.zeros_like(logits())
+                gradients()
+        self.by_logits = by_logits
+        self.logits: Tensor
+        self.forward, self.logits = recorder.record(logits)
+        self.backward, self.gradients = recorder.record(gradients)
+
+
+class _ImagePasses(Passes):
+    """Passes for one batch size, backward to the images."""
 
     def __init__(self, network: Network, x: Tensor, recorder: Recorder) -> None:
         self.x = x
         leaf = x.detach().requires_grad_()
-        with_graph = by_logits = x  # until the first passes
-
-        def forward() -> Tensor:
-            nonlocal with_graph
-            with torch.enable_grad(), autocast_anew():
-                with_graph = network(leaf)
-            return with_graph
-
-        def backward() -> Tensor:
-            return torch.autograd.grad(with_graph, leaf, by_logits)[0]
-
-        with recorder.alongside():
-            for _ in range(WARM_UP):
-                by_logits = torch.zeros_like(forward())
-                backward()
-        self.by_logits = by_logits
-        self.logits: Tensor
-        self.by_images: Tensor
-        self.forward, self.logits = recorder.record(forward)
-        self.backward, self.by_images = recorder.record(backward)
+        super().__init__(lambda: network(leaf), lambda logits, by: torch.autograd.grad(logits, leaf, by)[0], recorder)
 
 
 @contextmanager
-def autocast_anew() -> Iterator[None]:
+def _autocast_anew() -> Iterator[None]:
     """Context in which autocast converts images and weights in each pass instead of caching them."""
     keeps = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
@@ -203,7 +218,7 @@ def autocast_anew() -> Iterator[None]:
 
 class _Replayed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, replays: Replays, passes: _Passes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, replays: Replays, passes: _ImagePasses) -> Tensor:
         logits, ctx.at = replays.forward(passes, x)
         ctx.replays, ctx.passes = replays, passes
         ctx.save_for_backward(x)

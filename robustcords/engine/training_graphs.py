@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from robustcords.engine.cuda_graphs import WARM_UP, Recorder, autocast_anew, recorder_for
+from robustcords.engine.cuda_graphs import Passes, Recorder, recorder_for
 from robustcords.engine.folding import is_known
 from robustcords.engine.precision import full_precision
 from robustcords.errors import UserError
@@ -34,7 +34,7 @@ class TrainingReplays(nn.Module):
     def __init__(self, network: nn.Module, recorder: Callable[[], Recorder]) -> None:
         super().__init__()
         self.network, self._recorder = network, recorder
-        self._recorded: dict[object, _Passes] = {}
+        self._recorded: dict[object, _ParameterPasses] = {}
         self._turn = 0
         self._tensors = self._held()
 
@@ -61,14 +61,14 @@ class TrainingReplays(nn.Module):
         tensors = (*self.network.parameters(), *self.network.buffers())
         return [(tensor.data_ptr(), tensor.requires_grad) for tensor in tensors]
 
-    def _passes(self, x: Tensor) -> _Passes:
+    def _passes(self, x: Tensor) -> _ParameterPasses:
         """Returns the passes for this turn and shape of images, recorded at first use."""
         tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         autocast = torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type)
         kind = self._turn, x.shape, x.stride(), x.dtype, tf32, autocast
         if kind not in self._recorded:
             try:
-                self._recorded[kind] = _Passes(self.network, x, self._recorder())
+                self._recorded[kind] = _ParameterPasses(self.network, x, self._recorder())
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"no GPU memory to record the update of {len(x)} images in; train.cuda_graphs = true records the "
@@ -102,34 +102,19 @@ def replayable(network: nn.Module) -> bool:
     )
 
 
-class _Passes:
-    """Forward and backward pass of one turn and shape, and the tensors that they read and write."""
+class _ParameterPasses(Passes):
+    """Passes of one turn and shape, backward to the parameters."""
 
     def __init__(self, network: nn.Module, x: Tensor, recorder: Recorder) -> None:
         self.turn = 0
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.x = x.detach().clone(memory_format=torch.preserve_format)
-        with_graph = by_logits = self.x  # until the first passes
-
-        def forward() -> Tensor:
-            nonlocal with_graph
-            with torch.enable_grad(), autocast_anew():
-                with_graph = full_precision(network(self.x))
-            return with_graph
-
-        def backward() -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(with_graph, self.parameters, by_logits, allow_unused=True)
-
         buffers = [(buffer.data, buffer.clone()) for buffer in network.buffers()]
-        with recorder.alongside():
-            for _ in range(WARM_UP):
-                by_logits = torch.zeros_like(forward())
-                backward()
-        self.by_logits = by_logits
-        self.logits: Tensor
-        self.gradients: tuple[Tensor | None, ...]
-        self.forward, self.logits = recorder.record(forward)
-        self.backward, self.gradients = recorder.record(backward)
+        super().__init__(
+            lambda: full_precision(network(self.x)),
+            lambda logits, by: torch.autograd.grad(logits, self.parameters, by, allow_unused=True),
+            recorder,
+        )
         # BatchNorm's statistics are to count this batch once. As `data`, because autograd would take it for a change
         # of what the pending backward pass of another turn depends on.
         for buffer, values in buffers:
@@ -138,7 +123,7 @@ class _Passes:
 
 class _Trained(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, passes: _Passes, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, passes: _ParameterPasses, *parameters: Tensor) -> Tensor:
         del parameters  # named so that autograd asks for their gradients
         passes.x.copy_(x)
         passes.forward()
