@@ -31,7 +31,7 @@ from robustcords.runtime.progress import Display, Update
 
 VARIABLE = "ROBUSTCORDS_CACHE"
 """The environment variable that names another folder."""
-_VERSION = 3
+_VERSION = 4
 """Of the files, and of what decoding makes of an image: another one is decoded anew."""
 _NOT_THE_IMAGES = {"path", "validation_fraction", "train_limit", "cache", "storage", "workers"}
 """Options that decoding does not depend on; where the files are is told by these themselves."""
@@ -67,11 +67,13 @@ def read(source: DataSource, display: Display | None = None) -> Splits:
         return source.load()
     path, display = _path(source), display or Display(visible=False)
     with _alone(path, display):
-        found = _kept(path, _fingerprint(source, files), source)
+        # Of the files before they are decoded: one that changes meanwhile is decoded again by the next run.
+        fingerprint = _fingerprint(source, files)
+        found = _kept(path, fingerprint, source)
         if found is None:
             found = source.load()
-            files = source.files() or []  # now, as it may have downloaded them
-            fingerprint = _fingerprint(source, files)
+            if not files:  # it has downloaded them
+                fingerprint = _fingerprint(source, source.files() or [])
             try:
                 with display.task("decoding images") as update:
                     _keep(path, fingerprint, found, update)
@@ -122,11 +124,19 @@ def _options(source: DataSource) -> str:
 
 
 def _fingerprint(source: DataSource, files: Iterable[str | Path]) -> str:
-    """Returns a digest of what the decoded images depend on: the options, and the files' names, sizes and times."""
+    """Returns a digest of what the decoded images depend on: the options, and the files' names, sizes and times.
+
+    Names are those below the folder, which one recipe may name in another way than the next.
+    """
     digest = hashlib.sha256(f"{_VERSION} {type(source).__qualname__} {_options(source)}".encode())
+    folder = str(Path(source.config.path or source.config.name).expanduser())
     for file in files:
-        about = os.stat(file)  # noqa: PTH116 -- files may be a million
-        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode(errors="backslashreplace"))
+        try:
+            about = os.stat(file)  # noqa: PTH116 -- files may be a million
+            told = f"{about.st_size} {about.st_mtime_ns}"
+        except OSError as error:  # a link to nothing; what reads the images says so, or skips it
+            told = str(error.errno)
+        digest.update(f"{str(file).removeprefix(folder)} {told}\n".encode(errors="backslashreplace"))
     return digest.hexdigest()
 
 
@@ -145,7 +155,7 @@ def _kept(path: Path, fingerprint: str, source: DataSource) -> Splits | None:
             workers = worker_count(config.workers)
         sets: list[Images] = []
         for part in PARTS:
-            pixels, labels = file.pixels(part), file.numbers(f"{part}.labels")
+            pixels, labels = file.pixels(part), torch.from_numpy(file.numbers[f"{part}.labels"])
             if workers is None:
                 sets.append(ImageSet(pixels.all(), labels, classes))
             else:

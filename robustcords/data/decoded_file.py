@@ -1,7 +1,8 @@
 """Files of decoded images: 8-bit pixels, labels and checksums of a training and a test set, as safetensors.
 
-Images are written one after the other, so that none but a few are in memory, and are read by their places. That is what
-a memory map does, but a file that has been cut short is an error here, where there it ends the process.
+Each image has a checksum, and the header, the labels and these checksums together have one. Images are written one
+after the other, so that none but a few are in memory, and are read by their places. That is what a memory map does, but
+a file that has been cut short is an error here, where there it ends the process.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ PARTS = ("train", "test")
 _NUMBERS = ("labels", "checks")
 _AT_ONCE = 256  # images that are read and written at a time
 _LONGEST_HEADER = 64 * 1024**2
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,17 @@ class DecodedFile:
         path: where it is.
         about: texts that were written along.
         blocks: its tensors by name.
+        numbers: labels and checksums (N,) int64, by name.
     """
 
     path: Path
     about: dict[str, str]
     blocks: dict[str, Block]
+    numbers: dict[str, NDArray[np.int64]]
 
     @classmethod
     def open(cls, path: Path) -> DecodedFile:
-        """Returns a file, of which the beginning has been read.
+        """Returns a file, of which all but the images has been read.
 
         Raises:
             OSError, ValueError, KeyError, TypeError, AttributeError: it is not there, not whole, or not of this form.
@@ -69,26 +73,24 @@ class DecodedFile:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
             whole = os.fstat(file.fileno()).st_size
+            found = bytearray(file.read(header[f"{PARTS[0]}.images"]["data_offsets"][0]))
+        if header["__metadata__"].pop(_CHECKSUM) != _checksum(header, found):
+            raise ValueError(f"{path}: damaged")
         about = header.pop("__metadata__")
         blocks = {
             name: Block(tuple(each["shape"]), 8 + length + each["data_offsets"][0]) for name, each in header.items()
         }
         if whole != 8 + length + max(each["data_offsets"][1] for each in header.values()):
             raise ValueError(f"{path}: not whole")
-        return cls(path, about, blocks)
-
-    def numbers(self, name: str) -> Tensor:
-        """Returns a tensor (N,) of int64.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        block = self.blocks[name]
-        return torch.from_numpy(np.fromfile(self.path, np.int64, block.shape[0], offset=block.start))
+        numbers = {
+            name: np.frombuffer(found, np.int64, blocks[name].shape[0], blocks[name].start - 8 - length)
+            for name in (f"{part}.{what}" for part in PARTS for what in _NUMBERS)
+        }
+        return cls(path, about, blocks, numbers)
 
     def pixels(self, part: str) -> DecodedPixels:
         """Returns what reads the images of a part."""
-        return DecodedPixels(self.path, self.blocks[f"{part}.images"], self.numbers(f"{part}.checks").numpy())
+        return DecodedPixels(self.path, self.blocks[f"{part}.images"], self.numbers[f"{part}.checks"])
 
 
 class DecodedPixels(Reader):
@@ -172,19 +174,15 @@ def write(path: Path, sets: Sequence[Images], about: dict[str, str], update: Upd
             "shape": list(shape),
             "data_offsets": [end, end := end + width * math.prod(shape)],
         }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     unfinished = path.with_suffix(".part")
     try:
         with unfinished.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            first = file.tell()
-            file.seek(sum(8 * shape[0] for shape in shapes.values()), os.SEEK_CUR)
+            # What precedes the pixels is written last, as it has their checksums.
+            file.seek(len(_beginning(header, b"")) + sum(8 * shape[0] for shape in shapes.values()))
             checks = dict(zip((f"{part}.checks" for part in PARTS), _write_pixels(file, sets, update), strict=True))
             labels = {f"{part}.labels": images.labels.numpy() for part, images in zip(PARTS, sets, strict=True)}
-            file.seek(first)
-            for name in shapes:
-                file.write((labels | checks)[name].tobytes())
+            file.seek(0)
+            file.write(_beginning(header, b"".join((labels | checks)[name].tobytes() for name in shapes)))
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -204,3 +202,15 @@ def _write_pixels(file: Any, sets: Sequence[Images], update: Update) -> Iterator
                 file.write(image.data)
             update(done := done + len(rows), count)
         yield np.array(checks, dtype=np.int64)
+
+
+def _beginning(header: dict[str, Any], numbers: bytes) -> bytes:
+    """Returns what precedes the pixels: the header, with a checksum of itself and of the numbers, and these."""
+    about = {**header["__metadata__"], _CHECKSUM: _checksum(header, numbers)}
+    text = json.dumps({**header, "__metadata__": about}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + numbers
+
+
+def _checksum(header: dict[str, Any], numbers: bytes | bytearray) -> str:
+    return f"{zlib.crc32(numbers, zlib.crc32(json.dumps(header).encode())):08x}"

@@ -19,6 +19,7 @@ from robustcords.data import decoded_file
 from robustcords.data import folder as folders
 from robustcords.data.base import Splits
 from robustcords.data.loading import loaded
+from robustcords.errors import UserError
 from robustcords.runtime import progress
 from robustcords.runtime.progress import Display, verbatim
 
@@ -83,6 +84,60 @@ def test_a_damaged_file_is_written_anew(content: bytes | None, class_folders: Pa
     file.write_bytes(file.read_bytes()[:-1] if content is None else content)
     assert torch.equal(load(class_folders).train.images, expected.train.images)
     load(class_folders)
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+@pytest.mark.parametrize("what", ["classes", "labels", "checks"])
+def test_what_is_not_pixels_has_a_checksum_too(
+    what: str, storage: str, class_folders: Path, decoded: list[Path], cache: Path
+):
+    expected = load(class_folders, storage=storage, workers=0).train
+    (file,) = cache.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    length = 8 + int.from_bytes(content[:8], "little")
+    places = {"classes": content.index(b"cat"), "labels": length, "checks": length + 6 * 8}
+    content[places[what]] ^= 1
+    file.write_bytes(content)
+    found = load(class_folders, storage=storage, workers=0).train
+    assert found.classes == expected.classes
+    assert found.digest(torch.arange(6)) == expected.digest(torch.arange(6))
+    assert len(decoded) == 2
+
+
+def test_a_file_that_changes_while_it_is_decoded(class_folders: Path, monkeypatch: pytest.MonkeyPatch):
+    file, read = class_folders / "train" / "cat" / "0.png", folders.read_class_folders
+
+    def and_change(folder: Path, config: folders.FolderConfig) -> Splits:
+        found = read(folder, config)
+        file.write_bytes((class_folders / "train" / "dog" / "0.png").read_bytes())
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "read_class_folders", and_change)
+        load(class_folders)
+    expected = load(class_folders, cache=False).train
+    assert torch.equal(load(class_folders).train.images, expected.images)
+
+
+def test_a_folder_is_the_same_by_any_of_its_names(
+    class_folders: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "link").symlink_to(class_folders)
+    monkeypatch.chdir(class_folders.parent)
+    for path in (class_folders, tmp_path / "link", class_folders.name):
+        loaded(data.source(str(class_folders))(name="photographs", path=str(path)))
+    assert len(decoded) == 1
+
+
+def test_a_link_to_nothing_is_a_corrupt_image(class_folders: Path, decoded: list[Path]):
+    link = class_folders / "train" / "cat" / "9.png"
+    link.symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=rf"^{link}: "):
+        load(class_folders)
+    for _ in range(2):
+        (warning,) = load(class_folders, skip_corrupt=True).warnings
+        assert f"1 of 7 images cannot be read and are left out (data.skip_corrupt), the first of them {link}" in warning
     assert len(decoded) == 2
 
 
