@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +41,18 @@ class TableRows(Rows):
         """Returns the pictures and labels of an Arrow table."""
         return list(zip(*(table.column(name).to_pylist() for name in self.columns), strict=True))
 
-    def broken(self, error: Exception) -> UserError:
-        """Returns what to say of a table that cannot be read."""
-        return UserError(f"{self.name}: cannot be read: {message_of(error)}")
+
+@contextmanager
+def _blamed(table: Path | str) -> Iterator[None]:
+    """Is work on a table, whose every failure is its fault: it may have been damaged, or changed since it was opened.
+
+    Raises:
+        UserError: it failed; the line names the table.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{table}: cannot be read: {message_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -86,10 +96,11 @@ class Parquets(TableRows):
         table = self._kept.pop(number, None)
         if table is None:
             file, group = self._places[number]
-            try:
+            with _blamed(self.files[file]):
                 table = ParquetFile(self.files[file]).read_row_group(group, columns=list(self.columns))
-            except (OSError, ValueError) as error:
-                raise self.broken(error) from error
+                table = table.select(self.columns)
+                if len(table) != (expected := self.groups[file][group]):
+                    raise ValueError(f"row group {group} has {len(table)} rows, where it had {expected}")
             while self._kept and table.nbytes + sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES:
                 self._kept.pop(next(iter(self._kept)))
         self._kept[number] = table  # the last to go
@@ -99,12 +110,10 @@ class Parquets(TableRows):
         """Yields all rows in order, of a row group no more than are needed."""
         from pyarrow.parquet import ParquetFile
 
-        try:
-            for file in self.files:
+        for file in self.files:
+            with _blamed(file):
                 for part in ParquetFile(file).iter_batches(CHUNK, columns=list(self.columns)):
                     yield self.pairs(part)
-        except (OSError, ValueError) as error:
-            raise self.broken(error) from error
 
     def where(self, row: int) -> str:
         """Returns the file, and the row in it."""
@@ -116,12 +125,11 @@ class Parquets(TableRows):
         """Returns the column of labels."""
         from pyarrow.parquet import ParquetFile
 
-        name = self.columns[1]
-        try:
-            parts = [ParquetFile(file).read(columns=[name]).column(name).to_pylist() for file in self.files]
-        except (OSError, ValueError) as error:
-            raise self.broken(error) from error
-        return [label for part in parts for label in part]
+        name, found = self.columns[1], []
+        for file in self.files:
+            with _blamed(file):
+                found += ParquetFile(file).read(columns=[name]).column(name).to_pylist()
+        return found
 
 
 @dataclass(frozen=True)
@@ -140,10 +148,8 @@ class HubRows(TableRows):
 
     def items(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
         """Returns pictures and labels."""
-        try:
+        with _blamed(self.name):
             return self.pairs(self._arrow[list(rows)])
-        except (OSError, ValueError) as error:
-            raise self.broken(error) from error
 
     def labels(self) -> Sequence[Any]:
         """Returns the column of labels."""

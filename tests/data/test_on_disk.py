@@ -150,6 +150,32 @@ def test_a_file_that_cannot_be_read_any_more_is_named(fault: str, workers: int, 
     assert len(error.value.lines) == 1
 
 
+@pytest.mark.parametrize("change", ["gone", "other columns", "fewer groups", "other groups", "damaged"])
+def test_a_table_that_changes_is_named(
+    change: str, tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tables, "_KEPT_BYTES", 0)
+    images = load(table(tmp_path / "table", pixels), storage="disk", cache=False).train
+    file = tmp_path / "table" / "train.parquet"
+    columns = pq.read_table(file)
+    match change:
+        case "gone":
+            file.unlink()
+        case "other columns":
+            pq.write_table(columns.rename_columns(["picture", "class"]), file, row_group_size=2)
+        case "fewer groups":
+            pq.write_table(columns.slice(0, 2), file)
+        case "other groups":
+            pq.write_table(columns, file, row_group_size=1)
+        case _:
+            content = bytearray(file.read_bytes())
+            content[4:-1000] = bytes(len(content) - 1004)
+            file.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{file}: cannot be read: ") as error:
+        images.batch(torch.tensor([4]))
+    assert len(error.value.lines) == 1
+
+
 @pytest.mark.parametrize("storage", ["disk", "memory"])
 def test_a_damaged_cache(storage: str, class_folders: Path, kept: Path):
     """One that is damaged before a run is made anew where the whole of it is read; later, the damage is named."""
