@@ -120,14 +120,27 @@ def look(name: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _chosen(values: dict[str, Any], minutes: float) -> tuple[Choice, Planned]:
-    """Returns the first choice of which the time has room for enough epochs, and what it costs."""
+    """Returns the first choice of which the time has room for enough epochs, and what it costs.
+
+    No epoch is cheaper than the last choice's, so none is measured of which the time has no room for so many of those.
+    """
     choices = [Choice(**each) for each in tomllib.loads(_CHOICES.read_text(encoding="utf-8"))["choice"]]
     room = timedelta(minutes=minutes * (1 - _EVALUATION))
-    for choice in choices:
-        planned = plan(_recipe(values, choice), choice.recipe, room)
-        if (planned.epochs_in_budget or 0) >= choice.epochs:
-            break
-    return choice, planned
+
+    def measured(choice: Choice) -> Planned:
+        return plan(_recipe(values, choice), choice.recipe, room)
+
+    *others, cheapest = choices
+    least = measured(cheapest)
+    for choice in others:
+        if _fits(choice, least) and _fits(choice, planned := measured(choice)):
+            return choice, planned
+    return cheapest, least
+
+
+def _fits(choice: Choice, planned: Planned) -> bool:
+    """Returns whether the time has room for as many epochs as a choice asks for, at the cost of those measured."""
+    return (planned.epochs_in_budget or 0) >= choice.epochs
 
 
 def _recipe(values: dict[str, Any], choice: Choice) -> Recipe:

@@ -125,23 +125,26 @@ def _steps(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) -
         trainer.stopwatch.begin("logging")
         return trainer.stopwatch.seconds()
 
-    for number in range(WARM_UP):
-        step(number, 1.0)
-    start, taken, length, enough = clock(), 0, 1.0, False
     phases = (*TRAINING, "logging")
     each: dict[str, float] = {}
-    while not enough:
-        for _ in range(ROUND):
-            step(WARM_UP + taken, length)
-            taken += 1
-        now = clock()
-        each = {phase: (now[phase] - start[phase]) / taken for phase in phases}
-        # On all processes the main one's clock, so that they take the same steps.
-        spent, of_step = collectives.sum_over(
-            [value * collectives.is_main() for value in (now["total"] - start["total"], sum(each.values()))],
-            trainer.device,
-        )
-        length, enough = max(1.0, epochs(of_step)), taken >= FEWEST and spent >= seconds
+    with trainer.session.display.task("measuring steps") as update:
+        for number in range(WARM_UP):
+            update(number, WARM_UP + FEWEST)
+            step(number, 1.0)
+        start, taken, length, enough = clock(), 0, 1.0, False
+        while not enough:
+            for _ in range(ROUND):
+                step(WARM_UP + taken, length)
+                taken += 1
+            now = clock()
+            each = {phase: (now[phase] - start[phase]) / taken for phase in phases}
+            # On all processes the main one's clock, so that they take the same steps.
+            spent, of_step = collectives.sum_over(
+                [value * collectives.is_main() for value in (now["total"] - start["total"], sum(each.values()))],
+                trainer.device,
+            )
+            length, enough = max(1.0, epochs(of_step)), taken >= FEWEST and spent >= seconds
+            update(WARM_UP + taken, WARM_UP + max(FEWEST, math.ceil(seconds / spent * taken)))
     around = time.perf_counter()
     trainer.loader.order(0, subset)
     check_weights(trainer.model, "while measuring", trainer.run)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.command_line import call
 from support.made_data import picture
 
 from robustcords.experiments import new_recipe
-from robustcords.recipe.recipe import load, shipped
+from robustcords.recipe.recipe import Recipe, load, shipped
 
 
 @pytest.fixture
@@ -44,6 +46,30 @@ def test_a_time_that_is_too_short(mine: Path, tmp_path: Path, capsys: pytest.Cap
     assert answer.status == 2
     assert answer.err.splitlines()[-1].startswith("error: --minutes 0.1: too few: reading the data takes ")
     assert not (tmp_path / "my.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "chosen", "measured"),
+    [
+        ({"fast": 24.0}, "fast", ["fast"]),
+        ({"fast": 39.0, "balanced": 39.0}, "balanced", ["fast", "balanced"]),
+        ({"fast": 90.0, "strongest": 41.0}, "strongest", ["fast", "strongest"]),
+        ({"fast": 90.0, "strongest": 20.0, "balanced": 90.0}, "balanced", ["fast", "strongest", "balanced"]),
+        ({"fast": 30.0, "balanced": 24.0}, "fast", ["fast", "balanced"]),
+    ],
+)
+def test_what_the_time_has_no_room_for_is_not_measured(
+    epochs: dict[str, float], chosen: str, measured: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def plan(recipe: Recipe, name: str, budget: timedelta) -> SimpleNamespace:
+        asked.append(name)
+        return SimpleNamespace(epochs_in_budget=epochs[name])
+
+    monkeypatch.setattr(new_recipe, "plan", plan)
+    choice, planned = new_recipe._chosen({"data": {"name": "digits"}}, 10.0)
+    assert (choice.recipe, planned.epochs_in_budget, asked) == (chosen, epochs[chosen], measured)
 
 
 def test_choices_are_shipped_recipes_and_one_of_them_always_fits():
