@@ -14,7 +14,7 @@ def sizes_below(folder: Path) -> set[tuple[int, int]]:
 
     What is no image is passed over: reading the data says so.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     files = files_below(folder) or []
     found = set()
@@ -22,6 +22,6 @@ def sizes_below(folder: Path) -> set[tuple[int, int]]:
         try:
             with Image.open(file) as image:
                 found.add(image.size)
-        except (OSError, UnidentifiedImageError, ValueError):
+        except Exception:  # whatever a decoder raises is the fault of the file it was given
             continue
     return found
