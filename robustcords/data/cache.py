@@ -31,7 +31,7 @@ from robustcords.runtime.progress import Display, Update
 
 VARIABLE = "ROBUSTCORDS_CACHE"
 """The environment variable that names another folder."""
-_VERSION = 4
+_VERSION = 5
 """Of the files, and of what decoding makes of an image: another one is decoded anew."""
 _NOT_THE_IMAGES = {"path", "validation_fraction", "train_limit", "cache", "storage", "workers"}
 """Options that decoding does not depend on; where the files are is told by these themselves."""

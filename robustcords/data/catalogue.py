@@ -41,7 +41,7 @@ def _emnist(split: str, first_label: int = 0) -> VisionSet:
 SETS: dict[str, VisionSet] = {
     "cifar10": VisionSet("CIFAR10", _TRAIN_FLAG),
     "cifar100": VisionSet("CIFAR100", _TRAIN_FLAG),
-    "clevr": VisionSet("CLEVRClassification", _TRAIN_VAL),
+    "clevr": VisionSet("CLEVRClassification", _TRAIN_VAL, first_label=3),
     "country211": VisionSet("Country211"),
     "dtd": VisionSet("DTD"),
     "emnist_balanced": _emnist("balanced"),

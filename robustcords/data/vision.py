@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import field_validator
 
@@ -16,14 +17,16 @@ from robustcords.data.base import DataSource, Splits
 from robustcords.data.cache import cache_folder
 from robustcords.data.catalogue import CLASSES, SETS
 from robustcords.data.decoded_splits import splits
-from robustcords.data.folder import existing_folder, read_class_folders
+from robustcords.data.folder import Files, existing_folder, read_class_folders
 from robustcords.data.folder_tree import files_below
 from robustcords.data.parquet import ParquetConfig, read_parquet
-from robustcords.data.rows import DatasetRows, message_of
+from robustcords.data.rows import DatasetRows, Paths, Rows, message_of
 from robustcords.data.sets import class_sets, parquet_sets
 from robustcords.errors import UserError, nearest
 
 _FOR_TABLES = ("image_column", "label_column")
+_PAIRS = ("samples", "_samples", "imgs")
+_FILES = ("_image_files", "_images")
 _FOR_FOLDERS = ("subset", "test_split", "test_fraction", *_FOR_TABLES)
 
 
@@ -114,9 +117,13 @@ class Vision(DataSource):
         classes = _class_names(getattr(train, "classes", None), usual.first_label)
         return splits(self._rows(train, "training"), self._rows(test, "test"), classes, self.config)
 
-    def _rows(self, part: Any, split: str) -> DatasetRows:
+    def _rows(self, part: Any, split: str) -> Rows:
         """Returns the rows of one of torchvision's datasets, with labels from 0."""
         name, first = f"{self.config.name}, {split} set", SETS[self.config.name].first_label
+        paths, labels = _files_of(part)
+        if paths:  # they are decoded here, as anywhere else, and a line on one of them names it
+            numbers = np.array(labels, dtype=np.int64) - first
+            return Files(name, len(paths), torch.get_num_threads(), files=Paths(paths), numbers=numbers)
         return DatasetRows(name, len(part), torch.get_num_threads(), dataset=part, first_label=first)
 
     def _open(self, root: Path, arguments: Mapping[str, Any]) -> Any:
@@ -137,6 +144,17 @@ class Vision(DataSource):
             f"data {self.config.name!r}: not usable in {root}, {tried}: {message_of(problem)}; data.path can name a "
             "folder with torchvision's files, parquet files or class folders"
         ) from problem
+
+
+def _files_of(part: Any) -> tuple[list[str], list[int]]:
+    """Returns the paths and labels of a set of files, by any of the names that torchvision has; none for other sets."""
+    pairs = next((found for name in _PAIRS if (found := getattr(part, name, None))), None)
+    if pairs is None:
+        paths = next((found for name in _FILES if (found := getattr(part, name, None))), ())
+        pairs = [*zip(paths, getattr(part, "_labels", ()), strict=False)]
+    if len(pairs) != len(part) or not all(isinstance(path, str | Path) for path, _ in pairs):
+        return [], []
+    return [str(path) for path, _ in pairs], [label for _, label in pairs]
 
 
 def _construct(cls: str, root: Path, arguments: Mapping[str, Any]) -> Any:

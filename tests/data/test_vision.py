@@ -1,14 +1,17 @@
 import inspect
+import json
 import struct
 
 import numpy as np
 import pydantic
 import pytest
 import torch
+from PIL import Image
 from support.made_data import class_folder, classes_as_folders, table
 from torchvision import datasets
 
 from robustcords.data.catalogue import SETS
+from robustcords.data.folder import Folder
 from robustcords.data.vision import Vision, cache_folder
 from robustcords.errors import UserError
 
@@ -81,6 +84,48 @@ def test_labels_that_start_at_one(tmp_path, images):
     train = Vision(name="emnist_letters", path=str(tmp_path)).load().train
     assert train.labels.tolist() == list(range(0, 24, 2))
     assert train.classes == tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Imagenette as torchvision keeps it: two classes of two photographs each, the first one by a turned camera."""
+    for split in ("train", "val"):
+        for number, name in enumerate(("n01440764", "n02102040")):
+            folder = tmp_path / "imagenette2" / split / name
+            folder.mkdir(parents=True)
+            exif = Image.Exif()
+            for each in range(2):
+                picture = Image.linear_gradient("L").resize((12, 8)).convert("RGB")
+                exif[0x112] = 6 if number == each == 0 else 1
+                picture.save(folder / f"{each}.jpeg", exif=exif)
+    return tmp_path
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_torchvisions_photographs_are_decoded_as_others(photographs, storage):
+    config = {"image_size": 8, "storage": storage, "workers": 0}
+    found = Vision(name="imagenette", path=str(photographs), **config).load()
+    expected = Folder(name=str(photographs / "imagenette2"), **config).load()
+    assert found.train.classes == ("tench, Tinca tinca", "English springer, English springer spaniel")
+    for one, other in ((found.train, expected.train), (found.test, expected.test)):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.batch(torch.arange(4))[0], other.batch(torch.arange(4))[0])
+    file = photographs / "imagenette2" / "val" / "n02102040" / "1.jpeg"
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"^{file}: the file is empty"):
+        Vision(name="imagenette", path=str(photographs), **config).load().test.batch(torch.tensor([3]))
+
+
+def test_clevr_counts_three_to_ten_objects(tmp_path):
+    root = tmp_path / "clevr" / "CLEVR_v1.0"
+    (root / "scenes").mkdir(parents=True)
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        scenes = [{"image_filename": f"{count:02d}.png", "objects": [{}] * count} for count in range(3, 11)]
+        for scene in scenes:
+            Image.new("RGB", (4, 4)).save(root / "images" / split / scene["image_filename"])
+        (root / "scenes" / f"CLEVR_{split}_scenes.json").write_text(json.dumps({"scenes": scenes}))
+    assert Vision(name="clevr", path=str(tmp_path)).load().test.labels.tolist() == list(range(8))
 
 
 def test_reads_class_folders_at_path(class_folders):
