@@ -90,8 +90,9 @@ def shape_of(rows: Rows, size: int | None) -> tuple[int, int, int]:
     """
     if not rows.count:
         raise UserError(f"{rows.name}: there are no images in it")
+    (item,) = rows.items([0])
     with rows.blamed(0):
-        channels, height, width = to_array(rows.read(rows.items([0])[0])[0], size).shape
+        channels, height, width = to_array(rows.read(item)[0], size).shape
     return channels, height, width
 
 

@@ -91,13 +91,11 @@ class Parquets(TableRows):
 
     def _group(self, number: int) -> Any:
         """Returns the table of a row group: kept, unless many others have been asked for since."""
-        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
-
         table = self._kept.pop(number, None)
         if table is None:
             file, group = self._places[number]
             with _blamed(self.files[file]):
-                table = ParquetFile(self.files[file]).read_row_group(group, columns=list(self.columns))
+                table = self._opened(file).read_row_group(group, columns=list(self.columns))
                 table = table.select(self.columns)
                 if len(table) != (expected := self.groups[file][group]):
                     raise ValueError(f"row group {group} has {len(table)} rows, where it had {expected}")
@@ -106,13 +104,24 @@ class Parquets(TableRows):
         self._kept[number] = table  # the last to go
         return table
 
+    def _opened(self, number: int) -> Any:
+        """Returns a file.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or has another number of rows than before.
+        """
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+        parquet = ParquetFile(self.files[number])
+        if parquet.metadata.num_rows != (expected := sum(self.groups[number])):
+            raise ValueError(f"it has {parquet.metadata.num_rows} rows, where it had {expected}")
+        return parquet
+
     def chunks(self) -> Iterator[Sequence[Any]]:
         """Yields all rows in order, of a row group no more than are needed."""
-        from pyarrow.parquet import ParquetFile
-
-        for file in self.files:
+        for number, file in enumerate(self.files):
             with _blamed(file):
-                for part in ParquetFile(file).iter_batches(CHUNK, columns=list(self.columns)):
+                for part in self._opened(number).iter_batches(CHUNK, columns=list(self.columns)):
                     yield self.pairs(part)
 
     def where(self, row: int) -> str:
@@ -123,12 +132,10 @@ class Parquets(TableRows):
 
     def labels(self) -> Sequence[Any]:
         """Returns the column of labels."""
-        from pyarrow.parquet import ParquetFile
-
         name, found = self.columns[1], []
-        for file in self.files:
+        for number, file in enumerate(self.files):
             with _blamed(file):
-                found += ParquetFile(file).read(columns=[name]).column(name).to_pylist()
+                found += self._opened(number).read(columns=[name]).column(name).to_pylist()
         return found
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data._utils import signal_handling
 
 from robustcords import data
-from robustcords.data import cache, storage, tables
+from robustcords.data import cache, parquet, storage, tables
 from robustcords.data.base import Splits
 from robustcords.data.decoded_file import DecodedPixels
 from robustcords.data.decoder import Decoder
@@ -174,6 +174,21 @@ def test_a_table_that_changes_is_named(
     with pytest.raises(UserError, match=f"^{file}: cannot be read: ") as error:
         images.batch(torch.tensor([4]))
     assert len(error.value.lines) == 1
+
+
+@pytest.mark.parametrize("storage", ["disk", "memory"])
+def test_a_table_that_is_rewritten_before_it_is_read(
+    storage: str, tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    root, splits = table(tmp_path / "table", pixels), parquet.splits
+
+    def and_rewrite(*its: object) -> Splits:
+        pq.write_table(pq.read_table(root / "train.parquet").slice(0, 4), root / "train.parquet")
+        return splits(*its)
+
+    monkeypatch.setattr(parquet, "splits", and_rewrite)
+    with pytest.raises(UserError, match=rf"^{root}/train\.parquet: cannot be read: it has 4 rows, where it had 6$"):
+        load(root, storage=storage)
 
 
 @pytest.mark.parametrize("storage", ["disk", "memory"])
