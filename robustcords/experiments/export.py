@@ -162,7 +162,8 @@ def _write(folder: Path, to: str, exported: Exported) -> None:
     with torch.no_grad():
         expected = model(exported.images)
     weights = folder / "model.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    # Copies, as safetensors refuses tensors that share memory.
+    save_file({key: value.clone().contiguous() for key, value in model.state_dict().items()}, weights)
     try:
         again = form.write(folder / form.file, exported)
         logits = again(exported.images)

@@ -28,7 +28,7 @@ class LogitsOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits (B, classes)."""
-        logits = logits_in(self.network(x), (len(x), self.num_classes))
+        logits = logits_in(self.network(x), (x.shape[0], self.num_classes))  # len would fix B in an export
         assert logits is not None  # `as_classifier` has seen it in both modes
         return logits
 

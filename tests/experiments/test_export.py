@@ -100,6 +100,38 @@ def test_the_script_says_what_the_model_says_without_this_package(
     assert capsys.readouterr().out.splitlines() == [f"{path} {name}" for path, name in zip(paths, named, strict=True)]
 
 
+_OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(64, num_classes)
+        self.same_head = self.head
+
+    def forward(self, x):
+        return {"logits": self.head(x.flatten(1)), "features": x}
+"""
+
+
+def test_a_custom_model_with_shared_weights_and_several_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_for_export.py").write_text(_OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = recipe.load("digits_mart", ["model.name=own_for_export:Net"])
+    model = build.model(loaded, build.data(loaded))
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    (run / "recipe.toml").write_text(recipe.dump(loaded))
+    save_file({key: value.clone() for key, value in model.state_dict().items()}, run / "weights" / "last.safetensors")
+    folder = export.export(run, "torch", output=tmp_path / "model")
+    assert load_file(folder / "model.safetensors").keys() == model.state_dict().keys()
+    x = torch.rand(5, 1, 8, 8)
+    found = torch.export.load(folder / "model.pt2").module()(x)
+    torch.testing.assert_close(found, model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_the_script_sees_of_a_photograph_what_evaluation_has_seen(
     orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
