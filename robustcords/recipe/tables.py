@@ -113,11 +113,13 @@ def _component(kind: str, item: Written, path: tuple[str | int, ...]) -> Table:
 def _callback(name: str, item: Written) -> Any:
     """Returns a callback's checked table, which the key names; None where it is switched off."""
     where = ("callbacks", name)
+    named = replace(item, value=name)
     if item.value is None or item.value is False:
+        if ":" not in name:  # the module of a custom one that is switched off may be missing
+            _class("callback", named, messages.place(where))
         return None
     if item.table is None:
         raise problem(item.origin, f"{messages.place(where)} = {messages.show(item.value)}: must be a table or false")
-    named = replace(item, value=name)
     config = _class("callback", named, messages.place(where))
     return _checked(config, replace(item, value={**item.table, "name": named}), where)
 

@@ -56,6 +56,7 @@ def test_a_recipe_of_version_0_1_is_read(tmp_path: Path):
 
 PROBLEMS = {
     "callbacks.dynamic=true": "[callbacks] dynamic: unknown callback 'dynamic'; did you mean 'dynamics'?",
+    "callbacks.dynamic=false": "[callbacks] dynamic: unknown callback 'dynamic'; did you mean 'dynamics'?",
     "callbacks.dynamics=3": "[callbacks] dynamics = 3: must be a table or false",
     "callbacks=3": "callbacks = 3: must be a table",
     "callbacks.dynamics.evry=3": "[callbacks.dynamics] unknown key \"evry\"; did you mean 'every'?",
