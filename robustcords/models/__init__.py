@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustcords.config import registry
+from robustcords.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from robustcords.models.base import ModelSource
@@ -46,6 +47,9 @@ def source(name: str) -> type[ModelSource]:
     from robustcords.models.custom import wrap
     from robustcords.models.external import ExternalModel
 
+    if name not in MODELS and ":" not in name:
+        others = ", ".join(f"{prefix}NAME" for prefix in sorted(PREFIXES))
+        raise UserError(f"unknown model {name!r}{nearest(name, MODELS)}, or {others}, or package.module:Class")
     target = next((target for prefix, target in PREFIXES.items() if name.startswith(prefix)), name)
     found = registry.find("model", target)
     if not (isinstance(found, type) and issubclass(found, ModelSource)):

@@ -108,6 +108,7 @@ def test_registered_names() -> None:
     ("name", "parts"),
     [
         ("resnet9", ["unknown model 'resnet9'", "did you mean 'resnet"]),
+        ("resnet50", [", or robustbench:NAME, timm:NAME, torchvision:NAME, or package.module:Class"]),
         ("torchvision:resnet1", ["'torchvision:resnet1'", "did you mean 'torchvision:resnet"]),
         ("torchvision:", ["'torchvision:'"]),
         ("torchvision:fcn_resnet50", ["'torchvision:fcn_resnet50'"]),
