@@ -25,6 +25,7 @@ from robustcords.data.images import Images
 from robustcords.data.on_disk import Reader
 from robustcords.errors import UserError
 from robustcords.runtime.progress import Update
+from robustcords.runtime.signals import UNFINISHED
 
 PARTS = ("train", "test")
 _NUMBERS = ("labels", "checks")
@@ -175,6 +176,7 @@ def write(path: Path, sets: Sequence[Images], about: dict[str, str], update: Upd
             "data_offsets": [end, end := end + width * math.prod(shape)],
         }
     unfinished = path.with_suffix(".part")
+    UNFINISHED.add(str(unfinished))
     try:
         with unfinished.open("wb") as file:
             # What precedes the pixels is written last, as it has their checksums.
@@ -189,6 +191,8 @@ def write(path: Path, sets: Sequence[Images], about: dict[str, str], update: Upd
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    finally:
+        UNFINISHED.discard(str(unfinished))
 
 
 def _write_pixels(file: Any, sets: Sequence[Images], update: Update) -> Iterator[NDArray[np.int64]]:

@@ -20,6 +20,9 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SAME_S = 2.0
 """Signals within so many seconds are one request: what a terminal sends to all, a launcher also hands on."""
 
+UNFINISHED: set[str] = set()
+"""Files that are deleted if a signal ends the process, as they are of no use and may be large."""
+
 _STUCK_S = 1.0
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -30,6 +33,9 @@ def end(number: int, _frame: FrameType | None = None) -> None:
         with suppress(OSError):
             shown = _SHOW_CURSOR if os.isatty(2) else b""  # a progress bar has hidden it
             os.write(2, shown + f"error: stopped by {signal_name(number)}\n".encode())
+    for file in [*UNFINISHED]:
+        with suppress(OSError):
+            os.unlink(file)  # noqa: PTH108 -- nothing is imported here
     os._exit(128 + number)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from robustcords.data.loading import loaded
 from robustcords.data.on_disk import on_disk
 from robustcords.data.rows import Paths
 from robustcords.errors import RunError, UserError
+from robustcords.runtime import signals
 
 WAYS = {"kept": {"cache": True}, "decoded": {"cache": False}}
 
@@ -257,6 +259,20 @@ def test_a_disk_that_fills_up_while_it_is_written_is_left_as_it_was(
     with pytest.raises(UserError, match="No space left on device"):
         load(class_folders, storage="disk")
     assert [file.suffix for file in kept.iterdir()] == [".lock"]
+
+
+def test_a_signal_leaves_nothing_of_a_file_that_is_being_written(
+    class_folders: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def exits(status: int) -> None:
+        left = [file.suffix for file in kept.iterdir()]
+        raise SystemExit(f"{status} {left}")
+
+    monkeypatch.setattr(signals.os, "_exit", exits)
+    monkeypatch.setattr("robustcords.data.decoded_file.os.fsync", lambda _: signals.end(signal.SIGINT))
+    with pytest.raises(SystemExit, match=r"^130 \['\.lock'\]$"):
+        load(class_folders, storage="disk")
+    assert not signals.UNFINISHED
 
 
 def test_what_a_killed_process_left_is_written_over(class_folders: Path, kept: Path):
