@@ -130,12 +130,16 @@ def _copy(loss: Loss) -> Loss:
 
 
 def _refuse_mixed(source: str, value: Tensor, logits: list[Tensor]) -> None:
-    """Checks that an example's value (B,) has no gradient in another example's logits (B, classes).
+    """Checks that an example's value (B,) is a number and has no gradient in another example's logits (B, classes).
 
     Raises:
-        UserError: it has one.
+        UserError: it is none, or has one.
     """
     gradients = torch.autograd.grad(value[0], logits, materialize_grads=True)
+    if not all(bool(z.isfinite().all()) for z in logits):  # the model's fault, which training reports
+        return
+    if not all(bool(part.isfinite().all()) for part in (value, *gradients)):
+        raise UserError(f"{source} or its gradient is nan or infinite for logits that are finite")
     if any(bool(gradient[1:].any()) for gradient in gradients):
         raise UserError(
             f"{source} mixes examples: the value of one changes with another's logits, as that of a mean over the "

@@ -127,6 +127,7 @@ def some(images: ImageSet) -> tuple[Tensor, Tensor]:
         (lambda value: value.mean().expand(len(value)), MIXES),
         (lambda value: value / value.detach().mean() + value.sum(), MIXES),
         (lambda value: value.flip(0), MIXES),
+        (lambda value: value * float("nan"), "or its gradient is nan or infinite for logits that are finite"),
         (lambda value: value.detach(), "returned a constant: no gradient leads from it to the logits"),
         (torch.mean, r"returned shape \(\), expected \(3,\)"),
     ],
