@@ -125,7 +125,11 @@ class LastLayer:
         finally:
             handle.remove()
         if len(calls) != 1:
-            raise UserError(f"{self._name} calls its linear layer {len(calls)} times in one forward pass, not once")
+            layer = next(name for name, module in self.model.named_modules() if module is self.head)
+            raise UserError(
+                f"{self._name} calls {layer!r}, its last nn.Linear, {len(calls)} times in one forward pass, not once; "
+                "selection by gradients needs it as the model's last operation"
+            )
         features, dtype = calls[0]
         if features.shape != (len(x), self.head.in_features):
             wanted, shape = (len(x), self.head.in_features), tuple(features.shape)

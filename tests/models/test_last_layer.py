@@ -145,7 +145,7 @@ class Around(nn.Module):
         ("softmax", "something follows it"),
         ("in place", "something follows it"),
         ("twice", "2 times"),
-        ("never", "0 times"),
+        ("never", "calls 'fc', its last nn.Linear, 0 times"),
         ("tokens", r"\(4, 3, 4\)"),
         ("tuple", "tuple"),
     ],
