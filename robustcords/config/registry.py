@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robustcords.errors import UserError, nearest
@@ -81,6 +82,8 @@ def find(kind: str, name: str) -> Any:
     module, separator, attribute = target.partition(":")
     if not separator or not module or not attribute:
         raise UserError(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
+    if module.endswith(".py"):
+        raise UserError(f"{kind} {name!r}: {module!r} is a file; name a module, such as {Path(module).stem}:{attribute}")
     outside = kind == "selector" and name not in names(kind)
     try:
         if outside:
@@ -88,6 +91,8 @@ def find(kind: str, name: str) -> Any:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         why = str(error).strip().partition("\n")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            why += "; modules are looked for in the current folder and on PYTHONPATH"
         raise UserError(f"{kind} {name!r}: cannot import {module!r}: {why}") from error
     except AttributeError as error:
         raise UserError(

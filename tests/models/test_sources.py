@@ -113,7 +113,8 @@ def test_registered_names() -> None:
         ("torchvision:", ["'torchvision:'"]),
         ("torchvision:fcn_resnet50", ["'torchvision:fcn_resnet50'"]),
         ("timm:tset_vit", ["'timm:tset_vit'", "did you mean 'timm:test_vit"]),
-        ("no_such_module_here:Net", ["no_such_module_here"]),
+        ("no_such_module_here:Net", ["no_such_module_here", "in the current folder and on PYTHONPATH"]),
+        ("./folder/mine.py:Net", ["'./folder/mine.py' is a file; name a module, such as mine:Net"]),
         ("torchvision.models:resnet1", ["has no 'resnet1'"]),
     ],
 )
