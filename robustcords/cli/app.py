@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -347,7 +348,7 @@ def new(
 
         choices = {"loss": loss, "selector": selector, "fraction": fraction, "bullet": bullet, "method": method}
         scaffold.write(file, data=data, model=model or "resnet18", effort=effort, **choices)
-    print(f"{file}: written; robustcords run {file}")
+    print(f"{file}: written; robustcords run {shlex.quote(str(file))}")
 
 
 @app.command()

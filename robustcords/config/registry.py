@@ -83,7 +83,8 @@ def find(kind: str, name: str) -> Any:
     if not separator or not module or not attribute:
         raise UserError(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
     if module.endswith(".py"):
-        raise UserError(f"{kind} {name!r}: {module!r} is a file; name a module, such as {Path(module).stem}:{attribute}")
+        right = f"{Path(module).stem}:{attribute}"
+        raise UserError(f"{kind} {name!r}: {module!r} is a file; name a module, such as {right}")
     outside = kind == "selector" and name not in names(kind)
     try:
         if outside:

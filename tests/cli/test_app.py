@@ -336,6 +336,11 @@ def test_list_names_and_describes(command: Command, kind: str):
     assert answer.out in command("list").out
 
 
+def test_the_command_that_new_suggests_can_be_pasted(command: Command):
+    answer = command("new", "my recipe.toml", "--data", "digits")
+    assert answer.out == "my recipe.toml: written; robustcords run 'my recipe.toml'\n"
+
+
 def test_new_writes_a_recipe_that_validates_and_never_over_a_file(command: Command):
     arguments = ("new", "mine.toml", "--data", "digits", "--loss", "mart", "--selector", "random", "--bullet")
     answer = command(*arguments, "--fraction", "0.2")
