@@ -237,6 +237,18 @@ class ImageSet(Images):
         return self.images[rows.to(self.images.device)]
 
 
+def check_images(what: str, given: object) -> None:
+    """Checks that images are `Images`, and not another torch ``Dataset`` or a loader.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not isinstance(given, Images):
+        raise UserError(
+            f"{what}: a {type(given).__name__}, expected Images; ImageSet.from_dataset makes them of a Dataset"
+        )
+
+
 def _title(name: str, tensor: Tensor, count: int) -> bytes:
     return f"{name} {tensor.dtype} {(count, *tensor.shape[1:])};".encode()
 

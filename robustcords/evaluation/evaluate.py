@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcords.attacks.base import Attack, CleanLogits
-from robustcords.data.images import Images
+from robustcords.data.images import Images, check_images
 from robustcords.engine import contracts
 from robustcords.engine.foreign_calls import left_alone
 from robustcords.engine.inference import Autocast, Inference
@@ -72,8 +72,10 @@ def evaluate(
         The accuracies, as fractions in [0, 1]; its ``to_json()`` is the entry in report.json.
 
     Raises:
-        UserError: there are no images, an attack's steps cannot reach a radius, or an attack changed the model.
+        UserError: ``data`` is not `Images` or has none, an attack's steps cannot reach a radius, or an attack changed
+            the model.
     """
+    check_images("data", data)
     try:
         config = config.resolved(threat)
         config.check_lengths(threat)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcords.data.augmentations.base import Augmentation
-from robustcords.data.images import Images
+from robustcords.data.images import Images, check_images
 from robustcords.engine import contracts
 from robustcords.engine.convolution import sound_convolutions
 from robustcords.engine.inference import Inference
@@ -69,8 +69,8 @@ class Trainer:
         session: processes, device, precision, display, and what may stop the run; None for one process that is silent.
 
     Raises:
-        UserError: a batch cannot be divided over the processes and accumulation steps, the optimizer is not the
-            model's, or the model does not do what training, selection or evaluation asks of it.
+        UserError: ``train`` is not `Images`, a batch cannot be divided over the processes and accumulation steps, the
+            optimizer is not the model's, or the model does not do what training, selection or evaluation asks of it.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Trainer:
         run: RunDirectory | None = None,
         session: Session | None = None,
     ) -> None:
+        check_images("train", train)
         self.session = session or Session(start(settings.precision, settings.accumulation))
         self.accelerator = self.session.accelerator
         self.accelerator.gradient_accumulation_steps = settings.accumulation

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import pytest
 import torch
 from support.cases import cases
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
+from robustcords import PGD, SAT, AdversarialTraining, EvaluationConfig, ThreatModel, TrainConfig, Trainer, evaluate
 from robustcords.data.images import Images, ImageSet, Part
+from robustcords.errors import UserError
 
 COUNT = 1500  # more than are digested at a time
 PIXELS = torch.randint(256, (COUNT, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -132,3 +135,13 @@ def test_images_in_memory_move_unless_they_are_too_large(monkeypatch):
     assert images.resident(meta) is images
     elsewhere = Elsewhere()
     assert elsewhere.resident(meta) is elsewhere
+
+
+def test_a_torch_data_set_is_refused_with_what_makes_images_of_it():
+    pairs, model, threat = TensorDataset(torch.zeros(2, 4), torch.zeros(2)), torch.nn.Linear(4, 2), ThreatModel()
+    says = "a TensorDataset, expected Images; ImageSet.from_dataset makes them of a Dataset$"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UserError, match=f"^train: {says}"):
+        Trainer(model, AdversarialTraining(SAT(), PGD(threat)), pairs, optimizer, TrainConfig())
+    with pytest.raises(UserError, match=f"^data: {says}"):
+        evaluate(model, pairs, EvaluationConfig(), threat, seed=0)
