@@ -158,8 +158,8 @@ def _evaluation(
         each = whole.get("pgd", 0.0) * attacks["pgd"]["restarts"] / _ATTACKS[0]["pgd"]["restarts"]
         each += whole.get("autoattack", 0.0) if attacks["autoattack"] else 0.0
         limit = min(int(seconds / each) if each else _MOST, _MOST)
-        if limit >= _FEWEST:
+        if limit >= min(_FEWEST, planned.test_images):
             break
-    limit = max(1, limit // 50 * 50 or limit)
+    limit = min(max(1, limit // 50 * 50 or limit), planned.test_images)
     named = {key: {**table, "epsilons": epsilons} if table else table for key, table in attacks.items()}
     return {**named, "limit": limit}, limit * each

@@ -33,6 +33,7 @@ _HIGH_WATER = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Evaluated:
     """What an evaluation takes, see `Planned`."""
 
+    images: int
     seconds: float
     per_image: Mapping[str, float]
     unknown: Sequence[str]
@@ -113,6 +114,7 @@ def _planned(
         peak_memory=peak,
         budget=seconds,
         epochs_in_budget=None if fitting is None else fitting / batches,
+        test_images=evaluation.images,
         seconds_per_image=evaluation.per_image,
         unknown=evaluation.unknown,
     )
@@ -132,7 +134,7 @@ def _evaluation(recipe: Recipe, images: build.Data, trainer: Trainer) -> Evaluat
         else:
             per_image[key] = weights * SURVIVING * passes * each
             total += min(len(rows), attack.limit or len(rows)) * per_image[key]
-    return Evaluated(total, per_image, unknown)
+    return Evaluated(len(images.test), total, per_image, unknown)
 
 
 def _forget_peak(work: Session) -> None:

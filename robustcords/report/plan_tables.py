@@ -36,6 +36,7 @@ class Planned:
         peak_memory: bytes at most while training: of the GPU, or of the process where there is none.
         budget: seconds to train that ``epochs_in_budget`` is of; None where there is no budget.
         epochs_in_budget: how many epochs that has room for.
+        test_images: how many there are.
         seconds_per_image: that the evaluation takes for an image of the test set, by attack.
         unknown: attacks of the evaluation whose cost nobody has said, and is left out.
     """
@@ -53,6 +54,7 @@ class Planned:
     peak_memory: int
     budget: float | None
     epochs_in_budget: float | None
+    test_images: int
     seconds_per_image: Mapping[str, float]
     unknown: Sequence[str]
 

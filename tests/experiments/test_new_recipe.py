@@ -35,7 +35,8 @@ def test_a_recipe_for_somebodys_images(mine: Path, tmp_path: Path, capsys: pytes
     assert (recipe.data.name, recipe.data.test_fraction, recipe.data.image_size) == (str(mine), 0.2, 8)
     assert recipe.model.name == "resnet8"
     assert 60 < recipe.train.budget.total_seconds() < 5 * 60
-    assert recipe.evaluation.limit > 0
+    assert recipe.evaluation.limit == 8, "all there are"
+    assert "of evaluation on 8 images" in answer.out
     assert recipe.train.epochs is None
     again = call(capsys, "new", file, "--data", mine, "--minutes", "5")
     assert (again.status, again.err) == (2, f"error: {file}: exists already; choose another name\n")
