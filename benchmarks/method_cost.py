@@ -48,6 +48,9 @@ RECIPES = (
     "cifar10_fast_bat",
     "cifar10_nuat",
     "cifar10_awp",
+    "cifar10_fat",
+    "cifar10_cat",
+    "cifar10_acat",
     "cifar10_mart",
     "cifar10_trades+bullet=true",
 )
