@@ -7,8 +7,8 @@ Prints a Markdown table of two measures, each beside what chance gives:
 
 * *overlap*: the share of one choice that the other makes again;
 * *loss ahead*: the value of Eq. 5 of Li et al. 2023, the mean cross-entropy at adversarial validation examples after
-  one step of the last layer along the chosen examples' gradients. Selectors with an eta take their own step, class by
-  class where they choose so; for the others it is `--step` times the mean gradient, weighted as they weigh examples.
+  one step of the last layer along the chosen examples' gradients. Selectors with an eta take their own step, all
+  classes together; for the others it is `--step` times the mean gradient, weighted as they weigh examples.
 
 Chance is what remains where gradients are shuffled among the examples of a class: the same choice then falls on others
 of the same classes (among batches, with ``per_batch``). The spread over such shuffles says how far from chance each
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +43,9 @@ from robustcords.selection.selector import SubsetSelector
 from robustcords.selection.strategies import STRATEGIES
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.storage.run_directory import RunDirectory
+
+OF_NO_SIZE = {"fixed", "infobatch"}
+"""Selectors that do not choose a given share of the images."""
 
 
 class Measure(NamedTuple):
@@ -110,28 +112,19 @@ class Judge:
     def loss_ahead(self, config: Any, rows: Tensor, weights: Tensor) -> float:
         """Returns the mean validation loss after the step that a selector looks ahead by."""
         if not hasattr(config, "eta"):
-            return self._loss_after(self.step * self.gradients.rows(rows).sum(weights) / weights.sum(), None)
+            return self._loss_after(self.step * self.gradients.rows(rows).sum(weights) / weights.sum())
         on_the_sum = config.eta == "lr" or config.name == "glister"
         eta: float = getattr(self.recipe.optimizer, "lr", 0.1) if config.eta == "lr" else config.eta
-        if config.granularity not in {"per_class", "per_gradient"}:
-            total = self.gradients.rows(rows).sum()
-            count = 1 if on_the_sum else len(rows)
-            if on_the_sum and config.granularity == "per_batch":
-                count = len(self.batches[0])  # the gradient of a batch is its examples' mean
-            return self._loss_after(eta * total / count, None)
-        losses = []
-        for label in range(len(self.train.classes)):
-            mine = rows[self.train.labels[rows] == label]
-            step = eta * self.gradients.rows(mine).sum() / (1 if on_the_sum else max(1, len(mine)))
-            losses.append(self._loss_after(step, label))
-        return statistics.mean(losses)
+        count = 1 if on_the_sum else len(rows)
+        if on_the_sum and config.granularity == "per_batch":
+            count = len(self.batches[0])  # the gradient of a batch is its examples' mean
+        return self._loss_after(eta * self.gradients.rows(rows).sum() / count)
 
-    def _loss_after(self, step: Tensor, label: int | None) -> float:
-        """Returns the mean loss of the validation examples, or those of a class, once the last layer has moved."""
-        beside = self.beside if label is None else self.beside.rows(self.beside.labels == label)
-        z, h = (part[0].double() for part in (beside.logits, beside.features))
+    def _loss_after(self, step: Tensor) -> float:
+        """Returns the mean loss of the validation examples once the last layer has moved."""
+        z, h = (part[0].double() for part in (self.beside.logits, self.beside.features))
         moved = z - h @ step[:, 1:].T - step[:, 0]
-        return float(F.cross_entropy(moved, beside.labels))
+        return float(F.cross_entropy(moved, self.beside.labels))
 
     def shuffled(self, rows: Tensor, weights: Tensor, number: int, *, batches: bool) -> tuple[Tensor, Tensor]:
         """Returns a choice as it falls where gradients are shuffled among the examples of a class, or the batches."""
@@ -200,7 +193,7 @@ def main() -> None:
     print(f"{platform.machine()}, torch {torch.__version__}; {options.run_dir}, {options.images} candidates\n")
     print("| selector | overlap | by chance | z | loss ahead | by chance | z |")
     print("|:--|--:|--:|--:|--:|--:|--:|")
-    for spec in options.selector or STRATEGIES:
+    for spec in options.selector or [name for name in STRATEGIES if name not in OF_NO_SIZE]:
         try:
             print(judged(judge, spec, options.shuffles), flush=True)
         except UserError as error:
