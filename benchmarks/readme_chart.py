@@ -27,13 +27,20 @@ NAMES = {
     "adv-glister": "Adv-GLISTER 30 %",
     "adv-glister-bullet": "Adv-GLISTER 30 %, Bullet-Train",
     "kim-et-al": "Kim et al.",
+    "pgd-at": "PGD-AT",
+    "fast-bat": "Fast-BAT",
+    "acat": "ACAT",
+    "mart": "MART",
+    "awp": "AWP",
+    "fat": "FAT",
 }
 COLOURS = {"atas": "#0072B2", "trades": "#D55E00", "adv-glister-bullet": "#009E73"}  # Okabe and Ito's
 BESIDE, BEFORE, ABOVE, BELOW = (9, 4, "start"), (-9, 4, "end"), (0, -9, "middle"), (0, 19, "start")
 LABELS = {
-    **dict.fromkeys([("nuat", 15), ("n-fgsm", 15), ("gradalign", 15), ("kim-et-al", 15)], BEFORE),
-    **dict.fromkeys([("atas", 5), ("fgsm-rs", 15)], ABOVE),
+    **dict.fromkeys([("nuat", 15), ("n-fgsm", 15), ("pgd-at", 15), ("kim-et-al", 15)], BEFORE),
+    **dict.fromkeys([("gradalign", 15), ("fgsm-rs", 15), ("trades-bullet", 15)], ABOVE),
     **dict.fromkeys([("trades", 5), ("trades", 45), ("adv-glister-bullet", 5), ("adv-glister-bullet", 15)], BELOW),
+    **dict.fromkeys([("fast-bat", 15), ("awp", 15)], BELOW),
 }
 """Where a label is, from its point: distance across and down, and what of the text is there; else `BESIDE`."""
 
