@@ -60,15 +60,17 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
     class size, with largest remainders), calls `pick` for each group in one of the processes, and checks its result. If
     groups are classes, each is selected from as soon as all its examples are attacked, and its gradients are freed:
     memory does not grow with the number of classes. A strategy with a `state_dict` picks in the main process only,
-    classes in ascending order. With ``per_batch`` the candidates are the mean gradients of the loader's batches: the
-    fewest batches that hold the budget are picked, and the last one in the order of `pick` is truncated. If all weights
-    are 0, all become 1.
+    classes in ascending order. With ``per_batch`` the candidates are the mean gradients of batches: the fewest batches
+    that hold the budget are picked, and the last one in the order of `pick` is truncated. If all weights are 0, all
+    become 1.
 
     Args:
         args: arguments of the CORDS strategy that it extends; of `DataSelectionStrategy` if there is none.
         config: the options of a recipe, available to `pick` as ``self.config``.
         granularity: left out, CORDS' ``selection_type``.
         measure: whether to report the gradient matching error.
+        shuffle: with ``per_batch``, choose among batches of random examples, others at each selection; False for the
+            loader's own, which are of one class each where a data set is in order of its classes.
         options: see `AdversarialGradients`.
 
     Attributes:
@@ -86,10 +88,11 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         config: Any = None,
         granularity: Granularity | None = None,
         measure: bool = False,
+        shuffle: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.config, self.measure = config, measure
+        self.config, self.measure, self.shuffle = config, measure, shuffle
         names = {name: key for key, name in SELECTION_TYPES.items()}
         self.granularity = granularity or names.get(getattr(self, "selection_type", "Supervised"), "full")
 
@@ -109,7 +112,7 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         attack = context.attack and config.attack(context.attack, context.device)
         options: dict[str, Any] = {"attack": attack, "seed": context.seed, "on_batch": context.on_batch}
         options |= {"model_mode": config.model_mode, "augment": augmentation(config, context)}
-        options |= {"config": config, "granularity": config.granularity, "measure": context.measure}
+        options |= {"config": config, "granularity": config.granularity, "measure": context.measure, "shuffle": True}
         strategy = cls(*cls.arguments(config, context), **options)
         if strategy.uses_validation and context.val_loader is None:
             cause = "" if VALIDATION_IMAGES in cls.requires else " because of selector.valid"
@@ -270,8 +273,12 @@ class AdversarialStrategy(AdversarialGradients, Strategy, DataSelectionStrategy)
         self, gradients: LastLayerGradients, validation: LastLayerGradients | None, budget: int, sizes: list[int]
     ) -> Picked:
         """Returns the examples of the fewest batches that hold the budget, truncated to the budget."""
+        order = torch.arange(len(gradients))
+        if self.shuffle:
+            order = torch.randperm(len(gradients), generator=generator(self.seed, "batches"))
+            gradients = gradients.rows(order)
         candidates = self.batch_candidates(gradients, sizes)
-        parts = torch.arange(len(gradients)).split(sizes)
+        parts = order.split(sizes)
         count = -(-budget // max(sizes))
         losses = [torch.stack([part.mean() for part in self._losses(gradients).split(sizes)])]
         while True:

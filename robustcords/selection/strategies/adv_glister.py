@@ -13,7 +13,7 @@ from robustcords.config.schema import NotNegative
 from robustcords.losses.base import Loss
 from robustcords.losses.sat import SAT
 from robustcords.selection._cords import GLISTERStrategy
-from robustcords.selection.base import SelectionContext
+from robustcords.selection.base import Granularity, SelectionContext
 from robustcords.selection.gradient_based import SELECTION_TYPES, AdversarialStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig
 from robustcords.selection.gradients.factors import Gradients
@@ -43,6 +43,9 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """Options of Adv-GLISTER.
 
         Attributes:
+            granularity: as for every strategy. With batches and ``eta = "lr"`` the gain looks ahead by the steps that
+                training takes on the subset, one along the mean gradient of each batch. With single examples it looks
+                a batch size times as far, and class by class most of them are then taken at random.
             eta: how far the gain looks ahead: ``"lr"`` is the scale of CORDS, the optimizer's peak learning rate on the
                 sum of the chosen gradients; a number is the learning rate of one step on the mean loss of the subset.
                 With a small number the strategy chooses the hardest examples, and training on those fails.
@@ -54,6 +57,7 @@ class AdvGLISTERStrategy(AdversarialStrategy, GLISTERStrategy):
         """
 
         name: str = "adv-glister"
+        granularity: Granularity = "per_batch"
         eta: NotNegative | Literal["lr"] = "lr"
         greedy: Greedy = "Stochastic"
         r: Annotated[int, Field(ge=1)] = 15

@@ -13,6 +13,7 @@ from torch import nn
 from robustcords.errors import UserError
 from robustcords.losses.mart import MART
 from robustcords.losses.sat import SAT
+from robustcords.rng import generator
 from robustcords.selection._cords import GLISTERStrategy
 from robustcords.selection.gradients.validation_gradient import ValidationGradient
 from robustcords.selection.solvers.greedy import taylor_greedy
@@ -174,8 +175,9 @@ def test_the_hard_tail_is_left_out_before_choosing(granularity):
     clean, adversarial = gradients.logits
     losses = MART().from_logits({"clean": clean, "adversarial": adversarial}, gradients.labels)
     if granularity == "per_batch":
-        means = torch.stack([part.mean() for part in losses.split(8)])
-        easy = (means.argsort()[:6].view(-1, 1) * 8 + torch.arange(8)).flatten().tolist()
+        order = torch.randperm(80, generator=generator(5, "batches"))
+        means = torch.stack([part.mean() for part in losses[order].split(8)])
+        easy = order[(means.argsort()[:6].view(-1, 1) * 8 + torch.arange(8)).flatten()].tolist()
     elif granularity == "per_class":
         easy = [row for c in (0, 1) for row in (labels == c).nonzero().flatten()[losses[labels == c].argsort()[:24]]]
         easy = [int(row) for row in easy]

@@ -10,6 +10,7 @@ from support.small_problem import LOSSES, Problem, factors
 
 from robustcords.config.registry import find
 from robustcords.losses.standard import Standard
+from robustcords.rng import generator
 from robustcords.selection.strategies.scored import ranked
 
 SCORED = ["el2n", "loss"]
@@ -143,7 +144,7 @@ def test_batches_are_ranked_by_their_mean_score(name, keep):
     problem = Problem([31, 28], batch=8)  # seven batches of 8 and one of 3
     strategy = built(problem, name, keep=keep, granularity="per_batch")
     rows, weights = strategy.select(20, problem.model.state_dict())
-    batches = np.array_split(np.arange(59), range(8, 59, 8))
+    batches = np.array_split(torch.randperm(59, generator=generator(5, "batches")).numpy(), range(8, 59, 8))
     scores = strategy.scores(strategy.gradients).numpy()
     means = torch.tensor([scores[batch].mean() for batch in batches])
     order = ranked(means, keep).tolist()

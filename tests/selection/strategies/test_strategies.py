@@ -17,6 +17,7 @@ from robustcords.attacks.pgd import PGD
 from robustcords.config.registry import find
 from robustcords.data.split import apportion
 from robustcords.errors import RunError, UserError
+from robustcords.rng import generator
 from robustcords.selection.base import Strategy
 from robustcords.selection.gradient_based import AdversarialStrategy
 from robustcords.selection.gradient_based_config import AdversarialConfig
@@ -147,12 +148,22 @@ def test_classes_keep_their_shares(name, granularity):
 @cases("name", ["adv-glister", "adv-gradmatch", "random"])
 def test_per_batch_takes_whole_batches_and_cuts_the_last(name):
     problem = Problem([31, 22])  # batches of 16, 16, 16 and 5
-    rows, _ = select(problem, name, 20, granularity="per_batch")
-    taken = [row // 16 for row in rows]
+    rows, _ = select(problem, name, 20, granularity="per_batch", context=problem.context(seed=3))
+    order = torch.arange(53) if name == "random" else torch.randperm(53, generator=generator(3, "batches"))
+    place = order.argsort()
+    taken = [int(place[row]) // 16 for row in rows]
     order = list(dict.fromkeys(taken))
     assert taken == sorted(taken, key=order.index)
     lengths = {0: 16, 1: 16, 2: 16, 3: 5}
     assert all(taken.count(batch) == lengths[batch] for batch in order[:-1])
+
+
+@cases("name", ["adv-glister", "adv-gradmatch", "el2n"])
+def test_batches_mix_the_classes_of_a_set_that_is_in_their_order(name):
+    problem = Problem([48, 48], batch=16)
+    for seed in range(3):
+        rows, _ = select(problem, name, 16, granularity="per_batch", context=problem.context(seed=seed))
+        assert problem.train.labels[rows].unique().tolist() == [0, 1]
 
 
 def test_random_draws_anew_for_every_seed_and_never_runs_the_model():
