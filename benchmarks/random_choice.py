@@ -3,7 +3,8 @@
     python benchmarks/random_choice.py RUN_DIR [--images 6000] [--shuffles 50] [--selector "NAME KEY=VALUE ..."]...
 
 Selects twice, with other random numbers, from part of a run's training split with the weights that it ended with.
-Prints a Markdown table of two measures, each beside what chance gives:
+Prints a Markdown table of the share of Adv-GLISTER's picks for which the validation gradient was not 0 (where it is, a
+pick is as random as the examples that it is taken from), and of two measures, each beside what chance gives:
 
 * *overlap*: the share of one choice that the other makes again;
 * *loss ahead*: the value of Eq. 5 of Li et al. 2023, the mean cross-entropy at adversarial validation examples after
@@ -11,8 +12,9 @@ Prints a Markdown table of two measures, each beside what chance gives:
   classes together; for the others it is `--step` times the mean gradient, weighted as they weigh examples.
 
 Chance is what remains where gradients are shuffled among the examples of a class: the same choice then falls on others
-of the same classes (among batches, with ``per_batch``). The spread over such shuffles says how far from chance each
-measure is, in standard deviations (z): above 0 for the overlap, below 0 for the loss means more than a random choice.
+of the same classes. The spread over such shuffles says how far from chance each measure is, in standard deviations (z):
+above 0 for the overlap, below 0 for the loss means more than a random choice. With ``per_batch`` the two draws have
+other batches too, so their overlap is that of chance where batches hardly differ.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ import argparse
 import json
 import platform
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -39,7 +44,9 @@ from robustcords.recipe.tables import find
 from robustcords.rng import generator
 from robustcords.selection.base import SelectionContext
 from robustcords.selection.gradients.factors import LastLayerGradients
+from robustcords.selection.gradients.validation_gradient import ValidationGradient
 from robustcords.selection.selector import SubsetSelector
+from robustcords.selection.solvers import greedy
 from robustcords.selection.strategies import STRATEGIES
 from robustcords.selection.strategies.adv_glister import AdvGLISTERStrategy
 from robustcords.storage.run_directory import RunDirectory
@@ -78,7 +85,6 @@ class Judge:
         self.train, self.validation = images.train.subset(rows), images.validation
         assert self.validation is not None, "the run needs a validation split"
         size = recipe.train.batch_size
-        self.batches = torch.arange(len(self.train)).split(size)
         context = SelectionContext(
             train_loader=DataLoader(self.train, batch_size=size),
             val_loader=DataLoader(self.validation, batch_size=size),
@@ -117,7 +123,7 @@ class Judge:
         eta: float = getattr(self.recipe.optimizer, "lr", 0.1) if config.eta == "lr" else config.eta
         count = 1 if on_the_sum else len(rows)
         if on_the_sum and config.granularity == "per_batch":
-            count = len(self.batches[0])  # the gradient of a batch is its examples' mean
+            count = self.recipe.train.batch_size  # the gradient of a batch is its examples' mean
         return self._loss_after(eta * self.gradients.rows(rows).sum() / count)
 
     def _loss_after(self, step: Tensor) -> float:
@@ -126,22 +132,14 @@ class Judge:
         moved = z - h @ step[:, 1:].T - step[:, 0]
         return float(F.cross_entropy(moved, self.beside.labels))
 
-    def shuffled(self, rows: Tensor, weights: Tensor, number: int, *, batches: bool) -> tuple[Tensor, Tensor]:
-        """Returns a choice as it falls where gradients are shuffled among the examples of a class, or the batches."""
+    def shuffled(self, rows: Tensor, number: int) -> Tensor:
+        """Returns a choice as it falls where gradients are shuffled among the examples of a class."""
         draw = generator(number, "shuffle")
         target = torch.arange(len(self.train))
-        if batches:
-            order = torch.randperm(len(self.batches), generator=draw).tolist()
-            for old, new in enumerate(order):
-                length = min(len(self.batches[old]), len(self.batches[new]))
-                target[self.batches[old]] = -1  # those that the other batch has no place for
-                target[self.batches[old][:length]] = self.batches[new][:length]
-        else:
-            for label in range(len(self.train.classes)):
-                same = (self.train.labels == label).nonzero().view(-1)
-                target[same] = same[torch.randperm(len(same), generator=draw)]
-        moved = target[rows]
-        return moved[moved >= 0], weights[moved >= 0]
+        for label in range(len(self.train.classes)):
+            same = (self.train.labels == label).nonzero().view(-1)
+            target[same] = same[torch.randperm(len(same), generator=draw)]
+        return target[rows]
 
 
 def config_of(spec: str) -> Any:
@@ -157,20 +155,38 @@ def config_of(spec: str) -> Any:
     return find("selector", name).Config(name=name, **values)
 
 
+@contextmanager
+def watched() -> Iterator[list[bool]]:
+    """Context that yields whether Adv-GLISTER had a gradient to follow, for each round of picks."""
+    found: list[bool] = []
+
+    class Watched(ValidationGradient):
+        def now(self) -> Tensor:
+            gradient = super().now()
+            found.append(bool(gradient.any()))
+            return gradient
+
+    with patch.object(greedy, "ValidationGradient", Watched):
+        yield found
+
+
 def judged(judge: Judge, spec: str, shuffles: int) -> str:
     config = config_of(spec)
-    batches = config.granularity == "per_batch" and config.name != "random"
-    (rows, weights), (others, _) = (judge.select(config, seed) for seed in (0, 1))
-    moved = [judge.shuffled(rows, weights, number, batches=batches) for number in range(shuffles)]
+    with watched() as picks:
+        rows, weights = judge.select(config, 0)
+    others, _ = judge.select(config, 1)
+    moved = [judge.shuffled(rows, number) for number in range(shuffles)]
 
     def overlap(chosen: Tensor) -> float:
         return float(torch.isin(chosen, others).double().mean())
 
-    shared = Measure(overlap(rows), torch.tensor([overlap(each) for each, _ in moved]))
+    shared = Measure(overlap(rows), torch.tensor([overlap(each) for each in moved]))
     ahead = Measure(
-        judge.loss_ahead(config, rows, weights), torch.tensor([judge.loss_ahead(config, *each) for each in moved])
+        judge.loss_ahead(config, rows, weights),
+        torch.tensor([judge.loss_ahead(config, each, weights) for each in moved]),
     )
-    return f"| {spec} | {shared} | {ahead} |"
+    followed = f"{sum(picks) / len(picks):.0%}" if picks else ""
+    return f"| {spec} | {followed} | {shared} | {ahead} |"
 
 
 def main() -> None:
@@ -191,13 +207,13 @@ def main() -> None:
     model = Inference(lay_out(network.eval(), torch.device("cpu"), recipe.train.memory_format))
     judge = Judge(recipe, model, images, options.images, options.step)
     print(f"{platform.machine()}, torch {torch.__version__}; {options.run_dir}, {options.images} candidates\n")
-    print("| selector | overlap | by chance | z | loss ahead | by chance | z |")
-    print("|:--|--:|--:|--:|--:|--:|--:|")
+    print("| selector | picks by a gradient | overlap | by chance | z | loss ahead | by chance | z |")
+    print("|:--|--:|--:|--:|--:|--:|--:|--:|")
     for spec in options.selector or [name for name in STRATEGIES if name not in OF_NO_SIZE]:
         try:
             print(judged(judge, spec, options.shuffles), flush=True)
         except UserError as error:
-            print(f"| {spec} | {error} | | | | | |", flush=True)
+            print(f"| {spec} | {error} | | | | | | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def by_class(gradients: LastLayerGradients) -> dict[int, LastLayerGradients]:
 def attacked(
     context: SelectionContext, steps: int | None, step_size: float | None, precision: Precision | None
 ) -> Selections:
-    """Attacks once and selects with both strategies, each by its default options."""
+    """Attacks once and selects with both strategies, class by class."""
     finished: list[float] = []
 
     def on_batch(done: int, total: int) -> None:
@@ -93,7 +93,8 @@ def attacked(
 
     options: dict[str, Any] = {"attack_steps": steps, "attack_step_size": step_size, "attack_precision": precision}
     context = replace(context, on_batch=on_batch)
-    looking_ahead = AdvGLISTERStrategy.from_context(AdvGLISTERStrategy.Config(**options), context)
+    by_class = AdvGLISTERStrategy.Config(granularity="per_class", **options)
+    looking_ahead = AdvGLISTERStrategy.from_context(by_class, context)
     matching = AdvGradMatchStrategy.from_context(AdvGradMatchStrategy.Config(**options), context)
     start = time.process_time()
     looking_ahead.compute_gradients(valid=True)
