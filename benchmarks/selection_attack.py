@@ -93,8 +93,8 @@ def attacked(
 
     options: dict[str, Any] = {"attack_steps": steps, "attack_step_size": step_size, "attack_precision": precision}
     context = replace(context, on_batch=on_batch)
-    by_class = AdvGLISTERStrategy.Config(granularity="per_class", **options)
-    looking_ahead = AdvGLISTERStrategy.from_context(by_class, context)
+    config = AdvGLISTERStrategy.Config(granularity="per_class", **options)
+    looking_ahead = AdvGLISTERStrategy.from_context(config, context)
     matching = AdvGradMatchStrategy.from_context(AdvGradMatchStrategy.Config(**options), context)
     start = time.process_time()
     looking_ahead.compute_gradients(valid=True)
