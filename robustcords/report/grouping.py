@@ -10,11 +10,18 @@ from robustcords.config import registry
 from robustcords.methods.efforts.base import Effort
 from robustcords.recipe.roles import role_of
 from robustcords.report.runs import Run
+from robustcords.training.config import TrainConfig
 
 Recipe = Mapping[str, Any]
 """Dotted key to value; a key that is not there is a table that is switched off."""
 
 _CALLBACKS_OF_0_1 = {"train.overfitting", "train.dynamics"}
+_TRAIN_DEFAULTS = {
+    f"train.{key}": field.default
+    for key, field in TrainConfig.model_fields.items()
+    if role_of(f"train.{key}").of == "method" and isinstance(field.default, bool | int | float | str)
+}
+"""For runs from before an option: what it does by default is what they did."""
 _ALWAYS_NAMED = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
 """Keys that a name includes wherever a method has another value than most."""
 _SIMILAR = 2.0
@@ -32,7 +39,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def method_of(run: Run) -> dict[str, Any]:
     """Returns what makes a run's method: its recipe without seed, paths, records, evaluation and how it is computed."""
-    recipe = {
+    recipe = _TRAIN_DEFAULTS | {
         key: value
         for key, value in flat(run.recipe.tables)
         if role_of(key).of == "method" and key not in _CALLBACKS_OF_0_1
@@ -155,8 +162,8 @@ def field_of(recipe: Recipe) -> tuple[Any, ...]:
 def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
     """Returns for each method the number of the one it is compared with, or None.
 
-    That is full data without Bullet under the same loss; of several, the one whose other keys most methods share, then
-    the longest. A loss of which there are no subsets and no Bullet, such as that of fast training for a similar time,
+    That is full data without Bullet under the same loss; of several, one with several attack steps, the one whose other
+    keys most methods share, then the longest. A loss of which there are no subsets and no Bullet, such as that of fast training for a similar time,
     is compared with the baseline of the loss that has the most methods, if another has some or it is a single one.
     """
     of_loss: dict[tuple[Any, ...], list[int]] = {}
@@ -186,10 +193,10 @@ def _is_cheaper(recipe: Recipe) -> bool:
 def _most_central(recipes: Sequence[Recipe], numbers: Sequence[int]) -> int | None:
     candidates = [n for n in numbers if not _is_cheaper(recipes[n])]
 
-    def rank(number: int) -> tuple[int, int]:
+    def rank(number: int) -> tuple[bool, int, int]:
         mine = recipes[number]
         shared = sum(mine.get(key) == recipes[n].get(key) for n in numbers for key in mine)
-        return shared, mine.get("train.epochs", 0)
+        return mine.get("attack.steps", 1) > 1, shared, mine.get("train.epochs", 0)
 
     return max(candidates, key=rank, default=None)
 

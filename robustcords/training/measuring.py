@@ -144,7 +144,7 @@ def _steps(trainer: Trainer, seconds: float, epochs: Callable[[float], float]) -
                 trainer.device,
             )
             length, enough = max(1.0, epochs(of_step)), taken >= FEWEST and spent >= seconds
-            update(WARM_UP + taken, WARM_UP + max(FEWEST, math.ceil(seconds / spent * taken)))
+            update(WARM_UP + taken, WARM_UP + max(FEWEST, math.ceil(seconds / spent * taken) if spent else taken))
     around = time.perf_counter()
     trainer.loader.order(0, subset)
     check_weights(trainer.model, "while measuring", trainer.run)

@@ -92,10 +92,10 @@ def test_the_first_step_is_as_near_to_float64s_as_float32s(
     assert same(found, expected) > plain - 0.002
 
 
-def test_it_reaches_what_float32_reaches_and_in_bfloat16_alone_does_not(problem: tuple[nn.Module, ImageSet]):
+def test_it_reaches_what_float32_reaches(problem: tuple[nn.Module, ImageSet]):
     model, images = problem
-    x, y = images.batch(torch.arange(COUNT))
-    noise, attack = Noise(3, torch.arange(COUNT)), PGD(THREAT, steps=2)
+    x, _ = images.batch(torch.arange(COUNT))
+    attack = PGD(THREAT, steps=2)
 
     def reached(x_adv: torch.Tensor) -> float:
         with torch.no_grad():
@@ -103,10 +103,15 @@ def test_it_reaches_what_float32_reaches_and_in_bfloat16_alone_does_not(problem:
 
     whole = reached(attacked(model, images, attack, TRADES()))
     assert reached(attacked(Inference(model, BF16), images, attack, TRADES())) > 0.98 * whole
-    low = Inference(model, BF16)
+
+
+def test_in_bfloat16_alone_many_of_the_first_steps_signs_are_noise(problem: tuple[nn.Module, ImageSet]):
+    model, images = problem
+    x, y = images.batch(torch.arange(COUNT))
+    attack, low = PGD(THREAT, steps=1), Inference(model, BF16)
     throughout = replace(TRADES().objective(y, CleanLogits(low, x, exact=False)), relative_to_clean=False)
-    alone = attack(low, x, throughout, noise)
-    assert reached(alone) < 0.95 * whole
+    alone = attack(low, x, throughout, Noise(3, torch.arange(COUNT)))
+    assert same(alone, attacked(model, images, attack, TRADES())) < 0.75
 
 
 class Counted(nn.Module):

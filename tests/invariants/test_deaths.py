@@ -26,6 +26,7 @@ RUN = [
         train__epochs=2,
         train__validate_every=2,
         selector__select_every=1,
+        selector__granularity='"per_class"',  # so that every process selects
         evaluation__checkpoints='["last"]',
         evaluation__autoattack="{limit = 2, epsilons = [1.0]}",
     ),

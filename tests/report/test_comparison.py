@@ -160,7 +160,8 @@ def test_the_committed_runs_of_several_networks_on_one_page():
     assert [line.rpartition("/")[2] for line in found.left_out] == ["fast"], "its recipe and seed are those of that run"
     assert len(found.runs) == len(runs) - 1
     fast = [m for m in found.methods if m.recipe["loss.name"] == "sat" and m.recipe["model.name"] == "resnet8"]
-    assert {found.method(str(m.baseline)).recipe["loss.name"] for m in fast} <= {"trades", "mart"}
+    assert {m.baseline for m in fast if m.recipe["attack.name"] != "pgd"} == {"sat, full data"}, "PGD-AT"
+    assert not [m.name for m in found.methods if "sync_batchnorm" in m.name], "runs from before the option are without it"
 
 
 def test_figures_by_hand(made: Path):

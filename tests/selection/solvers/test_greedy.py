@@ -70,7 +70,7 @@ def test_eta_is_normalised_by_the_budget():
 
 def test_stochastic_is_reproducible_and_depends_on_the_seed():
     problem = Problem(SIZES)
-    config = AdvGLISTERStrategy.Config()
+    config = AdvGLISTERStrategy.Config(granularity="per_class")
 
     def select(seed):
         strategy = AdvGLISTERStrategy.from_context(config, problem.context(seed=seed))

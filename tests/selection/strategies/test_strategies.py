@@ -130,8 +130,12 @@ def test_reproducible_and_without_a_trace(name, granularity):
 @cases("name", ["adv-glister", "adv-gradmatch"])
 def test_adversarial_selections_differ_from_clean_and_random_ones(name, loss):
     problem = Problem([40, 40])
-    adversarial = select(problem, name, 24, context=problem.context(loss=LOSSES[loss]()))[0]
-    clean = select(problem, name, 24, context=problem.context(loss=LOSSES[loss](), attack=None))[0]
+
+    def chosen(**changes):
+        context = problem.context(loss=LOSSES[loss](), **changes)
+        return select(problem, name, 24, granularity="per_class", context=context)[0]
+
+    adversarial, clean = chosen(), chosen(attack=None)
     drawn = select(problem, "random", 24)[0]
     assert set(adversarial) != set(clean)
     assert set(adversarial) != set(drawn)
