@@ -163,8 +163,9 @@ def baselines(recipes: Sequence[Recipe]) -> list[int | None]:
     """Returns for each method the number of the one it is compared with, or None.
 
     That is full data without Bullet under the same loss; of several, one with several attack steps, the one whose other
-    keys most methods share, then the longest. A loss of which there are no subsets and no Bullet, such as that of fast training for a similar time,
-    is compared with the baseline of the loss that has the most methods, if another has some or it is a single one.
+    keys most methods share, then the longest. A loss of which there are no subsets and no Bullet, such as that of fast
+    training for a similar time, is compared with the baseline of the loss that has the most methods, if another has
+    some or it is a single one.
     """
     of_loss: dict[tuple[Any, ...], list[int]] = {}
     for number, recipe in enumerate(recipes):

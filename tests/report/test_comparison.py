@@ -161,7 +161,7 @@ def test_the_committed_runs_of_several_networks_on_one_page():
     assert len(found.runs) == len(runs) - 1
     fast = [m for m in found.methods if m.recipe["loss.name"] == "sat" and m.recipe["model.name"] == "resnet8"]
     assert {m.baseline for m in fast if m.recipe["attack.name"] != "pgd"} == {"sat, full data"}, "PGD-AT"
-    assert not [m.name for m in found.methods if "sync_batchnorm" in m.name], "runs from before the option are without it"
+    assert not [m.name for m in found.methods if "sync_batchnorm" in m.name], "older runs lack the option"
 
 
 def test_figures_by_hand(made: Path):
