@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ CHUNK = 1024
 """Rows that are held encoded at once."""
 
 _LABELS = ("targets", "labels", "_labels")
-_PAIRS = ("samples", "_samples", "imgs")
+PAIRS = ("samples", "_samples", "imgs")
+"""Attributes of torchvision's datasets with pairs of a path and a label."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,8 @@ class Rows(ABC):
         Raises:
             UserError: it failed; the line names the row.
         """
-        try:
+        with failing(lambda: self.where(row)):
             yield
-        except Exception as error:
-            raise UserError(f"{self.where(row)}: {message_of(error)}") from error
 
     def labels(self) -> Sequence[Any] | Tensor | None:
         """Returns the labels of all rows, where they are known without reading the pictures."""
@@ -101,11 +100,27 @@ class DatasetRows(Rows):
         """Returns the labels that torchvision's sets keep, by any of the names that they have there."""
         found = next((value for name in _LABELS if (value := getattr(self.dataset, name, None)) is not None), None)
         if found is None:
-            pairs = next((value for name in _PAIRS if (value := getattr(self.dataset, name, None)) is not None), None)
+            pairs = next((value for name in PAIRS if (value := getattr(self.dataset, name, None)) is not None), None)
             found = None if pairs is None else [label for _, label in pairs]
         if found is None or len(found) != self.count:
             return None
         return torch.as_tensor(found) - self.first_label
+
+
+@contextmanager
+def failing(where: Callable[[], str]) -> Iterator[None]:
+    """Is work on what somebody gave, whose every failure is the fault of that.
+
+    Args:
+        where: returns what the line begins with; only called where it fails.
+
+    Raises:
+        UserError: it failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{where()}: {message_of(error)}") from error
 
 
 def message_of(error: BaseException) -> str:

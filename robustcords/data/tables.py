@@ -5,14 +5,13 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robustcords.data.rows import CHUNK, Rows, message_of
-from robustcords.errors import UserError
+from robustcords.data.rows import CHUNK, Rows, failing
 
 _KEPT_BYTES = 256 * 1024**2  # of row groups that a process keeps, for rows that are near each other
 
@@ -42,17 +41,9 @@ class TableRows(Rows):
         return list(zip(*(table.column(name).to_pylist() for name in self.columns), strict=True))
 
 
-@contextmanager
-def _blamed(table: Path | str) -> Iterator[None]:
-    """Is work on a table, whose every failure is its fault: it may have been damaged, or changed since it was opened.
-
-    Raises:
-        UserError: it failed; the line names the table.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{table}: cannot be read: {message_of(error)}") from error
+def _reading(table: Path | str) -> AbstractContextManager[None]:
+    """Is work on a table, which may have been damaged, or changed since it was opened; see `failing`."""
+    return failing(lambda: f"{table}: cannot be read")
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,7 @@ class Parquets(TableRows):
         table = self._kept.pop(number, None)
         if table is None:
             file, group = self._places[number]
-            with _blamed(self.files[file]):
+            with _reading(self.files[file]):
                 table = self._opened(file).read_row_group(group, columns=list(self.columns))
                 table = table.select(self.columns)
                 if len(table) != (expected := self.groups[file][group]):
@@ -120,7 +111,7 @@ class Parquets(TableRows):
     def chunks(self) -> Iterator[Sequence[Any]]:
         """Yields all rows in order, of a row group no more than are needed."""
         for number, file in enumerate(self.files):
-            with _blamed(file):
+            with _reading(file):
                 for part in self._opened(number).iter_batches(CHUNK, columns=list(self.columns)):
                     yield self.pairs(part)
 
@@ -134,7 +125,7 @@ class Parquets(TableRows):
         """Returns the column of labels."""
         name, found = self.columns[1], []
         for number, file in enumerate(self.files):
-            with _blamed(file):
+            with _reading(file):
                 found += self._opened(number).read(columns=[name]).column(name).to_pylist()
         return found
 
@@ -155,7 +146,7 @@ class HubRows(TableRows):
 
     def items(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
         """Returns pictures and labels."""
-        with _blamed(self.name):
+        with _reading(self.name):
             return self.pairs(self._arrow[list(rows)])
 
     def labels(self) -> Sequence[Any]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import field_validator
 
@@ -20,12 +19,11 @@ from robustcords.data.decoded_splits import splits
 from robustcords.data.folder import Files, existing_folder, read_class_folders
 from robustcords.data.folder_tree import files_below
 from robustcords.data.parquet import ParquetConfig, read_parquet
-from robustcords.data.rows import DatasetRows, Paths, Rows, message_of
+from robustcords.data.rows import PAIRS, DatasetRows, Paths, Rows, message_of
 from robustcords.data.sets import class_sets, parquet_sets
 from robustcords.errors import UserError, nearest
 
 _FOR_TABLES = ("image_column", "label_column")
-_PAIRS = ("samples", "_samples", "imgs")
 _FILES = ("_image_files", "_images")
 _FOR_FOLDERS = ("subset", "test_split", "test_fraction", *_FOR_TABLES)
 
@@ -120,11 +118,12 @@ class Vision(DataSource):
     def _rows(self, part: Any, split: str) -> Rows:
         """Returns the rows of one of torchvision's datasets, with labels from 0."""
         name, first = f"{self.config.name}, {split} set", SETS[self.config.name].first_label
-        paths, labels = _files_of(part)
-        if paths:  # they are decoded here, as anywhere else, and a line on one of them names it
-            numbers = np.array(labels, dtype=np.int64) - first
-            return Files(name, len(paths), torch.get_num_threads(), files=Paths(paths), numbers=numbers)
-        return DatasetRows(name, len(part), torch.get_num_threads(), dataset=part, first_label=first)
+        rows = DatasetRows(name, len(part), torch.get_num_threads(), dataset=part, first_label=first)
+        paths, labels = _paths_of(part), rows.labels()
+        if not paths or labels is None or len(paths) != rows.count:
+            return rows
+        # Files are decoded here, as anywhere else, and a line on one of them names it.
+        return Files(name, rows.count, rows.threads, files=Paths(paths), numbers=labels.long().numpy())
 
     def _open(self, root: Path, arguments: Mapping[str, Any]) -> Any:
         """Returns one of torchvision's datasets, downloaded if it is not at ``root``."""
@@ -146,15 +145,12 @@ class Vision(DataSource):
         ) from problem
 
 
-def _files_of(part: Any) -> tuple[list[str], list[int]]:
-    """Returns the paths and labels of a set of files, by any of the names that torchvision has; none for other sets."""
-    pairs = next((found for name in _PAIRS if (found := getattr(part, name, None))), None)
-    if pairs is None:
-        paths = next((found for name in _FILES if (found := getattr(part, name, None))), ())
-        pairs = [*zip(paths, getattr(part, "_labels", ()), strict=False)]
-    if len(pairs) != len(part) or not all(isinstance(path, str | Path) for path, _ in pairs):
-        return [], []
-    return [str(path) for path, _ in pairs], [label for _, label in pairs]
+def _paths_of(part: Any) -> list[str]:
+    """Returns the paths of a set of files, by any of the names that torchvision has for them; none for other sets."""
+    paths = next((found for name in _FILES if (found := getattr(part, name, None))), ())
+    if pairs := next((found for name in PAIRS if (found := getattr(part, name, None))), None):
+        paths = [path for path, _ in pairs]
+    return [str(path) for path in paths] if all(isinstance(path, str | Path) for path in paths) else []
 
 
 def _construct(cls: str, root: Path, arguments: Mapping[str, Any]) -> Any:
