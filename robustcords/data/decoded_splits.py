@@ -42,7 +42,7 @@ class ImageConfig(DataConfig):
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     storage: Annotated[Storage, Role("computation", changeable=True)] = "auto"
     workers: Annotated[Annotated[int, Field(ge=0, le=256)] | None, Role("computation", changeable=True)] = None
-    skip_corrupt: Annotated[bool, Role("repetition")] = False
+    skip_corrupt: bool = False
 
     @model_validator(mode="after")
     def _room_for_the_centre(self) -> Self:

@@ -15,6 +15,14 @@ ROLES = roles(Recipe) | {
 }
 """A table, or a dotted key, to its role."""
 
+DEFAULTS = {
+    key: field.default
+    for table, config in _TABLES.items()
+    for name, field in config.model_fields.items()
+    if ROLES[key := f"{table}.{name}"].of == "method" and isinstance(field.default, int | float | str)
+}
+"""What a part of the method is where a recipe from before that key leaves it out, by its dotted key."""
+
 CHANGEABLE = frozenset(key for key, role in ROLES.items() if role.changeable)
 """What a recipe may say otherwise than the run that is resumed with it, besides more epochs.
 

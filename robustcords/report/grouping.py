@@ -8,20 +8,13 @@ from typing import Any
 
 from robustcords.config import registry
 from robustcords.methods.efforts.base import Effort
-from robustcords.recipe.roles import role_of
+from robustcords.recipe.roles import DEFAULTS, role_of
 from robustcords.report.runs import Run
-from robustcords.training.config import TrainConfig
 
 Recipe = Mapping[str, Any]
 """Dotted key to value; a key that is not there is a table that is switched off."""
 
 _CALLBACKS_OF_0_1 = {"train.overfitting", "train.dynamics"}
-_TRAIN_DEFAULTS = {
-    f"train.{key}": field.default
-    for key, field in TrainConfig.model_fields.items()
-    if role_of(f"train.{key}").of == "method" and isinstance(field.default, bool | int | float | str)
-}
-"""For runs from before an option: what it does by default is what they did."""
 _ALWAYS_NAMED = ("data.name", "model.name", "attack.name", "method.name", "train.epochs")
 """Keys that a name includes wherever a method has another value than most."""
 _SIMILAR = 2.0
@@ -39,7 +32,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def method_of(run: Run) -> dict[str, Any]:
     """Returns what makes a run's method: its recipe without seed, paths, records, evaluation and how it is computed."""
-    recipe = _TRAIN_DEFAULTS | {
+    recipe = DEFAULTS | {
         key: value
         for key, value in flat(run.recipe.tables)
         if role_of(key).of == "method" and key not in _CALLBACKS_OF_0_1
