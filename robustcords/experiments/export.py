@@ -163,7 +163,8 @@ def _write(folder: Path, to: str, exported: Exported) -> None:
         expected = model(exported.images)
     weights = folder / "model.safetensors"
     # Copies, as safetensors refuses tensors that share memory.
-    save_file({key: value.clone().contiguous() for key, value in model.state_dict().items()}, weights)
+    copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()}
+    save_file(copies, weights)
     try:
         again = form.write(folder / form.file, exported)
         logits = again(exported.images)
