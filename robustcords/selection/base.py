@@ -31,8 +31,8 @@ Granularity = Literal["per_class", "per_batch", "per_gradient", "full"]
 """What a strategy chooses from at a time.
 
 ``per_class``: the examples of one class, each class with its share of the budget. ``per_gradient``: the same, by the
-gradient of that class's own output alone. ``per_batch``: whole batches of random examples, by their mean gradients.
-``full``: all examples at once.
+gradient of that class's own output alone. ``per_batch``: whole batches, by their mean gradients. ``full``: all examples
+at once.
 """
 
 
@@ -44,7 +44,7 @@ class StrategyConfig(ComponentConfig):
         select_every: number of epochs between selections. Li et al. 2023 use 20.
         granularity: what the strategy chooses among at a time: ``per_class``, the examples of one class;
             ``per_gradient``, the same, compared by the gradient of that class's output alone; ``per_batch``, whole
-            batches of random examples; ``full``, all examples.
+            batches; ``full``, all examples.
         warm_start: CORDS' kappa: this share of the epochs is replaced by the smaller number of full-data epochs that
             cost the same.
         select_first: select before the first epoch too, instead of starting with a random subset.
